@@ -1,0 +1,159 @@
+"""The hypothesis cache: K teacher chunks for each of many observations, in shards that can be made again one by one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from distill.stages import sha256_file, write_bytes, write_json
+from envs.specs import STATE
+from teachers.flow import FlowTeacher
+
+INDEX = "index.json"
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """What is drawn: `num_hypotheses` chunks for every frame, in shards of `shard_size` observations.
+
+    frames: `[N]` indices into the demonstrations; seed: of all noise; batch_size: observations a network call, part of
+    the plan because a matrix product's last bits depend on its size.
+    """
+
+    frames: np.ndarray
+    num_hypotheses: int
+    num_steps: int
+    shard_size: int
+    batch_size: int
+    seed: int
+
+    @property
+    def num_shards(self) -> int:
+        return -(-len(self.frames) // self.shard_size)
+
+    def shard_frames(self, shard: int) -> np.ndarray:
+        return self.frames[shard * self.shard_size : (shard + 1) * self.shard_size]
+
+
+def hypothesis_seeds(seed: int, frames_N: np.ndarray, num_hypotheses: int) -> np.ndarray:
+    """A seed per hypothesis, `[N, K]` int64 >= 0: splitmix64 over (seed, frame, k), so no two draws are tied.
+
+    It depends on nothing else: not on the shard, the batch or the number of processes.
+    """
+    mixed = np.full(1, seed, dtype=np.uint64)
+    for part in (np.asarray(frames_N, dtype=np.uint64)[:, None], np.arange(num_hypotheses, dtype=np.uint64)[None]):
+        mixed = mixed + part * np.uint64(0xD1342543DE82EF95) + np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mixed = mixed ^ (mixed >> np.uint64(31))
+    seeds_NK: np.ndarray = (mixed >> np.uint64(1)).astype(np.int64)
+    return seeds_NK
+
+
+def episode_seed(seed: int, what: str, number: int, attempt: int) -> int:
+    """A seed >= 0 for one of many independent draws: of what, which one, and the how many-th try."""
+    stream = int.from_bytes(hashlib.sha256(f"{what}:{attempt}".encode()).digest()[:6], "big")
+    return int(hypothesis_seeds(seed ^ stream, np.array([number]), 1)[0, 0])
+
+
+def noise_of(seeds_NK: np.ndarray, horizon: int, action_size: int) -> Tensor:
+    """The noise `[N, K, T, A]` that these seeds stand for, always drawn on the CPU so that no device changes it."""
+    generator = torch.Generator()
+    rows = [
+        torch.randn(horizon, action_size, generator=generator.manual_seed(int(seed))) for seed in seeds_NK.reshape(-1)
+    ]
+    return torch.stack(rows).view(*seeds_NK.shape, horizon, action_size)
+
+
+def shard_name(shard: int) -> str:
+    return f"shard-{shard:05d}.safetensors"
+
+
+def write_shards(
+    folder: Path,
+    teacher: FlowTeacher,
+    plan: CachePlan,
+    states: Callable[[np.ndarray], np.ndarray],
+    shards: Sequence[int],
+    device: torch.device,
+    progress: Callable[[int], object] = lambda shard: None,
+) -> None:
+    """Draw and write the given shards into `folder`, leaving out those that are there and whole.
+
+    states: frames `[n]` to raw state histories `[n, O, S]`. Chunks are stored normalised, in float16 (three digits of
+    half the range: a tenth of a millimetre to a millimetre). A shard's bytes depend on the plan and the teacher only.
+    """
+    for shard in shards:
+        path = folder / shard_name(shard)
+        digest = path.with_suffix(".sha256")
+        if not (path.is_file() and digest.is_file() and digest.read_text().strip() == sha256_file(path)):
+            frames = plan.shard_frames(shard)
+            seeds_NK = hypothesis_seeds(plan.seed, frames, plan.num_hypotheses)
+            state_NOS = torch.from_numpy(states(frames)).float()
+            chunks = []
+            for start in range(0, len(frames), plan.batch_size):
+                part = slice(start, start + plan.batch_size)
+                noise_BKTA = noise_of(seeds_NK[part], teacher.shape.horizon, teacher.shape.action_size)
+                raw_BKTA = teacher.sample_from_noise(
+                    {STATE: state_NOS[part].to(device)}, noise_BKTA.to(device), plan.num_steps
+                )
+                chunks.append(teacher.normaliser.normalise_action(raw_BKTA).to("cpu", torch.float16))
+            hypotheses = torch.cat(chunks)
+            if not bool(torch.isfinite(hypotheses).all()):
+                raise ValueError(f"the teacher drew NaN or infinity in shard {shard}; train it again before sampling")
+            tensors = {
+                STATE: state_NOS, "hypotheses": hypotheses, "seed": torch.from_numpy(seeds_NK),
+                "frame_index": torch.from_numpy(np.asarray(frames, dtype=np.int64)),
+            }  # fmt: skip
+            write_bytes(path, save(tensors))
+            write_bytes(digest, (sha256_file(path) + "\n").encode())
+        progress(shard)
+
+
+def write_index(folder: Path, plan: CachePlan, teacher: FlowTeacher) -> None:
+    """Write what the reader needs beside the shards; called once all are there."""
+    missing = [shard_name(shard) for shard in range(plan.num_shards) if not (folder / shard_name(shard)).is_file()]
+    if missing:
+        raise ValueError(f"{folder}: shards {missing[:5]} are missing; run the sample stage again")
+    write_json(folder / INDEX, {
+        "observations": len(plan.frames), "num_hypotheses": plan.num_hypotheses, "num_steps": plan.num_steps,
+        "shard_size": plan.shard_size, "seed": plan.seed, "solver": teacher.solver, "normalised": True,
+        "horizon": teacher.shape.horizon, "action_size": teacher.shape.action_size,
+    })  # fmt: skip
+
+
+class HypothesisDataset(Dataset[dict[str, Tensor]]):
+    """Reads rows of a cache folder through memory maps, never the whole of it.
+
+    An item is ``{"observation.state": [O, S], "hypotheses": [K, T, A]}``, float32, the chunks normalised. The files are
+    verified by `distill.stages.verify` when the stage is opened.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / INDEX
+        if not path.is_file():
+            raise ValueError(f"no hypothesis cache at {folder} ({INDEX} is missing); run the sample stage")
+        self.index = json.loads(path.read_text())
+        self.folder, self.shard_size = folder, int(self.index["shard_size"])
+        self._open: dict[int, safe_open] = {}
+
+    def __len__(self) -> int:
+        return int(self.index["observations"])
+
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
+        shard, offset = divmod(row, self.shard_size)
+        if shard not in self._open:
+            self._open[shard] = safe_open(str(self.folder / shard_name(shard)), framework="pt")
+        return {
+            name: self._open[shard].get_slice(name)[offset : offset + 1][0].float() for name in (STATE, "hypotheses")
+        }

@@ -1,0 +1,126 @@
+"""The command line: `distill.py [stage] [--config FILE]... [--flags]`; preset < file < flag."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+
+from distill.config import Config, apply_preset, check_choice, validate
+from distill.launch import is_launched, launch, settle, wanted_processes
+from distill.plan import check_external_teacher, make_plan
+from distill.stages import partial_folder, read_manifest
+
+STAGES = ("demos", "teach", "sample", "distill", "evaluate", "report")
+"""In their order; each does what it needs that is not there yet, and nothing after it. Without one: all, to the report."""
+
+DESCRIPTION = """Distil a slow flow-matching policy into a one-step student, and measure what that costs and gains.
+
+usage: distill.py [demos | teach | sample | distill | evaluate | report | doctor] [--config FILE]... [--dry-run] [flags]
+
+Without a stage everything is done up to the report; finished stages are reused. --config may be given several times,
+later ones win, flags win over all. Ctrl-C and the same command again goes on where it stopped."""
+
+
+def read_command(arguments: Sequence[str]) -> tuple[str, bool, Config]:
+    """Stage, dry run, config. Raises ValueError for what is wrong; tyro exits with 2 for an unknown flag."""
+    rest, stage, presets, dry_run = list(arguments), "", [], False
+    if rest and not rest[0].startswith("-"):
+        stage = rest.pop(0)
+        check_choice("stage", stage, (*STAGES, "doctor"))
+    flags: list[str] = []
+    while rest:
+        flag = rest.pop(0)
+        if flag == "--dry-run":
+            dry_run = True
+        elif flag == "--config" or flag.startswith("--config="):
+            value = flag.partition("=")[2] if "=" in flag else (rest.pop(0) if rest else "")
+            if not value:
+                raise ValueError("--config: got nothing, expected a YAML file such as configs/avoid.yaml")
+            presets.append(Path(value))
+        else:
+            flags.append(flag)
+    config = Config()
+    for preset in presets:
+        config = apply_preset(config, preset)
+    config = tyro.cli(Config, args=flags, default=config, prog="distill.py", description=DESCRIPTION)
+    validate(config)
+    check_external_teacher(config)
+    return stage, dry_run, config
+
+
+def describe(config: Config) -> str:
+    """The plan as text: every stage, whether it is there, and its folder."""
+    lines = [f"run {config.folder} (task {config.task}, seed {config.seed})"]
+    for stage in make_plan(config).all():
+        folder = config.folder / stage.name
+        manifest, aside = read_manifest(folder), folder.with_name(f"{folder.name}.{stage.key[:8]}")
+        if manifest is not None and manifest["key"] == stage.key:
+            state = "done"
+        elif read_manifest(aside) is not None:
+            state = "done (put aside, comes back)"
+        elif partial_folder(folder, stage.key).is_dir():
+            state = "begun, goes on"
+        else:
+            state = "to do" if manifest is None else "to do (settings changed; the old result is put aside)"
+        lines.append(f"  {stage.name:28} {state}")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status: 0 done, 2 the command or a file is wrong, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    leading = os.environ.get("RANK", "0") == "0"
+    settle()
+    try:
+        stage, dry_run, config = read_command(arguments)
+        if stage == "doctor":
+            from distill.doctor import run_doctor
+
+            return run_doctor()
+        if dry_run:
+            if leading:
+                print(describe(config))
+            return 0
+        processes = wanted_processes(config.processes)
+        if not is_launched() and processes > 1:
+            return launch(processes, str(Path(sys.argv[0]).resolve()), arguments)
+        return _work(stage, config)
+    except ValueError as error:
+        if leading:
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        if leading:
+            print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _work(stage: str, config: Config) -> int:
+    from distill.pipeline import Pipeline
+    from distill.run import Run
+
+    with Run.open(config) as run:
+        pipeline = Pipeline(run)
+        if stage in ("", "report"):
+            folder = pipeline.report()
+            run.say(f"report: {(folder / 'report.html').resolve()}")
+        else:
+            getattr(pipeline, stage)()
+    return 0
+
+
+def flag_names() -> list[str]:
+    """All flags, for a test that freezes the set of options."""
+    names = []
+    for item in dataclasses.fields(Config):
+        value = getattr(Config(), item.name)
+        if dataclasses.is_dataclass(value):
+            names += [f"{item.name}.{inner.name}" for inner in dataclasses.fields(value)]
+        else:
+            names.append(item.name)
+    return names

@@ -1,0 +1,37 @@
+"""Rollout frames into an animated WebP, which plays by itself in a browser and in the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def write_clip(path: Path, frames: Sequence[np.ndarray], fps: float, quality: int = 70) -> None:
+    """Write frames `[H, W, 3]` uint8 as a WebP that loops for ever, `fps` frames a second.
+
+    The file is replaced whole or not at all. Raises ValueError for no frames, frames of other kinds or sizes, or an
+    fps that is not positive.
+    """
+    path = Path(path)
+    if not frames:
+        raise ValueError("got no frames, expected at least one: render the rollout first")
+    if not 0 < fps <= 1000:
+        raise ValueError(f"got fps={fps}, expected more than 0 and at most 1000 frames a second")
+    shape = np.shape(frames[0])
+    for index, frame in enumerate(frames):
+        if np.asarray(frame).dtype != np.uint8 or np.shape(frame) != shape or len(shape) != 3 or shape[2] != 3:
+            raise ValueError(
+                f"got frame {index} of {np.asarray(frame).dtype} {np.shape(frame)}, expected uint8 [H, W, 3], "
+                "the same size in all frames"
+            )
+    images = [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    images[0].save(
+        temporary, format="WEBP", save_all=True, append_images=images[1:], duration=max(1, round(1000 / fps)), loop=0,
+        quality=quality, method=4,
+    )  # fmt: skip
+    temporary.replace(path)

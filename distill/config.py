@@ -1,0 +1,236 @@
+"""What a run is: frozen dataclasses, one per stage, filled from presets (YAML) and then from flags."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+import envs
+from distill.objectives import OBJECTIVES
+from teachers.networks import PolicyShape
+from teachers.solvers import SOLVERS
+
+
+@dataclass(frozen=True)
+class DemosConfig:
+    """Demonstrations of the scripted expert, and the stored starts.
+
+    train_starts: starts that are demonstrated; every one is solved in every mode `per_mode` times.
+    noise_m: smooth disturbance of the executed (never of the recorded) action [m].
+    """
+
+    train_starts: int = 40
+    per_mode: int = 1
+    noise_m: float = 0.004
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """The flow-matching teacher.
+
+    path: a teacher folder that exists already (config.json, model.safetensors); nothing is trained then.
+    observation_steps, horizon: O and T; width, depth, heads, patch: its transformer (teachers.networks.PolicyShape).
+    """
+
+    path: Path | None = None
+    solver: str = "euler"
+    observation_steps: int = 2
+    horizon: int = 32
+    width: int = 128
+    depth: int = 3
+    heads: int = 4
+    patch: int = 8
+    training_steps: int = 4000
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    warmup_steps: int = 200
+    ema_decay: float = 0.995
+    candidates: int = 2
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """The hypothesis cache: K chunks for each of `num_observations` training observations.
+
+    num_steps: the teacher's solver steps; shard_size: observations a shard; batch_size: observations a network call.
+    """
+
+    num_hypotheses: int = 32
+    num_steps: int = 20
+    num_observations: int = 2048
+    shard_size: int = 256
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """The one-step students, one per objective.
+
+    default: the objective whose student the report presents; num_latents: M, student samples per observation a step.
+    candidates: how many checkpoints of the last part of training compete on the validation starts.
+    """
+
+    objectives: tuple[str, ...] = ("regression", "chamfer", "chamfer_energy")
+    default: str = "chamfer_energy"
+    latent_size: int = 8
+    num_latents: int = 16
+    warm_start: bool = True
+    training_steps: int = 1500
+    batch_size: int = 32
+    learning_rate: float = 5e-4
+    weight_decay: float = 1e-4
+    warmup_steps: int = 100
+    ema_decay: float = 0.99
+    candidates: int = 3
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Rollouts, fidelity and latency.
+
+    teacher_steps: solver steps at which the teacher is evaluated; the first is the reference of every comparison.
+    execution_horizon: actions of a chunk that are carried out before the policy is asked again.
+    """
+
+    test_starts: int = 240
+    validation_starts: int = 96
+    teacher_steps: tuple[int, ...] = (50, 10, 4, 2, 1)
+    execution_horizon: int = 16
+    fidelity_observations: int = 64
+    fidelity_samples: int = 64
+    latency_calls: int = 200
+    latency_warmup: int = 20
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run: `runs_dir`/`name`, by default `<task>-seed<seed>`.
+
+    processes: worker processes on a CPU-only machine; 0 takes one per core (at most 8).
+    """
+
+    task: str = "avoid"
+    name: str = ""
+    runs_dir: Path = Path("runs")
+    seed: int = 0
+    processes: int = 0
+    wandb: Literal["disabled", "offline", "online"] = "disabled"
+    demos: DemosConfig = field(default_factory=DemosConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    @property
+    def folder(self) -> Path:
+        return self.runs_dir / (self.name or f"{self.task}-seed{self.seed}")
+
+    def shape(self) -> PolicyShape:
+        """The network that this config asks for. Raises ValueError where its sizes contradict each other."""
+        spec, teacher = envs.task_spec(self.task), self.teacher
+        return PolicyShape(
+            task=self.task, state_names=spec.state_names, action_names=spec.action.names,
+            action_weights=spec.action.weights, dt_s=spec.dt_s, observation_steps=teacher.observation_steps,
+            horizon=teacher.horizon, execution_horizon=self.evaluate.execution_horizon,
+            width=teacher.width, depth=teacher.depth, heads=teacher.heads, patch=teacher.patch,
+        )  # fmt: skip
+
+
+# counts that may be zero; every other int of a config must be at least 1
+_MAY_BE_ZERO = {"seed", "processes", "warmup_steps", "latency_warmup"}
+
+
+def validate(config: Config) -> None:
+    """Raise ValueError, before any work, for everything that can be known to be wrong from the config alone."""
+    envs.task_spec(config.task)
+    for section in ("", "demos", "teacher", "sample", "student", "evaluate"):
+        values = getattr(config, section) if section else config
+        for item in dataclasses.fields(values):
+            value, name = getattr(values, item.name), f"{section}.{item.name}" if section else item.name
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            lowest = 0 if isinstance(value, float) or item.name in _MAY_BE_ZERO else 1
+            if not value >= lowest:
+                raise ValueError(f"{name}: got {value}, expected at least {lowest}. Change --{name.replace('_', '-')}")
+    student = config.student
+    for name in (*student.objectives, student.default):
+        check_choice("student.objectives", name, OBJECTIVES)
+    if student.default not in student.objectives:
+        raise ValueError(
+            f"student.default: {student.default!r} is not among student.objectives {list(student.objectives)}; "
+            "add it there, or choose another default"
+        )
+    if len(set(student.objectives)) != len(student.objectives):
+        raise ValueError(f"student.objectives: got a name twice in {list(student.objectives)}; name each once")
+    if student.num_latents < 2 and any(not OBJECTIVES[name].one_sample for name in student.objectives):
+        raise ValueError("student.num_latents: got 1, expected at least 2: with one latent a set objective is plain L2")
+    if config.sample.num_hypotheses < 2:
+        raise ValueError("sample.num_hypotheses: got 1, expected at least 2: one hypothesis is no set")
+    check_choice("teacher.solver", config.teacher.solver, SOLVERS)
+    steps = config.evaluate.teacher_steps
+    if not steps or min(steps) < 1 or len(set(steps)) != len(steps):
+        raise ValueError(f"evaluate.teacher_steps: got {list(steps)}, expected different numbers of at least 1")
+    config.shape()
+
+
+def check_choice(what: str, value: str, choices: Mapping[str, Any] | Sequence[str]) -> None:
+    """Raise ValueError naming the choices and the nearest one when `value` is not among them."""
+    if value not in choices:
+        raise ValueError(f"{what}: unknown {value!r}; expected one of {sorted(choices)}{_nearest(value, choices)}")
+
+
+def _nearest(value: str, choices: Mapping[str, Any] | Sequence[str]) -> str:
+    close = difflib.get_close_matches(value, list(choices), n=1)
+    return f". Did you mean {close[0]!r}?" if close else ""
+
+
+def apply_preset(config: Config, path: Path) -> Config:
+    """`config` with the values of a YAML file over it.
+
+    Raises ValueError for a missing file, text that is no YAML mapping, an unknown key (with the nearest known one) or
+    a value of the wrong type.
+    """
+    if not path.is_file():
+        presets = sorted(str(preset) for preset in Path("configs").glob("**/*.yaml"))
+        raise ValueError(f"no config at {path}{_nearest(str(path), presets)}; presets: {', '.join(presets) or 'none'}")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not readable YAML: {error}") from error
+    if values is None:
+        return config
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: got a {type(values).__name__}, expected `key: value` lines")
+    return _replace(config, values, str(path), "")
+
+
+def _replace(config: Any, values: Mapping[str, Any], where: str, prefix: str) -> Any:
+    known = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if key not in known:
+            raise ValueError(f"{where}: unknown key {name!r}{_nearest(str(key), known)}; known: {sorted(known)}")
+        old = known[key]
+        if dataclasses.is_dataclass(old):
+            if not isinstance(value, dict):
+                raise ValueError(f"{where}: {name} is a section, expected `key: value` lines below it, got {value!r}")
+            changes[key] = _replace(old, value, where, f"{name}.")
+            continue
+        if isinstance(old, tuple) and isinstance(value, list):
+            value = tuple(value)
+        elif isinstance(old, float) and type(value) is int:
+            value = float(value)
+        elif (isinstance(old, Path) or (key == "path" and old is None)) and isinstance(value, str):
+            value = Path(value)
+        if value is not None and old is not None and type(value) is not type(old) and not isinstance(value, Path):
+            raise ValueError(f"{where}: {name} is {value!r}, expected a {type(old).__name__} like {old!r}")
+        changes[key] = value
+    return dataclasses.replace(config, **changes)

@@ -1,0 +1,102 @@
+"""Set objectives: how far a student's M chunks are from the teacher's K chunks, always per observation.
+
+Every function takes student_BMTA, teacher_BKTA (both normalised) and weights_A and returns a scalar.
+The distance between two chunks is d(a, b) = sqrt( sum_ta w_a (a_ta - b_ta)^2 / (T sum_a w_a) ), the weighted root mean
+square difference, so its unit is half of an action dimension's range whatever T and A are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from distill.neighbours import Backend, nearest
+
+# a root has no slope at zero; below this squared distance two chunks count as one
+TINY = 1e-12
+
+
+def embed(chunks_BMTA: Tensor, weights_A: Tensor) -> Tensor:
+    """Chunks as vectors `[B, M, T*A]` whose Euclidean distance is d(a, b)."""
+    scale_A = (weights_A / (weights_A.sum() * chunks_BMTA.shape[-2])).sqrt()
+    return (chunks_BMTA * scale_A).flatten(-2)
+
+
+def distances(first_BMD: Tensor, second_BKD: Tensor) -> Tensor:
+    """All Euclidean distances `[B, M, K]`, by differences, with a gradient that stays finite at zero distance."""
+    return ((first_BMD[:, :, None] - second_BKD[:, None]).square().sum(-1) + TINY).sqrt()
+
+
+def _to_nearest(from_BMD: Tensor, to_BKD: Tensor, backend: Backend) -> Tensor:
+    """Mean over b and m of min_k d(from_bm, to_bk); the search has no gradient, the distance to its winner has."""
+    _, index_BM = nearest(from_BMD.detach(), to_BKD.detach(), backend)
+    winner_BMD = to_BKD.gather(1, index_BM[..., None].expand(-1, -1, to_BKD.shape[-1]))
+    return ((from_BMD - winner_BMD).square().sum(-1) + TINY).sqrt().mean()
+
+
+def coverage(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor, backend: Backend = "auto") -> Tensor:
+    """1/K sum_k min_m d(t_k, s_m): every hypothesis of the teacher has a student sample near it (IMLE, 1809.09087)."""
+    return _to_nearest(embed(teacher_BKTA, weights_A), embed(student_BMTA, weights_A), backend)
+
+
+def fidelity(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor, backend: Backend = "auto") -> Tensor:
+    """1/M sum_m min_k d(s_m, t_k): no student sample is far from all hypotheses of the teacher."""
+    return _to_nearest(embed(student_BMTA, weights_A), embed(teacher_BKTA, weights_A), backend)
+
+
+def chamfer(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
+    """Bidirectional Chamfer distance: 1/M sum_m min_k d(s_m, t_k) + 1/K sum_k min_m d(t_k, s_m).
+
+    Set-level IMLE of "From Flow to One Step" (arXiv 2603.09415), with un-squared distances.
+    """
+    return fidelity(student_BMTA, teacher_BKTA, weights_A) + coverage(student_BMTA, teacher_BKTA, weights_A)
+
+
+def energy_distance(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
+    """2 E d(s, t) - E d(s, s') - E d(t, t'), expectations over different samples (Szekely and Rizzo 2013, eq. 5).
+
+    Unbiased, so it may be slightly negative for equal distributions. Zero only for equal distributions, so unlike
+    Chamfer it sees how often each mode is chosen. A set of one sample has no spread term.
+    """
+    student_BMD, teacher_BKD = embed(student_BMTA, weights_A), embed(teacher_BKTA, weights_A)
+
+    def spread(points_BND: Tensor) -> Tensor:
+        count = points_BND.shape[1]
+        if count < 2:
+            return points_BND.new_zeros(())
+        off_diagonal_NN = 1 - torch.eye(count, device=points_BND.device, dtype=points_BND.dtype)
+        return (distances(points_BND, points_BND) * off_diagonal_NN).sum((-1, -2)).mean() / (count * (count - 1))
+
+    return 2 * distances(student_BMD, teacher_BKD).mean() - spread(student_BMD) - spread(teacher_BKD)
+
+
+def chamfer_energy(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
+    """Chamfer + 0.5 x energy distance: near the teacher's chunks, near all of them, and as often."""
+    return chamfer(student_BMTA, teacher_BKTA, weights_A) + 0.5 * energy_distance(
+        student_BMTA, teacher_BKTA, weights_A
+    )
+
+
+def regression(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
+    """1/(MK) sum_mk d(s_m, t_k)^2: its minimum is the mean of the hypotheses, the baseline that must fail."""
+    student_BMD, teacher_BKD = embed(student_BMTA, weights_A), embed(teacher_BKTA, weights_A)
+    return (student_BMD[:, :, None] - teacher_BKD[:, None]).square().sum(-1).mean()
+
+
+@dataclass(frozen=True)
+class Objective:
+    """loss: the function; one_sample: its minimum ignores the latent, so M = 1 trains it as well as any M."""
+
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor]
+    label: str
+    one_sample: bool = False
+
+
+OBJECTIVES = {
+    "regression": Objective(regression, "Regression student", one_sample=True),
+    "chamfer": Objective(chamfer, "Chamfer student"),
+    "chamfer_energy": Objective(chamfer_energy, "Chamfer + energy student"),
+}

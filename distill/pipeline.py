@@ -1,0 +1,396 @@
+"""The work, stage by stage, in the order it is done: demonstrations to report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+import envs
+from distill.cache import CachePlan, HypothesisDataset, episode_seed, write_index, write_shards
+from distill.config import Config
+from distill.fidelity import average, set_fidelity
+from distill.objectives import OBJECTIVES
+from distill.plan import Plan, make_plan
+from distill.policies import Policy, StudentPolicy, TeacherPolicy, device_of, plan
+from distill.rollouts import Episode, run_episodes, summarise, to_json
+from distill.run import Run
+from distill.stages import write_json
+from distill.training import Share, StepBatches, batch_indices, fit
+from envs.demonstrations import Demonstrations, record, stored_starts, windows
+from envs.specs import STATE, Demonstration
+from students.one_step import OneStepStudent
+from teachers.flow import FlowTeacher
+
+CLIP_EPISODES = 3
+_TRIES = 5
+
+
+class Pipeline:
+    """A run and its plan; one method per stage, each does what it needs that is not there yet."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.config = run, run.config
+        self.plan: Plan = make_plan(run.config)
+        self.spec = envs.task_spec(run.config.task)
+        self._done: dict[str, Path] = {}
+
+    # -- 1. demonstrations and stored starts ------------------------------------------------------------------------
+
+    def demos(self) -> Path:
+        """Every training start, solved by the expert in every mode."""
+        return self._once("demos", lambda: self.run.stage(self.plan.demos, self._record_demonstrations))
+
+    def _record_demonstrations(self, folder: Path) -> None:
+        config = self.config
+        starts = stored_starts(config.task, config.seed, "train", config.demos.train_starts)
+        jobs = [
+            (start, mode, repeat)
+            for start in range(len(starts)) for mode in self.spec.modes for repeat in range(config.demos.per_mode)
+        ]  # fmt: skip
+        self._save_recorded(folder, starts, jobs, "train", config.demos.noise_m)
+
+    def _save_recorded(
+        self, folder: Path, starts: np.ndarray, jobs: list[tuple[int, str, int]], split: str, noise_m: float
+    ) -> None:
+        """Record the jobs (start, mode, repeat) over all processes; the order does not depend on how many there are."""
+        env = envs.make(self.config.task)
+        mine: list[tuple[int, int, Demonstration]] = []
+        failed = 0
+        numbered = list(enumerate(jobs))
+        for number, (start, mode, _) in self._bar(self.run.my_share(numbered), f"demos ({split})", "episode"):
+            for attempt in range(_TRIES):
+                seed = episode_seed(self.config.seed, split, number, attempt)
+                episode = record(env, starts[start], mode, seed, noise_m)
+                if episode is not None:
+                    mine.append((number, start, episode))
+                    break
+                failed += 1
+            else:
+                raise RuntimeError(f"the expert failed {_TRIES} times at start {starts[start].tolist()}, mode {mode}")
+        env.close()
+        recorded = sorted(self.run.gather(mine), key=lambda item: item[0])
+        failures = sum(self.run.gather([failed]))
+        if self.run.is_main:
+            Demonstrations.from_episodes(
+                self.spec, [episode for _, _, episode in recorded], [start for _, start, _ in recorded]
+            ).save(folder)
+            write_json(folder / "recording.json", {"episodes": len(recorded), "expert_failures_repeated": failures})
+
+    def starts(self) -> Path:
+        """Validation and test starts, and held-out observations along demonstrations from the validation starts."""
+        return self._once("starts", lambda: self.run.stage(self.plan.starts, self._make_starts))
+
+    def _make_starts(self, folder: Path) -> None:
+        config, evaluate = self.config, self.config.evaluate
+        validation = stored_starts(config.task, config.seed, "validation", evaluate.validation_starts)
+        test = stored_starts(config.task, config.seed, "test", evaluate.test_starts)
+        chosen = np.random.default_rng([config.seed, 11])
+        jobs = [(start, str(chosen.choice(self.spec.modes)), 0) for start in range(min(len(validation), 32))]
+        self._save_recorded(folder / "held_out", validation, jobs, "validation", 0.0)
+        if self.run.is_main:
+            held_out = Demonstrations.load(folder / "held_out", self.spec)
+            frames = chosen.permutation(held_out.num_frames)[: evaluate.fidelity_observations]
+            states, _ = windows(held_out, frames, config.teacher.observation_steps, 1)
+            save_file(
+                {"validation": torch.from_numpy(validation), "test": torch.from_numpy(test),
+                 "observations": torch.from_numpy(np.ascontiguousarray(states))},
+                str(folder / "starts.safetensors"),
+            )  # fmt: skip
+
+    def stored(self) -> dict[str, Tensor]:
+        """``validation``, ``test``: starts `[E, D]`; ``observations``: held-out state histories `[F, O, S]`."""
+        return load_file(str(self.starts() / "starts.safetensors"))
+
+    # -- 2. the teacher ---------------------------------------------------------------------------------------------
+
+    def teach(self) -> Path:
+        """The flow teacher, chosen among its checkpoints on the validation starts; or the one at teacher.path."""
+        if self.plan.teach is None:
+            assert self.config.teacher.path is not None
+            return self.config.teacher.path
+        stage = self.plan.teach
+        self.demos(), self.starts()
+        return self._once("teach", lambda: self.run.stage(stage, self._train_teacher))
+
+    def _train_teacher(self, folder: Path) -> None:
+        config, settings = self.config, self.config.teacher
+        demonstrations = Demonstrations.load(self.demos(), self.spec)
+        torch.manual_seed(config.seed)
+        teacher = FlowTeacher(config.shape(), settings.solver)
+        teacher.normaliser.fit(demonstrations.statistics())
+        device = self.run.accelerator.device
+
+        def batches(first: int, last: int, share: Share) -> Iterator[tuple[Tensor, Tensor]]:
+            for step in range(first, last):
+                frames = batch_indices(config.seed, step, settings.batch_size, demonstrations.num_frames)
+                states, chunks = windows(
+                    demonstrations, share.of(frames).numpy(), settings.observation_steps, settings.horizon
+                )
+                yield torch.from_numpy(states).to(device), torch.from_numpy(chunks).to(device)
+
+        def loss(model: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
+            state_BOS, action_BTA = batch
+            # drawn for the whole batch, then shared out: the draws do not depend on the number of processes
+            noise = torch.randn(settings.batch_size, *action_BTA.shape[1:], generator=generator)
+            time = torch.rand(settings.batch_size, generator=generator)
+            share = self.run.share
+            flow_loss: Tensor = model({STATE: state_BOS}, action_BTA, share.of(noise).to(device), share.of(time).to(device))
+            return flow_loss
+
+        curve, candidates = fit(
+            self.run.accelerator, teacher, batches, loss, settings, config.seed, folder,
+            lambda model, target: model.save_pretrained(target),  # type: ignore[operator]
+            lambda step, value: self.run.log("teach", {"step": step, "loss": value}), "teach",
+        )  # fmt: skip
+        steps = config.evaluate.teacher_steps[0]
+        self._choose(folder, candidates, curve, lambda path: TeacherPolicy(self._teacher(path), steps))
+
+    def _teacher(self, folder: Path) -> FlowTeacher:
+        return FlowTeacher.from_pretrained(folder).to(self.run.accelerator.device)
+
+    # -- 3. the hypotheses ------------------------------------------------------------------------------------------
+
+    def sample(self) -> Path:
+        """K teacher chunks for each of many training observations, shard by shard over all processes."""
+        self.demos(), self.teach()
+        return self._once("sample", lambda: self.run.stage(self.plan.sample, self._draw_hypotheses))
+
+    def _draw_hypotheses(self, folder: Path) -> None:
+        settings = self.config.sample
+        demonstrations = Demonstrations.load(self.demos(), self.spec)
+        teacher = self._teacher(self.teach())
+        order = np.random.default_rng([self.config.seed, 12]).permutation(demonstrations.num_frames)
+        frames = np.sort(order[: settings.num_observations])
+        if len(frames) < settings.num_observations:
+            self.run.say(f"  only {len(frames)} observations in the demonstrations, all are taken")
+        cache_plan = CachePlan(
+            frames, settings.num_hypotheses, settings.num_steps, settings.shard_size, settings.batch_size, self.config.seed
+        )
+        shards = self.run.my_share(range(cache_plan.num_shards))
+        with tqdm(total=len(shards), desc="sample", unit="shard", disable=not self.run.is_main) as bar:
+            write_shards(
+                folder, teacher, cache_plan,
+                lambda chosen: windows(demonstrations, chosen, teacher.shape.observation_steps, 1)[0],
+                shards, self.run.accelerator.device, lambda _: bar.update(),
+            )  # fmt: skip
+        self.run.accelerator.wait_for_everyone()
+        if self.run.is_main:
+            write_index(folder, cache_plan, teacher)
+
+    # -- 4. the students --------------------------------------------------------------------------------------------
+
+    def distill(self) -> dict[str, Path]:
+        """One one-step student per objective."""
+        return {name: self.distill_one(name) for name in self.config.student.objectives}
+
+    def distill_one(self, objective: str) -> Path:
+        stage = self.plan.students[objective]
+        self.sample(), self.starts()
+        return self._once(stage.name, lambda: self.run.stage(stage, lambda folder: self._train_student(folder, objective)))
+
+    def _train_student(self, folder: Path, objective: str) -> None:
+        config, settings, chosen = self.config, self.config.student, OBJECTIVES[objective]
+        dataset = HypothesisDataset(self.sample())
+        torch.manual_seed(config.seed)
+        student = OneStepStudent.from_teacher(
+            FlowTeacher.from_pretrained(self.teach()), settings.latent_size, settings.warm_start
+        )
+        samples = 1 if chosen.one_sample else settings.num_latents
+        device = self.run.accelerator.device
+        weights_A = torch.tensor(self.spec.action.weights, device=device)
+
+        def batches(first: int, last: int, share: Share) -> Iterator[dict[str, Tensor]]:
+            sampler = StepBatches(config.seed, first, last, settings.batch_size, len(dataset), share)
+            return iter(DataLoader(dataset, batch_sampler=sampler))
+
+        def loss(model: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+            latents = torch.randn(settings.batch_size, samples, settings.latent_size, generator=generator)
+            latents_BMZ = self.run.share.of(latents).to(device)
+            student_BMTA = model({STATE: batch[STATE].to(device)}, latents_BMZ, normalised=True)
+            return chosen.loss(student_BMTA, batch["hypotheses"].to(device), weights_A)
+
+        curve, candidates = fit(
+            self.run.accelerator, student, batches, loss, settings, config.seed, folder,
+            lambda model, target: model.save_pretrained(target),  # type: ignore[operator]
+            lambda step, value: self.run.log(f"distill/{objective}", {"step": step, "loss": value}), objective,
+        )  # fmt: skip
+        self._choose(folder, candidates, curve, lambda path: StudentPolicy(self._student(path), objective))
+
+    def _student(self, folder: Path) -> OneStepStudent:
+        return OneStepStudent.from_pretrained(folder).to(self.run.accelerator.device)
+
+    def _choose(self, folder: Path, candidates: list[Path], curve: list[dict[str, float]], load: Any) -> None:
+        """Keep the candidate with the best mean of success rate and mode entropy on the validation starts.
+
+        Loss is no proxy for either, and success alone would take a policy that knows one way only.
+        """
+        starts = self.stored()["validation"].numpy()
+        rows: list[dict[str, Any]] = []
+        for path in candidates:
+            policy = load(path)
+            summary = summarise(self.spec, self._roll_out(policy, starts, "validation"))
+            success = summary["successes"] / summary["episodes"]
+            rows.append({"step": int(path.name.rsplit("-", 1)[1]), "success_rate": success, "entropy": summary["entropy"]})
+        best = max(range(len(rows)), key=lambda row: (rows[row]["success_rate"] + (rows[row]["entropy"] or 0.0), row))
+        for index, row in enumerate(rows):
+            row["chosen"] = index == best
+        if self.run.is_main:
+            for name in ("config.json", "model.safetensors"):
+                shutil.copyfile(candidates[best] / name, folder / name)
+            write_json(folder / "curve.json", curve)
+            write_json(folder / "validation.json", rows)
+            for path in candidates:
+                shutil.rmtree(path)
+            (folder / "resume.safetensors").unlink()
+        self.run.accelerator.wait_for_everyone()
+
+    # -- 5. the measuring -------------------------------------------------------------------------------------------
+
+    def _roll_out(self, policy: Policy, starts: np.ndarray, what: str, keep_actions: int = 0) -> list[Episode]:
+        mine = self.run.my_share(range(len(starts)))
+        with tqdm(total=len(mine), desc=f"{policy.name} ({what})", unit="episode", disable=not self.run.is_main) as bar:
+            episodes = run_episodes(
+                self.config.task, policy, starts, mine, self.config.evaluate.execution_horizon,
+                episode_seed(self.config.seed, what, 0, 0), keep_actions, lambda done: bar.update(done - bar.n),
+            )  # fmt: skip
+        return self.run.gather(episodes)
+
+    def reference(self) -> Path:
+        """Two independent fresh teacher sets per held-out observation: what fidelity compares with, and its floor."""
+        self.teach(), self.starts()
+        return self._once("reference", lambda: self.run.stage(self.plan.reference, self._draw_reference))
+
+    def _draw_reference(self, folder: Path) -> None:
+        policy = TeacherPolicy(self._teacher(self.teach()), self.config.evaluate.teacher_steps[0])
+        count = len(self.stored()["observations"])
+        parts = [(int(row), self._chunks_of(policy, int(row), stream)) for stream in ("reference", "floor")
+                 for row in self.run.my_share(range(count))]  # fmt: skip
+        gathered = self.run.gather(parts)
+        if self.run.is_main:
+            half = {"reference": [], "floor": []}  # type: dict[str, list[tuple[int, np.ndarray]]]
+            for row, (stream, chunks) in gathered:
+                half[stream].append((row, chunks))
+            save_file(
+                {name: torch.from_numpy(np.stack([chunks for _, chunks in sorted(rows, key=lambda item: item[0])]))
+                 for name, rows in half.items()},
+                str(folder / "reference.safetensors"),
+            )  # fmt: skip
+
+    def _chunks_of(self, policy: Policy, row: int, stream: str) -> tuple[str, np.ndarray]:
+        """Fresh samples `[S, T, A]`, raw units, for held-out observation `row`."""
+        state_1OS = self.stored()["observations"][row : row + 1].numpy()
+        generator = torch.Generator().manual_seed(episode_seed(self.config.seed, stream, row, 0))
+        return stream, plan(policy, state_1OS, [generator], self.config.evaluate.fidelity_samples)[0]
+
+    def evaluate_teacher(self, steps: int) -> Path:
+        self.reference()
+        stage = self.plan.teachers_evaluated[steps]
+        return self._once(stage.name, lambda: self.run.stage(
+            stage, lambda folder: self._evaluate(folder, TeacherPolicy(self._teacher(self.teach()), steps))))  # fmt: skip
+
+    def evaluate_student(self, objective: str) -> Path:
+        self.reference()
+        student, stage = self.distill_one(objective), self.plan.students_evaluated[objective]
+        return self._once(stage.name, lambda: self.run.stage(
+            stage, lambda folder: self._evaluate(folder, StudentPolicy(self._student(student), objective))))  # fmt: skip
+
+    def _evaluate(self, folder: Path, policy: Policy) -> None:
+        """Rollouts from the stored test starts, and the policy's sets against the reference's."""
+        episodes = self._roll_out(policy, self.stored()["test"].numpy(), "test", CLIP_EPISODES)
+        reference = load_file(str(self.reference() / "reference.safetensors"))
+        rows = self.run.my_share(range(len(reference["reference"])))
+        drawn = {row: torch.from_numpy(self._chunks_of(policy, row, policy.name)[1]) for row in rows}
+        normalise = policy.module.normaliser.normalise_action  # type: ignore[union-attr]
+        device = device_of(policy)
+        weights_A = torch.tensor(self.spec.action.weights, device=device)
+        parts = []
+        for row in rows:
+            sets = [normalise(chunks.to(device))[None] for chunks in (drawn[row], reference["reference"][row])]  # type: ignore[operator]
+            parts.append((1, set_fidelity(sets[0], sets[1], weights_A)))
+        parts = self.run.gather(parts)
+        planned = self._chunks_of(policy, 0, policy.name)[1] if self.run.is_main else None
+        if self.run.is_main and planned is not None:
+            write_json(folder / "result.json", {
+                "policy": policy.name, "nfe": policy.evaluations,
+                "parameters": sum(value.numel() for value in policy.module.parameters()),
+                "summary": summarise(self.spec, episodes), "episodes": to_json(episodes),
+                "fidelity": {**average(parts), "observations": len(parts),
+                             "samples": self.config.evaluate.fidelity_samples},
+                "planned_set": np.round(planned[:32], 4).tolist(),
+            })  # fmt: skip
+
+    def evaluate(self) -> None:
+        """Every policy on the same stored test starts, then the latency of all of them side by side."""
+        for steps in self.config.evaluate.teacher_steps:
+            self.evaluate_teacher(steps)
+        for objective in self.config.student.objectives:
+            self.evaluate_student(objective)
+        self.latency()
+
+    def policies(self) -> list[Policy]:
+        teacher = self._teacher(self.teach())
+        return [
+            *(TeacherPolicy(teacher, steps) for steps in self.config.evaluate.teacher_steps),
+            *(StudentPolicy(self._student(path), name) for name, path in self.distill().items()),
+        ]
+
+    def latency(self) -> Path:
+        for objective in self.config.student.objectives:
+            self.distill_one(objective)
+        return self._once("latency", lambda: self.run.stage(self.plan.latency, self._measure_latency))
+
+    def _measure_latency(self, folder: Path) -> None:
+        from distill.latency import measure
+
+        if self.run.is_main:
+            settings, states = self.config.evaluate, self.stored()["observations"].numpy()
+            write_json(
+                folder / "latency.json",
+                measure(self.policies(), states, settings.latency_calls, settings.latency_warmup, self.config.seed),
+            )
+
+    # -- 6. the report ----------------------------------------------------------------------------------------------
+
+    def report(self) -> Path:
+        """report.json, report.md and report.html."""
+        from distill.results import collect, render_clips
+        from distill.report import write_report
+
+        self.evaluate()
+
+        def work(folder: Path) -> None:
+            if self.run.is_main:
+                clips = render_clips(self, folder)
+                write_report(folder, collect(self, clips))
+
+        return self._once("report", lambda: self.run.stage(self.plan.report, work))
+
+    # -- plumbing ---------------------------------------------------------------------------------------------------
+
+    def _once(self, name: str, do: Any) -> Path:
+        """A stage is looked at (and its files verified) once a process, however many others need it."""
+        if name not in self._done:
+            self._done[name] = do()
+        return self._done[name]
+
+    def _bar(self, items: Any, title: str, unit: str) -> Any:
+        return tqdm(items, desc=title, unit=unit, mininterval=1.0, disable=not self.run.is_main)
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def with_seed(config: Config, seed: int) -> Config:
+    return dataclasses.replace(config, seed=seed)

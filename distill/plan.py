@@ -1,0 +1,125 @@
+"""The plan of a run: which stages there are, and what each depends on, known before anything is done."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import envs
+from distill.config import Config
+from distill.run import Stage
+from distill.stages import make_key, sha256_file
+from teachers.flow import FlowTeacher
+
+ENVS_VERSION = 1
+"""Raised when a task's physics, expert or starts change, so that old demonstrations are not taken for new ones."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All stages of a run, in order. teach is None when the teacher comes from elsewhere (teacher.path)."""
+
+    demos: Stage
+    starts: Stage
+    teach: Stage | None
+    sample: Stage
+    students: dict[str, Stage]
+    reference: Stage
+    teachers_evaluated: dict[int, Stage]
+    students_evaluated: dict[str, Stage]
+    latency: Stage
+    report: Stage
+
+    def all(self) -> list[Stage]:
+        teach = [self.teach] if self.teach else []
+        return [
+            self.demos, self.starts, *teach, self.sample, *self.students.values(), self.reference,
+            *self.teachers_evaluated.values(), *self.students_evaluated.values(), self.latency, self.report,
+        ]  # fmt: skip
+
+
+def make_plan(config: Config) -> Plan:
+    """Stages and keys of a config. Reads nothing but an external teacher's files."""
+    spec, evaluate = envs.task_spec(config.task), config.evaluate
+    origin = {"task": asdict(spec), "envs_version": ENVS_VERSION, "seed": config.seed}
+    demos = Stage("demos", {**origin, "demos": asdict(config.demos)})
+    starts = Stage(
+        "starts", {**origin, "validation": evaluate.validation_starts, "test": evaluate.test_starts,
+                   "observations": evaluate.fidelity_observations, "observation_steps": config.teacher.observation_steps},
+    )  # fmt: skip
+    selection = {"starts": starts.key, "execution_horizon": evaluate.execution_horizon}
+    if config.teacher.path is None:
+        teach = Stage(
+            "teach",
+            {"demos": demos.key, "teacher": asdict(config.teacher), "seed": config.seed, "selection": selection,
+             "num_steps": evaluate.teacher_steps[0]},
+        )  # fmt: skip
+        teacher_key = teach.key
+    else:
+        teach, teacher_key = None, external_teacher_key(config.teacher.path)
+    sample = Stage(
+        "sample", {"teacher": teacher_key, "demos": demos.key, "sample": asdict(config.sample), "seed": config.seed}
+    )
+    # which other objectives there are, and which is presented, changes no student
+    recipe = {key: value for key, value in asdict(config.student).items() if key not in ("objectives", "default")}
+    students = {
+        name: Stage(
+            f"distill/{name}",
+            {"sample": sample.key, "objective": name, "student": recipe, "seed": config.seed, "selection": selection},
+        )
+        for name in config.student.objectives
+    }
+    samples = {"samples": evaluate.fidelity_samples, "num_steps": evaluate.teacher_steps[0]}
+    reference = Stage(
+        "reference", {"teacher": teacher_key, "starts": starts.key, "seed": config.seed, "fidelity": samples}
+    )
+
+    def evaluated(name: str, policy: dict[str, object]) -> Stage:
+        return Stage(f"evaluate/{name}", {**policy, **selection, "reference": reference.key, "seed": config.seed})
+
+    teachers_evaluated = {
+        steps: evaluated(f"teacher_{steps}", {"teacher": teacher_key, "num_steps": steps})
+        for steps in evaluate.teacher_steps
+    }
+    students_evaluated = {name: evaluated(name, {"student": stage.key}) for name, stage in students.items()}
+    latency = Stage(
+        "latency",
+        {"policies": [stage.key for stage in (*teachers_evaluated.values(), *students_evaluated.values())],
+         "calls": evaluate.latency_calls, "warmup": evaluate.latency_warmup},
+    )  # fmt: skip
+    report = Stage("report", {"latency": latency.key, "default": config.student.default, "run": config.folder.name})
+    return Plan(demos, starts, teach, sample, students, reference, teachers_evaluated, students_evaluated, latency, report)
+
+
+def external_teacher_key(folder: Path) -> str:
+    return make_key({name: sha256_file(folder / name) for name in ("config.json", "model.safetensors")})
+
+
+def check_external_teacher(config: Config) -> None:
+    """Raise ValueError unless the teacher at teacher.path is whole and was made for this config's task."""
+    if config.teacher.path is None:
+        return
+    shape, spec = FlowTeacher.from_pretrained(config.teacher.path).shape, envs.task_spec(config.task)
+    if shape.task != spec.name:
+        raise ValueError(
+            f"the teacher at {config.teacher.path} is for task {shape.task!r}, this run's task is {spec.name!r}; "
+            f"use --task {shape.task} or another --teacher.path"
+        )
+    for what, got, expected in (
+        ("state", shape.state_names, spec.state_names), ("action", shape.action_names, spec.action.names)
+    ):  # fmt: skip
+        if got != expected:
+            raise ValueError(
+                f"the teacher at {config.teacher.path} has the {what} {list(got)}, task {spec.name!r} has "
+                f"{list(expected)}: it was made for another version of the task; train it again"
+            )
+    if shape.observation_steps != config.teacher.observation_steps:
+        raise ValueError(
+            f"the teacher at {config.teacher.path} sees {shape.observation_steps} observation steps, the config says "
+            f"{config.teacher.observation_steps}; add --teacher.observation-steps {shape.observation_steps}"
+        )
+    if config.evaluate.execution_horizon > shape.horizon:
+        raise ValueError(
+            f"evaluate.execution_horizon is {config.evaluate.execution_horizon}, the teacher at {config.teacher.path} "
+            f"plans {shape.horizon} actions; choose at most that"
+        )

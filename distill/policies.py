@@ -1,0 +1,129 @@
+"""Teacher and student behind one face: raw observation in, raw action chunk out, each stage callable on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs.specs import STATE
+from students.one_step import OneStepStudent
+from teachers.contract import Observation
+from teachers.flow import FlowTeacher
+from teachers.networks import PolicyShape
+from teachers.solvers import integrate
+
+
+class Policy(Protocol):
+    """What rollouts, latency and fidelity ask of a policy. B observations, S samples each."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations (NFE) per chunk."""
+        ...
+
+    @property
+    def shape(self) -> PolicyShape: ...
+    @property
+    def module(self) -> torch.nn.Module: ...
+    def draw(self, samples: int, generator: torch.Generator) -> Tensor:
+        """The randomness `[S, ...]` of S samples for one observation; the generator lives on the CPU."""
+        ...
+
+    def encode(self, observation: Observation) -> Tensor:
+        """Raw observation to the condition `[B, C]`."""
+        ...
+
+    def head(self, condition_BC: Tensor, draws: Tensor) -> Tensor:
+        """Condition and randomness `[B, S, ...]` to normalised chunks `[B, S, T, A]`."""
+        ...
+
+
+@dataclass(frozen=True)
+class TeacherPolicy:
+    """The flow teacher at a number of solver steps."""
+
+    module: FlowTeacher
+    num_steps: int
+
+    @property
+    def name(self) -> str:
+        return f"teacher_{self.num_steps}"
+
+    @property
+    def evaluations(self) -> int:
+        return self.module.evaluations(self.num_steps)
+
+    @property
+    def shape(self) -> PolicyShape:
+        return self.module.shape
+
+    def draw(self, samples: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(samples, self.shape.horizon, self.shape.action_size, generator=generator)
+
+    def encode(self, observation: Observation) -> Tensor:
+        return self.module.encode(observation)
+
+    def head(self, condition_BC: Tensor, draws: Tensor) -> Tensor:
+        batch, samples = draws.shape[:2]
+        condition_NC = condition_BC.repeat_interleave(samples, dim=0)
+        end = integrate(lambda x, t: self.module.velocity(x, t, condition_NC), draws.flatten(0, 1), self.num_steps,
+                        self.module.solver)
+        return end.unflatten(0, (batch, samples))
+
+
+@dataclass(frozen=True)
+class StudentPolicy:
+    """A one-step student; `name` is its objective's."""
+
+    module: OneStepStudent
+    name: str
+
+    @property
+    def evaluations(self) -> int:
+        return 1
+
+    @property
+    def shape(self) -> PolicyShape:
+        return self.module.shape
+
+    def draw(self, samples: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(samples, self.module.latent_size, generator=generator)
+
+    def encode(self, observation: Observation) -> Tensor:
+        return self.module.encode(observation)
+
+    def head(self, condition_BC: Tensor, draws: Tensor) -> Tensor:
+        return self.module.generate(condition_BC, draws)
+
+
+def device_of(policy: Policy) -> torch.device:
+    return next(policy.module.parameters()).device
+
+
+def preprocess(policy: Policy, state_BOS: np.ndarray) -> Observation:
+    """Raw states on the host, `[B, O, S]`, to the tensors the network takes, on its device."""
+    return {STATE: torch.from_numpy(np.ascontiguousarray(state_BOS, dtype=np.float32)).to(device_of(policy))}
+
+
+def postprocess(policy: Policy, chunks: Tensor) -> np.ndarray:
+    """Normalised chunks `[.., T, A]` to raw actions on the host."""
+    raw: np.ndarray = policy.module.normaliser.unnormalise_action(chunks).cpu().numpy()  # type: ignore[operator,union-attr]
+    return raw
+
+
+@torch.inference_mode()
+def plan(policy: Policy, state_BOS: np.ndarray, generators: Sequence[torch.Generator], samples: int = 1) -> np.ndarray:
+    """The whole policy call: raw states `[B, O, S]` to raw chunks `[B, S, T, A]`, row b's randomness from generator b.
+
+    A generator per row makes an episode's randomness its own, whatever else is in the batch.
+    """
+    observation = preprocess(policy, state_BOS)
+    draws = torch.stack([policy.draw(samples, generator) for generator in generators]).to(device_of(policy))
+    return postprocess(policy, policy.head(policy.encode(observation), draws))

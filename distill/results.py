@@ -1,0 +1,191 @@
+"""Everything that was measured in a run, brought together into the one dictionary that the report is made from."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+import envs
+from distill.clips import write_clip
+from distill.objectives import OBJECTIVES
+from distill.run import Stage
+from distill.stages import installed_packages, read_manifest
+from distill.statistics import mcnemar_p, paired_difference, wilson_interval
+from envs.render import open_renderer
+
+if TYPE_CHECKING:
+    from distill.pipeline import Pipeline
+
+CLIP_SIZE = (240, 180)
+_HOLD_FRAMES = 12
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def collect(pipeline: Pipeline, clips: dict[str, str]) -> dict[str, Any]:
+    """The report's `results`; see distill.report for its form."""
+    config, plan, run = pipeline.config, pipeline.plan, pipeline.run
+    latency = _read(run.folder(plan.latency) / "latency.json")
+    index = _read(run.folder(plan.sample) / "index.json")
+    info = _read(run.folder(plan.demos) / "info.json")
+    evaluated = {**{f"teacher_{steps}": stage for steps, stage in plan.teachers_evaluated.items()},
+                 **plan.students_evaluated}  # fmt: skip
+    results = {name: _read(run.folder(stage) / "result.json") for name, stage in evaluated.items()}
+    reference = f"teacher_{config.evaluate.teacher_steps[0]}"
+    policies = [
+        _policy_row(pipeline, name, result, results[reference], latency) for name, result in results.items()
+    ]
+    env = envs.make(config.task)
+    env.reset(seed=0)
+    shapes = [vars(shape) | {"xy": list(shape.xy), "size": list(shape.size)} for shape in env.top_view()]
+    env.close()
+    told = [reference, *(name for name in ("regression", config.student.default) if name in results)]
+    observation = pipeline.stored()["observations"][0, -1]
+    return {
+        "schema_version": 1,
+        "run": config.folder.name,
+        "task": {
+            "name": pipeline.spec.name, "summary": pipeline.spec.summary, "modes": list(pipeline.spec.modes),
+            "dt_s": pipeline.spec.dt_s, "max_steps": pipeline.spec.max_steps,
+            "action_names": list(pipeline.spec.action.names),
+        },
+        "made": {
+            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"), "seed": config.seed,
+            "hardware": hardware(run.accelerator.device), "threads": torch.get_num_threads(), "dtype": "float32",
+            "packages": installed_packages(), "processes": run.accelerator.num_processes,
+            "wall_s": {stage.name: _seconds(run.folder(stage)) for stage in plan.all() if stage.name != "report"},
+        },
+        "data": {
+            "episodes": info["num_episodes"], "frames": info["num_frames"], "observations": index["observations"],
+            "hypotheses_per_observation": index["num_hypotheses"], "cache_num_steps": index["num_steps"],
+            "cache_bytes": sum(path.stat().st_size for path in run.folder(plan.sample).glob("*.safetensors")),
+        },
+        "policies": policies,
+        "curves": {stage.name.removeprefix("distill/"): _read(run.folder(stage) / "curve.json")
+                   for stage in _trained(pipeline)},
+        "scene": shapes,
+        "trajectories": {name: [_trajectory(episode) for episode in results[name]["episodes"]] for name in told},
+        "planned_sets": {
+            "observation_xy": [float(observation[0]), float(observation[1])],
+            **{name: np.asarray(results[name]["planned_set"])[..., :2].tolist() for name in told},
+        },
+        "clips": clips,
+        "fidelity_floor": _floor(pipeline),
+    }  # fmt: skip
+
+
+def _policy_row(
+    pipeline: Pipeline, name: str, result: dict[str, Any], reference: dict[str, Any], latency: dict[str, Any]
+) -> dict[str, Any]:
+    config, plan, run = pipeline.config, pipeline.plan, pipeline.run
+    summary, is_teacher = result["summary"], name.startswith("teacher_")
+    success = np.array([episode["success"] for episode in result["episodes"]])
+    teacher_success = np.array([episode["success"] for episode in reference["episodes"]])
+    low, high = wilson_interval(summary["successes"], summary["episodes"])
+    row: dict[str, Any] = {
+        "name": name, "kind": "teacher" if is_teacher else "student", "objective": None if is_teacher else name,
+        "is_default_student": name == config.student.default, "is_reference_teacher": result is reference,
+        "parameters": result["parameters"], "nfe": result["nfe"],
+        "episodes": summary["episodes"], "successes": summary["successes"],
+        "success_rate": summary["successes"] / summary["episodes"], "success_low": low, "success_high": high,
+        "difference": None, "difference_low": None, "difference_high": None, "mcnemar_p": None,
+        "failures": summary["failures"], "mode_counts": summary["mode_counts"],
+        "modes_reached": summary["modes_reached"], "modes_total": summary["modes_total"], "entropy": summary["entropy"],
+        "latency": latency[name],
+        "speedup": latency[f"teacher_{config.evaluate.teacher_steps[0]}"]["median_ms"] / latency[name]["median_ms"],
+        "fidelity": result["fidelity"], "episode_success": success.tolist(), "validation": None,
+    }  # fmt: skip
+    if is_teacher:
+        steps = int(name.removeprefix("teacher_"))
+        row |= {"label": f"Teacher, {steps} step{'s' if steps > 1 else ''}", "num_steps": steps}
+        if result is reference and plan.teach is not None:
+            row["validation"] = _read(run.folder(plan.teach) / "validation.json")
+    else:
+        row |= {"label": OBJECTIVES[name].label, "num_steps": 1,
+                "validation": _read(run.folder(plan.students[name]) / "validation.json")}  # fmt: skip
+    if result is not reference:
+        difference, difference_low, difference_high = paired_difference(success, teacher_success)
+        row |= {"difference": difference, "difference_low": difference_low, "difference_high": difference_high,
+                "mcnemar_p": mcnemar_p(success, teacher_success)}  # fmt: skip
+    return row
+
+
+def _trained(pipeline: Pipeline) -> list[Stage]:
+    plan = pipeline.plan
+    return [*([plan.teach] if plan.teach else []), *plan.students.values()]
+
+
+def _trajectory(episode: dict[str, Any]) -> dict[str, Any]:
+    return {"mode": episode["mode"], "success": episode["success"], "failure": episode["failure"], "xy": episode["path"]}
+
+
+def _seconds(folder: Path) -> float | None:
+    manifest = read_manifest(folder)
+    return None if manifest is None else manifest["seconds"]
+
+
+def _floor(pipeline: Pipeline) -> dict[str, Any]:
+    """Fresh teacher samples against other fresh teacher samples: the distance that sampling alone makes."""
+    from safetensors.torch import load_file
+
+    from distill.fidelity import set_fidelity
+
+    sets = load_file(str(pipeline.run.folder(pipeline.plan.reference) / "reference.safetensors"))
+    normaliser = pipeline._teacher(pipeline.teach()).normaliser.cpu()
+    first, second = (normaliser.normalise_action(sets[name]) for name in ("floor", "reference"))
+    values: dict[str, Any] = dict(set_fidelity(first, second, torch.tensor(pipeline.spec.action.weights)))
+    return values | {"observations": first.shape[0], "samples": first.shape[1]}
+
+
+def hardware(device: torch.device) -> str:
+    """The processor (and GPU) in words."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = models[0] if models else name
+    text = f"{name}, {os.cpu_count()} cores"
+    return f"{text}; {torch.cuda.get_device_name(device)}" if device.type == "cuda" else text
+
+
+def render_clips(pipeline: Pipeline, folder: Path) -> dict[str, str]:
+    """Replay the first test episode of the teacher, the regression student and the default student before a camera.
+
+    The actions are those that were carried out; the simulator is deterministic, so the replay is the rollout.
+    """
+    config, plan, run = pipeline.config, pipeline.plan, pipeline.run
+    steps = config.evaluate.teacher_steps[0]
+    stages = {f"teacher_{steps}": plan.teachers_evaluated[steps]}
+    for name in ("regression", config.student.default):
+        if name in plan.students_evaluated:
+            stages[name] = plan.students_evaluated[name]
+    (folder / "clips").mkdir(exist_ok=True)
+    starts = pipeline.stored()["test"].numpy()
+    clips: dict[str, str] = {}
+    env = envs.make(config.task)
+    with open_renderer(env.model, *CLIP_SIZE) as renderer:
+        for name, stage in stages.items():
+            frames = []
+            for episode in _read(run.folder(stage) / "result.json")["episodes"][:2]:
+                if not episode["actions"]:
+                    continue
+                env.reset(options={"start": starts[episode["index"]]})
+                frames.append(renderer.render(env.data, "front")[0])
+                for action in episode["actions"]:
+                    env.step(np.asarray(action, dtype=np.float32))
+                    frames.append(renderer.render(env.data, "front")[0])
+                frames += frames[-1:] * _HOLD_FRAMES
+            if frames:
+                clips[name] = f"clips/{name}.webp"
+                write_clip(folder / clips[name], frames, fps=round(1 / pipeline.spec.dt_s))
+    env.close()
+    return clips

@@ -1,0 +1,112 @@
+"""Intervals, paired tests and summaries of rollouts and timings: pure functions of arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import binomtest
+
+RESAMPLES = 10_000
+"""Bootstrap resamples of a paired difference unless told otherwise."""
+
+
+def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval (low, high) of a success rate, both in [0, 1].
+
+    Raises ValueError when there is no trial or the successes do not fit the trials.
+    """
+    if trials <= 0:
+        raise ValueError(f"got {trials} trials, expected at least 1: run episodes first")
+    if not 0 <= successes <= trials:
+        raise ValueError(f"got {successes} successes of {trials} trials, expected 0 <= successes <= trials")
+    interval = binomtest(int(successes), int(trials)).proportion_ci(confidence_level=confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def mcnemar_p(first: ArrayLike, second: ArrayLike) -> float:
+    """Exact two-sided McNemar p-value of two policies on the same starts.
+
+    first, second: `[E]` bool, success of episode e under either policy. Only episodes that the two
+    decide differently speak; without any the answer is 1.0. Raises ValueError when they are not paired.
+    """
+    first_E, second_E = _paired(first, second)
+    only_first = int(np.sum(first_E & ~second_E))
+    discordant = int(np.sum(first_E != second_E))
+    if discordant == 0:
+        return 1.0
+    return float(binomtest(only_first, discordant, 0.5).pvalue)
+
+
+def paired_difference(
+    policy: ArrayLike, teacher: ArrayLike, resamples: int = RESAMPLES, seed: int = 0, confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """Success rate of `policy` minus that of `teacher`, with a percentile-bootstrap interval over episodes.
+
+    policy, teacher: `[E]` bool on the same starts. Returns (difference, low, high) in [-1, 1].
+    An episode's paired difference is -1, 0 or +1, so resampling episodes with replacement is a multinomial
+    draw of the three counts: exact, and no `[resamples, E]` array is needed.
+    """
+    policy_E, teacher_E = _paired(policy, teacher)
+    if resamples < 1:
+        raise ValueError(f"got {resamples} resamples, expected at least 1 (10000 is usual)")
+    episodes = policy_E.size
+    wins = int(np.sum(policy_E & ~teacher_E))
+    losses = int(np.sum(~policy_E & teacher_E))
+    shares = np.array([losses, episodes - wins - losses, wins], dtype=np.float64) / episodes
+    counts_R3 = np.random.default_rng(seed).multinomial(episodes, shares, size=resamples)
+    differences_R = (counts_R3[:, 2] - counts_R3[:, 0]) / episodes
+    tail = (1.0 - confidence) / 2.0
+    low, high = np.quantile(differences_R, [tail, 1.0 - tail])
+    return (wins - losses) / episodes, float(low), float(high)
+
+
+def mode_entropy(counts: Mapping[str, int] | Sequence[int] | np.ndarray, num_modes: int) -> float:
+    """Entropy of the mode frequencies over successful rollouts, base `num_modes` (as D3IL, ICLR 2024).
+
+    counts: successes per mode (absent modes may be left out). 1 is uniform over all modes, 0 is a single one;
+    nan when nothing succeeded. With num_modes 1 there is nothing to spread over and the answer is 0.
+    Raises ValueError for negative counts or more modes than there are.
+    """
+    values = np.asarray(list(counts.values()) if isinstance(counts, Mapping) else counts, dtype=np.float64)
+    if num_modes < 1:
+        raise ValueError(f"got num_modes={num_modes}, expected at least 1")
+    if np.any(values < 0):
+        raise ValueError(f"got negative counts {values.tolist()}, expected how often each mode was reached")
+    reached = values[values > 0]
+    if reached.size > num_modes:
+        raise ValueError(f"got {reached.size} modes reached of num_modes={num_modes}: pass how many the task has")
+    if reached.size == 0:
+        return math.nan
+    if reached.size == 1:
+        return 0.0
+    shares = reached / reached.sum()
+    return float(-np.sum(shares * np.log(shares)) / math.log(num_modes))
+
+
+def latency_summary(milliseconds: ArrayLike) -> dict[str, float]:
+    """Median, 95th and 99th percentile [ms] of `[C]` timed calls, and hz = 1000 / median.
+
+    Raises ValueError when empty, not finite or not positive: such times were not measured.
+    """
+    times_C = np.asarray(milliseconds, dtype=np.float64).ravel()
+    if times_C.size == 0:
+        raise ValueError("got no timed calls, expected at least one (200 are usual): raise the number of timed calls")
+    if not np.all(np.isfinite(times_C)) or np.any(times_C <= 0):
+        raise ValueError("got times that are not finite and positive, expected milliseconds: measure again")
+    median, p95, p99 = (float(value) for value in np.percentile(times_C, [50, 95, 99]))
+    return {"median_ms": median, "p95_ms": p95, "p99_ms": p99, "hz": 1000.0 / median}
+
+
+def _paired(first: ArrayLike, second: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    first_E, second_E = np.asarray(first), np.asarray(second)
+    if first_E.shape != second_E.shape or first_E.ndim != 1:
+        raise ValueError(
+            f"got outcomes of shapes {first_E.shape} and {second_E.shape}, expected two lists of one length: "
+            "run both policies on the same starts"
+        )
+    if first_E.size == 0:
+        raise ValueError("got no episodes, expected at least one pair: run episodes first")
+    return first_E.astype(bool), second_E.astype(bool)

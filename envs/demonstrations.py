@@ -1,0 +1,254 @@
+"""Demonstrations: recording a scripted expert, keeping episodes flat in memory and on disk, cutting out windows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from envs.panda import PandaEnv
+from envs.specs import STATE, ActionSpec, Demonstration, TaskSpec
+
+SCHEMA_VERSION = 1
+SPLITS = ("train", "validation", "test")
+STILL_STEPS = 10
+"""No disturbance this many control steps around a change of the gripper command: a grasp must stay a grasp."""
+
+
+def stored_starts(task: str, seed: int, split: str, count: int) -> np.ndarray:
+    """`[count, D]` float64 starts of a task. Splits are disjoint streams; a longer list begins with the shorter one.
+
+    Raises ValueError for an unknown task or split, or a count below 1.
+    """
+    from envs import make  # late: the registry imports the tasks, and this module stands beside it
+
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    env = make(task)
+    rng = np.random.default_rng(np.random.SeedSequence([seed, SPLITS.index(split), *task.encode()]))
+    return np.stack([env.sample_start(rng) for _ in range(count)])
+
+
+def record(env: PandaEnv, start: np.ndarray, mode: str, seed: int, noise_m: float = 0.003) -> Demonstration | None:
+    """Carries out the expert's plan through `mode` from `start [D]`; None unless it succeeds in that very mode.
+
+    The target carried out is disturbed smoothly by about `noise_m` (standard deviation, xyz only, never near a change
+    of the gripper); the action recorded is the clean plan, so the data shows how to come back. The caller counts Nones.
+    """
+    plan_rng, noise_rng = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2))
+    observation, _ = env.reset(options={"start": start})
+    plan = env.plan(mode, plan_rng)
+    spec = env.spec_task
+    disturbance = _smooth_noise(noise_rng, spec, plan, noise_m)
+    states, actions, tools = [], [], []
+    for step in range(spec.max_steps):
+        now = min(step, len(plan) - 1)  # an expert whose plan is over waits at its end
+        states.append(observation[STATE])
+        tools.append(env.tool_position())
+        actions.append(plan[now])
+        observation, _, terminated, truncated, info = env.step(plan[now] + disturbance[now])
+        if terminated or truncated:
+            break
+    if not info["is_success"] or info["mode"] != mode:
+        return None
+    return Demonstration(
+        state=np.stack(states),
+        action=np.stack(actions),
+        tool=np.stack(tools).astype(np.float32),
+        start=np.asarray(start, dtype=np.float64),
+        mode=mode,
+    )
+
+
+def _smooth_noise(rng: np.random.Generator, spec: TaskSpec, plan: np.ndarray, noise_m: float) -> np.ndarray:
+    """`[L, A]` first-order noise (it forgets in about 0.25 s), zero on the gripper and around its changes."""
+    noise = np.zeros(plan.shape)
+    keep = 0.8
+    is_position = np.array([name in ("x_m", "y_m", "z_m") for name in spec.action.names])
+    for step in range(1, len(plan)):
+        noise[step] = keep * noise[step - 1] + noise_m * (1 - keep**2) ** 0.5 * rng.standard_normal(plan.shape[1])
+    noise = np.where(is_position, np.clip(noise, -2 * noise_m, 2 * noise_m), 0.0)
+    changes = 1 + np.flatnonzero((np.diff(plan[:, ~is_position], axis=0) != 0).any(axis=1))
+    if len(changes):
+        distance = np.abs(np.arange(len(plan))[:, None] - changes[None]).min(axis=1)
+        noise *= np.clip((distance - STILL_STEPS) / 5, 0.0, 1.0)[:, None]
+    return noise
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """All episodes of a task, frame after frame. F frames, E episodes.
+
+    spec: the task they show.
+    state: `[F, S]` float32; action: `[F, A]` float32; tool: `[F, 3]` float32 [m].
+    episode_index: `[F]` int64, 0 .. E-1, never falling.
+    episode_mode: `[E]` int64 index in `spec.modes`; episode_start: `[E, D]` float64.
+    start_index: `[E]` int64, which of the stored starts the episode began at.
+    """
+
+    spec: TaskSpec
+    state: np.ndarray
+    action: np.ndarray
+    tool: np.ndarray
+    episode_index: np.ndarray
+    episode_mode: np.ndarray
+    episode_start: np.ndarray
+    start_index: np.ndarray
+
+    def __post_init__(self) -> None:
+        frames, episodes = len(self.state), len(self.episode_mode)
+        spec = self.spec
+        expected: dict[str, tuple[tuple[int, ...], type]] = {
+            "state": ((frames, len(spec.state_names)), np.float32),
+            "action": ((frames, spec.action.size), np.float32),
+            "tool": ((frames, 3), np.float32),
+            "episode_index": ((frames,), np.int64),
+            "episode_mode": ((episodes,), np.int64),
+            "episode_start": ((episodes, len(spec.start_names)), np.float64),
+            "start_index": ((episodes,), np.int64),
+        }
+        for name, (shape, dtype) in expected.items():
+            array = getattr(self, name)
+            if array.shape != shape or array.dtype != dtype:
+                raise ValueError(
+                    f"{name} of task {spec.name!r} must be {shape} {np.dtype(dtype)}, got {array.shape} {array.dtype}"
+                )
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} of task {spec.name!r} has values that are not finite")
+        steps = np.diff(self.episode_index)
+        whole = frames > 0 and self.episode_index[0] == 0 and self.episode_index[-1] == episodes - 1
+        if not whole or not np.isin(steps, (0, 1)).all():
+            raise ValueError(f"episode_index must go 0, .., {episodes - 1} without gaps, every episode having frames")
+        if not ((self.episode_mode >= 0) & (self.episode_mode < len(spec.modes))).all():
+            raise ValueError(f"episode_mode must be in 0 .. {len(spec.modes) - 1}, got {np.unique(self.episode_mode)}")
+
+    @property
+    def task(self) -> str:
+        return self.spec.name
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.state)
+
+    @property
+    def num_episodes(self) -> int:
+        return len(self.episode_mode)
+
+    @classmethod
+    def from_episodes(
+        cls, spec: TaskSpec, episodes: Sequence[Demonstration], start_index: Sequence[int] | np.ndarray
+    ) -> Demonstrations:
+        """Joins episodes; `start_index[i]` says at which stored start episode i began. ValueError without episodes."""
+        if not episodes or len(episodes) != len(start_index):
+            raise ValueError(f"need episodes and one start index each, got {len(episodes)} and {len(start_index)}")
+        return cls(
+            spec=spec,
+            state=np.concatenate([e.state for e in episodes]).astype(np.float32),
+            action=np.concatenate([e.action for e in episodes]).astype(np.float32),
+            tool=np.concatenate([e.tool for e in episodes]).astype(np.float32),
+            episode_index=np.repeat(np.arange(len(episodes)), [len(e.state) for e in episodes]).astype(np.int64),
+            episode_mode=np.array([spec.modes.index(e.mode) for e in episodes], dtype=np.int64),
+            episode_start=np.stack([e.start for e in episodes]).astype(np.float64),
+            start_index=np.asarray(start_index, dtype=np.int64),
+        )
+
+    def statistics(self) -> dict[str, dict[str, np.ndarray]]:
+        """``{"state": {"min", "max", "mean", "std"}, "action": {..}}``, each `[S]` or `[A]` float64."""
+        return {
+            name: {
+                "min": values.min(axis=0).astype(np.float64),
+                "max": values.max(axis=0).astype(np.float64),
+                "mean": values.mean(axis=0, dtype=np.float64),
+                "std": values.std(axis=0, dtype=np.float64),
+            }
+            for name, values in (("state", self.state), ("action", self.action))
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Writes ``frames.safetensors``, ``info.json`` and ``statistics.json`` into `folder` (made if needed)."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
+        save_file(arrays, str(folder / "frames.safetensors"))
+        info = {
+            "schema_version": SCHEMA_VERSION,
+            "task": self.task,
+            "num_frames": self.num_frames,
+            "num_episodes": self.num_episodes,
+            "episodes_per_mode": {
+                mode: int((self.episode_mode == index).sum()) for index, mode in enumerate(self.spec.modes)
+            },
+            "spec": asdict(self.spec),
+        }
+        (folder / "info.json").write_text(json.dumps(info, indent=1) + "\n")
+        numbers = {
+            part: {name: values.tolist() for name, values in table.items()} for part, table in self.statistics().items()
+        }
+        (folder / "statistics.json").write_text(json.dumps(numbers, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path, spec: TaskSpec | None = None) -> Demonstrations:
+        """Reads what `save` wrote. With `spec`, refuses demonstrations of any other task.
+
+        Raises FileNotFoundError for a missing file; ValueError for another schema or task, for names, shapes or counts
+        that do not agree, and for values that are not finite.
+        """
+        folder = Path(folder)
+        info = json.loads((folder / "info.json").read_text())
+        if info.get("schema_version") != SCHEMA_VERSION:
+            raise ValueError(f"{folder}: schema_version is {info.get('schema_version')}, expected {SCHEMA_VERSION}")
+        stored = _spec_from_json(info["spec"], folder)
+        if spec is not None and stored.name != spec.name:
+            raise ValueError(f"{folder} holds demonstrations of task {stored.name!r}, wanted {spec.name!r}")
+        if spec is not None and stored != spec:
+            different = [key for key, value in asdict(spec).items() if asdict(stored)[key] != value]
+            raise ValueError(f"{folder}: task {spec.name!r} has changed since ({different} differ): record again")
+        arrays = load_file(str(folder / "frames.safetensors"))
+        if set(arrays) != set(_ARRAYS):
+            raise ValueError(f"{folder}: frames.safetensors must hold {sorted(_ARRAYS)}, got {sorted(arrays)}")
+        loaded = cls(spec=stored, **arrays)
+        counts = (info["num_frames"], info["num_episodes"])
+        if counts != (loaded.num_frames, loaded.num_episodes):
+            raise ValueError(
+                f"{folder}: info.json counts {counts} frames, episodes; got {loaded.num_frames, loaded.num_episodes}"
+            )
+        return loaded
+
+
+_ARRAYS = ("state", "action", "tool", "episode_index", "episode_mode", "episode_start", "start_index")
+
+
+def _spec_from_json(stored: dict[str, Any], folder: Path) -> TaskSpec:
+    def lists_to_tuples(table: dict[str, Any]) -> dict[str, Any]:
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+
+    try:
+        return TaskSpec(**{**lists_to_tuples(stored), "action": ActionSpec(**lists_to_tuples(stored["action"]))})
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{folder}: the spec in info.json can not be read: {error}") from error
+
+
+def windows(
+    demonstrations: Demonstrations, frames: np.ndarray, observation_steps: int, horizon: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """For frame indices `[N]`: state history `[N, O, S]` ending at the frame, and action chunk `[N, T, A]` from it on.
+
+    Never crosses into another episode: the first state is repeated before its start, the last action after its end.
+    Raises ValueError for a frame outside 0 .. F-1.
+    """
+    frames = np.asarray(frames, dtype=np.int64)
+    if frames.ndim != 1 or (frames.size and (frames.min() < 0 or frames.max() >= demonstrations.num_frames)):
+        raise ValueError(f"frames must be [N] within 0 .. {demonstrations.num_frames - 1}, got shape {frames.shape}")
+    episode = demonstrations.episode_index[frames]
+    first = np.searchsorted(demonstrations.episode_index, episode, side="left")
+    last = np.searchsorted(demonstrations.episode_index, episode, side="right") - 1
+    history = np.maximum(frames[:, None] + np.arange(1 - observation_steps, 1), first[:, None])
+    future = np.minimum(frames[:, None] + np.arange(horizon), last[:, None])
+    return demonstrations.state[history], demonstrations.action[future]

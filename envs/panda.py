@@ -1,0 +1,275 @@
+"""The base class of every task of the simulated Panda, and the paths its scripted experts follow."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import gymnasium
+import mujoco
+import numpy as np
+
+from envs.arm import FINGER_OPEN_M, HOME_Q, PHYSICS_DT_S, compile_model, solve_ik
+from envs.specs import FAILURES, STATE, Shape, TaskSpec
+
+BLOCKS = 5
+"""Contacts are looked at five times per control step. At the greatest tool speed that is every 6 mm, so a graze of rod
+and pillar (28 mm) that begins and ends between two looks is less than 0.2 mm deep; at the experts' speed, 0.1 mm."""
+MAX_TOOL_SPEED_M_S = 0.6
+"""The tool's reference follows the commanded target no faster, so that a wild action moves the arm, not breaks it."""
+
+
+def smooth_path(points: np.ndarray, speed_m_s: float, dt_s: float, rounding_m: float) -> np.ndarray:
+    """Targets `[L, D]` along the polyline `points [P, D]`, one per control step, without the first point.
+
+    Corners are rounded over about `rounding_m` and the speed along the path is constant; the last target is the last
+    point. Raises ValueError for fewer than two points.
+    """
+    points = np.asarray(points, dtype=np.float64)
+    if points.ndim != 2 or len(points) < 2:
+        raise ValueError(f"a path needs points [P >= 2, D], got shape {points.shape}")
+    fine = _resample(points, 0.001)
+    half = max(1, round(rounding_m / 0.002))
+    half = min(half, (len(fine) - 1) // 2)
+    if half >= 1:
+        box = np.ones(2 * half + 1) / (2 * half + 1)
+        for _ in range(2):  # twice a box: corners become parabolic and then smooth; odd reflection keeps both ends
+            padded = np.pad(fine, ((half, half), (0, 0)), mode="reflect", reflect_type="odd")
+            fine = np.stack([np.convolve(column, box, mode="valid") for column in padded.T], axis=1)
+    return _resample(fine, speed_m_s * dt_s)[1:]
+
+
+def _resample(points: np.ndarray, spacing: float) -> np.ndarray:
+    """`points` at equal arc length, as near to `spacing` as a whole number of pieces allows."""
+    along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
+    pieces = max(1, round(along[-1] / spacing))
+    where = np.linspace(0.0, along[-1], pieces + 1)
+    return np.stack([np.interp(where, along, column) for column in points.T], axis=1)
+
+
+class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
+    """One task of the Panda: absolute tool targets in, states out; contact physics decides what happened.
+
+    A task module gives `spec_task`, `start_low`, `start_high` and the methods marked abstract; a task with an object to
+    grasp names its free body in `carried`. Everything that varies from start to start must live in `data`, because
+    `model` is shared by all environments of the process.
+
+    `step`'s and `reset`'s info always holds `is_success: bool`, `failure: str` ("" or one of `FAILURES`) and
+    `mode: str` ("" until the task was carried out in a mode of the spec).
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}
+    spec_task: ClassVar[TaskSpec]
+    start_low: ClassVar[tuple[float, ...]]
+    start_high: ClassVar[tuple[float, ...]]
+    carried: ClassVar[str] = ""
+
+    def __init__(self) -> None:
+        spec = self.spec_task
+        self.model = compile_model(self._mjcf())
+        self.data = mujoco.MjData(self.model)
+        self._scratch = mujoco.MjData(self.model)
+        self._tool_site = self.model.site("tool").id
+        self._carried_body = self.model.body(self.carried).id if self.carried else -1
+        self._fingers = set(self._geoms("finger"))
+        self._forbidden = np.zeros((self.model.ngeom, self.model.ngeom), dtype=bool)
+        for first, second in self._forbidden_pairs():
+            self._forbidden[np.ix_(first, second)] = True
+            self._forbidden[np.ix_(second, first)] = True
+        self._low = np.array(spec.action.low)
+        self._high = np.array(spec.action.high)
+        self._substeps = round(spec.dt_s / PHYSICS_DT_S / BLOCKS)
+        self._reach = MAX_TOOL_SPEED_M_S * spec.dt_s
+        self._q = HOME_Q.copy()
+        self._reference = np.zeros(3)
+        self._steps = 0
+        self._running = False
+        self._last_state = np.zeros(len(spec.state_names), dtype=np.float32)
+        mujoco.mj_forward(self.model, self.data)  # positions mean something before the first reset, too
+        self.observation_space = gymnasium.spaces.Dict(
+            {STATE: gymnasium.spaces.Box(-np.inf, np.inf, (len(spec.state_names),), np.float32)}
+        )
+        self.action_space = gymnasium.spaces.Box(
+            self._low.astype(np.float32), self._high.astype(np.float32), dtype=np.float32
+        )
+
+    # What a task adds -------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _mjcf(self) -> str:
+        """The task's MJCF text; the same text for every start."""
+
+    @abstractmethod
+    def _forbidden_pairs(self) -> list[tuple[list[int], list[int]]]:
+        """Pairs of geom id lists whose contact is the failure ``collision``."""
+
+    @abstractmethod
+    def _place(self, start: np.ndarray) -> np.ndarray:
+        """Puts the objects of `start [D]` into `data` and returns where the tool starts `[3]`."""
+
+    def _command(self, action: np.ndarray) -> tuple[np.ndarray, float]:
+        """Tool target `[3]` and finger opening [m] of a clipped action `[A]`; as it stands for x, y, z, opening."""
+        return action[:3], float(action[3])
+
+    def _state(self) -> np.ndarray:
+        """The state `[S]`; as it stands tool x, y, z, finger opening, carried object x, y, z."""
+        data = self.data
+        opening = 0.5 * (data.qpos[7] + data.qpos[8])
+        return np.concatenate([data.site_xpos[self._tool_site], [opening], data.xpos[self._carried_body]])
+
+    @abstractmethod
+    def _judge(self) -> tuple[bool, str, str]:
+        """After a control step without collision: is_success, failure, mode."""
+
+    @abstractmethod
+    def plan(self, mode: str, rng: np.random.Generator) -> np.ndarray:
+        """A scripted expert's actions `[L, A]` float32 from the present (just reset) state through `mode`.
+
+        Varied as people vary: speed, where a gap is crossed, how early one turns. Raises ValueError for a mode the spec
+        does not name.
+        """
+
+    @abstractmethod
+    def top_view(self) -> tuple[Shape, ...]:
+        """The scene from above, for the report."""
+
+    def carried_position(self) -> np.ndarray | None:
+        """Where the object the task moves is `[3]` m (its body's origin), or None when there is none."""
+        return self.data.xpos[self._carried_body].copy() if self.carried else None
+
+    # What every task has ----------------------------------------------------------------------------------------
+
+    def sample_start(self, rng: np.random.Generator) -> np.ndarray:
+        """One start `[D]` float64, uniform in the task's box; the mode can not be guessed from it."""
+        return rng.uniform(self.start_low, self.start_high)
+
+    def tool_position(self) -> np.ndarray:
+        """Tool centre `[3]` m."""
+        return self.data.site_xpos[self._tool_site].copy()
+
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Starts an episode at ``options["start"]`` `[D]`, or at a sampled start.
+
+        Raises ValueError for a start of wrong shape, with NaN, or out of the arm's reach.
+        """
+        super().reset(seed=seed)
+        if options is not None and "start" in options:
+            start = _checked(options["start"], len(self.spec_task.start_names), "start", self.spec_task.start_names)
+        else:
+            start = self.sample_start(self.np_random)
+        mujoco.mj_resetData(self.model, self.data)
+        tool = self._place(start)
+        # From home each time, never from where the last episode ended: the same start gives the same posture.
+        self._q, error = solve_ik(self.model, self._scratch, HOME_Q, tool, iterations=60, tolerance_m=1e-4)
+        if error > 0.003:
+            raise ValueError(f"start {start.tolist()} is out of reach: the tool is {error * 1e3:.1f} mm off, not <= 3")
+        self.data.qpos[:7] = self._q
+        self.data.ctrl[:7] = self._q
+        if self.model.nu > 7:
+            self.data.qpos[7:9] = FINGER_OPEN_M
+            self.data.ctrl[7:9] = FINGER_OPEN_M
+        mujoco.mj_forward(self.model, self.data)
+        self._reference = np.array(tool, dtype=np.float64)
+        self._steps = 0
+        self._running = True
+        return self._observe(), {"is_success": False, "failure": "", "mode": ""}
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Drives the tool towards the absolute target `action [A]` for one control period.
+
+        Ends at success (reward 1), at a failure, or truncated with failure ``timeout`` after `max_steps`. Raises
+        ValueError for an action of wrong shape or with NaN, RuntimeError when no episode is running.
+        """
+        if not self._running:
+            raise RuntimeError("no episode is running: call reset() first, and again after an episode has ended")
+        action = _checked(action, self.spec_task.action.size, "action", self.spec_task.action.names)
+        target, opening = self._command(np.clip(action, self._low, self._high))
+        collided = self._advance(target, opening)
+        self._steps += 1
+        success, failure, mode = False, "", ""
+        if not self._stable():
+            failure = "unstable"
+        elif collided:
+            failure = "collision"
+        else:
+            success, failure, mode = self._judge()
+        truncated = not success and not failure and self._steps >= self.spec_task.max_steps
+        if truncated:
+            failure = "timeout"
+        assert failure == "" or failure in FAILURES
+        terminated = success or (failure != "" and not truncated)
+        self._running = not (terminated or truncated)
+        info = {"is_success": success, "failure": failure, "mode": mode}
+        return self._observe(), float(success), terminated, truncated, info
+
+    def _advance(self, target: np.ndarray, opening: float) -> bool:
+        """One control period of physics; True as soon as a forbidden contact is seen."""
+        model, data = self.model, self.data
+        way = target - self._reference
+        length = math.sqrt(float(way @ way))
+        self._reference = self._reference + way * min(1.0, self._reach / max(length, 1e-9))
+        old = self._q
+        self._q, _ = solve_ik(model, self._scratch, old, self._reference)
+        if model.nu > 7:
+            data.ctrl[7:9] = opening
+        for block in range(1, BLOCKS + 1):
+            data.ctrl[:7] = old + (self._q - old) * (block / BLOCKS)
+            mujoco.mj_step(model, data, nstep=self._substeps)
+            if data.ncon:
+                geoms = data.contact.geom
+                if self._forbidden[geoms[:, 0], geoms[:, 1]].any():
+                    return True
+        return False
+
+    def _stable(self) -> bool:
+        """Whether the simulator's state can still be believed."""
+        data = self.data
+        return bool(np.isfinite(data.qpos).all() and np.isfinite(data.qvel).all() and np.abs(data.qvel).max() < 1e3)
+
+    def _observe(self) -> dict[str, np.ndarray]:
+        if self._stable():
+            self._last_state = self._state().astype(np.float32)
+        return {STATE: self._last_state.copy()}
+
+    def _put_carried(self, x: float, y: float, z: float) -> None:
+        """Places the carried object upright; the physics takes it over from there."""
+        first = int(self.model.jnt_qposadr[self.model.body_jntadr[self._carried_body]])
+        self.data.qpos[first : first + 7] = (x, y, z, 1.0, 0.0, 0.0, 0.0)
+
+    def _fingers_on(self, geom: int) -> int:
+        """How many of the fingers touch a geom."""
+        pairs = self.data.contact.geom.tolist()
+        return len({other for pair in pairs if geom in pair for other in pair if other in self._fingers})
+
+    def _geoms(self, *prefixes: str) -> list[int]:
+        """Ids of the geoms whose name starts with one of `prefixes`."""
+        return [i for i in range(self.model.ngeom) if self.model.geom(i).name.startswith(prefixes)]
+
+    def _robot_geoms(self) -> list[int]:
+        """Ids of every geom that hangs on the arm's first link, what the hand holds fixed included."""
+        arm = self.model.body("link1").id
+        return [i for i in range(self.model.ngeom) if self.model.body_rootid[self.model.geom_bodyid[i]] == arm]
+
+    def _start_area(self, x: int, label: str) -> Shape:
+        """Where the x, y at start numbers `x`, `x + 1` are drawn from."""
+        low, high = np.array(self.start_low[x : x + 2]), np.array(self.start_high[x : x + 2])
+        middle, half = (low + high) / 2, (high - low) / 2
+        return Shape("box", (float(middle[0]), float(middle[1])), (float(half[0]), float(half[1])), "start", label)
+
+    def _check_mode(self, mode: str) -> None:
+        if mode not in self.spec_task.modes:
+            raise ValueError(f"task {self.spec_task.name!r} has no mode {mode!r}; its modes are {self.spec_task.modes}")
+
+
+def _checked(values: Any, size: int, what: str, names: tuple[str, ...]) -> np.ndarray:
+    """`values` as finite float64 `[size]`, or ValueError."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.shape != (size,):
+        raise ValueError(f"{what} must have shape ({size},) for {names}, got {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{what} must be finite, got {array.tolist()} for {names}")
+    return array

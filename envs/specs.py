@@ -1,0 +1,93 @@
+"""What is known of a task before it runs: frozen specs, one list of types for all rooms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+STATE = "observation.state"
+"""LeRobot's name of the proprioceptive and low-dimensional state."""
+
+FAILURES = ("collision", "dropped", "off_table", "timeout", "unstable", "policy_error")
+"""Every way an episode can fail. An episode that does not succeed carries exactly one of these names."""
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """One action, sent every `TaskSpec.dt_s` seconds.
+
+    names: `[A]` what each dimension is, with its unit, e.g. ``x_m``.
+    low, high: `[A]` box the environment clips to, in the units of the names.
+    weights: `[A]` weight of each dimension's squared difference in distances between normalised chunks.
+    """
+
+    names: tuple[str, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        sizes = {len(self.names), len(self.low), len(self.high), len(self.weights)}
+        if len(sizes) != 1:
+            raise ValueError(f"names, low, high and weights must have one length, got {sorted(sizes)}")
+        if any(low >= high for low, high in zip(self.low, self.high, strict=True)):
+            raise ValueError(f"every low must be below its high, got low={self.low}, high={self.high}")
+
+    @property
+    def size(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What a policy, a report and a rollout need to know of a task.
+
+    name: the task's registered name.
+    summary: one sentence a newcomer understands.
+    state_names: `[S]` what each dimension of ``observation.state`` is, with its unit.
+    action: the action's box, names and weights.
+    modes: every distinct way to solve the task that the environment can tell apart.
+    start_names: `[D]` what each number of a stored start is, with its unit.
+    dt_s: control period [s].
+    max_steps: control steps after which an episode has failed with ``timeout``.
+    """
+
+    name: str
+    summary: str
+    state_names: tuple[str, ...]
+    action: ActionSpec
+    modes: tuple[str, ...]
+    start_names: tuple[str, ...]
+    dt_s: float
+    max_steps: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One thing to draw in the top view of a scene, in metres in the robot's base frame.
+
+    kind: ``circle`` (size = radius, radius) or ``box`` (size = half extents in x and y).
+    role: ``obstacle``, ``goal``, ``start`` or ``object``; the report colours by it.
+    """
+
+    kind: str
+    xy: tuple[float, float]
+    size: tuple[float, float]
+    role: str
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One successful episode of a scripted expert; step t is what was seen before action t was sent.
+
+    state: `[L, S]` float32; action: `[L, A]` float32; tool: `[L, 3]` tool centre [m];
+    start: `[D]` float64; mode: the mode that the environment observed.
+    """
+
+    state: np.ndarray
+    action: np.ndarray
+    tool: np.ndarray
+    start: np.ndarray
+    mode: str

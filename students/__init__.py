@@ -1,0 +1,1 @@
+"""One-step generators: (observation, latent) to an action chunk."""

@@ -1,0 +1,94 @@
+"""The one-step student: the teacher's network without time, one evaluation from a latent to an action chunk."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from envs.specs import STATE
+from teachers.contract import Observation
+from teachers.flow import FlowTeacher
+from teachers.networks import PolicyShape, StateEncoder, TrajectoryTransformer
+from teachers.normalisation import Normaliser
+from teachers.pretrained import load_weights, read_config, save_policy
+
+
+class OneStepStudent(nn.Module):
+    """(observation, latent `[Z]`) to a chunk `[T, A]` in one pass, for M latents per observation at once.
+
+    A linear map lifts the latent to a chunk-shaped input, so that every other weight has a twin in the teacher;
+    the constant `time_C` stands where the teacher added its time embedding.
+    """
+
+    KIND = "one_step_student"
+
+    def __init__(self, shape: PolicyShape, latent_size: int) -> None:
+        super().__init__()
+        if latent_size < 1:
+            raise ValueError(f"latent_size must be at least 1, got {latent_size}")
+        self.shape, self.latent_size = shape, latent_size
+        self.normaliser = Normaliser(shape.state_size, shape.action_size)
+        self.encoder = StateEncoder(shape.observation_steps, shape.state_size, shape.width)
+        self.time_C = nn.Parameter(torch.zeros(shape.width))
+        self.from_latent = nn.Linear(latent_size, shape.horizon * shape.action_size, bias=False)
+        # each entry of the lifted latent has unit variance, as the noise had that the teacher's trunk was trained on
+        nn.init.normal_(self.from_latent.weight, std=latent_size**-0.5)
+        self.trunk = TrajectoryTransformer(shape)
+
+    @classmethod
+    def from_teacher(cls, teacher: FlowTeacher, latent_size: int, warm_start: bool = True) -> OneStepStudent:
+        """A student of the teacher's shape and statistics; with `warm_start` also of its weights, frozen at t=0."""
+        student = cls(teacher.shape, latent_size)
+        student.normaliser.load_state_dict(teacher.normaliser.state_dict())
+        if warm_start:
+            student.encoder.load_state_dict(teacher.encoder.state_dict())
+            student.trunk.load_state_dict(teacher.trunk.state_dict())
+            with torch.no_grad():
+                device = student.time_C.device
+                student.time_C.copy_(teacher.time(torch.zeros(1, device=next(teacher.parameters()).device))[0].to(device))
+        return student
+
+    def encode(self, observation: Observation) -> Tensor:
+        """Raw observation to the condition `[B, C]`, once for all latents."""
+        condition_BC: Tensor = self.encoder(self.normaliser.normalise_state(observation[STATE]))
+        return condition_BC
+
+    def generate(self, condition_BC: Tensor, latents_BMZ: Tensor) -> Tensor:
+        """One network evaluation: condition and latents to normalised chunks `[B, M, T, A]`."""
+        batch, samples = latents_BMZ.shape[:2]
+        lifted = self.from_latent(latents_BMZ).reshape(batch * samples, self.shape.horizon, self.shape.action_size)
+        condition_NC = (condition_BC + self.time_C).repeat_interleave(samples, dim=0)
+        chunks: Tensor = self.trunk(lifted, condition_NC)
+        return chunks.unflatten(0, (batch, samples))
+
+    def forward(self, observation: Observation, latents_BMZ: Tensor, normalised: bool = False) -> Tensor:
+        """`[B, M, T, A]` actions in raw units, or in normalised ones, where the objectives live.
+
+        Raises ValueError when the latents are not `[B, M, Z]`.
+        """
+        batch = observation[STATE].shape[0]
+        if latents_BMZ.ndim != 3 or latents_BMZ.shape[0] != batch or latents_BMZ.shape[2] != self.latent_size:
+            raise ValueError(f"latents: got {tuple(latents_BMZ.shape)}, expected ({batch}, M, {self.latent_size})")
+        chunks_BMTA = self.generate(self.encode(observation), latents_BMZ)
+        return chunks_BMTA if normalised else self.normaliser.unnormalise_action(chunks_BMTA)
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write ``config.json`` and ``model.safetensors`` (statistics included); refuses unset statistics."""
+        self.normaliser.check()
+        save_policy(folder, self.KIND, {"shape": asdict(self.shape), "latent_size": self.latent_size}, self)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> OneStepStudent:
+        """Read a folder that `save_pretrained` wrote; ValueError says what is wrong with it."""
+        config: dict[str, Any] = read_config(folder, cls.KIND)
+        try:
+            student = cls(PolicyShape(**config["shape"]), config["latent_size"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{folder}/config.json does not describe a {cls.KIND}: {error}") from error
+        load_weights(folder, student)
+        student.normaliser.check()
+        return student.eval()

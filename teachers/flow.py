@@ -1,0 +1,115 @@
+"""The native teacher: conditional flow matching over action chunks (Lipman et al. 2023, arXiv 2210.02747)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from envs.specs import STATE
+from teachers.contract import Observation
+from teachers.networks import PolicyShape, StateEncoder, TimeEmbedding, TrajectoryTransformer
+from teachers.normalisation import Normaliser
+from teachers.pretrained import load_weights, read_config, save_policy
+from teachers.solvers import SOLVERS, integrate
+
+
+class FlowTeacher(nn.Module):
+    """Velocity field v(x_t, t | observation) over normalised chunks; sampling solves dx/dt = v from t=0 to t=1."""
+
+    KIND = "flow_teacher"
+
+    def __init__(self, shape: PolicyShape, solver: str = "euler") -> None:
+        super().__init__()
+        if solver not in SOLVERS:
+            raise ValueError(f"unknown solver {solver!r}; expected one of {sorted(SOLVERS)}")
+        self.shape, self.solver = shape, solver
+        self.normaliser = Normaliser(shape.state_size, shape.action_size)
+        self.encoder = StateEncoder(shape.observation_steps, shape.state_size, shape.width)
+        self.time = TimeEmbedding(shape.width)
+        self.trunk = TrajectoryTransformer(shape)
+
+    # -- training ------------------------------------------------------------------------------------------------
+
+    def forward(self, observation: Observation, action_BTA: Tensor, noise_BTA: Tensor, time_B: Tensor) -> Tensor:
+        """Flow-matching loss, a scalar: E w(t)^2 || v(x_t, t | o) - (x_1 - x_0) ||^2, x_t = (1 - t) x_0 + t x_1.
+
+        (Lipman et al. 2023, eq. 23 with sigma_min = 0; Tong et al. 2024, arXiv 2302.00482, independent coupling.)
+        w(t) = min(1, (1 - t) / 0.05) keeps the last twentieth of the time, where the velocity divides a small error by
+        almost nothing, from ruling the loss. action_BTA: raw units; noise_BTA: standard normal; time_B: in [0, 1).
+        """
+        # imported here: only training needs torchcfm, and it brings POT and scipy into the process
+        from torchcfm.conditional_flow_matching import ConditionalFlowMatcher
+
+        target_BTA = self.normaliser.normalise_action(action_BTA)
+        _, x_BTA, velocity_BTA = ConditionalFlowMatcher(sigma=0.0).sample_location_and_conditional_flow(
+            noise_BTA, target_BTA, t=time_B
+        )
+        predicted_BTA = self.velocity(x_BTA, time_B, self.encode(observation))
+        weight_B = ((1 - time_B) / 0.05).clamp(max=1.0)
+        return ((predicted_BTA - velocity_BTA) * weight_B[:, None, None]).square().mean()
+
+    # -- sampling ------------------------------------------------------------------------------------------------
+
+    def encode(self, observation: Observation) -> Tensor:
+        """Raw observation to the condition `[B, C]`, once for all chunks that are drawn from it."""
+        condition_BC: Tensor = self.encoder(self.normaliser.normalise_state(observation[STATE]))
+        return condition_BC
+
+    def velocity(self, x_NTA: Tensor, time_N: Tensor, condition_NC: Tensor) -> Tensor:
+        """One network evaluation: the velocity `[N, T, A]` at flow time `[N]`.
+
+        The network predicts the end point x_1, and v = (x_1 - x_t) / (1 - t): the end points lie on a low-dimensional
+        set, so a small network is not spent on passing the noise through (Li and He 2025, arXiv 2511.13720).
+        """
+        end_NTA = self.trunk(x_NTA, condition_NC + self.time(time_N))
+        velocity_NTA: Tensor = (end_NTA - x_NTA) / (1 - time_N).clamp(min=1e-3)[:, None, None]
+        return velocity_NTA
+
+    @torch.no_grad()
+    def sample_from_noise(self, observation: Observation, noise_BKTA: Tensor, num_steps: int) -> Tensor:
+        """The end points `[B, K, T, A]`, raw actions, of the flow from the given noise; the encoder runs once."""
+        batch, hypotheses = noise_BKTA.shape[:2]
+        condition_NC = self.encode(observation).repeat_interleave(hypotheses, dim=0)
+        end_NTA = integrate(
+            lambda x, t: self.velocity(x, t, condition_NC), noise_BKTA.flatten(0, 1), num_steps, self.solver
+        )
+        return self.normaliser.unnormalise_action(end_NTA).unflatten(0, (batch, hypotheses))
+
+    @torch.no_grad()
+    def sample(
+        self, observation: Observation, num_hypotheses: int, num_steps: int, generator: torch.Generator
+    ) -> Tensor:
+        """K independent chunks per observation, `[B, K, T, A]` raw actions; see `teachers.contract.Teacher`."""
+        if num_hypotheses < 1:
+            raise ValueError(f"num_hypotheses must be at least 1, got {num_hypotheses}")
+        state = observation[STATE]
+        shape = (state.shape[0], num_hypotheses, self.shape.horizon, self.shape.action_size)
+        noise_BKTA = torch.randn(shape, generator=generator, device=generator.device).to(state.device)
+        return self.sample_from_noise(observation, noise_BKTA, num_steps)
+
+    def evaluations(self, num_steps: int) -> int:
+        """Network evaluations (NFE) that `num_steps` solver steps cost."""
+        return SOLVERS[self.solver].evaluations(num_steps)
+
+    # -- on disk -------------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write ``config.json`` and ``model.safetensors`` (statistics included); refuses unset statistics."""
+        self.normaliser.check()
+        save_policy(folder, self.KIND, {"shape": asdict(self.shape), "solver": self.solver}, self)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> FlowTeacher:
+        """Read a folder that `save_pretrained` wrote; ValueError says what is wrong with it."""
+        config: dict[str, Any] = read_config(folder, cls.KIND)
+        try:
+            teacher = cls(PolicyShape(**config["shape"]), config["solver"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{folder}/config.json does not describe a {cls.KIND}: {error}") from error
+        load_weights(folder, teacher)
+        teacher.normaliser.check()
+        return teacher.eval()

@@ -1,0 +1,146 @@
+"""The networks of teachers and students: a state encoder and a transformer over patches of the action chunk."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class PolicyShape:
+    """What a policy network must know of its task, and its own size. Saved as ``config.json``.
+
+    task: registered name of the task; state_names, action_names: `[S]`, `[A]`; action_weights: `[A]`.
+    observation_steps: O, how many past observations (the present one included) are seen.
+    horizon: T, actions per chunk; execution_horizon: how many of them are meant to be carried out.
+    width, depth, heads: of the transformer; patch: how many actions make one token, so T / patch tokens.
+    """
+
+    task: str
+    state_names: tuple[str, ...]
+    action_names: tuple[str, ...]
+    action_weights: tuple[float, ...]
+    dt_s: float
+    observation_steps: int
+    horizon: int
+    execution_horizon: int
+    width: int = 128
+    depth: int = 3
+    heads: int = 4
+    patch: int = 8
+
+    def __post_init__(self) -> None:
+        # JSON has no tuples: a config read from a folder arrives with lists
+        for name in ("state_names", "action_names", "action_weights"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.horizon % self.patch:
+            raise ValueError(
+                f"horizon {self.horizon} is not a multiple of patch {self.patch}: every token holds `patch` actions. "
+                "Change one of the two."
+            )
+        if self.width % self.heads or self.width % 2:
+            raise ValueError(f"width must be even and a multiple of heads, got width={self.width}, heads={self.heads}")
+        if not 1 <= self.execution_horizon <= self.horizon:
+            raise ValueError(
+                f"execution_horizon must lie in 1..horizon, got {self.execution_horizon} with horizon {self.horizon}"
+            )
+
+    @property
+    def state_size(self) -> int:
+        return len(self.state_names)
+
+    @property
+    def action_size(self) -> int:
+        return len(self.action_names)
+
+
+class StateEncoder(nn.Module):
+    """Normalised state history `[B, O, S]` to one conditioning vector `[B, C]`, by a two-layer perceptron."""
+
+    def __init__(self, observation_steps: int, state_size: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(1), nn.Linear(observation_steps * state_size, 2 * width), nn.SiLU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, state_BOS: Tensor) -> Tensor:
+        condition_BC: Tensor = self.layers(state_BOS)
+        return condition_BC
+
+
+class TimeEmbedding(nn.Module):
+    """Flow time `[B]` in [0, 1] to `[B, C]`: sines and cosines, then a two-layer perceptron."""
+
+    frequencies: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        frequencies = torch.exp(torch.linspace(0.0, math.log(1000.0), width // 2))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.layers = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, time_B: Tensor) -> Tensor:
+        angle = time_B[:, None] * self.frequencies
+        embedding_BC: Tensor = self.layers(torch.cat([angle.sin(), angle.cos()], dim=-1))
+        return embedding_BC
+
+
+class Block(nn.Module):
+    """Transformer block whose scales, shifts and gates come from the condition (adaLN-zero: DiT, arXiv 2212.09748)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention = nn.LayerNorm(width, elementwise_affine=False)
+        self.norm_feedforward = nn.LayerNorm(width, elementwise_affine=False)
+        self.to_qkv = nn.Linear(width, 3 * width)
+        self.from_attention = nn.Linear(width, width)
+        self.feedforward = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
+        )
+        self.modulation = nn.Linear(width, 6 * width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, tokens_BLC: Tensor, condition_BC: Tensor) -> Tensor:
+        batch, length, width = tokens_BLC.shape
+        scale_a, shift_a, gate_a, scale_f, shift_f, gate_f = self.modulation(condition_BC)[:, None].chunk(6, dim=-1)
+        normed = self.norm_attention(tokens_BLC) * (1 + scale_a) + shift_a
+        qkv = self.to_qkv(normed).view(batch, length, 3, self.heads, width // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(batch, length, width)
+        tokens_BLC = tokens_BLC + gate_a * self.from_attention(attended)
+        normed = self.norm_feedforward(tokens_BLC) * (1 + scale_f) + shift_f
+        return tokens_BLC + gate_f * self.feedforward(normed)
+
+
+class TrajectoryTransformer(nn.Module):
+    """A chunk-shaped input `[B, T, A]` and a condition `[B, C]` to a chunk-shaped output `[B, T, A]`.
+
+    `patch` consecutive actions make one token, so that a 32-step chunk costs four tokens instead of 32.
+    """
+
+    def __init__(self, shape: PolicyShape) -> None:
+        super().__init__()
+        self.patch = shape.patch
+        size = shape.patch * shape.action_size
+        self.to_tokens = nn.Linear(size, shape.width)
+        self.position = nn.Parameter(0.02 * torch.randn(shape.horizon // shape.patch, shape.width))
+        self.blocks = nn.ModuleList(Block(shape.width, shape.heads) for _ in range(shape.depth))
+        self.norm = nn.LayerNorm(shape.width)
+        self.from_tokens = nn.Linear(shape.width, size)
+        nn.init.zeros_(self.from_tokens.bias)
+
+    def forward(self, chunk_BTA: Tensor, condition_BC: Tensor) -> Tensor:
+        batch, horizon, actions = chunk_BTA.shape
+        patches = chunk_BTA.reshape(batch, horizon // self.patch, self.patch * actions)
+        tokens_BLC = self.to_tokens(patches) + self.position
+        condition_BC = F.silu(condition_BC)
+        for block in self.blocks:
+            tokens_BLC = block(tokens_BLC, condition_BC)
+        output: Tensor = self.from_tokens(self.norm(tokens_BLC))
+        return output.reshape(batch, horizon, actions)
