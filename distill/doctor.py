@@ -52,7 +52,7 @@ class Needed:
 
 PACKAGES = (
     Needed("torch", "2.7", "2.14"),
-    Needed("torchcfm", "1.0.7", why="its own requirements break a CPU torch: pip install --no-deps 'torchcfm>=1.0.7' POT"),
+    Needed("torchcfm", "1.0.7", why="with --no-deps, and POT beside it: its requirements break a CPU torch"),
     Needed("POT", "0.9", why="torchcfm imports it"),
     Needed("accelerate", "1.0"),
     Needed("safetensors", "0.4"),
@@ -163,7 +163,7 @@ def faiss_check() -> Check:
         return Check("faiss", "optional", f"faiss-cpu {cpu} and faiss-gpu {gpu}", advice)
     if cpu or gpu:
         return Check("faiss", "ok", f"faiss-cpu {cpu}" if cpu else f"faiss-gpu {gpu}")
-    advice = "pip install faiss-cpu (or faiss-gpu): faster from about 128 x 128 neighbours on; matrix products serve else"
+    advice = "pip install faiss-cpu (or faiss-gpu): faster for large sets; matrix products serve without it"
     return Check("faiss", "optional", "not installed", advice)
 
 
@@ -192,9 +192,13 @@ def renderer_checks() -> list[Check]:
     }
     found = []
     for name, reason in backends.items():
-        status = "optional" if reason and not (name == "osmesa" and not backends.get("egl", "absent")) else "ok"
-        advice = cures.get(name, "") if status == "optional" else ""
-        found.append(Check(f"renderer {name}", status, f"not available: {reason}" if reason else "works", advice))
+        if not reason:
+            found.append(Check(f"renderer {name}", "ok", "works"))
+        elif name == "osmesa" and backends.get("egl") == "":
+            found.append(Check(f"renderer {name}", "ok", f"not needed beside EGL ({reason})"))
+        else:
+            advice = cures.get(name, "use another backend")
+            found.append(Check(f"renderer {name}", "optional", f"not available: {reason}", advice))
     return found
 
 
@@ -214,7 +218,7 @@ def simulator_check() -> Check:
     """CoppeliaSim for the RLBench benchmark; everything else runs without it."""
     root, name = os.environ.get("COPPELIASIM_ROOT"), "CoppeliaSim"
     if not root:
-        advice = "only for RLBench: install CoppeliaSim 4.1, set COPPELIASIM_ROOT; PyRep from its git, not pip install pyrep"
+        advice = "only for RLBench: CoppeliaSim 4.1, COPPELIASIM_ROOT set, PyRep from its git (not pip install pyrep)"
         return Check(name, "optional", "COPPELIASIM_ROOT is not set", advice)
     if not Path(root).is_dir():
         return Check(name, "optional", f"{root} is no folder", "set COPPELIASIM_ROOT to the unpacked CoppeliaSim 4.1")

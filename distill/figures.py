@@ -134,7 +134,7 @@ def mode_histogram(modes: Sequence[str], series: Sequence[tuple[str, str, Mappin
         total = sum(counts.values())
         shares = [100 * counts.get(mode, 0) / total if total else 0.0 for mode in modes]
         places = np.arange(len(modes)) + (index - (len(series) - 1) / 2) * width
-        axes.bar(places, shares, width, color=colour, label=f"{_plain(label)} ({total} successes)", zorder=3)
+        axes.bar(places, shares, width, color=colour, label=f"{_plain(label)} (successes: {total})", zorder=3)
     axes.axhline(100 / max(len(modes), 1), color=SOFT, linewidth=1, linestyle=":", label="all modes equally often")
     turned = len(modes) > 6 or max((len(mode) for mode in modes), default=0) > 12
     slant: dict[str, Any] = {"rotation": 60, "ha": "right"} if turned else {}
@@ -191,7 +191,8 @@ def training_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> byte
         axes = figure.add_subplot(rows, columns, index + 1)
         _dress(axes)
         steps, losses = [point["step"] for point in points], _losses(points)
-        axes.plot(steps, losses, color=TEACHER if name == "teacher" else STUDENT, linewidth=1.3)
+        colour, marker = TEACHER if name.startswith("teach") else STUDENT, "o" if len(points) < 8 else ""
+        axes.plot(steps, losses, color=colour, linewidth=1.3, marker=marker, markersize=3)
         finite = losses[np.isfinite(losses)]
         if finite.size and finite.min() > 0 and finite.max() > 20 * finite.min():
             axes.set_yscale("log")
@@ -265,11 +266,11 @@ def _label_apart(axes: Axes, places: Sequence[tuple[float, float, str, bool]]) -
     """Write each point's name to its right, moved up or down until it clears the names already written."""
     low, high = axes.get_xlim()
     span = math.log10(high / low)
-    taken: list[tuple[float, float, float]] = []
+    taken = [(x - 0.01 * span, x + 0.01 * span, y) for x, y, _, _ in places]
     for x, y, label, strong in places:
         start = x + 0.016 * span
         end = start + 0.0092 * span * len(label)
-        for shift in (0, 5.5, -5.5, 11, -11, 16.5, -16.5, 22, -22):
+        for shift in (0, *(sign * 5.5 * step for step in range(1, 9) for sign in (1, -1))):
             height = y + shift
             clear = all(abs(height - other) >= 5.2 or start > right or end < left for left, right, other in taken)
             if clear and -2 <= height <= 103:

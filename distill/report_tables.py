@@ -86,8 +86,9 @@ def default_student(results: Mapping[str, Any]) -> Policy | None:
 
 
 def regression_student(results: Mapping[str, Any]) -> Policy | None:
+    """The student that averages the teacher's plans, as a warning beside the default one (None when it is that one)."""
     named = [p for p in results["policies"] if "regression" in (p.get("objective"), p.get("name"))]
-    return named[0] if named else None
+    return named[0] if named and not named[0].get("is_default_student") else None
 
 
 def comparison(policy: Policy) -> str:
@@ -124,6 +125,9 @@ def headline(results: Mapping[str, Any]) -> Headline:
         "none": f"The student solves {mine} of the episodes, its teacher {its} (not compared episode by episode)",
     }[tone]
     title += _speed_clause(student, ", but" if tone == "worse" else ";")
+    if 0 < student["modes_reached"] < teacher["modes_reached"]:
+        title += f"; it takes {student['modes_reached']} of {student['modes_total']} ways, "
+        title += f"the teacher {teacher['modes_reached']}"
     lead = (_success_line(teacher, student), _speed_line(teacher, student), _modes_line(teacher, student))
     return Headline(tone, title, lead)
 
@@ -254,13 +258,17 @@ def _failures_cell(policy: Policy) -> Cell:
 
 
 FIDELITY: tuple[tuple[str, str, str, Callable[[float | None], str]], ...] = (
-    ("chamfer_student_to_teacher", "Chamfer, to teacher", "mean distance of its samples to the teacher's", number),
-    ("chamfer_teacher_to_student", "Chamfer, from teacher", "mean distance of teacher samples to these", number),
-    ("energy_distance", "Energy distance", "of the two distributions, mode weights included; 0 is equal", number),
+    ("chamfer_student_to_teacher", "Chamfer, to teacher",
+     "mean distance of a sample to the nearest teacher sample; grows with strays", number),
+    ("chamfer_teacher_to_student", "Chamfer, from teacher",
+     "mean distance of a teacher sample to the nearest of these; grows with gaps", number),
+    ("energy_distance", "Energy distance",
+     "between the two distributions, mode weights included; 0 is equal, an estimate may be just below", number),
     ("precision", "Precision", "share of samples that lie among the teacher's", percent),
     ("recall", "Recall", "share of teacher samples that lie among these", percent),
     ("coverage", "Coverage", "share of teacher samples with one of these nearby", percent),
-    ("outside_share", "Outside", "share of samples farther from the teacher's than those are apart", percent),
+    ("outside_share", "Outside",
+     "share of samples farther from every teacher sample than teacher samples are from each other", percent),
 )  # fmt: skip
 
 

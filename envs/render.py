@@ -95,9 +95,9 @@ def available_backends() -> dict[str, str]:
     return {name: _probe(name) for name in BACKENDS}
 
 
-def focal_pixels(model: mujoco.MjModel, camera_id: int, height: int) -> float:
-    """Focal length [pixels] of a pinhole camera; the principal point is the image's centre."""
-    return 0.5 * height / np.tan(np.deg2rad(model.cam_fovy[camera_id]) / 2.0)
+def focal_pixels(model: mujoco.MjModel, index: int, height: int) -> float:
+    """Focal length [pixels] of camera number `index`; the principal point is the image's centre."""
+    return float(0.5 * height / np.tan(np.deg2rad(model.cam_fovy[index]) / 2.0))
 
 
 def camera_id(model: mujoco.MjModel, camera: str) -> int:
@@ -181,7 +181,10 @@ class GlRenderer(Renderer):
 
 
 class RaycastRenderer(Renderer):
-    """Images by one ray per pixel: no OpenGL at all. Plain colours with a lamp at the camera; no textures, no glass."""
+    """Images by one ray per pixel: no OpenGL at all. Depth equals OpenGL's; colours do not.
+
+    Plain colours lit from the camera and from above, darker far away; no textures, and nothing is see-through.
+    """
 
     backend = "raycast"
 
@@ -213,8 +216,9 @@ class RaycastRenderer(Renderer):
         depth_P[~seen_P] = self.far_m
         depth = depth_P.astype(np.float32).reshape(self.height, self.width)
         normal_P3 = self._normal if self._from_geoms else self._normals_of(depth, index) @ rotation.T
-        facing_P = np.abs(np.einsum("pk,pk->p", normal_P3, world_P3))
-        light_P = (0.35 + 0.65 * facing_P) / (1.0 + 0.06 * depth_P)
+        toward_P = -np.einsum("pk,pk->p", normal_P3, world_P3)  # < 0: this normal points away, so it is turned round
+        from_above_P = np.maximum(np.sign(toward_P) * normal_P3[:, 2], 0.0)
+        light_P = (0.35 + 0.35 * np.abs(toward_P) + 0.4 * from_above_P) / (1.0 + 0.03 * depth_P)
         colour_P3 = np.clip(self._colours()[self._geom] * light_P[:, None], 0.0, 1.0)
         rgb_P3 = (colour_P3 * 255.0 + 0.5).astype(np.uint8)
         rgb_P3[~seen_P] = _background()

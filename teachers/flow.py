@@ -38,7 +38,7 @@ class FlowTeacher(nn.Module):
         """Flow-matching loss, a scalar: E w(t)^2 || v(x_t, t | o) - (x_1 - x_0) ||^2, x_t = (1 - t) x_0 + t x_1.
 
         (Lipman et al. 2023, eq. 23 with sigma_min = 0; Tong et al. 2024, arXiv 2302.00482, independent coupling.)
-        w(t) = min(1, (1 - t) / 0.05) keeps the last twentieth of the time, where the velocity divides a small error by
+        w(t) = min(1, (1 - t) / 0.3) keeps the end of the time, where the velocity divides a small error by
         almost nothing, from ruling the loss. action_BTA: raw units; noise_BTA: standard normal; time_B: in [0, 1).
         """
         # imported here: only training needs torchcfm, and it brings POT and scipy into the process
@@ -49,7 +49,7 @@ class FlowTeacher(nn.Module):
             noise_BTA, target_BTA, t=time_B
         )
         predicted_BTA = self.velocity(x_BTA, time_B, self.encode(observation))
-        weight_B = ((1 - time_B) / 0.05).clamp(max=1.0)
+        weight_B = ((1 - time_B) / 0.3).clamp(max=1.0)
         return ((predicted_BTA - velocity_BTA) * weight_B[:, None, None]).square().mean()
 
     # -- sampling ------------------------------------------------------------------------------------------------

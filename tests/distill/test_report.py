@@ -138,7 +138,8 @@ def test_numbers_stand_in_the_markdown(tmp_path, results):
     assert cells[1] == "96.5 % (93.0 % to 98.3 %; 193 of 200)"
     assert cells[2:4] == ["−1.5 (−4.0 to +1.0; p = 0.453; lower, may be chance)", "2/2"]
     assert "[report.html](report.html)" in text and "[report.json](report.json)" in text
-    for words in ("| demos | 41.2 s |", "| distill/chamfer | 5 min 40 s |", "240 episodes, 19200 frames", "67.1 MB on disk",
+    for words in ("| demos | 41.2 s |", "| distill/chamfer | 5 min 40 s |", "240 episodes, 19200 frames",
+                  "67.1 MB on disk",
                   "| Floor: teacher against itself | 0.100 |",
                   "2000 | 96.0 % | 0.980 | chosen"):  # fmt: skip
         assert words in text
@@ -209,7 +210,7 @@ def test_headline_says_worse_and_slower(tmp_path, results):
     head = _headline(results, **bad)
     assert head.tone == "worse" and head.title == (
         "The student is worse than its teacher: it solves 70.0 % of the episodes, the teacher 98.0 %, "
-        "but it decides 40.0 times as fast"
+        "but it decides 40.0 times as fast; it takes 1 of 2 ways, the teacher 2"
     )
     assert "the teacher took 2 and the student 1, 1 fewer" in head.lead[2]
     slow = _headline(results, **bad, speedup=0.5)
@@ -243,6 +244,13 @@ def test_doubt_speaks_for_the_teacher(results, change, tone):
 )  # fmt: skip
 def test_headline_on_speed(results, speedup, words):
     assert words in _headline(results, speedup=speedup).title
+
+
+def test_a_regression_student_that_is_the_default_is_drawn_once(tmp_path, results):
+    results["policies"][1]["is_default_student"] = True
+    del results["policies"][2]
+    _, page = _written(tmp_path, results)
+    assert "<b>Default student</b>" in page and "<b>Regression student</b>" not in page
 
 
 def test_headline_without_one_of_the_two(tmp_path, results):
