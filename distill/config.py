@@ -138,8 +138,7 @@ class Config:
         return PolicyShape(
             task=self.task, state_names=spec.state_names, action_names=spec.action.names,
             action_weights=spec.action.weights, dt_s=spec.dt_s, observation_steps=teacher.observation_steps,
-            horizon=teacher.horizon, execution_horizon=self.evaluate.execution_horizon,
-            width=teacher.width, depth=teacher.depth, heads=teacher.heads, patch=teacher.patch,
+            horizon=teacher.horizon, width=teacher.width, depth=teacher.depth, heads=teacher.heads, patch=teacher.patch,
         )  # fmt: skip
 
 
@@ -177,6 +176,11 @@ def validate(config: Config) -> None:
     steps = config.evaluate.teacher_steps
     if not steps or min(steps) < 1 or len(set(steps)) != len(steps):
         raise ValueError(f"evaluate.teacher_steps: got {list(steps)}, expected different numbers of at least 1")
+    if config.evaluate.execution_horizon > config.teacher.horizon:
+        raise ValueError(
+            f"evaluate.execution_horizon: got {config.evaluate.execution_horizon}, a chunk has only "
+            f"{config.teacher.horizon} actions (teacher.horizon); choose at most that"
+        )
     config.shape()
 
 

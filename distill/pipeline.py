@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from tqdm import tqdm
 
 import envs
 from distill.cache import CachePlan, HypothesisDataset, episode_seed, write_index, write_shards
-from distill.config import Config
 from distill.fidelity import average, set_fidelity
 from distill.objectives import OBJECTIVES
 from distill.plan import Plan, make_plan
@@ -119,9 +116,13 @@ class Pipeline:
         if self.plan.teach is None:
             assert self.config.teacher.path is not None
             return self.config.teacher.path
-        stage = self.plan.teach
-        self.demos(), self.starts()
-        return self._once("teach", lambda: self.run.stage(stage, self._train_teacher))
+        stage, train = self.plan.teach, self.plan.train
+        assert train is not None
+        self.demos()
+        trained = self._once(train.name, lambda: self.run.stage(train, self._train_teacher))
+        steps = self.config.evaluate.teacher_steps[0]
+        return self._once("teach", lambda: self.run.stage(
+            stage, lambda folder: self._choose(folder, trained, lambda path: TeacherPolicy(self._teacher(path), steps))))  # fmt: skip
 
     def _train_teacher(self, folder: Path) -> None:
         config, settings = self.config, self.config.teacher
@@ -148,13 +149,17 @@ class Pipeline:
             flow_loss: Tensor = model({STATE: state_BOS}, action_BTA, share.of(noise).to(device), share.of(time).to(device))
             return flow_loss
 
-        curve, candidates = fit(
+        curve = fit(
             self.run.accelerator, teacher, batches, loss, settings, config.seed, folder,
             lambda model, target: model.save_pretrained(target),  # type: ignore[operator]
             lambda step, value: self.run.log("teach", {"step": step, "loss": value}), "teach",
         )  # fmt: skip
-        steps = config.evaluate.teacher_steps[0]
-        self._choose(folder, candidates, curve, lambda path: TeacherPolicy(self._teacher(path), steps))
+        self._finish_training(folder, curve)
+
+    def _finish_training(self, folder: Path, curve: list[dict[str, float]]) -> None:
+        if self.run.is_main:
+            write_json(folder / "curve.json", curve)
+            (folder / "resume.safetensors").unlink(missing_ok=True)
 
     def _teacher(self, folder: Path) -> FlowTeacher:
         return FlowTeacher.from_pretrained(folder).to(self.run.accelerator.device)
@@ -195,9 +200,13 @@ class Pipeline:
         return {name: self.distill_one(name) for name in self.config.student.objectives}
 
     def distill_one(self, objective: str) -> Path:
-        stage = self.plan.students[objective]
-        self.sample(), self.starts()
-        return self._once(stage.name, lambda: self.run.stage(stage, lambda folder: self._train_student(folder, objective)))
+        train, stage = self.plan.train_students[objective], self.plan.students[objective]
+        self.sample()
+        trained = self._once(train.name, lambda: self.run.stage(
+            train, lambda folder: self._train_student(folder, objective)))  # fmt: skip
+        return self._once(stage.name, lambda: self.run.stage(
+            stage, lambda folder: self._choose(
+                folder, trained, lambda path: StudentPolicy(self._student(path), objective))))  # fmt: skip
 
     def _train_student(self, folder: Path, objective: str) -> None:
         config, settings, chosen = self.config, self.config.student, OBJECTIVES[objective]
@@ -220,26 +229,28 @@ class Pipeline:
             student_BMTA = model({STATE: batch[STATE].to(device)}, latents_BMZ, normalised=True)
             return chosen.loss(student_BMTA, batch["hypotheses"].to(device), weights_A)
 
-        curve, candidates = fit(
+        curve = fit(
             self.run.accelerator, student, batches, loss, settings, config.seed, folder,
             lambda model, target: model.save_pretrained(target),  # type: ignore[operator]
             lambda step, value: self.run.log(f"distill/{objective}", {"step": step, "loss": value}), objective,
         )  # fmt: skip
-        self._choose(folder, candidates, curve, lambda path: StudentPolicy(self._student(path), objective))
+        self._finish_training(folder, curve)
 
     def _student(self, folder: Path) -> OneStepStudent:
         return OneStepStudent.from_pretrained(folder).to(self.run.accelerator.device)
 
-    def _choose(self, folder: Path, candidates: list[Path], curve: list[dict[str, float]], load: Any) -> None:
-        """Keep the candidate with the best mean of success rate and mode entropy on the validation starts.
+    def _choose(self, folder: Path, trained: Path, load: Callable[[Path], Policy]) -> None:
+        """Copy the checkpoint with the best mean of success rate and mode entropy on the validation starts.
 
-        Loss is no proxy for either, and success alone would take a policy that knows one way only.
+        Loss is no proxy for either, and success alone would take a policy that knows one way only. Of equals the last.
         """
-        starts = self.stored()["validation"].numpy()
+        starts = stored_starts(
+            self.config.task, self.config.seed, "validation", self.config.evaluate.validation_starts
+        )
+        candidates = sorted(trained.glob("candidate-*"))
         rows: list[dict[str, Any]] = []
         for path in candidates:
-            policy = load(path)
-            summary = summarise(self.spec, self._roll_out(policy, starts, "validation"))
+            summary = summarise(self.spec, self._roll_out(load(path), starts, "validation"))
             success = summary["successes"] / summary["episodes"]
             rows.append({"step": int(path.name.rsplit("-", 1)[1]), "success_rate": success, "entropy": summary["entropy"]})
         best = max(range(len(rows)), key=lambda row: (rows[row]["success_rate"] + (rows[row]["entropy"] or 0.0), row))
@@ -248,12 +259,7 @@ class Pipeline:
         if self.run.is_main:
             for name in ("config.json", "model.safetensors"):
                 shutil.copyfile(candidates[best] / name, folder / name)
-            write_json(folder / "curve.json", curve)
             write_json(folder / "validation.json", rows)
-            for path in candidates:
-                shutil.rmtree(path)
-            (folder / "resume.safetensors").unlink()
-        self.run.accelerator.wait_for_everyone()
 
     # -- 5. the measuring -------------------------------------------------------------------------------------------
 
@@ -357,7 +363,8 @@ class Pipeline:
             settings, states = self.config.evaluate, self.stored()["observations"].numpy()
             write_json(
                 folder / "latency.json",
-                measure(self.policies(), states, settings.latency_calls, settings.latency_warmup, self.config.seed),
+                measure(self.policies(), states, settings.latency_calls, settings.latency_warmup,
+                        settings.execution_horizon, self.config.seed),
             )
 
     # -- 6. the report ----------------------------------------------------------------------------------------------
@@ -386,11 +393,3 @@ class Pipeline:
 
     def _bar(self, items: Any, title: str, unit: str) -> Any:
         return tqdm(items, desc=title, unit=unit, mininterval=1.0, disable=not self.run.is_main)
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
-
-
-def with_seed(config: Config, seed: int) -> Config:
-    return dataclasses.replace(config, seed=seed)

@@ -17,12 +17,18 @@ ENVS_VERSION = 1
 
 @dataclass(frozen=True)
 class Plan:
-    """All stages of a run, in order. teach is None when the teacher comes from elsewhere (teacher.path)."""
+    """All stages of a run. `train` and `teach` are None when the teacher comes from elsewhere (teacher.path).
+
+    Training is one stage and the choice among its checkpoints another, so that other validation starts or another
+    execution horizon do not train anything again.
+    """
 
     demos: Stage
     starts: Stage
+    train: Stage | None
     teach: Stage | None
     sample: Stage
+    train_students: dict[str, Stage]
     students: dict[str, Stage]
     reference: Stage
     teachers_evaluated: dict[int, Stage]
@@ -31,9 +37,11 @@ class Plan:
     report: Stage
 
     def all(self) -> list[Stage]:
-        teach = [self.teach] if self.teach else []
+        """Every stage, in the order it is done."""
+        teacher = [stage for stage in (self.train, self.teach) if stage is not None]
+        students = [stage for name in self.students for stage in (self.train_students[name], self.students[name])]
         return [
-            self.demos, self.starts, *teach, self.sample, *self.students.values(), self.reference,
+            self.demos, self.starts, *teacher, self.sample, *students, self.reference,
             *self.teachers_evaluated.values(), *self.students_evaluated.values(), self.latency, self.report,
         ]  # fmt: skip
 
@@ -47,35 +55,38 @@ def make_plan(config: Config) -> Plan:
         "starts", {**origin, "validation": evaluate.validation_starts, "test": evaluate.test_starts,
                    "observations": evaluate.fidelity_observations, "observation_steps": config.teacher.observation_steps},
     )  # fmt: skip
-    selection = {"starts": starts.key, "execution_horizon": evaluate.execution_horizon}
+    rollouts = {**origin, "execution_horizon": evaluate.execution_horizon}
+    choice = {**rollouts, "validation": evaluate.validation_starts}
+    train, teach = None, None
     if config.teacher.path is None:
-        teach = Stage(
-            "teach",
-            {"demos": demos.key, "teacher": asdict(config.teacher), "seed": config.seed, "selection": selection,
-             "num_steps": evaluate.teacher_steps[0]},
-        )  # fmt: skip
+        train = Stage("train/teacher", {"demos": demos.key, "teacher": asdict(config.teacher), "seed": config.seed})
+        teach = Stage("teach", {**choice, "candidates": train.key, "num_steps": evaluate.teacher_steps[0]})
         teacher_key = teach.key
     else:
-        teach, teacher_key = None, external_teacher_key(config.teacher.path)
+        teacher_key = external_teacher_key(config.teacher.path)
     sample = Stage(
         "sample", {"teacher": teacher_key, "demos": demos.key, "sample": asdict(config.sample), "seed": config.seed}
     )
     # which other objectives there are, and which is presented, changes no student
     recipe = {key: value for key, value in asdict(config.student).items() if key not in ("objectives", "default")}
-    students = {
+    train_students = {
         name: Stage(
-            f"distill/{name}",
-            {"sample": sample.key, "objective": name, "student": recipe, "seed": config.seed, "selection": selection},
+            f"train/{name}", {"sample": sample.key, "objective": name, "student": recipe, "seed": config.seed}
         )
         for name in config.student.objectives
     }
-    samples = {"samples": evaluate.fidelity_samples, "num_steps": evaluate.teacher_steps[0]}
+    students = {
+        name: Stage(f"distill/{name}", {**choice, "candidates": stage.key}) for name, stage in train_students.items()
+    }
     reference = Stage(
-        "reference", {"teacher": teacher_key, "starts": starts.key, "seed": config.seed, "fidelity": samples}
-    )
+        "reference",
+        {"teacher": teacher_key, "starts": starts.key, "seed": config.seed, "samples": evaluate.fidelity_samples,
+         "num_steps": evaluate.teacher_steps[0]},
+    )  # fmt: skip
 
     def evaluated(name: str, policy: dict[str, object]) -> Stage:
-        return Stage(f"evaluate/{name}", {**policy, **selection, "reference": reference.key, "seed": config.seed})
+        made_from = {**policy, **rollouts, "test": evaluate.test_starts, "reference": reference.key}
+        return Stage(f"evaluate/{name}", made_from)
 
     teachers_evaluated = {
         steps: evaluated(f"teacher_{steps}", {"teacher": teacher_key, "num_steps": steps})
@@ -88,7 +99,10 @@ def make_plan(config: Config) -> Plan:
          "calls": evaluate.latency_calls, "warmup": evaluate.latency_warmup},
     )  # fmt: skip
     report = Stage("report", {"latency": latency.key, "default": config.student.default, "run": config.folder.name})
-    return Plan(demos, starts, teach, sample, students, reference, teachers_evaluated, students_evaluated, latency, report)
+    return Plan(
+        demos, starts, train, teach, sample, train_students, students, reference, teachers_evaluated,
+        students_evaluated, latency, report,
+    )  # fmt: skip
 
 
 def external_teacher_key(folder: Path) -> str:

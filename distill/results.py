@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,7 @@ def collect(pipeline: Pipeline, clips: dict[str, str]) -> dict[str, Any]:
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"), "seed": config.seed,
             "hardware": hardware(run.accelerator.device), "threads": torch.get_num_threads(), "dtype": "float32",
             "packages": installed_packages(), "processes": run.accelerator.num_processes,
+            "commands": [" ".join(["accelerate launch distill.py", *sys.argv[1:]])],
             "wall_s": {stage.name: _seconds(run.folder(stage)) for stage in plan.all() if stage.name != "report"},
         },
         "data": {
@@ -70,7 +72,7 @@ def collect(pipeline: Pipeline, clips: dict[str, str]) -> dict[str, Any]:
             "cache_bytes": sum(path.stat().st_size for path in run.folder(plan.sample).glob("*.safetensors")),
         },
         "policies": policies,
-        "curves": {stage.name.removeprefix("distill/"): _read(run.folder(stage) / "curve.json")
+        "curves": {stage.name.removeprefix("train/"): _read(run.folder(stage) / "curve.json")
                    for stage in _trained(pipeline)},
         "scene": shapes,
         "trajectories": {name: [_trajectory(episode) for episode in results[name]["episodes"]] for name in told},
@@ -121,7 +123,7 @@ def _policy_row(
 
 def _trained(pipeline: Pipeline) -> list[Stage]:
     plan = pipeline.plan
-    return [*([plan.teach] if plan.teach else []), *plan.students.values()]
+    return [*([plan.train] if plan.train else []), *plan.train_students.values()]
 
 
 def _trajectory(episode: dict[str, Any]) -> dict[str, Any]:

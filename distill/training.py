@@ -119,12 +119,13 @@ def fit(
     on_log: Callable[[int, float], None],
     title: str,
     stop_after: int | None = None,
-) -> tuple[list[dict[str, float]], list[Path]]:
+) -> list[dict[str, float]]:
     """Train `model` with AdamW and an average of its weights, from wherever `folder` says it stopped.
 
     batches: (first step, last step, this process's share) to the batches; loss_of_step: (wrapped model, batch, generator
     of the step) to a scalar; save_candidate: (averaged model, folder) writes a policy; stop_after: leave early at this
-    step, as an interruption would (for tests). Returns the loss curve and the candidate folders.
+    step, as an interruption would (for tests). Returns the loss curve; the averaged weights of
+    `candidate_steps` stand in ``candidate-<step>`` folders.
     Raises FloatingPointError, on every process alike, when the gradient is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -174,7 +175,7 @@ def fit(
     bar.close()
     accelerator.wait_for_everyone()
     accelerator.free_memory()
-    return curve, [_candidate(folder, step) for step in marks]
+    return curve
 
 
 def _candidate(folder: Path, step: int) -> Path:

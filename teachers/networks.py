@@ -16,7 +16,7 @@ class PolicyShape:
 
     task: registered name of the task; state_names, action_names: `[S]`, `[A]`; action_weights: `[A]`.
     observation_steps: O, how many past observations (the present one included) are seen.
-    horizon: T, actions per chunk; execution_horizon: how many of them are meant to be carried out.
+    horizon: T, actions per chunk; dt_s: control period [s].
     width, depth, heads: of the transformer; patch: how many actions make one token, so T / patch tokens.
     """
 
@@ -27,7 +27,6 @@ class PolicyShape:
     dt_s: float
     observation_steps: int
     horizon: int
-    execution_horizon: int
     width: int = 128
     depth: int = 3
     heads: int = 4
@@ -44,10 +43,6 @@ class PolicyShape:
             )
         if self.width % self.heads or self.width % 2:
             raise ValueError(f"width must be even and a multiple of heads, got width={self.width}, heads={self.heads}")
-        if not 1 <= self.execution_horizon <= self.horizon:
-            raise ValueError(
-                f"execution_horizon must lie in 1..horizon, got {self.execution_horizon} with horizon {self.horizon}"
-            )
 
     @property
     def state_size(self) -> int:

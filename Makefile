@@ -1,0 +1,72 @@
+# The two commands a newcomer needs, `make demo` and `make test`; both set up .venv themselves, from the pinned locks.
+#
+#   make demo                                   the whole default recipe; prints the report's path at the end
+#   make demo ARGS='--config configs/detour.yaml --seed 1'
+#   make test                                   ruff, mypy, pytest
+#   make locks                                  requirements/*.lock again, from pyproject.toml
+#   make clean                                  removes .venv and caches, never runs/
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test locks clean
+.DELETE_ON_ERROR:
+
+# small networks gain nothing from threads, and two threads on two busy cores lose tenfold
+export OMP_NUM_THREADS := 1
+
+ARGS ?=
+# python3.11 where it runs (a shim that only says "not found" does not count), else python3, which is checked below
+PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+TORCH := $(shell sed -n 's/^torch==//p' requirements/cpu.lock)
+
+help:
+	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
+
+# the four flags only say what accelerate would take anyway, and keep it from listing them
+demo: $(VENV)/.demo-ready
+	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no distill.py $(ARGS)
+
+test: $(VENV)/.test-ready
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/mypy --cache-dir .mypy_cache/script distill.py
+	$(BIN)/python -m pytest $(ARGS)
+
+# a Python without ensurepip (Debian's without python3-venv) can still fill the environment with its own pip
+define make_venv
+$(PYTHON) -c 'import sys; v = sys.version_info; got = ".".join(map(str, v[:3])); \
+print(f"note: Python {got}; the pinned versions were tried on 3.11 only") if v[:2] > (3, 11) else None; \
+sys.exit(f"got Python {got}, expected 3.11 or newer" if v < (3, 11) else 0)' \
+|| { echo "make: $(PYTHON) cannot be used: install Python 3.11, or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }; \
+$(PYTHON) -m venv --clear $(VENV) > /dev/null 2>&1 \
+|| { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; } \
+|| { echo "make: $(PYTHON) makes no virtual environment: install its venv module (Debian: apt-get install python3-venv)" >&2; exit 1; }
+endef
+
+# A second call installs nothing; a changed lock installs again. torch comes first, by itself: PyPI's Linux build is
+# for CUDA, so it is looked for as a CPU build where pip is set up to look, and then at PyTorch's own index.
+$(VENV)/.demo-ready: requirements/cpu.lock pyproject.toml
+	@if ! $(BIN)/python -c 'import pip, ssl, subprocess, sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then $(make_venv); fi
+	@echo 'installing into $(VENV), which takes a few minutes the first time'
+	$(PIP) install --no-deps 'torch==$(TORCH)+cpu' 2> /dev/null \
+	|| $(PIP) install --no-deps --index-url $(TORCH_INDEX) 'torch==$(TORCH)' \
+	|| { echo "make: no CPU build of torch $(TORCH) found, neither where pip looks nor at $(TORCH_INDEX); give another index: make TORCH_INDEX=..." >&2; exit 1; }
+	$(PIP) install --quiet --no-deps -r requirements/cpu.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.test-ready: $(VENV)/.demo-ready requirements/test.lock
+	$(PIP) install --quiet --no-deps -r requirements/test.lock
+	@touch $@
+
+locks:
+	requirements/make_locks.sh $(PYTHON) $(TORCH_INDEX)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	find $(wildcard envs teachers students distill tests benchmarks) -name __pycache__ -type d -prune -exec rm -rf {} +

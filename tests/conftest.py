@@ -1,0 +1,71 @@
+"""What the tests of all rooms share: one thread per process, and small networks that are not trivial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from envs.specs import STATE
+from teachers.contract import Observation
+from teachers.flow import FlowTeacher
+from teachers.networks import PolicyShape
+
+torch.set_num_threads(1)
+
+SMALL = PolicyShape(
+    task="avoid", state_names=("tool_x_m", "tool_y_m"), action_names=("x_m", "y_m"), action_weights=(1.0, 1.0),
+    dt_s=0.05, observation_steps=2, horizon=8, width=16, depth=1, heads=2, patch=4,
+)  # fmt: skip
+
+STATISTICS = {
+    "state": {"min": np.array([0.25, -0.3]), "max": np.array([0.75, 0.3])},
+    "action": {"min": np.array([0.2, -0.4]), "max": np.array([0.8, 0.2])},
+}
+"""Centres 0.5, 0.0 and half ranges 0.25, 0.3 of the state; centres 0.5, -0.1 and half ranges 0.3, 0.3 of the action."""
+
+Make = Callable[..., FlowTeacher]
+
+
+def shake(model: nn.Module, seed: int) -> None:
+    """Random weights everywhere: fresh from the constructor the transformer's blocks do nothing (adaLN-zero)."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for value in model.parameters():
+            value.copy_(torch.randn(value.shape, generator=generator) * 0.3)
+
+
+@pytest.fixture
+def small_shape() -> PolicyShape:
+    """O = 2, S = 2, T = 8, A = 2, of the task `avoid`."""
+    return SMALL
+
+
+@pytest.fixture
+def statistics() -> dict[str, dict[str, np.ndarray]]:
+    return STATISTICS
+
+
+@pytest.fixture
+def make_teacher() -> Make:
+    """A small flow teacher with random weights in every layer; keyword arguments change its shape."""
+
+    def make(seed: int = 0, solver: str = "euler", **changes: Any) -> FlowTeacher:
+        teacher = FlowTeacher(replace(SMALL, **changes), solver)
+        shake(teacher, seed)
+        teacher.normaliser.fit(STATISTICS)
+        return teacher.eval()
+
+    return make
+
+
+@pytest.fixture
+def observation() -> Observation:
+    """Three observations `[3, 2, 2]` within the range of the statistics."""
+    low, high = torch.tensor([0.25, -0.3]), torch.tensor([0.75, 0.3])
+    return {STATE: low + (high - low) * torch.rand(3, 2, 2, generator=torch.Generator().manual_seed(5))}

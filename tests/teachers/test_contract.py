@@ -1,0 +1,119 @@
+"""The conformance check finds each way to break a teacher, one made-up teacher per fault."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from envs.specs import STATE
+from teachers.contract import Observation, Teacher, check_teacher
+
+OBSERVATION = {STATE: torch.arange(12.0).view(2, 3, 2)}
+
+
+class Good:
+    """B observations to K chunks of 5 actions of size 4, all noise from the generator."""
+
+    def sample(
+        self, observation: Observation, num_hypotheses: int, num_steps: int, generator: torch.Generator
+    ) -> Tensor:
+        return torch.randn(len(observation[STATE]), num_hypotheses, 5, 4, generator=generator)
+
+    def evaluations(self, num_steps: int) -> int:
+        return num_steps
+
+
+class Transposed(Good):
+    def sample(self, *arguments, **keywords) -> Tensor:
+        return super().sample(*arguments, **keywords).transpose(0, 1)
+
+
+class Flat(Good):
+    def sample(self, *arguments, **keywords) -> Tensor:
+        return super().sample(*arguments, **keywords).flatten(0, 1)
+
+
+class TooManyActions(Good):
+    def sample(self, *arguments, **keywords) -> Tensor:
+        return super().sample(*arguments, **keywords).repeat(1, 1, 1, 2)
+
+
+class NotFinite(Good):
+    def sample(self, *arguments, **keywords) -> Tensor:
+        chunks = super().sample(*arguments, **keywords)
+        chunks[1, 2, 3, 0] = torch.inf
+        return chunks
+
+
+class Half(Good):
+    def sample(self, *arguments, **keywords) -> Tensor:
+        return super().sample(*arguments, **keywords).half()
+
+
+class Integers(Good):
+    def sample(self, *arguments, **keywords) -> Tensor:
+        return (1000 * super().sample(*arguments, **keywords)).long()
+
+
+class WithGradient(Good):
+    def sample(self, *arguments, **keywords) -> Tensor:
+        return super().sample(*arguments, **keywords).requires_grad_()
+
+
+class GlobalNoise(Good):
+    def sample(self, observation, num_hypotheses, num_steps, generator) -> Tensor:
+        return torch.randn(len(observation[STATE]), num_hypotheses, 5, 4)
+
+
+class DeafToTheSeed(Good):
+    def sample(self, observation, num_hypotheses, num_steps, generator) -> Tensor:
+        return super().sample(observation, num_hypotheses, num_steps, torch.Generator().manual_seed(3))
+
+
+class OneNoiseForAll(Good):
+    def sample(self, observation, num_hypotheses, num_steps, generator) -> Tensor:
+        return super().sample(observation, 1, num_steps, generator).repeat(1, num_hypotheses, 1, 1)
+
+
+class Free(Good):
+    def evaluations(self, num_steps: int) -> int:
+        return 0
+
+
+def test_a_good_teacher_passes_and_is_a_teacher() -> None:
+    assert isinstance(Good(), Teacher)
+    check_teacher(Good(), OBSERVATION, action_size=4)
+
+
+@pytest.mark.parametrize(
+    ("broken", "complaint"),
+    [
+        (Transposed, r"shape: got \(3, 2, 5, 4\), expected \(2, 3, T, 4\)"),
+        (Flat, r"shape: got \(6, 5, 4\), expected \(2, 3, T, 4\)"),
+        (TooManyActions, r"shape: got \(2, 3, 5, 8\)"),
+        (NotFinite, "values: got NaN or infinity"),
+        (Half, "dtype"),
+        (Integers, "dtype"),
+        (WithGradient, "gradient: the sample requires grad"),
+        (GlobalNoise, "determinism: one seed gave two results"),
+        (DeafToTheSeed, "randomness: two seeds gave one result"),
+        (OneNoiseForAll, "hypotheses: the K chunks of one observation are equal"),
+        (Free, "evaluations: got 0 for 2 steps"),
+    ],
+)
+def test_every_fault_is_found_and_it_alone(broken: type[Good], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint) as caught:
+        check_teacher(broken(), OBSERVATION, action_size=4)
+    assert len(str(caught.value).splitlines()) == 2, caught.value
+
+
+def test_all_faults_are_told_at_once() -> None:
+    class Hopeless(GlobalNoise, Free):
+        def sample(self, *arguments, **keywords) -> Tensor:
+            return super().sample(*arguments, **keywords)[..., :3].requires_grad_()
+
+    with pytest.raises(ValueError) as caught:
+        check_teacher(Hopeless(), OBSERVATION, action_size=4)
+    told = [line.strip().split(":")[0] for line in str(caught.value).splitlines()[1:]]
+    assert told == ["shape", "gradient", "determinism", "evaluations"]
