@@ -41,14 +41,14 @@ class TeacherConfig:
     path: Path | None = None
     solver: str = "euler"
     observation_steps: int = 2
-    horizon: int = 32
+    horizon: int = 16
     width: int = 128
-    depth: int = 3
+    depth: int = 4
     heads: int = 4
     patch: int = 8
-    training_steps: int = 4000
+    training_steps: int = 6000
     batch_size: int = 256
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 1e-4
     warmup_steps: int = 200
     ema_decay: float = 0.995
@@ -62,8 +62,8 @@ class SampleConfig:
     num_steps: the teacher's solver steps; shard_size: observations a shard; batch_size: observations a network call.
     """
 
-    num_hypotheses: int = 32
-    num_steps: int = 20
+    num_hypotheses: int = 16
+    num_steps: int = 50
     num_observations: int = 2048
     shard_size: int = 256
     batch_size: int = 64
@@ -82,9 +82,9 @@ class StudentConfig:
     latent_size: int = 8
     num_latents: int = 16
     warm_start: bool = True
-    training_steps: int = 1500
+    training_steps: int = 2500
     batch_size: int = 32
-    learning_rate: float = 5e-4
+    learning_rate: float = 1.5e-3
     weight_decay: float = 1e-4
     warmup_steps: int = 100
     ema_decay: float = 0.99
@@ -102,7 +102,7 @@ class EvaluateConfig:
     test_starts: int = 240
     validation_starts: int = 96
     teacher_steps: tuple[int, ...] = (50, 10, 4, 2, 1)
-    execution_horizon: int = 16
+    execution_horizon: int = 8
     fidelity_observations: int = 64
     fidelity_samples: int = 64
     latency_calls: int = 200

@@ -140,7 +140,9 @@ def test_observations_are_never_pooled(name: str) -> None:
 def test_the_order_of_a_set_does_not_matter(name: str) -> None:
     student, teacher, weights = _randn(2, 5, 3, 2), _randn(2, 6, 3, 2, seed=1), torch.ones(2)
     shuffled = student[:, [3, 0, 4, 1, 2]], teacher[:, [5, 2, 0, 4, 1, 3]]
-    assert float(TERMS[name](*shuffled, weights)) == pytest.approx(float(TERMS[name](student, teacher, weights)), rel=1e-5)
+    assert float(TERMS[name](*shuffled, weights)) == pytest.approx(
+        float(TERMS[name](student, teacher, weights)), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", TERMS)
@@ -163,7 +165,8 @@ def test_weights_say_how_much_a_dimension_counts(name: str) -> None:
 
 @pytest.mark.parametrize("shift", [0.0, 0.5, 2.0])
 def test_the_energy_distance_of_two_gaussians_has_the_expectation_of_its_closed_form(shift: float) -> None:
-    # s - t is N(shift, 2), so E|s - t| = 2 / sqrt(pi) exp(-shift^2 / 4) + shift erf(shift / 2); E|s - s'| = 2 / sqrt(pi)
+    # s - t is N(shift, 2), so E|s - t| = 2 / sqrt(pi) exp(-shift^2 / 4) + shift erf(shift / 2),
+    # and s - s' is N(0, 2), so E|s - s'| = 2 / sqrt(pi)
     expected = 2 * (2 / math.sqrt(math.pi) * (math.exp(-(shift**2) / 4) - 1) + shift * math.erf(shift / 2))
     student, teacher = _randn(3000, 4, 1, 1), _randn(3000, 4, 1, 1, seed=1) + shift
     estimates = torch.stack([energy_distance(student[b : b + 1], teacher[b : b + 1], ONE) for b in range(3000)])
@@ -230,7 +233,9 @@ def test_the_minimum_of_regression_is_the_mean_of_the_hypotheses() -> None:
         assert float(regression(mean.detach() + 0.1 * _randn(3, 1, 4, 2, seed=seed), teacher, weights)) > lowest.item()
     # a student that ignores its latent loses nothing by it: that is what `one_sample` says
     assert OBJECTIVES["regression"].one_sample and not OBJECTIVES["chamfer"].one_sample
-    assert float(regression(mean.detach().expand(3, 5, 4, 2), teacher, weights)) == pytest.approx(lowest.item(), rel=1e-5)
+    assert float(regression(mean.detach().expand(3, 5, 4, 2), teacher, weights)) == pytest.approx(
+        lowest.item(), rel=1e-5
+    )
 
 
 # -- a mixture whose answer is known -------------------------------------------------------------------------------
@@ -258,7 +263,9 @@ def test_chamfer_energy_finds_both_modes_with_their_weights() -> None:
     samples = _trained_on_a_mixture(chamfer_energy)
     left, right = samples[samples < 0], samples[samples >= 0]
     assert len(left) / len(samples) == pytest.approx(0.7, abs=0.05)
-    assert float(left.median()) == pytest.approx(-1.0, abs=0.05) and float(right.median()) == pytest.approx(1.0, abs=0.05)
+    assert float(left.median()) == pytest.approx(-1.0, abs=0.05) and float(right.median()) == pytest.approx(
+        1.0, abs=0.05
+    )
     near = ((samples.abs() - 1).abs() < 0.25).float().mean()
     assert float(near) > 0.75  # a continuous map of the latent has to pass between the modes somewhere
 

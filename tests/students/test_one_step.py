@@ -24,7 +24,9 @@ def _student_of(teacher: FlowTeacher, latent_size: int = 5) -> OneStepStudent:
 # -- the warm start ------------------------------------------------------------------------------------------------
 
 
-def test_a_warm_student_that_is_given_the_noise_says_what_the_teacher_predicts_at_t_0(make_teacher, observation) -> None:
+def test_a_warm_student_that_is_given_the_noise_says_what_the_teacher_predicts_at_t_0(
+    make_teacher, observation
+) -> None:
     teacher = make_teacher()
     student = OneStepStudent.from_teacher(teacher, latent_size=16)  # T * A = 16: a latent can hold a whole noise
     with torch.no_grad():

@@ -110,7 +110,9 @@ def test_the_time_embedding_is_built_from_sines_and_cosines_of_rising_frequency(
     time.layers = nn.Sequential()  # what goes into the perceptron
     got = time(torch.tensor([0.0, 0.5]))
     assert got[0].tolist() == pytest.approx([0, 0, 0, 1, 1, 1])
-    assert float(got[1, 0]) == pytest.approx(0.479426, abs=1e-5) and float(got[1, 3]) == pytest.approx(0.877583, abs=1e-5)
+    assert float(got[1, 0]) == pytest.approx(0.479426, abs=1e-5) and float(got[1, 3]) == pytest.approx(
+        0.877583, abs=1e-5
+    )
 
 
 # -- shape ---------------------------------------------------------------------------------------------------------

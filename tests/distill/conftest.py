@@ -1,0 +1,113 @@
+"""A whole run of the recipe, tiny, made once: tests copy it and go on from there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "distill.py"
+
+TINY = """\
+processes: 1
+demos: {train_starts: 2}
+teacher: {training_steps: 20, batch_size: 16, warmup_steps: 5, candidates: 2, width: 32, depth: 1, heads: 2,
+  horizon: 16, patch: 8}
+sample: {num_hypotheses: 4, num_steps: 2, num_observations: 40, shard_size: 16, batch_size: 8}
+student: {objectives: [regression, chamfer_energy], training_steps: 10, batch_size: 8, num_latents: 4,
+  warmup_steps: 2, candidates: 2}
+evaluate: {test_starts: 6, validation_starts: 4, teacher_steps: [4, 1], execution_horizon: 8, fidelity_observations: 5,
+  fidelity_samples: 8, latency_calls: 20, latency_warmup: 2}
+"""
+
+RUN = "avoid-seed0"
+"""The name that a run of the tiny config has by default."""
+
+Stamps = dict[str, tuple[int, int]]
+
+
+def command(*arguments: str, launcher: Sequence[str] = ()) -> list[str]:
+    return [sys.executable, *launcher, str(SCRIPT), *arguments]
+
+
+def environment() -> dict[str, str]:
+    """One thread, and nothing of a launcher that the tests themselves may run under."""
+    foreign = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
+    return {**{name: value for name, value in os.environ.items() if name not in foreign}, "OMP_NUM_THREADS": "1"}
+
+
+def run_command(folder: Path, *arguments: str, launcher: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """The launch script in a process of its own, working in `folder`."""
+    return subprocess.run(
+        command(*arguments, launcher=launcher), cwd=folder, env=environment(), capture_output=True, text=True,
+        timeout=150, check=False,
+    )  # fmt: skip
+
+
+def stamps(folder: Path, pattern: str = "**/*") -> Stamps:
+    """Modification time and inode of every file below, except the lock: touched by nobody means equal."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_ino)
+        for path in sorted(folder.glob(pattern)) if path.is_file() and path.name != ".lock"
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    """folder: where the run was started; config: its preset; output: what it said."""
+
+    folder: Path
+    config: Path
+    output: str
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "runs" / RUN
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """One finished run with one process. Do not change it; see `copied_run`."""
+    folder = tmp_path_factory.mktemp("tiny")
+    done = run_command(folder, "--config", str(tiny_config))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return TinyRun(folder, tiny_config, done.stdout)
+
+
+@pytest.fixture
+def copied_run(tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyRun:
+    """A copy of the finished run, and the working directory beside it."""
+    shutil.copytree(tiny_run.folder / "runs", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    return TinyRun(tmp_path, tiny_run.config, tiny_run.output)
+
+
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], int]:
+    """The command line within this process, as one process without a launcher."""
+    from distill.cli import main as call
+
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    return call
+
+
+@pytest.fixture(scope="session")
+def whole() -> SimpleNamespace:
+    """How to start the launch script in a process of its own, and to see which files were touched."""
+    return SimpleNamespace(command=command, environment=environment, run_command=run_command, stamps=stamps)

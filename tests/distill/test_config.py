@@ -1,0 +1,162 @@
+"""Presets, flags and everything that can be known to be wrong before any work."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distill.config import Config, apply_preset, validate
+
+ROOT = Path(__file__).parents[2]
+
+
+def _preset(folder: Path, text: str, config: Config | None = None) -> Config:
+    path = folder / "preset.yaml"
+    path.write_text(text)
+    return apply_preset(config or Config(), path)
+
+
+# -- presets -------------------------------------------------------------------------------------------------------
+
+
+def test_a_preset_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
+    config = _preset(tmp_path, "task: detour\nteacher: {width: 64, learning_rate: 1}\nruns_dir: elsewhere\n")
+    default = Config()
+    assert config == replace(
+        default,
+        task="detour",
+        runs_dir=Path("elsewhere"),
+        teacher=replace(default.teacher, width=64, learning_rate=1.0),
+    )
+    assert type(config.teacher.learning_rate) is float and config.folder == Path("elsewhere/detour-seed0")
+
+
+def test_lists_become_tuples_and_a_path_a_path(tmp_path: Path) -> None:
+    config = _preset(
+        tmp_path, "student: {objectives: [chamfer]}\nteacher: {path: some/where}\nevaluate: {teacher_steps: [9]}"
+    )
+    assert config.student.objectives == ("chamfer",) and config.evaluate.teacher_steps == (9,)
+    assert config.teacher.path == Path("some/where")
+
+
+def test_later_presets_win_and_an_empty_one_changes_nothing(tmp_path: Path) -> None:
+    first = _preset(tmp_path, "seed: 3\nsample: {num_steps: 7, shard_size: 9}")
+    second = _preset(tmp_path, "sample: {num_steps: 8}", first)
+    assert (second.seed, second.sample.num_steps, second.sample.shard_size) == (3, 8, 9)
+    assert _preset(tmp_path, "# nothing\n", second) == second
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "configs").glob("**/*.yaml")), ids=lambda path: path.stem)
+def test_every_preset_that_we_ship_is_valid(preset: Path) -> None:
+    validate(apply_preset(Config(), preset))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("taks: avoid", "unknown key 'taks'. Did you mean 'task'"),
+        ("sample: {num_hypothesis: 3}", r"unknown key 'sample\.num_hypothesis'. Did you mean 'num_hypotheses'"),
+        ("3: 4", "unknown key '3'"),
+        ("teacher: 3", "teacher is a section, expected `key: value` lines below it, got 3"),
+        ("- task", "got a list, expected `key: value` lines"),
+        ("just words", "got a str, expected `key: value` lines"),
+        ("task: [", "not readable YAML"),
+        ("task: !!python/object/apply:os.getcwd []", "not readable YAML"),
+        ("seed: '1'", "seed is '1', expected a int like 0"),
+        ("seed: 1.0", "seed is 1.0, expected a int"),
+        ("seed: true", "seed is True, expected a int"),
+        ("teacher: {learning_rate: fast}", r"teacher\.learning_rate is 'fast', expected a float"),
+        ("student: {warm_start: 1}", r"student\.warm_start is 1, expected a bool"),
+        ("student: {objectives: chamfer}", r"student\.objectives is 'chamfer', expected a tuple"),
+        ("runs_dir: 4", "runs_dir is 4, expected a"),
+        ("wandb: off", "wandb is False, expected a str"),
+        ("teacher: {path: 3}", r"teacher\.path"),
+        ("seed:", "seed"),
+        ("sample: {num_hypotheses: null}", r"sample\.num_hypotheses"),
+        ("student: {objectives: [1]}", r"student\.objectives"),
+        ("evaluate: {teacher_steps: [fast]}", r"evaluate\.teacher_steps"),
+        ("evaluate: {teacher_steps: [2.5]}", r"evaluate\.teacher_steps"),
+        ("wandb: nonsense", "wandb.*nonsense"),
+    ],
+)
+def test_a_wrong_preset_is_refused_with_the_key(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        validate(_preset(tmp_path, text))
+
+
+def test_a_missing_preset_is_refused_with_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "avoid.yaml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"no config at configs/avid.yaml. Did you mean 'configs/avoid.yaml'"):
+        apply_preset(Config(), Path("configs/avid.yaml"))
+
+
+# -- validation ----------------------------------------------------------------------------------------------------
+
+
+def _with(section: str, **changes: Any) -> Config:
+    config = Config()
+    if not section:
+        return replace(config, **changes)
+    return replace(config, **{section: replace(getattr(config, section), **changes)})
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        ("", {"task": "aviod"}, "unknown task 'aviod'.*did you mean 'avoid'"),
+        ("", {"seed": -1}, "seed: got -1, expected at least 0. Change --seed"),
+        ("", {"processes": -2}, "processes: got -2"),
+        ("demos", {"train_starts": 0}, r"demos\.train_starts: got 0, expected at least 1. Change --demos.train-starts"),
+        ("demos", {"noise_m": -0.1}, r"demos\.noise_m: got -0.1"),
+        ("demos", {"noise_m": float("nan")}, r"demos\.noise_m: got nan"),
+        ("sample", {"num_hypotheses": 0}, r"sample\.num_hypotheses: got 0, expected at least .*num.hypotheses"),
+        (
+            "sample",
+            {"num_hypotheses": 1},
+            r"sample\.num_hypotheses: got 1, expected at least 2: one hypothesis is no set",
+        ),
+        ("sample", {"num_steps": 0}, r"sample\.num_steps: got 0"),
+        ("sample", {"shard_size": 0}, r"sample\.shard_size: got 0"),
+        ("teacher", {"solver": "heum"}, r"teacher\.solver: unknown 'heum'.*Did you mean 'heun'"),
+        ("teacher", {"horizon": 30}, "horizon 30 is not a multiple of patch"),
+        ("teacher", {"width": 130}, "width must be even and a multiple of heads"),
+        ("teacher", {"learning_rate": -1.0}, r"teacher\.learning_rate: got -1.0"),
+        ("teacher", {"learning_rate": float("inf")}, r"teacher\.learning_rate"),
+        ("teacher", {"ema_decay": 1.5}, r"teacher\.ema_decay"),
+        ("student", {"ema_decay": 1.0}, r"student\.ema_decay"),
+        ("student", {"objectives": ("chamfr",), "default": "chamfr"}, "unknown 'chamfr'.*Did you mean 'chamfer'"),
+        ("student", {"default": "regresion"}, "unknown 'regresion'.*Did you mean 'regression'"),
+        ("student", {"objectives": ("regression",), "default": "chamfer"}, "'chamfer' is not among student.objectives"),
+        ("student", {"objectives": ("chamfer", "chamfer"), "default": "chamfer"}, "got a name twice"),
+        ("student", {"num_latents": 1}, r"student\.num_latents: got 1, expected at least 2"),
+        ("student", {"num_latents": 0}, r"student\.num_latents: got 0"),
+        ("student", {"latent_size": 0}, r"student\.latent_size: got 0"),
+        ("evaluate", {"teacher_steps": ()}, r"evaluate\.teacher_steps: got \[\]"),
+        ("evaluate", {"teacher_steps": (4, 0)}, r"evaluate\.teacher_steps: got \[4, 0\]"),
+        ("evaluate", {"teacher_steps": (4, 4)}, r"evaluate\.teacher_steps: got \[4, 4\]"),
+        ("evaluate", {"execution_horizon": 33}, r"execution_horizon.*33"),
+        ("evaluate", {"execution_horizon": 0}, r"evaluate\.execution_horizon: got 0"),
+        ("evaluate", {"fidelity_samples": 5}, r"evaluate\.fidelity_samples"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_work(section: str, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        validate(_with(section, **changes))
+
+
+def test_what_can_work_is_let_through() -> None:
+    validate(Config())
+    validate(_with("student", objectives=("regression",), default="regression", num_latents=1))
+    validate(_with("", task="handles", seed=0, processes=0))
+    validate(_with("teacher", warmup_steps=0, weight_decay=0.0))
+    validate(_with("evaluate", latency_warmup=0, teacher_steps=(1,)))
+
+
+def test_a_run_is_named_after_task_and_seed_unless_it_has_a_name() -> None:
+    assert Config(task="handles", seed=4).folder == Path("runs/handles-seed4")
+    assert Config(name="mine", runs_dir=Path("/data")).folder == Path("/data/mine")

@@ -1,0 +1,157 @@
+"""The plan: which stages a change of the config makes again, and which it must leave alone."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distill.config import Config
+from distill.plan import check_external_teacher, make_plan
+
+BASE = Config()
+BASE = replace(BASE, evaluate=replace(BASE.evaluate, teacher_steps=(4, 1)),
+               student=replace(BASE.student, objectives=("regression", "chamfer"), default="chamfer"))  # fmt: skip
+STUDENTS = ("regression", "chamfer")
+TRAINED = {f"train/{name}" for name in STUDENTS}
+CHOSEN = {f"distill/{name}" for name in STUDENTS}
+EVALUATED = {"evaluate/teacher_4", "evaluate/teacher_1", *(f"evaluate/{name}" for name in STUDENTS)}
+END = {"latency", "report"}
+STUDENT_ON = TRAINED | CHOSEN | {f"evaluate/{name}" for name in STUDENTS} | END
+TEACHER_ON = {"teach", "sample", "reference"} | TRAINED | CHOSEN | EVALUATED | END
+ALL = {"demos", "starts", "train/teacher"} | TEACHER_ON
+
+
+def _keys(config: Config) -> dict[str, str]:
+    return {stage.name: stage.key for stage in make_plan(config).all()}
+
+
+def _changed(flag: str, value: Any) -> set[str]:
+    """The stages whose key differs when one flag of the base config does."""
+    section, _, name = flag.rpartition(".")
+    old = getattr(BASE, section) if section else BASE
+    assert getattr(old, name) != value, f"{flag} is {value} already"
+    config = replace(BASE, **{section: replace(old, **{name: value})}) if section else replace(BASE, **{name: value})
+    before, after = _keys(BASE), _keys(config)
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+def test_the_stages_stand_in_the_order_of_their_needs() -> None:
+    names = [stage.name for stage in make_plan(BASE).all()]
+    assert set(names) == ALL and len(names) == len(ALL)
+    needs = [("demos", "train/teacher"), ("train/teacher", "teach"), ("teach", "sample"), ("sample", "train/chamfer"),
+             ("train/chamfer", "distill/chamfer"), ("distill/chamfer", "evaluate/chamfer"),
+             ("reference", "evaluate/chamfer"), ("evaluate/chamfer", "latency"), ("latency", "report")]  # fmt: skip
+    assert all(names.index(first) < names.index(second) for first, second in needs)
+
+
+CHANGES: list[tuple[str, Any, set[str]]] = [
+    ("task", "detour", ALL),
+    ("seed", 1, ALL),
+    ("demos.train_starts", 3, {"demos", "train/teacher"} | TEACHER_ON),
+    ("demos.noise_m", 0.001, {"demos", "train/teacher"} | TEACHER_ON),
+    ("teacher.width", 64, {"train/teacher"} | TEACHER_ON),
+    ("teacher.training_steps", 7, {"train/teacher"} | TEACHER_ON),
+    ("teacher.solver", "heun", {"train/teacher"} | TEACHER_ON),
+    ("teacher.observation_steps", 1, {"starts", "train/teacher"} | TEACHER_ON),
+    ("sample.num_hypotheses", 5, {"sample"} | STUDENT_ON),
+    ("sample.num_steps", 3, {"sample"} | STUDENT_ON),
+    ("sample.num_observations", 99, {"sample"} | STUDENT_ON),
+    ("student.training_steps", 7, STUDENT_ON),
+    ("student.learning_rate", 0.5, STUDENT_ON),
+    ("student.warm_start", False, STUDENT_ON),
+    ("student.default", "regression", {"report"}),
+    ("student.objectives", ("regression", "chamfer", "chamfer_energy"),
+     {"train/chamfer_energy", "distill/chamfer_energy", "evaluate/chamfer_energy"} | END),
+    ("evaluate.test_starts", 9, {"starts", "reference"} | EVALUATED | END),
+    ("evaluate.fidelity_samples", 9, {"reference"} | EVALUATED | END),
+    ("evaluate.fidelity_observations", 9, {"starts", "reference"} | EVALUATED | END),
+    ("evaluate.latency_calls", 9, END),
+    ("evaluate.teacher_steps", (4, 1, 2), {"evaluate/teacher_2"} | END),
+    ("name", "other", {"report"}),
+    ("runs_dir", Path("elsewhere"), set()),
+    ("processes", 2, set()),
+    ("wandb", "offline", set()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("flag", "value", "expected"), CHANGES, ids=[change[0] for change in CHANGES])
+def test_a_changed_flag_makes_again_what_depends_on_it_and_nothing_else(
+    flag: str, value: Any, expected: set[str]
+) -> None:
+    assert _changed(flag, value) == expected
+
+
+@pytest.mark.parametrize("flag", ["evaluate.validation_starts", "evaluate.execution_horizon"])
+def test_the_choice_of_checkpoints_is_made_again_without_training_the_teacher_again(flag: str) -> None:
+    changed = _changed(flag, 9)
+    assert {"teach"} | CHOSEN <= changed and not {"demos", "train/teacher"} & changed
+
+
+def test_no_flag_of_a_stage_is_forgotten() -> None:
+    """Every value that a stage is given changes a key: a flag added later may not be left out."""
+    forgotten = []
+    for section in ("demos", "teacher", "sample", "student", "evaluate"):
+        for item in fields(getattr(BASE, section)):
+            old = getattr(getattr(BASE, section), item.name)
+            values: dict[type, Any] = {bool: lambda v: not v, int: lambda v: v + 8, float: lambda v: v / 2}
+            if type(old) in values and not _changed(f"{section}.{item.name}", values[type(old)](old)):
+                forgotten.append(f"{section}.{item.name}")
+    assert forgotten == []
+
+
+# -- a teacher from elsewhere --------------------------------------------------------------------------------------
+
+
+def _with_teacher(folder: Path, **changes: Any) -> Config:
+    config = replace(BASE, teacher=replace(BASE.teacher, path=folder), **changes)
+    return replace(config, evaluate=replace(config.evaluate, execution_horizon=8))
+
+
+def test_a_teacher_from_elsewhere_is_not_trained_and_its_bytes_are_the_key(make_teacher, tmp_path: Path) -> None:
+    for name, seed in (("one", 0), ("same", 0), ("two", 1)):
+        make_teacher(seed).save_pretrained(tmp_path / name)
+    keys = {name: _keys(_with_teacher(tmp_path / name)) for name in ("one", "same", "two")}
+    assert set(keys["one"]) == ALL - {"train/teacher", "teach"}
+    assert keys["one"] == keys["same"]
+    different = {stage for stage, key in keys["one"].items() if keys["two"][stage] != key}
+    assert different == ALL - {"demos", "starts", "train/teacher", "teach"}
+    # nothing of the recipe that would have trained it matters
+    config = _with_teacher(tmp_path / "one")
+    assert _keys(replace(config, teacher=replace(config.teacher, training_steps=3))) == keys["one"]
+
+
+def test_a_teacher_that_fits_is_accepted(make_teacher, tmp_path: Path) -> None:
+    make_teacher().save_pretrained(tmp_path)
+    check_external_teacher(_with_teacher(tmp_path))
+    check_external_teacher(BASE)
+
+
+@pytest.mark.parametrize(
+    ("made_for", "config", "message"),
+    [
+        ({"task": "detour"}, {}, "is for task 'detour', this run's task is 'avoid'; use --task detour or another"),
+        ({}, {"task": "detour"}, "is for task 'avoid', this run's task is 'detour'; use --task avoid"),
+        ({"state_names": ("tool_y_m", "tool_x_m")}, {}, "has the state .*another version of the task"),
+        ({"action_names": ("x_m", "dy_m")}, {}, "has the action .*another version of the task"),
+        (
+            {"observation_steps": 1},
+            {},
+            "sees 1 observation steps, the config says 2; add --teacher.observation-steps 1",
+        ),
+        ({"horizon": 4}, {}, "execution_horizon is 8, .* plans 4 actions"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_refused(make_teacher, tmp_path: Path, made_for, config, message: str) -> None:
+    make_teacher(**made_for).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        check_external_teacher(_with_teacher(tmp_path, **config))
+
+
+def test_a_broken_teacher_is_refused_by_its_file(make_teacher, tmp_path: Path) -> None:
+    make_teacher().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=f"{tmp_path / 'model.safetensors'} is not a whole"):
+        check_external_teacher(_with_teacher(tmp_path))

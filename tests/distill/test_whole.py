@@ -1,0 +1,345 @@
+"""The whole recipe, tiny: reused, redone in part, refused when damaged, killed and gone on with, in two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+
+from distill.stages import verify
+
+STUDENTS = ("regression", "chamfer_energy")
+OF_STUDENTS = {f"{part}/{name}" for part in ("train", "distill", "evaluate") for name in STUDENTS}
+OTHERS = {
+    "demos",
+    "starts",
+    "train/teacher",
+    "teach",
+    "sample",
+    "reference",
+    "evaluate/teacher_4",
+    "evaluate/teacher_1",
+}
+END = {"latency", "report"}
+ACCELERATE = ["-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1",
+              "--mixed_precision", "no", "--dynamo_backend", "no"]  # fmt: skip
+
+
+def _manifests(run: Path) -> dict[str, tuple[str, int]]:
+    """Key and time of the manifest of every stage that stands in its place (not aside, not partial)."""
+    found = {}
+    for path in run.rglob("manifest.json"):
+        name = str(path.parent.relative_to(run))
+        if not re.search(r"\.[0-9a-f]{8}", name):
+            found[name] = (json.loads(path.read_text())["key"], path.stat().st_mtime_ns)
+    return found
+
+
+def _changed(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+def _report(run: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((run / "report" / "report.json").read_text())
+    return report
+
+
+# -- one run -------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_a_report_of_what_it_measured(tiny_run) -> None:
+    stages = _manifests(tiny_run.run)
+    assert set(stages) == OTHERS | OF_STUDENTS | END
+    for name in stages:
+        verify(tiny_run.run / name)
+    assert not list(tiny_run.run.glob("**/*.partial"))
+    report = _report(tiny_run.run)
+    assert report["made"]["processes"] == 1 and report["made"]["seed"] == 0 and report["task"]["name"] == "avoid"
+    assert report["data"]["episodes"] == 2 * 24
+    assert (report["data"]["observations"], report["data"]["hypotheses_per_observation"]) == (40, 4)
+    policies = {row["name"]: row for row in report["policies"]}
+    assert list(policies) == ["teacher_4", "teacher_1", *STUDENTS]
+    assert {name: row["nfe"] for name, row in policies.items()} == {
+        "teacher_4": 4, "teacher_1": 1, "regression": 1, "chamfer_energy": 1
+    }  # fmt: skip
+    for name, row in policies.items():
+        assert row["episodes"] == 6 == len(row["episode_success"]) and row["successes"] == sum(row["episode_success"])
+        assert sum(row["failures"].values()) == 6 - row["successes"]
+        result = json.loads((tiny_run.run / "evaluate" / name / "result.json").read_text())
+        assert [episode["index"] for episode in result["episodes"]] == list(range(6))
+        assert result["fidelity"]["observations"] == 5 and result["fidelity"]["samples"] == 8
+        assert row["latency"]["calls"] == 20
+    assert f"report: {(tiny_run.run / 'report' / 'report.html').resolve()}" in tiny_run.output
+    html = (tiny_run.run / "report" / "report.html").read_text()
+    assert html.lstrip().lower().startswith("<!doctype html>") and "chamfer" in html.lower()
+    assert (tiny_run.run / "report" / "report.md").stat().st_size > 500
+
+
+def test_the_starts_of_all_policies_are_the_same_and_of_no_other_split(tiny_run) -> None:
+    stored = load_file(str(tiny_run.run / "starts" / "starts.safetensors"))
+    assert stored["test"].shape == (6, 2) and stored["validation"].shape == (4, 2)
+    frames = load_file(str(tiny_run.run / "demos" / "frames.safetensors"))
+    rows = [
+        tuple(row) for part in (stored["test"], stored["validation"], frames["episode_start"]) for row in part.tolist()
+    ]
+    assert len(set(rows)) == 6 + 4 + 2
+    for name in ("teacher_4", "teacher_1", *STUDENTS):
+        result = json.loads((tiny_run.run / "evaluate" / name / "result.json").read_text())
+        for episode, start in zip(result["episodes"], stored["test"].tolist(), strict=True):
+            assert episode["path"][0] == pytest.approx(start, abs=1e-3)
+
+
+def test_the_checkpoint_is_chosen_on_validation_starts(tiny_run) -> None:
+    for name in ("teach", *(f"distill/{student}" for student in STUDENTS)):
+        rows = json.loads((tiny_run.run / name / "validation.json").read_text())
+        assert len(rows) == 2 and sum(row["chosen"] for row in rows) == 1
+        best = max(row["success_rate"] + (row["entropy"] or 0.0) for row in rows)
+        chosen = next(row for row in rows if row["chosen"])
+        assert chosen["success_rate"] + (chosen["entropy"] or 0.0) == best
+        trained = tiny_run.run / name.replace("distill", "train").replace("teach", "train/teacher")
+        candidate = trained / f"candidate-{chosen['step']:06d}" / "model.safetensors"
+        assert (tiny_run.run / name / "model.safetensors").read_bytes() == candidate.read_bytes()
+
+
+def test_the_cache_is_drawn_by_the_chosen_teacher(tiny_run) -> None:
+    from distill.cache import HypothesisDataset, hypothesis_seeds, noise_of
+    from envs.specs import STATE
+    from teachers.flow import FlowTeacher
+
+    teacher, dataset = FlowTeacher.from_pretrained(tiny_run.run / "teach"), HypothesisDataset(tiny_run.run / "sample")
+    shard = load_file(str(tiny_run.run / "sample" / "shard-00002.safetensors"))
+    assert len(dataset) == 40 and len(shard["seed"]) == 8
+    for row in (0, 7):
+        item = dataset[32 + row]
+        seeds = hypothesis_seeds(0, shard["frame_index"][row : row + 1].numpy(), 4)
+        assert seeds.tolist() == shard["seed"][row : row + 1].tolist()
+        raw = teacher.sample_from_noise({STATE: item[STATE][None]}, noise_of(seeds, 16, 2), 2)
+        again = teacher.normaliser.normalise_action(raw)[0]
+        assert float((again - item["hypotheses"]).abs().max()) < 2e-3
+
+
+# -- again ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_by_accelerate_does_nothing_again(copied_run, whole) -> None:
+    before = whole.stamps(copied_run.run)
+    done = whole.run_command(copied_run.folder, "--config", str(copied_run.config), launcher=ACCELERATE)
+    assert done.returncode == 0, done.stderr
+    assert whole.stamps(copied_run.run) == before
+    reused = set(re.findall(r"^\[(.+?)\] done before, reused", done.stdout, re.MULTILINE))
+    assert reused == OTHERS | OF_STUDENTS | END
+    assert " done in " not in done.stdout and "step/s" not in done.stderr
+
+
+def test_a_changed_student_flag_makes_the_students_again_and_nothing_else(copied_run, main) -> None:
+    line = ["--config", str(copied_run.config)]
+    first = _manifests(copied_run.run)
+    assert main([*line, "--student.learning-rate", "0.003"]) == 0
+    second = _manifests(copied_run.run)
+    assert _changed(first, second) == OF_STUDENTS | END
+    for student in STUDENTS:
+        weights = [load_file(str(path / "model.safetensors")) for path in copied_run.run.glob(f"distill/{student}*")]
+        assert len(weights) == 2 and not weights[0]["trunk.position"].equal(weights[1]["trunk.position"])
+    # back to the old value: what was put aside comes back, nothing is made
+    assert main(line) == 0
+    assert _manifests(copied_run.run) == first
+
+
+def test_one_more_objective_is_one_more_student(copied_run, main) -> None:
+    before = _manifests(copied_run.run)
+    objectives = ["--student.objectives", "regression", "chamfer", "chamfer_energy"]
+    assert main(["distill", "--config", str(copied_run.config), *objectives]) == 0
+    assert _changed(before, _manifests(copied_run.run)) == {"train/chamfer", "distill/chamfer"}
+
+
+def test_a_stage_does_what_it_needs_and_nothing_after_it(tmp_path: Path, tiny_config: Path, main, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["demos", "--config", str(tiny_config), "--name", "short"]) == 0
+    assert set(_manifests(tmp_path / "runs" / "short")) == {"demos"}
+
+
+# -- damage --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("sample/shard-00001.safetensors", "sample"),
+        ("sample/shard-00001.safetensors", "report"),
+        ("demos/frames.safetensors", "distill"),
+        ("distill/chamfer_energy/model.safetensors", "evaluate"),
+        ("report/report.html", "report"),
+    ],
+)
+def test_a_flipped_byte_is_refused_with_the_files_name(copied_run, main, capsys, name: str, stage: str) -> None:
+    path = copied_run.run / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x01
+    path.write_bytes(data)
+    before = _manifests(copied_run.run)
+    assert main([stage, "--config", str(copied_run.config)]) == 2
+    told = capsys.readouterr().err
+    assert f"error: runs/{copied_run.run.name}/{name} was changed since it was written" in told
+    assert "Delete" in told and "Traceback" not in told
+    assert _manifests(copied_run.run) == before and path.read_bytes() == bytes(data)
+
+
+def test_deleting_the_refused_stage_makes_it_again_to_the_last_bit(copied_run, main) -> None:
+    before = {path.name: path.read_bytes() for path in copied_run.run.glob("sample/*.safetensors")}
+    shutil.rmtree(copied_run.run / "sample")
+    assert main(["distill", "--config", str(copied_run.config)]) == 0
+    assert {path.name: path.read_bytes() for path in copied_run.run.glob("sample/*.safetensors")} == before
+
+
+# -- interrupted ---------------------------------------------------------------------------------------------------
+
+LONG = ["sample", "--sample.num-hypotheses", "32", "--sample.num-steps", "40", "--sample.num-observations", "160",
+        "--sample.shard-size", "4", "--sample.batch-size", "4"]  # fmt: skip
+"""Forty shards, a few seconds."""
+
+
+def _shards(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("shard-*.safetensors")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_run, whole, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The forty shards of a run that nobody disturbed, by one process."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    line = [*LONG, "--config", str(tiny_run.config), "--teacher.path", str(tiny_run.run / "teach")]
+    done = whole.run_command(folder, *line)
+    assert done.returncode == 0, done.stderr
+    shards = _shards(folder / "runs" / tiny_run.run.name / "sample")
+    assert len(shards) == 40
+    return shards
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _wait(condition, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def started(tiny_run, whole, tmp_path: Path) -> Iterator[Any]:
+    """Starts the long sampling in a process group of its own; whatever is left of it in the end is killed."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start(processes: str) -> tuple[subprocess.Popen[str], list[str]]:
+        line = [*LONG, "--config", str(tiny_run.config), "--teacher.path", str(tiny_run.run / "teach")]
+        process = subprocess.Popen(
+            whole.command(*line, "--processes", processes), cwd=tmp_path, env=whole.environment(), text=True,
+            start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        running.append(process)
+        return process, line
+
+    yield start
+    for process in running:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+def test_sampling_goes_on_where_it_was_stopped(
+    started, undisturbed, whole, tiny_run, tmp_path: Path, number: signal.Signals
+) -> None:
+    run = tmp_path / "runs" / tiny_run.run.name
+    process, line = started("2")
+    _wait(lambda: len(list(run.glob("sample.*.partial/*.sha256"))) >= 4 or process.poll() is not None)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert len(workers) == 2
+    os.killpg(process.pid, number)
+    _, told = process.communicate(timeout=30)
+    _wait(lambda: not any(map(_alive, workers)), 10)  # none of them goes on writing without its launcher
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert told.count("interrupted; the same command goes on from here") == 1 and "Traceback" not in told
+    else:
+        assert process.returncode == -signal.SIGKILL
+
+    partial = next(run.glob("sample.*.partial"))
+    finished = {path.stem for path in partial.glob("*.sha256")}
+    before = {name: value for name, value in whole.stamps(partial, "*.safetensors").items() if name[:11] in finished}
+    assert 4 <= len(before) < 40 and not (run / "sample").exists()
+
+    done = whole.run_command(tmp_path, *line)
+    assert done.returncode == 0, done.stderr
+    after = whole.stamps(run / "sample", "*.safetensors")
+    assert {name: after[name] for name in before} == before  # kept, not written again
+    assert _shards(run / "sample") == undisturbed
+    assert not list(run.glob("*.partial"))
+
+
+def test_training_goes_on_where_it_was_stopped_and_ends_the_same(copied_run, main, monkeypatch) -> None:
+    from distill import training
+
+    line = ["distill", "--config", str(copied_run.config)]
+    straight = {path: path.read_bytes() for path in copied_run.run.glob("distill/*/model.safetensors")}
+    assert len(straight) == 2
+    for folder in ("train", "distill"):
+        shutil.rmtree(copied_run.run / folder / "chamfer_energy")
+    steps: list[int] = []
+    real = training.learning_rate
+
+    def interrupt_at_step_6(settings: Any, step: int) -> float:
+        if step == 6 and not steps.count(-1):
+            steps.append(-1)
+            raise KeyboardInterrupt
+        steps.append(step)
+        return real(settings, step)
+
+    monkeypatch.setattr(training, "learning_rate", interrupt_at_step_6)
+    assert main(line) == 130
+    assert not (copied_run.run / "train" / "chamfer_energy").exists()
+    assert main(line) == 0
+    assert steps == [0, 1, 2, 3, 4, 5, -1, 6, 7, 8, 9]
+    assert straight == {path: path.read_bytes() for path in copied_run.run.glob("distill/*/model.safetensors")}
+
+
+# -- two processes -------------------------------------------------------------------------------------------------
+
+
+def test_two_processes_give_the_hypotheses_of_one(tiny_run, whole, tmp_path: Path) -> None:
+    line = ["--config", str(tiny_run.config), "--teacher.path", str(tiny_run.run / "teach"), "--processes", "2"]
+    done = whole.run_command(tmp_path, *line)
+    assert done.returncode == 0, done.stdout + done.stderr
+    one, two = tiny_run.run, tmp_path / "runs" / tiny_run.run.name
+    report = _report(two)
+    assert report["made"]["processes"] == 2  # there really were two
+    assert re.search(r"sample: 100%\|[^|]*\| 2/2", done.stderr)  # of three shards the first process had two
+    assert _shards(two / "sample") == _shards(one / "sample") and len(_shards(two / "sample")) == 3
+    for name in ("demos/frames.safetensors", "starts/starts.safetensors", "sample/index.json"):
+        assert (two / name).read_bytes() == (one / name).read_bytes()
+    # the reference sets are drawn one observation a call, so they are equal too, in the same order
+    assert (two / "reference/reference.safetensors").read_bytes() == (
+        one / "reference/reference.safetensors"
+    ).read_bytes()
+    for row in report["policies"]:
+        assert row["episodes"] == 6 == len(row["episode_success"])
+        episodes = json.loads((two / "evaluate" / row["name"] / "result.json").read_text())["episodes"]
+        assert [episode["index"] for episode in episodes] == list(range(6))
+        if row["name"].startswith("teacher"):  # its episodes are those of one process, but for the batch's rounding
+            alone = json.loads((one / "evaluate" / row["name"] / "result.json").read_text())["episodes"]
+            for first, second in zip(episodes, alone, strict=True):
+                assert first["path"][1] == pytest.approx(second["path"][1], abs=1e-3)

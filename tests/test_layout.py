@@ -1,0 +1,236 @@
+"""The house keeps its rules: imports go one way, nothing is unpickled, the files beside the code are true to it."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import envs
+from distill.cli import STAGES, read_command
+from distill.config import Config, apply_preset, validate
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("envs", "teachers", "students", "distill")
+"""From the top down: a room may import the rooms before it."""
+LATE = ("faiss", "wandb", "torchcfm", "matplotlib", "rlbench")
+"""Large, optional or known to crash beside torch: imported by the function that needs them, never at start-up."""
+UNPICKLERS = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+FORBIDDEN_CALLS = {
+    "torch.load", "torch.save", "yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load", "eval", "exec",
+    "compile", "__import__",
+}  # fmt: skip
+FORBIDDEN_METHODS = {"load_state", "save_state", "register_for_checkpointing"}
+"""Of accelerate: they pickle."""
+
+SOURCES = [
+    ROOT / "distill.py",
+    *sorted(path for room in (*ROOMS, "tests", "benchmarks") for path in (ROOT / room).rglob("*.py")),
+]
+
+
+def shown(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imported_modules(tree: ast.AST) -> Iterator[str]:
+    """Every module a file names in an import, at whatever depth, or gives to import_module as a literal."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield str(node.module)
+        elif isinstance(node, ast.Call) and called(node).endswith("import_module") and node.args:
+            name = node.args[0]
+            if isinstance(name, ast.Constant):
+                yield str(name.value)
+
+
+def called(node: ast.Call) -> str:
+    """What a call names: ``torch.load`` for torch.load(...), "" for anything computed."""
+    parts: list[str] = []
+    where = node.func
+    while isinstance(where, ast.Attribute):
+        parts.append(where.attr)
+        where = where.value
+    return ".".join([where.id, *reversed(parts)]) if isinstance(where, ast.Name) else ""
+
+
+# -- imports -----------------------------------------------------------------------------------------------------------
+
+
+def python(code: str, where: Path = ROOT) -> str:
+    """Run code in a fresh interpreter, as `python -c` there would, and return what it printed."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=where, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_package_distill_wins_over_the_script_beside_it() -> None:
+    assert (ROOT / "distill.py").is_file()
+    assert Path(python("import distill; print(distill.__file__)")) == ROOT / "distill" / "__init__.py"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_the_rooms_above_it(room: str) -> None:
+    below = set(ROOMS[ROOMS.index(room) + 1 :]) | {"tests", "benchmarks"}
+    files = sorted((ROOT / room).rglob("*.py"))
+    assert files
+    wrong = [
+        f"{shown(path)} imports {module}"
+        for path in files
+        for module in imported_modules(ast.parse(path.read_text()))
+        if module.split(".")[0] in below
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("module", ["envs", "distill", "distill.cli", "distill.pipeline"])
+def test_importing_does_not_bring_in_what_is_imported_late(module: str) -> None:
+    assert python(f"import sys, {module}; print([name for name in {LATE} if name in sys.modules])") == "[]"
+
+
+# -- nothing in a file is ever unpickled or evaluated ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=shown)
+def test_no_file_unpickles_or_evaluates(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    found = sorted(UNPICKLERS & {module.split(".")[0] for module in imported_modules(tree)})
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = called(node)
+            if name in FORBIDDEN_CALLS or name.split(".")[-1] in FORBIDDEN_METHODS:
+                found.append(f"{name} in line {node.lineno}")
+            for keyword in node.keywords:
+                allowed = isinstance(keyword.value, ast.Constant) and keyword.value.value is False
+                if keyword.arg in ("allow_pickle", "trust_remote_code") and not allowed:
+                    found.append(f"{keyword.arg} in line {node.lineno}")
+    assert found == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=shown)
+def test_a_file_says_its_purpose_in_its_first_line(path: Path) -> None:
+    purpose = ast.get_docstring(ast.parse(path.read_text()))
+    assert purpose and path.read_text().startswith('"""')
+
+
+# -- the files beside the code -----------------------------------------------------------------------------------------
+
+
+def commands_in(text: str) -> list[str]:
+    """Lines of the fenced blocks of a Markdown text, continued lines joined, comments at their ends left out."""
+    blocks = "\n".join(re.findall(r"^```[a-z]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    return [line.split(" #")[0].strip() for line in blocks.replace("\\\n", " ").splitlines()]
+
+
+PAGES = ("README.md", "docs/how-it-works.md", "docs/development.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_make_command_of_a_page_is_a_target(page: str) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    text = (ROOT / page).read_text()
+    named = set(re.findall(r"`make ([a-z]+)", text))
+    named |= {line.split()[1] for line in commands_in(text) if line.startswith("make ")}
+    assert {"demo", "test"} <= named or page != "README.md"
+    assert named <= targets
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_line_of_a_page_is_understood(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("distill.cli.check_external_teacher", lambda config: None)  # the page's is not on this disk
+    stages = set()
+    for line in commands_in((ROOT / page).read_text()):
+        words = shlex.split(line)
+        arguments = words[words.index("distill.py") + 1 :] if "distill.py" in words else []
+        if words[:1] == ["make"]:
+            arguments = shlex.split(next((word[5:] for word in words if word.startswith("ARGS=")), ""))
+            arguments = [] if words[1] == "test" else arguments
+        if arguments:
+            stages.add(read_command(arguments)[0])
+    assert stages <= {"", *STAGES, "doctor"}
+    assert page != "README.md" or stages >= {"", "doctor"}
+
+
+def test_every_link_of_the_readme_into_the_repository_exists() -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / "README.md").read_text())
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_there_is_a_preset_for_every_task() -> None:
+    assert {path.stem for path in (ROOT / "configs").glob("*.yaml")} >= set(envs.TASKS)
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "configs").rglob("*.yaml")), ids=shown)
+def test_a_preset_says_its_recipe_and_is_valid(preset: Path) -> None:
+    assert preset.read_text().startswith("# ")
+    config = apply_preset(Config(), preset)
+    validate(config)
+    if preset.stem in envs.TASKS:
+        assert config.task == preset.stem
+
+
+# -- the pinned packages -----------------------------------------------------------------------------------------------
+
+
+def pins(name: str) -> dict[str, str]:
+    """A lock's packages and versions; every line must be `name==version`, so no path, address or option."""
+    lines = [line for line in (ROOT / "requirements" / name).read_text().splitlines() if not line.startswith("#")]
+    matches = [re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.]+)", line) for line in lines]
+    assert [line for line, match in zip(lines, matches, strict=True) if match is None] == []
+    found = {canonicalize_name(match[1]): match[2] for match in matches if match}
+    assert len(found) == len(lines), "a package is pinned twice"
+    return found
+
+
+def project() -> dict[str, Any]:
+    found: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return found
+
+
+@pytest.mark.parametrize(("lock", "extra"), [("cpu.lock", ""), ("cpu.lock", "cpu"), ("test.lock", "test")])
+def test_a_lock_pins_every_direct_dependency_within_its_range(lock: str, extra: str) -> None:
+    declared = project()["optional-dependencies"][extra] if extra else project()["dependencies"]
+    pinned, wrong = pins(lock), []
+    for requirement in (Requirement(each) for each in declared):
+        version = pinned.get(canonicalize_name(requirement.name))
+        if version is None or version not in requirement.specifier:
+            wrong.append(f"{requirement}: pinned {version}")
+    assert wrong == []
+
+
+def test_the_two_locks_share_no_package_and_only_one_faiss() -> None:
+    cpu, test = pins("cpu.lock"), pins("test.lock")
+    assert set(cpu) & set(test) == set()
+    assert "faiss-cpu" in cpu and "faiss-gpu" not in cpu
+    assert cpu["torch"] == "2.13.0"  # without +cpu: that build has this name on some systems, and pip takes both for it
+
+
+def test_every_third_party_import_is_declared() -> None:
+    installed_as = {"ot": "POT", "PIL": "pillow", "yaml": "pyyaml", "faiss": "faiss-cpu"}
+    declared = [Requirement(each).name for each in project()["dependencies"]]
+    for extra in project()["optional-dependencies"].values():
+        declared += [Requirement(each).name for each in extra]
+    known = {canonicalize_name(name) for name in declared}
+    wrong = [
+        f"{shown(path)} imports {top}"
+        for path in SOURCES
+        if path.parts[len(ROOT.parts)] in (*ROOMS, "distill.py")
+        for top in {module.split(".")[0] for module in imported_modules(ast.parse(path.read_text()))}
+        if top not in sys.stdlib_module_names and top not in ROOMS
+        and canonicalize_name(installed_as.get(top, top)) not in known
+    ]  # fmt: skip
+    assert wrong == []
