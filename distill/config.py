@@ -99,7 +99,7 @@ class EvaluateConfig:
     execution_horizon: actions of a chunk that are carried out before the policy is asked again.
     """
 
-    test_starts: int = 240
+    test_starts: int = 480
     validation_starts: int = 96
     teacher_steps: tuple[int, ...] = (50, 10, 4, 2, 1)
     execution_horizon: int = 8

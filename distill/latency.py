@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def measure(
         for call in range(-warmup, calls):
             state_1OS = states_NOS[call % len(states_NOS)][None]
             for policy in policies:
-                _, milliseconds = _timed(lambda p=policy, s=state_1OS: plan(p, s, [generator]), device_of(policy))
+                _, milliseconds = _timed(partial(plan, policy, state_1OS, [generator]), device_of(policy))
                 staged = _staged_call(policy, state_1OS, generator)
                 if call >= 0:
                     whole[policy.name].append(milliseconds)

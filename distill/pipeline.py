@@ -21,7 +21,7 @@ from distill.objectives import OBJECTIVES
 from distill.plan import Plan, make_plan
 from distill.policies import Policy, StudentPolicy, TeacherPolicy, device_of, plan
 from distill.rollouts import Episode, run_episodes, summarise, to_json
-from distill.run import Run
+from distill.run import Run, Stage
 from distill.stages import write_json
 from distill.training import Share, StepBatches, batch_indices, fit
 from envs.demonstrations import Demonstrations, record, stored_starts, windows
@@ -46,7 +46,7 @@ class Pipeline:
 
     def demos(self) -> Path:
         """Every training start, solved by the expert in every mode."""
-        return self._once("demos", lambda: self.run.stage(self.plan.demos, self._record_demonstrations))
+        return self._do(self.plan.demos, self._record_demonstrations)
 
     def _record_demonstrations(self, folder: Path) -> None:
         config = self.config
@@ -86,7 +86,7 @@ class Pipeline:
 
     def starts(self) -> Path:
         """Validation and test starts, and held-out observations along demonstrations from the validation starts."""
-        return self._once("starts", lambda: self.run.stage(self.plan.starts, self._make_starts))
+        return self._do(self.plan.starts, self._make_starts)
 
     def _make_starts(self, folder: Path) -> None:
         config, evaluate = self.config, self.config.evaluate
@@ -116,13 +116,14 @@ class Pipeline:
         if self.plan.teach is None:
             assert self.config.teacher.path is not None
             return self.config.teacher.path
-        stage, train = self.plan.teach, self.plan.train
-        assert train is not None
+        assert self.plan.train is not None
         self.demos()
-        trained = self._once(train.name, lambda: self.run.stage(train, self._train_teacher))
-        steps = self.config.evaluate.teacher_steps[0]
-        return self._once("teach", lambda: self.run.stage(
-            stage, lambda folder: self._choose(folder, trained, lambda path: TeacherPolicy(self._teacher(path), steps))))  # fmt: skip
+        trained = self._do(self.plan.train, self._train_teacher)
+
+        def load(folder: Path) -> Policy:
+            return TeacherPolicy(self._teacher(folder), self.config.evaluate.teacher_steps[0])
+
+        return self._do(self.plan.teach, lambda folder: self._choose(folder, trained, load))
 
     def _train_teacher(self, folder: Path) -> None:
         config, settings = self.config, self.config.teacher
@@ -146,7 +147,8 @@ class Pipeline:
             noise = torch.randn(settings.batch_size, *action_BTA.shape[1:], generator=generator)
             time = torch.rand(settings.batch_size, generator=generator)
             share = self.run.share
-            flow_loss: Tensor = model({STATE: state_BOS}, action_BTA, share.of(noise).to(device), share.of(time).to(device))
+            noise, time = share.of(noise).to(device), share.of(time).to(device)
+            flow_loss: Tensor = model({STATE: state_BOS}, action_BTA, noise, time)
             return flow_loss
 
         curve = fit(
@@ -169,7 +171,7 @@ class Pipeline:
     def sample(self) -> Path:
         """K teacher chunks for each of many training observations, shard by shard over all processes."""
         self.demos(), self.teach()
-        return self._once("sample", lambda: self.run.stage(self.plan.sample, self._draw_hypotheses))
+        return self._do(self.plan.sample, self._draw_hypotheses)
 
     def _draw_hypotheses(self, folder: Path) -> None:
         settings = self.config.sample
@@ -200,13 +202,14 @@ class Pipeline:
         return {name: self.distill_one(name) for name in self.config.student.objectives}
 
     def distill_one(self, objective: str) -> Path:
-        train, stage = self.plan.train_students[objective], self.plan.students[objective]
+        """The student of one objective, chosen among its checkpoints on the validation starts."""
         self.sample()
-        trained = self._once(train.name, lambda: self.run.stage(
-            train, lambda folder: self._train_student(folder, objective)))  # fmt: skip
-        return self._once(stage.name, lambda: self.run.stage(
-            stage, lambda folder: self._choose(
-                folder, trained, lambda path: StudentPolicy(self._student(path), objective))))  # fmt: skip
+        trained = self._do(self.plan.train_students[objective], lambda folder: self._train_student(folder, objective))
+
+        def load(folder: Path) -> Policy:
+            return StudentPolicy(self._student(folder), objective)
+
+        return self._do(self.plan.students[objective], lambda folder: self._choose(folder, trained, load))
 
     def _train_student(self, folder: Path, objective: str) -> None:
         config, settings, chosen = self.config, self.config.student, OBJECTIVES[objective]
@@ -275,7 +278,7 @@ class Pipeline:
     def reference(self) -> Path:
         """Two independent fresh teacher sets per held-out observation: what fidelity compares with, and its floor."""
         self.teach(), self.starts()
-        return self._once("reference", lambda: self.run.stage(self.plan.reference, self._draw_reference))
+        return self._do(self.plan.reference, self._draw_reference)
 
     def _draw_reference(self, folder: Path) -> None:
         policy = TeacherPolicy(self._teacher(self.teach()), self.config.evaluate.teacher_steps[0])
@@ -300,16 +303,21 @@ class Pipeline:
         return stream, plan(policy, state_1OS, [generator], self.config.evaluate.fidelity_samples)[0]
 
     def evaluate_teacher(self, steps: int) -> Path:
+        """The teacher at a number of solver steps, on the test starts."""
         self.reference()
-        stage = self.plan.teachers_evaluated[steps]
-        return self._once(stage.name, lambda: self.run.stage(
-            stage, lambda folder: self._evaluate(folder, TeacherPolicy(self._teacher(self.teach()), steps))))  # fmt: skip
+        return self._do(
+            self.plan.teachers_evaluated[steps],
+            lambda folder: self._evaluate(folder, TeacherPolicy(self._teacher(self.teach()), steps)),
+        )
 
     def evaluate_student(self, objective: str) -> Path:
+        """One student on the test starts."""
         self.reference()
-        student, stage = self.distill_one(objective), self.plan.students_evaluated[objective]
-        return self._once(stage.name, lambda: self.run.stage(
-            stage, lambda folder: self._evaluate(folder, StudentPolicy(self._student(student), objective))))  # fmt: skip
+        student = self.distill_one(objective)
+        return self._do(
+            self.plan.students_evaluated[objective],
+            lambda folder: self._evaluate(folder, StudentPolicy(self._student(student), objective)),
+        )
 
     def _evaluate(self, folder: Path, policy: Policy) -> None:
         """Rollouts from the stored test starts, and the policy's sets against the reference's."""
@@ -354,7 +362,7 @@ class Pipeline:
     def latency(self) -> Path:
         for objective in self.config.student.objectives:
             self.distill_one(objective)
-        return self._once("latency", lambda: self.run.stage(self.plan.latency, self._measure_latency))
+        return self._do(self.plan.latency, self._measure_latency)
 
     def _measure_latency(self, folder: Path) -> None:
         from distill.latency import measure
@@ -371,8 +379,8 @@ class Pipeline:
 
     def report(self) -> Path:
         """report.json, report.md and report.html."""
-        from distill.results import collect, render_clips
         from distill.report import write_report
+        from distill.results import collect, render_clips
 
         self.evaluate()
 
@@ -381,15 +389,15 @@ class Pipeline:
                 clips = render_clips(self, folder)
                 write_report(folder, collect(self, clips))
 
-        return self._once("report", lambda: self.run.stage(self.plan.report, work))
+        return self._do(self.plan.report, work)
 
     # -- plumbing ---------------------------------------------------------------------------------------------------
 
-    def _once(self, name: str, do: Any) -> Path:
+    def _do(self, stage: Stage, work: Callable[[Path], None]) -> Path:
         """A stage is looked at (and its files verified) once a process, however many others need it."""
-        if name not in self._done:
-            self._done[name] = do()
-        return self._done[name]
+        if stage.name not in self._done:
+            self._done[stage.name] = self.run.stage(stage, work)
+        return self._done[stage.name]
 
     def _bar(self, items: Any, title: str, unit: str) -> Any:
         return tqdm(items, desc=title, unit=unit, mininterval=1.0, disable=not self.run.is_main)

@@ -336,7 +336,7 @@ def made_table(results: Mapping[str, Any]) -> Table:
             f"{data.get('observations', NOTHING)} observations × "
             f"{data.get('hypotheses_per_observation', NOTHING)} plans, "
             f"{data.get('cache_num_steps', NOTHING)} solver steps each"
-            + ("" if _missing(size) else f", {float(size) / 1e6:.1f} MB on disk"),  # type: ignore[arg-type]
+            + ("" if _missing(size) else f", {float(size) / 1e6:.1f} MB on disk"),
         ),
         ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items()) or NOTHING),
     )

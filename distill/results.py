@@ -148,7 +148,7 @@ def _floor(pipeline: Pipeline) -> dict[str, Any]:
     return values | {"observations": first.shape[0], "samples": first.shape[1]}
 
 
-def hardware(device: torch.device) -> str:
+def hardware(device: torch.device | None) -> str:
     """The processor (and GPU) in words."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
@@ -156,7 +156,7 @@ def hardware(device: torch.device) -> str:
         models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         name = models[0] if models else name
     text = f"{name}, {os.cpu_count()} cores"
-    return f"{text}; {torch.cuda.get_device_name(device)}" if device.type == "cuda" else text
+    return f"{text}; {torch.cuda.get_device_name(device)}" if device is not None and device.type == "cuda" else text
 
 
 def render_clips(pipeline: Pipeline, folder: Path) -> dict[str, str]:

@@ -69,6 +69,7 @@ class Run:
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            self.lock.close()
             raise ValueError(
                 f"another flow2one is working in {self.config.folder}; wait for it or end it, or use another --name"
             ) from error

@@ -260,7 +260,7 @@ def _open(backend: str, model: mujoco.MjModel, width: int, height: int) -> Rende
     return GlRenderer(model, width, height, backend, module.GLContext)
 
 
-def _close_if_alive(reference: weakref.ref) -> None:
+def _close_if_alive(reference: weakref.ref[Any]) -> None:
     renderer = reference()
     if renderer is not None:
         renderer.close()
