@@ -156,7 +156,9 @@ def validate(config: Config) -> None:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
             lowest = 0 if isinstance(value, float) or item.name in _MAY_BE_ZERO else 1
-            if not value >= lowest:
+            if item.name == "ema_decay" and not 0 <= value < 1:
+                raise ValueError(f"{name}: got {value}, expected at least 0 and below 1. Change --{name.replace('_', '-')}")
+            if not lowest <= value < float("inf"):
                 raise ValueError(f"{name}: got {value}, expected at least {lowest}. Change --{name.replace('_', '-')}")
     student = config.student
     for name in (*student.objectives, student.default):
@@ -172,6 +174,12 @@ def validate(config: Config) -> None:
         raise ValueError("student.num_latents: got 1, expected at least 2: with one latent a set objective is plain L2")
     if config.sample.num_hypotheses < 2:
         raise ValueError("sample.num_hypotheses: got 1, expected at least 2: one hypothesis is no set")
+    if config.evaluate.fidelity_samples < 6:
+        raise ValueError(
+            f"evaluate.fidelity_samples: got {config.evaluate.fidelity_samples}, expected at least 6: precision and "
+            "recall look at the fifth neighbour"
+        )
+    check_choice("wandb", config.wandb, ("disabled", "offline", "online"))
     check_choice("teacher.solver", config.teacher.solver, SOLVERS)
     steps = config.evaluate.teacher_steps
     if not steps or min(steps) < 1 or len(set(steps)) != len(steps):
@@ -234,7 +242,11 @@ def _replace(config: Any, values: Mapping[str, Any], where: str, prefix: str) ->
             value = float(value)
         elif (isinstance(old, Path) or (key == "path" and old is None)) and isinstance(value, str):
             value = Path(value)
-        if value is not None and old is not None and type(value) is not type(old) and not isinstance(value, Path):
-            raise ValueError(f"{where}: {name} is {value!r}, expected a {type(old).__name__} like {old!r}")
+        wanted = Path if isinstance(old, Path) or old is None else type(old)
+        fits = isinstance(value, wanted) and isinstance(value, bool) == isinstance(old, bool)
+        if isinstance(old, tuple) and old and fits:
+            fits = all(type(item) is type(old[0]) for item in value)
+        if not fits and not (value is None and key == "path"):
+            raise ValueError(f"{where}: {name} is {value!r}, expected a {wanted.__name__} like {old!r}")
         changes[key] = value
     return dataclasses.replace(config, **changes)

@@ -51,7 +51,9 @@ def nearest(query_BMD: Tensor, key_BKD: Tensor, backend: Backend = "auto") -> tu
         raise ValueError("got NaN or infinity, expected finite vectors: neighbours of them mean nothing")
     keys = key_BKD.shape[1]
     count = min(CANDIDATES, keys)
+    eps = torch.finfo(query_BMD.dtype).eps
     if choose_backend(query_BMD.shape[1], keys, query_BMD.device, backend) == "faiss":
+        eps = max(eps, torch.finfo(torch.float32).eps)  # FAISS searches in float32 whatever it is given
         candidate_BMC = _faiss_candidates(query_BMD, key_BKD, count)
     else:
         squared = key_BKD.square().sum(-1)[:, None] - 2 * query_BMD @ key_BKD.transpose(1, 2)
@@ -65,11 +67,11 @@ def nearest(query_BMD: Tensor, key_BKD: Tensor, backend: Backend = "auto") -> tu
     squared_BM = exact_BMC.gather(-1, best_BM)[..., 0]
     if count < keys:
         scale_BM = query_BMD.square().sum(-1) + key_BKD.square().sum(-1).amax(-1, keepdim=True)
-        unsure_BM = exact_BMC.amax(-1) - squared_BM <= 64 * torch.finfo(scale_BM.dtype).eps * scale_BM
-        for b, m in unsure_BM.nonzero().tolist():
-            every_K = (query_BMD[b, m] - key_BKD[b]).square().sum(-1)
-            index_BM[b, m] = every_K.argmin()
-            squared_BM[b, m] = every_K.min()
+        unsure_BM = exact_BMC.amax(-1) - squared_BM <= 64 * eps * scale_BM
+        for b in unsure_BM.any(-1).nonzero()[:, 0].tolist():
+            every_UK = (query_BMD[b, unsure_BM[b], None] - key_BKD[b]).square().sum(-1)
+            index_BM[b, unsure_BM[b]] = every_UK.argmin(-1)
+            squared_BM[b, unsure_BM[b]] = every_UK.amin(-1)
     return squared_BM.sqrt(), index_BM
 
 

@@ -39,12 +39,12 @@ def _to_nearest(from_BMD: Tensor, to_BKD: Tensor, backend: Backend) -> Tensor:
 
 def coverage(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor, backend: Backend = "auto") -> Tensor:
     """1/K sum_k min_m d(t_k, s_m): every hypothesis of the teacher has a student sample near it (IMLE, 1809.09087)."""
-    return _to_nearest(embed(teacher_BKTA, weights_A), embed(student_BMTA, weights_A), backend)
+    return _to_nearest(embed(teacher_BKTA.detach(), weights_A), embed(student_BMTA, weights_A), backend)
 
 
 def fidelity(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor, backend: Backend = "auto") -> Tensor:
     """1/M sum_m min_k d(s_m, t_k): no student sample is far from all hypotheses of the teacher."""
-    return _to_nearest(embed(student_BMTA, weights_A), embed(teacher_BKTA, weights_A), backend)
+    return _to_nearest(embed(student_BMTA, weights_A), embed(teacher_BKTA.detach(), weights_A), backend)
 
 
 def chamfer(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def energy_distance(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tenso
     Unbiased, so it may be slightly negative for equal distributions. Zero only for equal distributions, so unlike
     Chamfer it sees how often each mode is chosen. A set of one sample has no spread term.
     """
-    student_BMD, teacher_BKD = embed(student_BMTA, weights_A), embed(teacher_BKTA, weights_A)
+    student_BMD, teacher_BKD = embed(student_BMTA, weights_A), embed(teacher_BKTA.detach(), weights_A)
 
     def spread(points_BND: Tensor) -> Tensor:
         count = points_BND.shape[1]
@@ -82,7 +82,7 @@ def chamfer_energy(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor
 
 def regression(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
     """1/(MK) sum_mk d(s_m, t_k)^2: its minimum is the mean of the hypotheses, the baseline that must fail."""
-    student_BMD, teacher_BKD = embed(student_BMTA, weights_A), embed(teacher_BKTA, weights_A)
+    student_BMD, teacher_BKD = embed(student_BMTA, weights_A), embed(teacher_BKTA.detach(), weights_A)
     return (student_BMD[:, :, None] - teacher_BKD[:, None]).square().sum(-1).mean()
 
 

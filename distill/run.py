@@ -60,7 +60,11 @@ class Run:
         if accelerator.num_processes != world:
             raise RuntimeError(f"the launcher started {world} processes, accelerate sees {accelerator.num_processes}")
         run = cls(config, accelerator)
-        run.on_main(run._open_on_main)
+        try:
+            run.on_main(run._open_on_main)
+        except ValueError:
+            run.close()
+            raise
         return run
 
     def _open_on_main(self) -> None:

@@ -105,6 +105,8 @@ def commit(folder: Path, key: str, made_from: Mapping[str, Any], seconds: float)
     A finished stage of another key is renamed to `<stage>.<its key>`, never deleted. `seconds`: time the work took.
     """
     partial = partial_folder(folder, key)
+    for left in partial.rglob(".*.tmp"):  # by a write that was killed, see write_bytes
+        left.unlink()
     files = {
         str(path.relative_to(partial)): sha256_file(path)
         for path in sorted(partial.rglob("*"))

@@ -135,11 +135,11 @@ def fit(
     model = model.to(device).train()
     average = ExponentialAverage(model, settings.ema_decay)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    first, curve = _load_resume(folder / RESUME, model, average, optimizer, device)
+    first, curve, summed = _load_resume(folder / RESUME, model, average, optimizer, device)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     marks = candidate_steps(settings)
     save_every = max(1, settings.training_steps // 20)
-    total, counted = torch.zeros((), device=device), 0
+    total, counted = torch.tensor(summed[0], device=device), summed[1]
     bar = tqdm(total=settings.training_steps, initial=first, desc=title, disable=not accelerator.is_main_process,
                mininterval=2.0, unit="step")
     last = settings.training_steps if stop_after is None else min(stop_after, settings.training_steps)
@@ -171,7 +171,7 @@ def fit(
         if accelerator.is_main_process and done in marks:
             save_candidate(average.model, _candidate(folder, done))
         if accelerator.is_main_process and (done % save_every == 0 or done in marks):
-            _save_resume(folder / RESUME, done, model, average, optimizer, curve)
+            _save_resume(folder / RESUME, done, model, average, optimizer, curve, (float(total), counted))
     bar.close()
     accelerator.wait_for_everyone()
     accelerator.free_memory()
@@ -184,22 +184,22 @@ def _candidate(folder: Path, step: int) -> Path:
 
 def _save_resume(
     path: Path, step: int, model: nn.Module, average: ExponentialAverage, optimizer: torch.optim.Optimizer,
-    curve: Sequence[dict[str, float]],
+    curve: Sequence[dict[str, float]], summed: tuple[float, int],
 ) -> None:  # fmt: skip
     """One safetensors file: weights, averaged weights and optimizer state, with step and curve in its header."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"average.{name}": value for name, value in average.model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
-    header = {"state": json.dumps({"step": step, "updates": average.updates, "curve": list(curve)})}
+    header = {"state": json.dumps({"step": step, "updates": average.updates, "curve": list(curve), "summed": summed})}
     write_bytes(path, save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, header))
 
 
 def _load_resume(
     path: Path, model: nn.Module, average: ExponentialAverage, optimizer: torch.optim.Optimizer, device: torch.device
-) -> tuple[int, list[dict[str, float]]]:
+) -> tuple[int, list[dict[str, float]], tuple[float, int]]:
     if not path.is_file():
-        return 0, []
+        return 0, [], (0.0, 0)
     with safe_open(str(path), framework="pt") as file:
         header = json.loads(file.metadata()["state"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is no dict)
@@ -211,7 +211,7 @@ def _load_resume(
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(header["step"]), list(header["curve"])
+    return int(header["step"]), list(header["curve"]), tuple(header["summed"])
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -46,6 +46,8 @@ def check_teacher(
         wrong.append(f"shape: got {tuple(first.shape)}, expected ({batch}, {num_hypotheses}, T, {action_size})")
     if not bool(torch.isfinite(first).all()):
         wrong.append("values: got NaN or infinity, expected finite actions")
+    if first.dtype != torch.float32:
+        wrong.append(f"dtype: got {first.dtype}, expected torch.float32")
     if first.requires_grad:
         wrong.append("gradient: the sample requires grad; wrap sample in torch.no_grad()")
     if not torch.equal(first, draw(0)):

@@ -23,6 +23,7 @@ class Normaliser(nn.Module):
 
     def __init__(self, state_size: int, action_size: int) -> None:
         super().__init__()
+        self._whole = False
         for name, size in (("state", state_size), ("action", action_size)):
             self.register_buffer(f"{name}_low", torch.full((size,), float("nan")))
             self.register_buffer(f"{name}_high", torch.full((size,), float("nan")))
@@ -54,6 +55,9 @@ class Normaliser(nn.Module):
             )
 
     def _centre_scale(self, name: str) -> tuple[Tensor, Tensor]:
+        if not self._whole:
+            self.check()
+            self._whole = True
         low, high = getattr(self, f"{name}_low"), getattr(self, f"{name}_high")
         half = (high - low) / 2
         return (high + low) / 2, torch.where(half < 5e-7, torch.ones_like(half), half)
