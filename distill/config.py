@@ -46,7 +46,7 @@ class TeacherConfig:
     depth: int = 4
     heads: int = 4
     patch: int = 8
-    training_steps: int = 6000
+    training_steps: int = 5000
     batch_size: int = 256
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
@@ -80,11 +80,11 @@ class StudentConfig:
     objectives: tuple[str, ...] = ("regression", "chamfer", "chamfer_energy")
     default: str = "chamfer_energy"
     latent_size: int = 8
-    num_latents: int = 16
+    num_latents: int = 8
     warm_start: bool = True
     training_steps: int = 2500
     batch_size: int = 32
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 1e-4
     warmup_steps: int = 100
     ema_decay: float = 0.99

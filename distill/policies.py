@@ -72,8 +72,7 @@ class TeacherPolicy:
 
     def head(self, condition_BC: Tensor, draws: Tensor) -> Tensor:
         batch, samples = draws.shape[:2]
-        condition_NC = condition_BC.repeat_interleave(samples, dim=0)
-        end = integrate(lambda x, t: self.module.velocity(x, t, condition_NC), draws.flatten(0, 1), self.num_steps,
+        end = integrate(lambda x, t: self.module.velocity(x, t, condition_BC), draws.flatten(0, 1), self.num_steps,
                         self.module.solver)
         return end.unflatten(0, (batch, samples))
 

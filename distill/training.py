@@ -134,7 +134,7 @@ def fit(
         raise ValueError(f"batch_size {settings.batch_size} is smaller than the {share.world} processes; raise it")
     model = model.to(device).train()
     average = ExponentialAverage(model, settings.ema_decay)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     first, curve, summed = _load_resume(folder / RESUME, model, average, optimizer, device)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     marks = candidate_steps(settings)

@@ -61,8 +61,7 @@ class OneStepStudent(nn.Module):
         """One network evaluation: condition and latents to normalised chunks `[B, M, T, A]`."""
         batch, samples = latents_BMZ.shape[:2]
         lifted = self.from_latent(latents_BMZ).reshape(batch * samples, self.shape.horizon, self.shape.action_size)
-        condition_NC = (condition_BC + self.time_C).repeat_interleave(samples, dim=0)
-        chunks: Tensor = self.trunk(lifted, condition_NC)
+        chunks: Tensor = self.trunk(lifted, condition_BC + self.time_C)
         return chunks.unflatten(0, (batch, samples))
 
     def forward(self, observation: Observation, latents_BMZ: Tensor, normalised: bool = False) -> Tensor:

@@ -59,13 +59,16 @@ class FlowTeacher(nn.Module):
         condition_BC: Tensor = self.encoder(self.normaliser.normalise_state(observation[STATE]))
         return condition_BC
 
-    def velocity(self, x_NTA: Tensor, time_N: Tensor, condition_NC: Tensor) -> Tensor:
-        """One network evaluation: the velocity `[N, T, A]` at flow time `[N]`.
+    def velocity(self, x_NTA: Tensor, time_N: Tensor, condition_BC: Tensor) -> Tensor:
+        """One network evaluation: the velocity `[N, T, A]` at flow time `[N]`, N / B chunks for each condition `[B, C]`.
+
+        Chunks of one condition must be at one time, as they are in `integrate`.
 
         The network predicts the end point x_1, and v = (x_1 - x_t) / (1 - t): the end points lie on a low-dimensional
         set, so a small network is not spent on passing the noise through (Li and He 2025, arXiv 2511.13720).
         """
-        end_NTA = self.trunk(x_NTA, condition_NC + self.time(time_N))
+        time_B = time_N[:: len(time_N) // len(condition_BC)]
+        end_NTA = self.trunk(x_NTA, condition_BC + self.time(time_B))
         velocity_NTA: Tensor = (end_NTA - x_NTA) / (1 - time_N).clamp(min=1e-3)[:, None, None]
         return velocity_NTA
 
@@ -73,9 +76,9 @@ class FlowTeacher(nn.Module):
     def sample_from_noise(self, observation: Observation, noise_BKTA: Tensor, num_steps: int) -> Tensor:
         """The end points `[B, K, T, A]`, raw actions, of the flow from the given noise; the encoder runs once."""
         batch, hypotheses = noise_BKTA.shape[:2]
-        condition_NC = self.encode(observation).repeat_interleave(hypotheses, dim=0)
+        condition_BC = self.encode(observation)
         end_NTA = integrate(
-            lambda x, t: self.velocity(x, t, condition_NC), noise_BKTA.flatten(0, 1), num_steps, self.solver
+            lambda x, t: self.velocity(x, t, condition_BC), noise_BKTA.flatten(0, 1), num_steps, self.solver
         )
         return self.normaliser.unnormalise_action(end_NTA).unflatten(0, (batch, hypotheses))
 

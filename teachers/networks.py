@@ -101,22 +101,25 @@ class Block(nn.Module):
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, tokens_BLC: Tensor, condition_BC: Tensor) -> Tensor:
-        batch, length, width = tokens_BLC.shape
-        scale_a, shift_a, gate_a, scale_f, shift_f, gate_f = self.modulation(condition_BC)[:, None].chunk(6, dim=-1)
-        normed = self.norm_attention(tokens_BLC) * (1 + scale_a) + shift_a
+    def forward(self, tokens_NLC: Tensor, condition_BC: Tensor) -> Tensor:
+        batch, length, width = tokens_NLC.shape
+        # several chunks of one observation share its condition: a fifth of the block's work, done once for all of them
+        modulation = self.modulation(condition_BC).repeat_interleave(batch // len(condition_BC), dim=0)
+        scale_a, shift_a, gate_a, scale_f, shift_f, gate_f = modulation[:, None].chunk(6, dim=-1)
+        normed = self.norm_attention(tokens_NLC) * (1 + scale_a) + shift_a
         qkv = self.to_qkv(normed).view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(batch, length, width)
-        tokens_BLC = tokens_BLC + gate_a * self.from_attention(attended)
-        normed = self.norm_feedforward(tokens_BLC) * (1 + scale_f) + shift_f
-        return tokens_BLC + gate_f * self.feedforward(normed)
+        tokens_NLC = tokens_NLC + gate_a * self.from_attention(attended)
+        normed = self.norm_feedforward(tokens_NLC) * (1 + scale_f) + shift_f
+        return tokens_NLC + gate_f * self.feedforward(normed)
 
 
 class TrajectoryTransformer(nn.Module):
-    """A chunk-shaped input `[B, T, A]` and a condition `[B, C]` to a chunk-shaped output `[B, T, A]`.
+    """Chunk-shaped inputs `[N, T, A]` and conditions `[B, C]` to chunk-shaped outputs `[N, T, A]`.
 
-    `patch` consecutive actions make one token, so that a 32-step chunk costs four tokens instead of 32.
+    N is a multiple of B: the first N / B chunks belong to the first condition, and so on. `patch`
+    consecutive actions make one token, so that a 16-step chunk costs two tokens instead of 16.
     """
 
     def __init__(self, shape: PolicyShape) -> None:
@@ -130,12 +133,12 @@ class TrajectoryTransformer(nn.Module):
         self.from_tokens = nn.Linear(shape.width, size)
         nn.init.zeros_(self.from_tokens.bias)
 
-    def forward(self, chunk_BTA: Tensor, condition_BC: Tensor) -> Tensor:
-        batch, horizon, actions = chunk_BTA.shape
-        patches = chunk_BTA.reshape(batch, horizon // self.patch, self.patch * actions)
-        tokens_BLC = self.to_tokens(patches) + self.position
+    def forward(self, chunk_NTA: Tensor, condition_BC: Tensor) -> Tensor:
+        batch, horizon, actions = chunk_NTA.shape
+        patches = chunk_NTA.reshape(batch, horizon // self.patch, self.patch * actions)
+        tokens_NLC = self.to_tokens(patches) + self.position
         condition_BC = F.silu(condition_BC)
         for block in self.blocks:
-            tokens_BLC = block(tokens_BLC, condition_BC)
-        output: Tensor = self.from_tokens(self.norm(tokens_BLC))
+            tokens_NLC = block(tokens_NLC, condition_BC)
+        output: Tensor = self.from_tokens(self.norm(tokens_NLC))
         return output.reshape(batch, horizon, actions)

@@ -51,10 +51,10 @@ def test_all_is_well(machine, capsys):
 
 def test_a_missing_package_is_named_with_its_cure(machine, capsys):
     del machine.installed["scipy"]
-    assert _find("scipy") == Check("scipy", "missing", "not installed, needed >=1.11", "pip install 'scipy>=1.11'")
+    assert _find("scipy") == Check("scipy", "missing", "not installed, needed >=1.13", "pip install 'scipy>=1.13'")
     assert doctor.run_doctor() == 1
     printed = capsys.readouterr().out
-    assert "MISSING  scipy" in printed and "-> pip install 'scipy>=1.11'" in printed and "Not ready: scipy." in printed
+    assert "MISSING  scipy" in printed and "-> pip install 'scipy>=1.13'" in printed and "Not ready: scipy." in printed
 
 
 @pytest.mark.parametrize("name", ["wandb", "diffusers", "faiss-cpu"])
@@ -68,14 +68,14 @@ def test_optional_packages_do_not_fail(machine, name):
 def test_mujoco_4_is_refused_with_the_reason(machine):
     machine.installed["mujoco"] = "4.0.0"
     check = _find("mujoco")
-    assert check.status == "missing" and check.found == "4.0.0, needed >=3.3,<3.9"
-    assert "solver bug" in check.advice and "pip install 'mujoco>=3.3,<3.9'" in check.advice
+    assert check.status == "missing" and check.found == "4.0.0, needed >=3.3.3,<3.9"
+    assert "solver bug" in check.advice and "pip install 'mujoco>=3.3.3,<3.9'" in check.advice
     assert doctor.run_doctor() == 1
 
 
 @pytest.mark.parametrize(
     ("version", "status"),
-    [("3.3", "ok"), ("3.3.0", "ok"), ("3.8.1", "ok"), ("3.10.0", "missing"), ("3.9.0", "missing"),
+    [("3.3", "missing"), ("3.3.3", "ok"), ("3.8.1", "ok"), ("3.10.0", "missing"), ("3.9.0", "missing"),
      ("3.2.9", "missing")],
 )  # fmt: skip
 def test_versions_are_compared_as_numbers(machine, version, status):
