@@ -45,6 +45,22 @@ class CachePlan:
         return self.frames[shard * self.shard_size : (shard + 1) * self.shard_size]
 
 
+def training_frames(
+    episode_index_F: np.ndarray, count: int, replanning_share: float, execution_horizon: int, seed: int
+) -> np.ndarray:
+    """`[N]` sorted frames of the demonstrations to draw hypotheses for, N = count, or all there are if they are fewer.
+
+    A share of them is taken where a policy will be asked for a chunk: every `execution_horizon`-th frame from an
+    episode's first on. The hard decisions stand there (at the start above all) and are rare among all frames.
+    """
+    rng = np.random.default_rng([seed, 12])
+    first_F = np.searchsorted(episode_index_F, episode_index_F, side="left")
+    step_F = np.arange(len(episode_index_F)) - first_F
+    asked = rng.permutation(np.flatnonzero(step_F % execution_horizon == 0))[: round(count * replanning_share)]
+    others = np.setdiff1d(np.arange(len(episode_index_F)), asked)
+    return np.sort(np.concatenate([asked, rng.permutation(others)[: count - len(asked)]]))
+
+
 def hypothesis_seeds(seed: int, frames_N: np.ndarray, num_hypotheses: int) -> np.ndarray:
     """A seed per hypothesis, `[N, K]` int64 >= 0: splitmix64 over (seed, frame, k), so no two draws are tied.
 

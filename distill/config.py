@@ -59,12 +59,15 @@ class TeacherConfig:
 class SampleConfig:
     """The hypothesis cache: K chunks for each of `num_observations` training observations.
 
+    replanning_share: share of the observations taken where a policy is asked for a chunk, every `execution_horizon`-th
+    frame of an episode from its first on; the rest is taken anywhere.
     num_steps: the teacher's solver steps; shard_size: observations a shard; batch_size: observations a network call.
     """
 
     num_hypotheses: int = 16
     num_steps: int = 50
     num_observations: int = 2048
+    replanning_share: float = 0.5
     shard_size: int = 256
     batch_size: int = 64
 
@@ -158,6 +161,8 @@ def validate(config: Config) -> None:
             lowest = 0 if isinstance(value, float) or item.name in _MAY_BE_ZERO else 1
             if item.name == "ema_decay" and not 0 <= value < 1:
                 raise ValueError(f"{name}: got {value}, expected at least 0 and below 1. Change --{name.replace('_', '-')}")
+            if item.name.endswith("_share") and not 0 <= value <= 1:
+                raise ValueError(f"{name}: got {value}, expected a share from 0 to 1. Change --{name.replace('_', '-')}")
             if not lowest <= value < float("inf"):
                 raise ValueError(f"{name}: got {value}, expected at least {lowest}. Change --{name.replace('_', '-')}")
     student = config.student

@@ -65,8 +65,10 @@ def make_plan(config: Config) -> Plan:
     else:
         teacher_key = external_teacher_key(config.teacher.path)
     sample = Stage(
-        "sample", {"teacher": teacher_key, "demos": demos.key, "sample": asdict(config.sample), "seed": config.seed}
-    )
+        "sample",
+        {"teacher": teacher_key, "demos": demos.key, "sample": asdict(config.sample), "seed": config.seed,
+         "execution_horizon": evaluate.execution_horizon},
+    )  # fmt: skip
     # which other objectives there are, and which is presented, changes no student
     recipe = {key: value for key, value in asdict(config.student).items() if key not in ("objectives", "default")}
     train_students = {

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -124,9 +125,7 @@ class Run:
         return list(gather_object(items)) if self.accelerator.num_processes > 1 else items
 
     def log(self, stage: str, values: Mapping[str, float]) -> None:
-        """One line in metrics.jsonl, and wandb if it was asked for; first process only."""
-        if not self.is_main:
-            return
+        """One line in metrics.jsonl, and wandb if it was asked for; on the first process, or one that works alone."""
         with (self.config.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"time": round(time.time(), 2), "stage": stage, **values}) + "\n")
         if self.wandb is not None:
@@ -139,21 +138,46 @@ class Run:
         stage's files do not match their manifest.
         """
         folder = self.folder(stage)
-        if self.on_main(lambda: finished(folder, stage.key)):
+        if self.is_done(stage):
             self.say(f"[{stage.name}] done before, reused: {folder}")
             return folder
-        partial = partial_folder(folder, stage.key)
+        unfinished = partial_folder(folder, stage.key)
         if self.is_main:
-            partial.mkdir(parents=True, exist_ok=True)
+            unfinished.mkdir(parents=True, exist_ok=True)
         self.accelerator.wait_for_everyone()
         self.say(f"[{stage.name}] ...")
         begin = time.monotonic()
-        work(partial)
+        work(unfinished)
         self.accelerator.wait_for_everyone()
         seconds = time.monotonic() - begin
         self.on_main(lambda: commit(folder, stage.key, stage.made_from, seconds))
         self.say(f"[{stage.name}] done in {seconds:.1f} s: {folder}")
         return folder
+
+    def is_done(self, stage: Stage) -> bool:
+        """Whether the stage is there and whole; all processes ask together."""
+        return self.on_main(lambda: finished(self.folder(stage), stage.key))
+
+    def stages_side_by_side(self, jobs: Sequence[tuple[Stage, Callable[[Path], None]]]) -> None:
+        """Do stages that are not there yet, each on one process, several at a time.
+
+        `work` must not wait for other processes. An interrupted stage goes on whichever process gets it.
+        """
+        folders = [partial_folder(self.folder(stage), stage.key) for stage, _ in jobs]
+        if self.is_main:
+            for folder in folders:
+                folder.mkdir(parents=True, exist_ok=True)
+        self.accelerator.wait_for_everyone()
+        self.say(f"[{', '.join(stage.name for stage, _ in jobs)}] side by side ...")
+        took: list[tuple[int, float]] = []
+        for number in self.my_share(range(len(jobs))):
+            begin = time.monotonic()
+            jobs[number][1](folders[number])
+            took.append((number, time.monotonic() - begin))
+        for number, seconds in sorted(self.gather(took)):
+            stage = jobs[number][0]
+            self.on_main(partial(commit, self.folder(stage), stage.key, stage.made_from, seconds))
+            self.say(f"[{stage.name}] done in {seconds:.1f} s: {self.folder(stage)}")
 
     def close(self) -> None:
         if self.wandb is not None:

@@ -119,28 +119,31 @@ def fit(
     on_log: Callable[[int, float], None],
     title: str,
     stop_after: int | None = None,
+    alone: bool = False,
 ) -> list[dict[str, float]]:
     """Train `model` with AdamW and an average of its weights, from wherever `folder` says it stopped.
 
     batches: (first step, last step, this process's share) to the batches; loss_of_step: (wrapped model, batch, generator
     of the step) to a scalar; save_candidate: (averaged model, folder) writes a policy; stop_after: leave early at this
-    step, as an interruption would (for tests). Returns the loss curve; the averaged weights of
-    `candidate_steps` stand in ``candidate-<step>`` folders.
+    step, as an interruption would (for tests); alone: this process trains by itself, whatever the others do.
+    Returns the loss curve; the averaged weights of `candidate_steps` stand in ``candidate-<step>`` folders.
     Raises FloatingPointError, on every process alike, when the gradient is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    device, share = accelerator.device, Share(accelerator.process_index, accelerator.num_processes)
+    alone = alone or accelerator.num_processes == 1
+    device, main = accelerator.device, alone or accelerator.is_main_process
+    share = Share() if alone else Share(accelerator.process_index, accelerator.num_processes)
     if settings.batch_size < share.world:
         raise ValueError(f"batch_size {settings.batch_size} is smaller than the {share.world} processes; raise it")
     model = model.to(device).train()
     average = ExponentialAverage(model, settings.ema_decay)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     first, curve, summed = _load_resume(folder / RESUME, model, average, optimizer, device)
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    wrapped: nn.Module = model if alone else accelerator.prepare_model(model)
     marks = candidate_steps(settings)
     save_every = max(1, settings.training_steps // 20)
     total, counted = torch.tensor(summed[0], device=device), summed[1]
-    bar = tqdm(total=settings.training_steps, initial=first, desc=title, disable=not accelerator.is_main_process,
+    bar = tqdm(total=settings.training_steps, initial=first, desc=title, disable=not main,
                mininterval=2.0, unit="step")
     last = settings.training_steps if stop_after is None else min(stop_after, settings.training_steps)
     for step, batch in zip(range(first, last), batches(first, last, share), strict=True):
@@ -148,7 +151,7 @@ def fit(
             group["lr"] = learning_rate(settings, step)
         loss = loss_of_step(wrapped, batch, step_generator(seed, step))
         optimizer.zero_grad()
-        accelerator.backward(loss)
+        loss.backward()
         # the gradient was averaged over all processes, so all of them see the same norm and stop together
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         if not bool(torch.isfinite(norm)):
@@ -162,19 +165,19 @@ def fit(
         bar.update()
         done = step + 1
         if done % _LOG_EVERY == 0 or done == settings.training_steps:
-            mean_loss = float(accelerator.reduce(total, reduction="mean")) / counted
+            mean_loss = float(total if alone else accelerator.reduce(total, reduction="mean")) / counted
             total, counted = torch.zeros((), device=device), 0
             curve.append({"step": done, "loss": mean_loss})
             bar.set_postfix(loss=f"{mean_loss:.4f}")
-            if accelerator.is_main_process:
+            if main:
                 on_log(done, mean_loss)
-        if accelerator.is_main_process and done in marks:
+        if main and done in marks:
             save_candidate(average.model, _candidate(folder, done))
-        if accelerator.is_main_process and (done % save_every == 0 or done in marks):
+        if main and (done % save_every == 0 or done in marks):
             _save_resume(folder / RESUME, done, model, average, optimizer, curve, (float(total), counted))
     bar.close()
-    accelerator.wait_for_everyone()
-    accelerator.free_memory()
+    if not alone:
+        accelerator.wait_for_everyone()
     return curve
 
 

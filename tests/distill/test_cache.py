@@ -19,6 +19,7 @@ from distill.cache import (
     hypothesis_seeds,
     noise_of,
     shard_name,
+    training_frames,
     write_index,
     write_shards,
 )
@@ -264,3 +265,25 @@ def test_a_data_loader_gives_the_rows_of_every_step(cached: Path) -> None:
     for step, batch in enumerate(batches, start=1):
         rows = batch_indices(5, step, 3, len(dataset)).tolist()
         assert torch.equal(batch["hypotheses"], torch.stack([dataset[row]["hypotheses"] for row in rows]))
+
+
+# -- which frames ----------------------------------------------------------------------------------------------------
+
+
+def test_half_of_the_frames_are_those_at_which_a_policy_is_asked() -> None:
+    # two episodes of 7 and 5 frames, asked every third frame: frames 0, 3, 6 and 7, 10
+    episode_index = np.repeat([0, 1], [7, 5])
+    asked = {0, 3, 6, 7, 10}
+    for seed in range(20):
+        frames = training_frames(episode_index, 6, 0.5, 3, seed)
+        assert len(set(frames.tolist())) == 6 and (np.diff(frames) > 0).all()
+        assert len(asked & set(frames.tolist())) >= 3
+    assert set(training_frames(episode_index, 5, 1.0, 3, 0).tolist()) == asked
+    assert training_frames(episode_index, 99, 0.5, 3, 0).tolist() == list(range(12))
+
+
+def test_a_share_of_nothing_is_a_plain_random_choice() -> None:
+    episode_index = np.repeat(np.arange(50), 20)
+    frames = training_frames(episode_index, 500, 0.0, 10, 0)
+    # 100 of 1000 frames are asked at; 500 drawn without looking take 50 of them, with a standard deviation of 4.7
+    assert abs(int((frames % 10 == 0).sum()) - 50) < 20

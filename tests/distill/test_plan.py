@@ -59,6 +59,7 @@ CHANGES: list[tuple[str, Any, set[str]]] = [
     ("sample.num_hypotheses", 5, {"sample"} | STUDENT_ON),
     ("sample.num_steps", 3, {"sample"} | STUDENT_ON),
     ("sample.num_observations", 99, {"sample"} | STUDENT_ON),
+    ("sample.replanning_share", 0.1, {"sample"} | STUDENT_ON),
     ("student.training_steps", 7, STUDENT_ON),
     ("student.learning_rate", 0.5, STUDENT_ON),
     ("student.warm_start", False, STUDENT_ON),

@@ -252,7 +252,7 @@ def test_a_batch_too_small_for_the_processes_is_refused(make_teacher, tmp_path: 
     task = Task(make_teacher, tmp_path, Settings(batch_size=1))
 
     class Two:
-        device, process_index, num_processes = torch.device("cpu"), 0, 2
+        device, process_index, num_processes, is_main_process = torch.device("cpu"), 0, 2, True
 
     with pytest.raises(ValueError, match="batch_size 1 is smaller than the 2 processes; raise it"):
         fit(Two(), task.model, task.batches, task.loss, task.settings, 0, tmp_path, lambda *_: None,  # type: ignore[arg-type]
