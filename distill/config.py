@@ -77,6 +77,7 @@ class StudentConfig:
     """The one-step students, one per objective.
 
     default: the objective whose student the report presents; num_latents: M, student samples per observation a step.
+    unexecuted_weight: weight, in the objectives' distance, of a chunk's actions after the execution horizon; 1 is plain.
     candidates: how many checkpoints of the last part of training compete on the validation starts.
     """
 
@@ -84,10 +85,11 @@ class StudentConfig:
     default: str = "chamfer_energy"
     latent_size: int = 8
     num_latents: int = 8
+    unexecuted_weight: float = 0.25
     warm_start: bool = True
-    training_steps: int = 2500
+    training_steps: int = 3000
     batch_size: int = 32
-    learning_rate: float = 2e-3
+    learning_rate: float = 2.5e-3
     weight_decay: float = 1e-4
     warmup_steps: int = 100
     ema_decay: float = 0.99

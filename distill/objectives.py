@@ -1,7 +1,7 @@
 """Set objectives: how far a student's M chunks are from the teacher's K chunks, always per observation.
 
-Every function takes student_BMTA, teacher_BKTA (both normalised) and weights_A and returns a scalar.
-The distance between two chunks is d(a, b) = sqrt( sum_ta w_a (a_ta - b_ta)^2 / (T sum_a w_a) ), the weighted root mean
+Every function takes student_BMTA, teacher_BKTA (both normalised) and weights, `[A]` or `[T, A]`, and returns a scalar.
+The distance between two chunks is d(a, b) = sqrt( sum_ta w_ta (a_ta - b_ta)^2 / sum_ta w_ta ), the weighted root mean
 square difference, so its unit is half of an action dimension's range whatever T and A are.
 """
 
@@ -20,9 +20,20 @@ TINY = 1e-12
 
 
 def embed(chunks_BMTA: Tensor, weights_A: Tensor) -> Tensor:
-    """Chunks as vectors `[B, M, T*A]` whose Euclidean distance is d(a, b)."""
-    scale_A = (weights_A / (weights_A.sum() * chunks_BMTA.shape[-2])).sqrt()
-    return (chunks_BMTA * scale_A).flatten(-2)
+    """Chunks as vectors `[B, M, T*A]` whose Euclidean distance is d(a, b); weights `[A]` or `[T, A]`."""
+    weights_TA = weights_A.expand(chunks_BMTA.shape[-2:])
+    return (chunks_BMTA * (weights_TA / weights_TA.sum()).sqrt()).flatten(-2)
+
+
+def chunk_weights(weights_A: Tensor, horizon: int, execution_horizon: int, unexecuted_weight: float) -> Tensor:
+    """Weights `[T, A]`: those of the task for the actions that are carried out, times `unexecuted_weight` for the rest.
+
+    The far end of a chunk holds decisions that will be taken anew before it is reached. At full weight their spread
+    rules the distance, and the student is blurred where it acts.
+    """
+    weights_TA = weights_A.repeat(horizon, 1)
+    weights_TA[execution_horizon:] *= unexecuted_weight
+    return weights_TA
 
 
 def distances(first_BMD: Tensor, second_BKD: Tensor) -> Tensor:

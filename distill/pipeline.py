@@ -19,7 +19,7 @@ from tqdm import tqdm
 import envs
 from distill.cache import CachePlan, HypothesisDataset, episode_seed, training_frames, write_index, write_shards
 from distill.fidelity import average, set_fidelity
-from distill.objectives import OBJECTIVES
+from distill.objectives import OBJECTIVES, chunk_weights
 from distill.plan import Plan, make_plan
 from distill.policies import Policy, StudentPolicy, TeacherPolicy, device_of, plan
 from distill.rollouts import Episode, run_episodes, summarise, to_json
@@ -245,7 +245,10 @@ class Pipeline:
         )
         samples = 1 if chosen.one_sample else settings.num_latents
         device = self.run.accelerator.device
-        weights_A = torch.tensor(self.spec.action.weights, device=device)
+        weights_TA = chunk_weights(
+            torch.tensor(self.spec.action.weights, device=device), student.shape.horizon,
+            config.evaluate.execution_horizon, settings.unexecuted_weight,
+        )  # fmt: skip
 
         def batches(first: int, last: int, share: Share) -> Iterator[dict[str, Tensor]]:
             sampler = StepBatches(config.seed, first, last, settings.batch_size, len(dataset), share)
@@ -255,7 +258,7 @@ class Pipeline:
             latents = torch.randn(settings.batch_size, samples, settings.latent_size, generator=generator)
             latents_BMZ = (latents if alone else self.run.share.of(latents)).to(device)
             student_BMTA = model({STATE: batch[STATE].to(device)}, latents_BMZ, normalised=True)
-            return chosen.loss(student_BMTA, batch["hypotheses"].to(device), weights_A)
+            return chosen.loss(student_BMTA, batch["hypotheses"].to(device), weights_TA)
 
         curve = fit(
             self.run.accelerator, student, batches, loss, settings, config.seed, folder,

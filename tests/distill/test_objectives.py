@@ -13,6 +13,7 @@ from distill.objectives import (
     OBJECTIVES,
     chamfer,
     chamfer_energy,
+    chunk_weights,
     coverage,
     distances,
     embed,
@@ -158,6 +159,20 @@ def test_weights_say_how_much_a_dimension_counts(name: str) -> None:
     far[..., 1] += 10.0
     assert float(term(far, teacher, torch.tensor([2.0, 0.0]))) == pytest.approx(only_first, rel=1e-4)
     assert float(term(far, teacher, torch.tensor([1.0, 1.0]))) > plain + 1.0
+
+
+def test_weights_may_differ_from_action_to_action() -> None:
+    # T = 3, A = 2; two actions are carried out, the third counts a quarter
+    weights_TA = chunk_weights(torch.tensor([1.0, 3.0]), 3, 2, 0.25)
+    assert weights_TA.tolist() == [[1.0, 3.0], [1.0, 3.0], [0.25, 0.75]]
+    first, second = torch.zeros(1, 1, 3, 2), torch.zeros(1, 1, 3, 2)
+    second[0, 0, 1, 1], second[0, 0, 2, 0] = 2.0, 4.0
+    # d^2 = (3 * 2^2 + 0.25 * 4^2) / (4 + 4 + 1) = 16 / 9
+    assert float(coverage(first, second, weights_TA)) == pytest.approx(4 / 3, rel=1e-5)
+    same_for_all = chunk_weights(torch.tensor([1.0, 3.0]), 3, 2, 1.0)
+    student, teacher = _randn(2, 4, 3, 2), _randn(2, 5, 3, 2, seed=1)
+    plain = chamfer(student, teacher, torch.tensor([1.0, 3.0]))
+    torch.testing.assert_close(chamfer(student, teacher, same_for_all), plain)
 
 
 # -- energy distance -----------------------------------------------------------------------------------------------
