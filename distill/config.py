@@ -191,7 +191,8 @@ def validate(config: Config) -> None:
     steps = config.evaluate.teacher_steps
     if not steps or min(steps) < 1 or len(set(steps)) != len(steps):
         raise ValueError(f"evaluate.teacher_steps: got {list(steps)}, expected different numbers of at least 1")
-    if config.evaluate.execution_horizon > config.teacher.horizon:
+    # a teacher from elsewhere brings its own horizon, checked where it is opened
+    if config.teacher.path is None and config.evaluate.execution_horizon > config.teacher.horizon:
         raise ValueError(
             f"evaluate.execution_horizon: got {config.evaluate.execution_horizon}, a chunk has only "
             f"{config.teacher.horizon} actions (teacher.horizon); choose at most that"
