@@ -215,7 +215,7 @@ class Pipeline:
         stages = {name: self.plan.train_students[name] for name in self.config.student.objectives}
         # the cheap ones last, so that they fill up what the dear ones leave
         names = sorted(stages, key=lambda name: OBJECTIVES[name].one_sample)
-        todo = [name for name in names if not self.run.is_done(stages[name])]
+        todo = [name for name in names if stages[name].name not in self._done and not self.run.is_done(stages[name])]
         if self.run.share.world > 1 and len(todo) > 1:
             self.run.stages_side_by_side(
                 [(stages[name], partial(self._train_student, objective=name, alone=True)) for name in todo]
@@ -383,10 +383,11 @@ class Pipeline:
         self.latency()
 
     def policies(self) -> list[Policy]:
+        """All that are compared; their stages have been done, so one process may ask by itself."""
         teacher = self._teacher(self.teach())
         return [
             *(TeacherPolicy(teacher, steps) for steps in self.config.evaluate.teacher_steps),
-            *(StudentPolicy(self._student(path), name) for name, path in self.distill().items()),
+            *(StudentPolicy(self._student(self.distill_one(name)), name) for name in self.config.student.objectives),
         ]
 
     def latency(self) -> Path:
