@@ -31,7 +31,8 @@ def measure(arguments: argparse.Namespace, setting: tuple[int, int, int]) -> dic
     command = [
         sys.executable, "distill.py", "evaluate", *presets, "--runs-dir", str(arguments.run.parent), "--name", name,
         "--teacher.path", str(arguments.run / "teach"), "--student.objectives", "chamfer_energy",
-        "--student.training-steps", str(arguments.training_steps), "--evaluate.teacher-steps", "50", "--evaluate.latency-calls", "1",
+        "--student.training-steps", str(arguments.training_steps), "--evaluate.teacher-steps", "50",
+        "--evaluate.latency-calls", "1",
         "--sample.num-hypotheses", str(hypotheses), "--sample.num-steps", str(steps),
         "--sample.num-observations", str(observations),
     ]  # fmt: skip
