@@ -43,6 +43,7 @@ class Pipeline:
         self.plan: Plan = make_plan(run.config)
         self.spec = envs.task_spec(run.config.task)
         self._done: dict[str, Path] = {}
+        self._stored: dict[str, Tensor] = {}
 
     # -- 1. demonstrations and stored starts ------------------------------------------------------------------------
 
@@ -109,7 +110,9 @@ class Pipeline:
 
     def stored(self) -> dict[str, Tensor]:
         """``validation``, ``test``: starts `[E, D]`; ``observations``: held-out state histories `[F, O, S]`."""
-        return load_file(str(self.starts() / "starts.safetensors"))
+        if not self._stored:  # asked for once per observation
+            self._stored = load_file(str(self.starts() / "starts.safetensors"))
+        return self._stored
 
     # -- 2. the teacher ---------------------------------------------------------------------------------------------
 
@@ -362,15 +365,14 @@ class Pipeline:
             sets = [normalise(chunks.to(device))[None] for chunks in (drawn[row], reference["reference"][row])]  # type: ignore[operator]
             parts.append((1, set_fidelity(sets[0], sets[1], weights_A)))
         parts = self.run.gather(parts)
-        planned = self._chunks_of(policy, 0, policy.name)[1] if self.run.is_main else None
-        if self.run.is_main and planned is not None:
+        if self.run.is_main:
             write_json(folder / "result.json", {
                 "policy": policy.name, "nfe": policy.evaluations,
                 "parameters": sum(value.numel() for value in policy.module.parameters()),
                 "summary": summarise(self.spec, episodes), "episodes": to_json(episodes),
                 "fidelity": {**average(parts), "observations": len(parts),
                              "samples": self.config.evaluate.fidelity_samples},
-                "planned_set": np.round(planned[:32], 4).tolist(),
+                "planned_set": np.round(drawn[0].numpy()[:32], 4).tolist(),
             })  # fmt: skip
 
     def evaluate(self) -> None:
