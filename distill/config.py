@@ -22,23 +22,29 @@ class DemosConfig:
     """Demonstrations of the scripted expert, and the stored starts.
 
     train_starts: starts that are demonstrated; every one is solved in every mode `per_mode` times.
+    episodes: record only this many of those, drawn at random with the modes as even as can be; 0 records all.
     noise_m: smooth disturbance of the executed (never of the recorded) action [m].
     """
 
     train_starts: int = 40
     per_mode: int = 1
+    episodes: int = 0
     noise_m: float = 0.004
 
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """The flow-matching teacher.
+    """The teacher.
 
+    kind: flow, diffusion or energy (teachers.TEACHERS).
     path: a teacher folder that exists already (config.json, model.safetensors); nothing is trained then.
+    time_power: a flow teacher is trained at times t = u^time_power, u uniform; above 1 it sees more of the noise.
     observation_steps, horizon: O and T; width, depth, heads, patch: its transformer (teachers.networks.PolicyShape).
     """
 
+    kind: str = "flow"
     path: Path | None = None
+    time_power: float = 1.0
     solver: str = "euler"
     observation_steps: int = 2
     horizon: int = 16
@@ -46,7 +52,7 @@ class TeacherConfig:
     depth: int = 4
     heads: int = 4
     patch: int = 8
-    training_steps: int = 5000
+    training_steps: int = 8000
     batch_size: int = 256
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
@@ -148,7 +154,7 @@ class Config:
 
 
 # counts that may be zero; every other int of a config must be at least 1
-_MAY_BE_ZERO = {"seed", "processes", "warmup_steps", "latency_warmup"}
+_MAY_BE_ZERO = {"seed", "processes", "episodes", "warmup_steps", "latency_warmup"}
 
 
 def validate(config: Config) -> None:
@@ -167,6 +173,12 @@ def validate(config: Config) -> None:
                 raise ValueError(f"{name}: got {value}, expected a share from 0 to 1. Change --{name.replace('_', '-')}")
             if not lowest <= value < float("inf"):
                 raise ValueError(f"{name}: got {value}, expected at least {lowest}. Change --{name.replace('_', '-')}")
+    available = config.demos.train_starts * len(envs.task_spec(config.task).modes) * config.demos.per_mode
+    if config.demos.episodes > available:
+        raise ValueError(
+            f"demos.episodes: got {config.demos.episodes}, but train_starts x modes x per_mode are only {available}; "
+            "raise demos.train_starts"
+        )
     student = config.student
     for name in (*student.objectives, student.default):
         check_choice("student.objectives", name, OBJECTIVES)

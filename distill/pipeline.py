@@ -58,6 +58,11 @@ class Pipeline:
             (start, mode, repeat)
             for start in range(len(starts)) for mode in self.spec.modes for repeat in range(config.demos.per_mode)
         ]  # fmt: skip
+        if config.demos.episodes:
+            # in random order within each mode, then one of each mode in turn
+            mixed = [jobs[row] for row in np.random.default_rng([config.seed, 13]).permutation(len(jobs))]
+            by_mode = [[job for job in mixed if job[1] == mode] for mode in self.spec.modes]
+            jobs = sorted([job for turn in zip(*by_mode, strict=True) for job in turn][: config.demos.episodes])
         self._save_recorded(folder, starts, jobs, "train", config.demos.noise_m)
 
     def _save_recorded(

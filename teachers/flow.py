@@ -22,17 +22,26 @@ class FlowTeacher(nn.Module):
 
     KIND = "flow_teacher"
 
-    def __init__(self, shape: PolicyShape, solver: str = "euler") -> None:
+    def __init__(self, shape: PolicyShape, solver: str = "euler", time_power: float = 1.0) -> None:
         super().__init__()
         if solver not in SOLVERS:
             raise ValueError(f"unknown solver {solver!r}; expected one of {sorted(SOLVERS)}")
-        self.shape, self.solver = shape, solver
+        self.shape, self.solver, self.time_power = shape, solver, time_power
         self.normaliser = Normaliser(shape.state_size, shape.action_size)
         self.encoder = StateEncoder(shape.observation_steps, shape.state_size, shape.width)
         self.time = TimeEmbedding(shape.width)
         self.trunk = TrajectoryTransformer(shape)
 
     # -- training ------------------------------------------------------------------------------------------------
+
+    def training_draws(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Noise `[B, T, A]` and times t = u^time_power `[B]`, u uniform: what `forward` takes beside the data.
+
+        A power above 1 trains more near the noise ("Let It Be Simple", arXiv 2606.05737), where few solver steps err.
+        """
+        noise_BTA = torch.randn(batch_size, self.shape.horizon, self.shape.action_size, generator=generator)
+        time_B = torch.rand(batch_size, generator=generator)
+        return noise_BTA, time_B if self.time_power == 1 else time_B**self.time_power
 
     def forward(self, observation: Observation, action_BTA: Tensor, noise_BTA: Tensor, time_B: Tensor) -> Tensor:
         """Flow-matching loss, a scalar: E w(t)^2 || v(x_t, t | o) - (x_1 - x_0) ||^2, x_t = (1 - t) x_0 + t x_1.
@@ -72,15 +81,25 @@ class FlowTeacher(nn.Module):
         velocity_NTA: Tensor = (end_NTA - x_NTA) / (1 - time_N).clamp(min=1e-3)[:, None, None]
         return velocity_NTA
 
-    @torch.no_grad()
-    def sample_from_noise(self, observation: Observation, noise_BKTA: Tensor, num_steps: int) -> Tensor:
-        """The end points `[B, K, T, A]`, raw actions, of the flow from the given noise; the encoder runs once."""
-        batch, hypotheses = noise_BKTA.shape[:2]
-        condition_BC = self.encode(observation)
+    def noise_shape(self, num_steps: int) -> tuple[int, ...]:
+        """Shape of the standard normal numbers that one chunk is made from; the solver adds none."""
+        return self.shape.horizon, self.shape.action_size
+
+    def solve(self, condition_BC: Tensor, noise_BKTA: Tensor, num_steps: int) -> Tensor:
+        """The end points `[B, K, T, A]`, normalised, of the flow from the given noise."""
         end_NTA = integrate(
             lambda x, t: self.velocity(x, t, condition_BC), noise_BKTA.flatten(0, 1), num_steps, self.solver
         )
-        return self.normaliser.unnormalise_action(end_NTA).unflatten(0, (batch, hypotheses))
+        return end_NTA.unflatten(0, noise_BKTA.shape[:2])
+
+    @torch.no_grad()
+    def sample_from_noise(self, observation: Observation, noise_BKTA: Tensor, num_steps: int) -> Tensor:
+        """The end points `[B, K, T, A]`, raw actions, of the flow from the given noise; the encoder runs once."""
+        return self.normaliser.unnormalise_action(self.solve(self.encode(observation), noise_BKTA, num_steps))
+
+    def start_condition(self) -> Tensor:
+        """What stands for the time `[C]` at pure noise: a student that starts from this teacher goes on from there."""
+        return self.time(torch.zeros(1, device=self.time.frequencies.device))[0]
 
     @torch.no_grad()
     def sample(
@@ -90,7 +109,7 @@ class FlowTeacher(nn.Module):
         if num_hypotheses < 1:
             raise ValueError(f"num_hypotheses must be at least 1, got {num_hypotheses}")
         state = observation[STATE]
-        shape = (state.shape[0], num_hypotheses, self.shape.horizon, self.shape.action_size)
+        shape = (state.shape[0], num_hypotheses, *self.noise_shape(num_steps))
         noise_BKTA = torch.randn(shape, generator=generator, device=generator.device).to(state.device)
         return self.sample_from_noise(observation, noise_BKTA, num_steps)
 
@@ -103,14 +122,14 @@ class FlowTeacher(nn.Module):
     def save_pretrained(self, folder: Path | str) -> None:
         """Write ``config.json`` and ``model.safetensors`` (statistics included); refuses unset statistics."""
         self.normaliser.check()
-        save_policy(folder, self.KIND, {"shape": asdict(self.shape), "solver": self.solver}, self)
+        save_policy(folder, self.KIND, {"shape": asdict(self.shape), "solver": self.solver, "time_power": self.time_power}, self)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> FlowTeacher:
         """Read a folder that `save_pretrained` wrote; ValueError says what is wrong with it."""
         config: dict[str, Any] = read_config(folder, cls.KIND)
         try:
-            teacher = cls(PolicyShape(**config["shape"]), config["solver"])
+            teacher = cls(PolicyShape(**config["shape"]), config["solver"], config.get("time_power", 1.0))
         except (KeyError, TypeError) as error:
             raise ValueError(f"{folder}/config.json does not describe a {cls.KIND}: {error}") from error
         load_weights(folder, teacher)
