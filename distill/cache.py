@@ -17,7 +17,9 @@ from torch.utils.data import Dataset
 
 from distill.stages import sha256_file, write_bytes, write_json
 from envs.specs import STATE
-from teachers.flow import FlowTeacher
+from teachers.contract import Observation, Teacher
+from teachers.native import TrainedTeacher
+from teachers.normalisation import Normaliser
 
 INDEX = "index.json"
 
@@ -82,13 +84,30 @@ def episode_seed(seed: int, what: str, number: int, attempt: int) -> int:
     return int(hypothesis_seeds(seed ^ stream, np.array([number]), 1)[0, 0])
 
 
-def noise_of(seeds_NK: np.ndarray, horizon: int, action_size: int) -> Tensor:
-    """The noise `[N, K, T, A]` that these seeds stand for, always drawn on the CPU so that no device changes it."""
+def noise_of(seeds_NK: np.ndarray, shape: Sequence[int]) -> Tensor:
+    """The noise `[N, K, *shape]` that these seeds stand for, always drawn on the CPU so that no device changes it."""
     generator = torch.Generator()
-    rows = [
-        torch.randn(horizon, action_size, generator=generator.manual_seed(int(seed))) for seed in seeds_NK.reshape(-1)
-    ]
-    return torch.stack(rows).view(*seeds_NK.shape, horizon, action_size)
+    rows = [torch.randn(*shape, generator=generator.manual_seed(int(seed))) for seed in seeds_NK.reshape(-1)]
+    return torch.stack(rows).view(*seeds_NK.shape, *shape)
+
+
+def draw_hypotheses(
+    teacher: Teacher, observation: Observation, seeds_NK: np.ndarray, num_steps: int, device: torch.device
+) -> Tensor:
+    """Raw chunks `[N, K, T, A]` for the observations, one batch.
+
+    A teacher that was trained here is given the noise of every hypothesis' own seed. Any other is asked to `sample`
+    observation by observation, with a generator seeded by the first seed: what it draws depends on nothing else.
+    """
+    if isinstance(teacher, TrainedTeacher):
+        noise = noise_of(seeds_NK, teacher.noise_shape(num_steps)).to(device)
+        return teacher.sample_from_noise({name: value.to(device) for name, value in observation.items()}, noise, num_steps)
+    drawn = []
+    for row, seeds_K in enumerate(seeds_NK):
+        one = {name: value[row : row + 1].to(device) for name, value in observation.items()}
+        generator = torch.Generator(device).manual_seed(int(seeds_K[0]))
+        drawn.append(teacher.sample(one, len(seeds_K), num_steps, generator).float())
+    return torch.cat(drawn)
 
 
 def shard_name(shard: int) -> str:
@@ -97,7 +116,8 @@ def shard_name(shard: int) -> str:
 
 def write_shards(
     folder: Path,
-    teacher: FlowTeacher,
+    teacher: Teacher,
+    normaliser: Normaliser,
     plan: CachePlan,
     states: Callable[[np.ndarray], np.ndarray],
     shards: Sequence[int],
@@ -106,8 +126,9 @@ def write_shards(
 ) -> None:
     """Draw and write the given shards into `folder`, leaving out those that are there and whole.
 
-    states: frames `[n]` to raw state histories `[n, O, S]`. Chunks are stored normalised, in float16 (three digits of
-    half the range: a tenth of a millimetre to a millimetre). A shard's bytes depend on the plan and the teacher only.
+    states: frames `[n]` to raw state histories `[n, O, S]`; normaliser: on `device`. Chunks are stored normalised, in
+    float16 (three digits of half the range: a tenth of a millimetre to a millimetre). A shard's bytes depend on the plan
+    and the teacher only.
     """
     for shard in shards:
         path = folder / shard_name(shard)
@@ -119,11 +140,8 @@ def write_shards(
             chunks = []
             for start in range(0, len(frames), plan.batch_size):
                 part = slice(start, start + plan.batch_size)
-                noise_BKTA = noise_of(seeds_NK[part], teacher.shape.horizon, teacher.shape.action_size)
-                raw_BKTA = teacher.sample_from_noise(
-                    {STATE: state_NOS[part].to(device)}, noise_BKTA.to(device), plan.num_steps
-                )
-                chunks.append(teacher.normaliser.normalise_action(raw_BKTA).to("cpu", torch.float16))
+                raw_BKTA = draw_hypotheses(teacher, {STATE: state_NOS[part]}, seeds_NK[part], plan.num_steps, device)
+                chunks.append(normaliser.normalise_action(raw_BKTA).to("cpu", torch.float16))
             hypotheses = torch.cat(chunks)
             if not bool(torch.isfinite(hypotheses).all()):
                 raise ValueError(f"the teacher drew NaN or infinity in shard {shard}; train it again before sampling")
@@ -136,23 +154,22 @@ def write_shards(
         progress(shard)
 
 
-def write_index(folder: Path, plan: CachePlan, teacher: FlowTeacher) -> None:
-    """Write what the reader needs beside the shards; called once all are there."""
+def write_index(folder: Path, plan: CachePlan, teacher: str) -> None:
+    """Write what the reader needs beside the shards; called once all are there. teacher: what drew them, in words."""
     missing = [shard_name(shard) for shard in range(plan.num_shards) if not (folder / shard_name(shard)).is_file()]
     if missing:
         raise ValueError(f"{folder}: shards {missing[:5]} are missing; run the sample stage again")
     write_json(folder / INDEX, {
         "observations": len(plan.frames), "num_hypotheses": plan.num_hypotheses, "num_steps": plan.num_steps,
-        "shard_size": plan.shard_size, "seed": plan.seed, "solver": teacher.solver, "normalised": True,
-        "horizon": teacher.shape.horizon, "action_size": teacher.shape.action_size,
+        "shard_size": plan.shard_size, "seed": plan.seed, "teacher": teacher, "normalised": True,
     })  # fmt: skip
 
 
 class HypothesisDataset(Dataset[dict[str, Tensor]]):
     """Reads rows of a cache folder through memory maps, never the whole of it.
 
-    An item is ``{"observation.state": [O, S], "hypotheses": [K, T, A]}``, float32, the chunks normalised. The files are
-    verified by `distill.stages.verify` when the stage is opened.
+    An item is ``{"observation.state": [O, S], "hypotheses": [K, T, A], "seed": [K]}``, float32 and the chunks
+    normalised, the seeds int64. The files are verified by `distill.stages.verify` when the stage is opened.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -170,6 +187,5 @@ class HypothesisDataset(Dataset[dict[str, Tensor]]):
         shard, offset = divmod(row, self.shard_size)
         if shard not in self._open:
             self._open[shard] = safe_open(str(self.folder / shard_name(shard)), framework="pt")
-        return {
-            name: self._open[shard].get_slice(name)[offset : offset + 1][0].float() for name in (STATE, "hypotheses")
-        }
+        item = {name: self._open[shard].get_slice(name)[offset : offset + 1][0] for name in (STATE, "hypotheses", "seed")}
+        return {name: value if name == "seed" else value.float() for name, value in item.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -102,12 +103,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _work(stage: str, config: Config) -> int:
     from distill.pipeline import Pipeline
+    from distill.report_tables import distilling_line
     from distill.run import Run
 
     with Run.open(config) as run:
         pipeline = Pipeline(run)
         if stage in ("", "report"):
             folder = pipeline.report()
+            cost = distilling_line(json.loads((folder / "report.json").read_text())) if run.is_main else ""
+            if cost:
+                run.say(cost)
             run.say(f"report: {(folder / 'report.html').resolve()}")
         else:
             getattr(pipeline, stage)()

@@ -12,9 +12,10 @@ from typing import Any, Literal
 import yaml
 
 import envs
-from distill.objectives import OBJECTIVES
+from distill.recipes import recipe
+from students.selection import KINDS
+from teachers import TEACHERS
 from teachers.networks import PolicyShape
-from teachers.solvers import SOLVERS
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class DemosConfig:
 class TeacherConfig:
     """The teacher.
 
-    kind: flow, diffusion or energy (teachers.TEACHERS).
+    kind: flow, diffusion or energy (teachers.TEACHERS); solver: one of that kind's; "" is its first.
     path: a teacher folder that exists already (config.json, model.safetensors); nothing is trained then.
     time_power: a flow teacher is trained at times t = u^time_power, u uniform; above 1 it sees more of the noise.
     observation_steps, horizon: O and T; width, depth, heads, patch: its transformer (teachers.networks.PolicyShape).
@@ -45,7 +46,7 @@ class TeacherConfig:
     kind: str = "flow"
     path: Path | None = None
     time_power: float = 1.0
-    solver: str = "euler"
+    solver: str = ""
     observation_steps: int = 2
     horizon: int = 16
     width: int = 128
@@ -67,11 +68,13 @@ class SampleConfig:
 
     replanning_share: share of the observations taken where a policy is asked for a chunk, every `execution_horizon`-th
     frame of an episode from its first on; the rest is taken anywhere.
-    num_steps: the teacher's solver steps; shard_size: observations a shard; batch_size: observations a network call.
+    num_steps: the teacher's solver steps; solver: one of its kind's, "" the one that does best with few steps.
+    shard_size: observations a shard; batch_size: observations a network call.
     """
 
     num_hypotheses: int = 16
-    num_steps: int = 50
+    num_steps: int = 20
+    solver: str = ""
     num_observations: int = 2048
     replanning_share: float = 0.5
     shard_size: int = 256
@@ -82,8 +85,10 @@ class SampleConfig:
 class StudentConfig:
     """The one-step students, one per objective.
 
-    default: the objective whose student the report presents; num_latents: M, student samples per observation a step.
+    objectives: set objectives (distill.objectives), weighted sums of them, or rivals (distill.recipes).
+    default: the one whose student the report presents; num_latents: M, student samples per observation a step.
     unexecuted_weight: weight, in the objectives' distance, of a chunk's actions after the execution horizon; 1 is plain.
+    width, depth: of the student's transformer; 0 is the teacher's. Another size cannot start from the teacher's weights.
     candidates: how many checkpoints of the last part of training compete on the validation starts.
     """
 
@@ -93,6 +98,8 @@ class StudentConfig:
     num_latents: int = 8
     unexecuted_weight: float = 0.25
     warm_start: bool = True
+    width: int = 0
+    depth: int = 0
     training_steps: int = 3000
     batch_size: int = 32
     learning_rate: float = 2.5e-3
@@ -106,14 +113,21 @@ class StudentConfig:
 class EvaluateConfig:
     """Rollouts, fidelity and latency.
 
+    baselines: policies that need no training, for comparison: nearest_demonstration (distill.support), or none.
     teacher_steps: solver steps at which the teacher is evaluated; the first is the reference of every comparison.
     execution_horizon: actions of a chunk that are carried out before the policy is asked again.
+    selection: one (a single sample), consistent (of `selection_candidates` the one nearest to what the last plan left) or
+    kept_latent; the last plan or latent is forgotten every `forget_every` plans (students.selection).
     """
 
     test_starts: int = 480
     validation_starts: int = 96
     teacher_steps: tuple[int, ...] = (50, 10, 4, 2, 1)
+    baselines: tuple[str, ...] = ("nearest_demonstration",)
     execution_horizon: int = 8
+    selection: str = "one"
+    selection_candidates: int = 32
+    forget_every: int = 5
     fidelity_observations: int = 64
     fidelity_samples: int = 64
     latency_calls: int = 200
@@ -154,7 +168,13 @@ class Config:
 
 
 # counts that may be zero; every other int of a config must be at least 1
-_MAY_BE_ZERO = {"seed", "processes", "episodes", "warmup_steps", "latency_warmup"}
+_MAY_BE_ZERO = {
+    "seed", "processes", "demos.episodes", "teacher.warmup_steps", "student.width", "student.depth", "student.warmup_steps",
+    "evaluate.forget_every", "evaluate.latency_warmup",
+}  # fmt: skip
+
+
+BASELINES = ("nearest_demonstration",)
 
 
 def validate(config: Config) -> None:
@@ -166,7 +186,7 @@ def validate(config: Config) -> None:
             value, name = getattr(values, item.name), f"{section}.{item.name}" if section else item.name
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
-            lowest = 0 if isinstance(value, float) or item.name in _MAY_BE_ZERO else 1
+            lowest = 0 if isinstance(value, float) or name in _MAY_BE_ZERO else 1
             if item.name == "ema_decay" and not 0 <= value < 1:
                 raise ValueError(f"{name}: got {value}, expected at least 0 and below 1. Change --{name.replace('_', '-')}")
             if item.name.endswith("_share") and not 0 <= value <= 1:
@@ -180,8 +200,7 @@ def validate(config: Config) -> None:
             "raise demos.train_starts"
         )
     student = config.student
-    for name in (*student.objectives, student.default):
-        check_choice("student.objectives", name, OBJECTIVES)
+    recipes = {name: recipe(name) for name in (*student.objectives, student.default)}
     if student.default not in student.objectives:
         raise ValueError(
             f"student.default: {student.default!r} is not among student.objectives {list(student.objectives)}; "
@@ -189,8 +208,8 @@ def validate(config: Config) -> None:
         )
     if len(set(student.objectives)) != len(student.objectives):
         raise ValueError(f"student.objectives: got a name twice in {list(student.objectives)}; name each once")
-    if student.num_latents < 2 and any(not OBJECTIVES[name].one_sample for name in student.objectives):
-        raise ValueError("student.num_latents: got 1, expected at least 2: with one latent a set objective is plain L2")
+    for name, chosen in recipes.items():
+        chosen.check(name, config)
     if config.sample.num_hypotheses < 2:
         raise ValueError("sample.num_hypotheses: got 1, expected at least 2: one hypothesis is no set")
     if config.evaluate.fidelity_samples < 6:
@@ -199,7 +218,18 @@ def validate(config: Config) -> None:
             "recall look at the fifth neighbour"
         )
     check_choice("wandb", config.wandb, ("disabled", "offline", "online"))
-    check_choice("teacher.solver", config.teacher.solver, SOLVERS)
+    check_choice("teacher.kind", config.teacher.kind, TEACHERS)
+    if config.teacher.solver:
+        check_choice("teacher.solver", config.teacher.solver, TEACHERS[config.teacher.kind].SOLVERS)
+    kind = TEACHERS[config.teacher.kind]
+    if config.sample.solver and config.teacher.path is None:
+        check_choice("sample.solver", config.sample.solver, kind.SOLVERS)
+    power = config.teacher.time_power
+    if power == 0 or (power != 1 and config.teacher.kind != "flow"):
+        raise ValueError(f"teacher.time_power: got {power}, expected 1 (uniform), or more than 0 with teacher.kind 'flow'")
+    for name in config.evaluate.baselines:
+        check_choice("evaluate.baselines", name, BASELINES)
+    check_choice("evaluate.selection", config.evaluate.selection, KINDS)
     steps = config.evaluate.teacher_steps
     if not steps or min(steps) < 1 or len(set(steps)) != len(steps):
         raise ValueError(f"evaluate.teacher_steps: got {list(steps)}, expected different numbers of at least 1")
@@ -209,7 +239,12 @@ def validate(config: Config) -> None:
             f"evaluate.execution_horizon: got {config.evaluate.execution_horizon}, a chunk has only "
             f"{config.teacher.horizon} actions (teacher.horizon); choose at most that"
         )
-    config.shape()
+    shape = config.shape()
+    if config.teacher.path is None and (student.width or student.depth):
+        try:
+            dataclasses.replace(shape, width=student.width or shape.width, depth=student.depth or shape.depth)
+        except ValueError as error:
+            raise ValueError(f"student.width, student.depth: {error} (heads are the teacher's)") from error
 
 
 def check_choice(what: str, value: str, choices: Mapping[str, Any] | Sequence[str]) -> None:

@@ -65,7 +65,7 @@ PACKAGES = (
     Needed("matplotlib", "3.9"),
     Needed("Jinja2", "3.1"),
     Needed("pillow", "10.0"),
-    Needed("diffusers", "0.38", optional=True, why="only for loading and saving diffusers' models and schedulers"),
+    Needed("diffusers", "0.38", optional=True, why="only for diffusion teachers"),
     Needed("wandb", "0.17", optional=True, why="only for its dashboard; metrics are always written as JSON lines too"),
 )
 

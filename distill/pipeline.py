@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,23 @@ from tqdm import tqdm
 import envs
 from distill.cache import CachePlan, HypothesisDataset, episode_seed, training_frames, write_index, write_shards
 from distill.fidelity import average, set_fidelity
-from distill.objectives import OBJECTIVES, chunk_weights
+from distill.objectives import chunk_weights
 from distill.plan import Plan, make_plan
 from distill.policies import Policy, StudentPolicy, TeacherPolicy, device_of, plan
+from distill.recipes import Batch, Ingredients, Lesson, Recipe, recipe
 from distill.rollouts import Episode, run_episodes, summarise, to_json
 from distill.run import Run, Stage
 from distill.stages import write_json
+from distill.support import DemonstrationMemory, NearestDemonstration, SupportMonitor, mode_figures, summarise_modes
 from distill.training import Share, StepBatches, batch_indices, fit
 from envs.demonstrations import Demonstrations, record, stored_starts, windows
 from envs.specs import STATE, Demonstration
-from students.one_step import OneStepStudent
-from teachers.flow import FlowTeacher
+from students import Student, load_student
+from students.selection import Selection
+from teachers import load_teacher, make_teacher
+from teachers.native import TrainedTeacher
+from teachers.networks import PolicyShape
+from teachers.normalisation import Normaliser
 
 CLIP_EPISODES = 3
 _TRIES = 5
@@ -44,6 +51,7 @@ class Pipeline:
         self.spec = envs.task_spec(run.config.task)
         self._done: dict[str, Path] = {}
         self._stored: dict[str, Tensor] = {}
+        self._monitor: SupportMonitor | None = None
 
     # -- 1. demonstrations and stored starts ------------------------------------------------------------------------
 
@@ -119,6 +127,9 @@ class Pipeline:
             self._stored = load_file(str(self.starts() / "starts.safetensors"))
         return self._stored
 
+    def demonstrations(self) -> Demonstrations:
+        return Demonstrations.load(self.demos(), self.spec)
+
     # -- 2. the teacher ---------------------------------------------------------------------------------------------
 
     def teach(self) -> Path:
@@ -131,35 +142,24 @@ class Pipeline:
         trained = self._do(self.plan.train, self._train_teacher)
 
         def load(folder: Path) -> Policy:
-            return TeacherPolicy(self._teacher(folder), self.config.evaluate.teacher_steps[0])
+            return TeacherPolicy(self.teacher(folder), self.config.evaluate.teacher_steps[0])
 
         return self._do(self.plan.teach, lambda folder: self._choose(folder, trained, load))
 
     def _train_teacher(self, folder: Path) -> None:
         config, settings = self.config, self.config.teacher
-        demonstrations = Demonstrations.load(self.demos(), self.spec)
+        demonstrations = self.demonstrations()
         torch.manual_seed(config.seed)
-        teacher = FlowTeacher(config.shape(), settings.solver)
+        teacher = make_teacher(settings.kind, config.shape(), settings.solver, settings.time_power)
         teacher.normaliser.fit(demonstrations.statistics())
-        device = self.run.accelerator.device
+        batches = self._demonstration_batches(demonstrations, settings.batch_size, teacher.shape)
 
-        def batches(first: int, last: int, share: Share) -> Iterator[tuple[Tensor, Tensor]]:
-            for step in range(first, last):
-                frames = batch_indices(config.seed, step, settings.batch_size, demonstrations.num_frames)
-                states, chunks = windows(
-                    demonstrations, share.of(frames).numpy(), settings.observation_steps, settings.horizon
-                )
-                yield torch.from_numpy(states).to(device), torch.from_numpy(chunks).to(device)
-
-        def loss(model: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
-            state_BOS, action_BTA = batch
+        def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
             # drawn for the whole batch, then shared out: the draws do not depend on the number of processes
-            noise = torch.randn(settings.batch_size, *action_BTA.shape[1:], generator=generator)
-            time = torch.rand(settings.batch_size, generator=generator)
-            share = self.run.share
-            noise, time = share.of(noise).to(device), share.of(time).to(device)
-            flow_loss: Tensor = model({STATE: state_BOS}, action_BTA, noise, time)
-            return flow_loss
+            draws = [self.run.share.of(draw) for draw in teacher.training_draws(settings.batch_size, generator)]
+            observation, action_BTA = {STATE: batch[STATE]}, batch["action"]
+            teacher_loss: Tensor = model(observation, action_BTA, *(draw.to(action_BTA.device) for draw in draws))
+            return teacher_loss
 
         curve = fit(
             self.run.accelerator, teacher, batches, loss, settings, config.seed, folder,
@@ -168,13 +168,29 @@ class Pipeline:
         )  # fmt: skip
         self._finish_training(folder, curve)
 
+    def _demonstration_batches(
+        self, demonstrations: Demonstrations, batch_size: int, shape: PolicyShape
+    ) -> Callable[[int, int, Share], Iterator[Batch]]:
+        """Batches of state histories and of the chunks that were demonstrated from there, as long as `shape` plans."""
+        config, device = self.config, self.run.accelerator.device
+
+        def batches(first: int, last: int, share: Share) -> Iterator[Batch]:
+            for step in range(first, last):
+                frames = batch_indices(config.seed, step, batch_size, demonstrations.num_frames)
+                states, chunks = windows(
+                    demonstrations, share.of(frames).numpy(), shape.observation_steps, shape.horizon
+                )
+                yield {STATE: torch.from_numpy(states).to(device), "action": torch.from_numpy(chunks).to(device)}
+
+        return batches
+
     def _finish_training(self, folder: Path, curve: list[dict[str, float]], alone: bool = False) -> None:
         if alone or self.run.is_main:
             write_json(folder / "curve.json", curve)
             (folder / "resume.safetensors").unlink(missing_ok=True)
 
-    def _teacher(self, folder: Path) -> FlowTeacher:
-        return FlowTeacher.from_pretrained(folder).to(self.run.accelerator.device)
+    def teacher(self, folder: Path) -> TrainedTeacher:
+        return load_teacher(folder).to(self.run.accelerator.device)
 
     # -- 3. the hypotheses ------------------------------------------------------------------------------------------
 
@@ -185,8 +201,9 @@ class Pipeline:
 
     def _draw_hypotheses(self, folder: Path) -> None:
         settings = self.config.sample
-        demonstrations = Demonstrations.load(self.demos(), self.spec)
-        teacher = self._teacher(self.teach())
+        demonstrations = self.demonstrations()
+        teacher = self.teacher(self.teach())
+        teacher.use_solver(settings.solver or teacher.CACHE_SOLVER)
         frames = training_frames(
             demonstrations.episode_index, settings.num_observations, settings.replanning_share,
             self.config.evaluate.execution_horizon, self.config.seed,
@@ -199,34 +216,43 @@ class Pipeline:
         shards = self.run.my_share(range(cache_plan.num_shards))
         with tqdm(total=len(shards), desc="sample", unit="shard", disable=not self.run.is_main) as bar:
             write_shards(
-                folder, teacher, cache_plan,
+                folder, teacher, teacher.normaliser, cache_plan,
                 lambda chosen: windows(demonstrations, chosen, teacher.shape.observation_steps, 1)[0],
                 shards, self.run.accelerator.device, lambda _: bar.update(),
             )  # fmt: skip
         self.run.accelerator.wait_for_everyone()
         if self.run.is_main:
-            write_index(folder, cache_plan, teacher)
+            write_index(folder, cache_plan, f"{teacher.KIND}, {teacher.solver}")
 
     # -- 4. the students --------------------------------------------------------------------------------------------
 
     def distill(self) -> dict[str, Path]:
-        """One one-step student per objective."""
+        """One one-step student per recipe."""
         self._train_side_by_side()
         return {name: self.distill_one(name) for name in self.config.student.objectives}
+
+    def _needed(self, name: str) -> None:
+        """Do what a recipe is made from."""
+        self.demos()
+        if recipe(name).teacher:
+            self.teach()
+        if recipe(name).data == "hypotheses":
+            self.sample()
 
     def _train_side_by_side(self) -> None:
         """Where there are several processes and several students to train, each process trains another one, alone.
 
         Twice as fast on two cores as one after the other on both: nothing waits for the other half of its gradient.
         """
-        self.sample()
+        for name in self.config.student.objectives:
+            self._needed(name)
         stages = {name: self.plan.train_students[name] for name in self.config.student.objectives}
         # the cheap ones last, so that they fill up what the dear ones leave
-        names = sorted(stages, key=lambda name: OBJECTIVES[name].one_sample)
+        names = sorted(stages, key=lambda name: recipe(name).cheap)
         todo = [name for name in names if stages[name].name not in self._done and not self.run.is_done(stages[name])]
         if self.run.share.world > 1 and len(todo) > 1:
             self.run.stages_side_by_side(
-                [(stages[name], partial(self._train_student, objective=name, alone=True)) for name in todo]
+                [(stages[name], partial(self._train_student, name=name, alone=True)) for name in todo]
             )
             self._done |= {stages[name].name: self.run.folder(stages[name]) for name in todo}
             if self.run.wandb is not None:  # it runs on the first process only, which did not see the others' losses
@@ -234,50 +260,74 @@ class Pipeline:
                     for row in json.loads((self.run.folder(stages[name]) / "curve.json").read_text()):
                         self.run.wandb.log({f"distill/{name}/{key}": value for key, value in row.items()})
 
-    def distill_one(self, objective: str) -> Path:
-        """The student of one objective, chosen among its checkpoints on the validation starts."""
-        self.sample()
-        trained = self._do(self.plan.train_students[objective], lambda folder: self._train_student(folder, objective))
+    def distill_one(self, name: str) -> Path:
+        """The student of one recipe, chosen among its checkpoints on the validation starts."""
+        self._needed(name)
+        trained = self._do(self.plan.train_students[name], lambda folder: self._train_student(folder, name))
 
         def load(folder: Path) -> Policy:
-            return StudentPolicy(self._student(folder), objective)
+            return StudentPolicy(self.student(folder), name)
 
-        return self._do(self.plan.students[objective], lambda folder: self._choose(folder, trained, load))
+        return self._do(self.plan.students[name], lambda folder: self._choose(folder, trained, load))
 
-    def _train_student(self, folder: Path, objective: str, alone: bool = False) -> None:
-        config, settings, chosen = self.config, self.config.student, OBJECTIVES[objective]
-        dataset = HypothesisDataset(self.sample())
+    def _train_student(self, folder: Path, name: str, alone: bool = False) -> None:
+        config, chosen, device = self.config, recipe(name), self.run.accelerator.device
+        settings = chosen.settings(config)
+        given = self._ingredients(chosen)
         torch.manual_seed(config.seed)
-        student = OneStepStudent.from_teacher(
-            FlowTeacher.from_pretrained(self.teach()), settings.latent_size, settings.warm_start
-        )
-        samples = 1 if chosen.one_sample else settings.num_latents
-        device = self.run.accelerator.device
-        weights_TA = chunk_weights(
-            torch.tensor(self.spec.action.weights, device=device), student.shape.horizon,
-            config.evaluate.execution_horizon, settings.unexecuted_weight,
-        )  # fmt: skip
+        student = chosen.build(given)
+        rows = chosen.rows(settings)
 
-        def batches(first: int, last: int, share: Share) -> Iterator[dict[str, Tensor]]:
-            sampler = StepBatches(config.seed, first, last, settings.batch_size, len(dataset), share)
-            return iter(DataLoader(dataset, batch_sampler=sampler))
+        if chosen.data == "hypotheses":
+            batches = self._hypothesis_batches(HypothesisDataset(self.sample()), rows)
+        else:
+            batches = self._demonstration_batches(self.demonstrations(), rows, given.shape)
 
-        def loss(model: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-            latents = torch.randn(settings.batch_size, samples, settings.latent_size, generator=generator)
-            latents_BMZ = (latents if alone else self.run.share.of(latents)).to(device)
-            student_BMTA = model({STATE: batch[STATE].to(device)}, latents_BMZ, normalised=True)
-            return chosen.loss(student_BMTA, batch["hypotheses"].to(device), weights_TA)
+        def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+            draws = chosen.draws(student, given, rows, generator)
+            mine = draws if alone else [self.run.share.of(draw) for draw in draws]
+            student_loss: Tensor = model(batch, *(draw.to(device) for draw in mine))
+            return student_loss
 
         curve = fit(
-            self.run.accelerator, student, batches, loss, settings, config.seed, folder,
-            lambda model, target: model.save_pretrained(target),  # type: ignore[operator]
-            lambda step, value: self.run.log(f"distill/{objective}", {"step": step, "loss": value}), objective,
-            alone=alone,
+            self.run.accelerator, Lesson(student, chosen, given), batches, loss, replace(settings, batch_size=rows),
+            config.seed, folder, lambda model, target: model.student.save_pretrained(target),  # type: ignore[operator,union-attr]
+            lambda step, value: self.run.log(f"distill/{name}", {"step": step, "loss": value}), name, alone=alone,
         )  # fmt: skip
         self._finish_training(folder, curve, alone)
 
-    def _student(self, folder: Path) -> OneStepStudent:
-        return OneStepStudent.from_pretrained(folder).to(self.run.accelerator.device)
+    def _hypothesis_batches(
+        self, dataset: HypothesisDataset, batch_size: int
+    ) -> Callable[[int, int, Share], Iterator[Batch]]:
+        """Batches of state histories with all their hypotheses."""
+
+        def batches(first: int, last: int, share: Share) -> Iterator[Batch]:
+            sampler = StepBatches(self.config.seed, first, last, batch_size, len(dataset), share)
+            for batch in DataLoader(dataset, batch_sampler=sampler):
+                yield {name: value.to(self.run.accelerator.device) for name, value in batch.items()}
+
+        return batches
+
+    def _ingredients(self, chosen: Recipe) -> Ingredients:
+        config, device = self.config, self.run.accelerator.device
+        teacher = self.teacher(self.teach()) if chosen.teacher else None
+        if teacher is not None:
+            teacher.requires_grad_(False)
+            shape, normaliser = teacher.shape, teacher.normaliser
+        else:
+            shape = config.shape()
+            normaliser = Normaliser(shape.state_size, shape.action_size)
+            normaliser.fit(self.demonstrations().statistics())
+        student = config.student
+        weights_TA = chunk_weights(
+            torch.tensor(self.spec.action.weights, device=device), shape.horizon, config.evaluate.execution_horizon,
+            student.unexecuted_weight,
+        )  # fmt: skip
+        shape = replace(shape, width=student.width or shape.width, depth=student.depth or shape.depth)
+        return Ingredients(shape, normaliser, teacher, student, config.sample.num_hypotheses, weights_TA)
+
+    def student(self, folder: Path) -> Student:
+        return load_student(folder).to(self.run.accelerator.device)
 
     def _choose(self, folder: Path, trained: Path, load: Callable[[Path], Policy]) -> None:
         """Copy the checkpoint with the best mean of success rate and mode entropy on the validation starts.
@@ -304,11 +354,13 @@ class Pipeline:
     # -- 5. the measuring -------------------------------------------------------------------------------------------
 
     def _roll_out(self, policy: Policy, starts: np.ndarray, what: str, keep_actions: int = 0) -> list[Episode]:
-        mine = self.run.my_share(range(len(starts)))
+        mine, evaluate = self.run.my_share(range(len(starts))), self.config.evaluate
+        selection = Selection(evaluate.selection, evaluate.selection_candidates, evaluate.forget_every)
         with tqdm(total=len(mine), desc=f"{policy.name} ({what})", unit="episode", disable=not self.run.is_main) as bar:
             episodes = run_episodes(
-                self.config.task, policy, starts, mine, self.config.evaluate.execution_horizon,
+                self.config.task, policy, starts, mine, evaluate.execution_horizon,
                 episode_seed(self.config.seed, what, 0, 0), keep_actions, lambda done: bar.update(done - bar.n),
+                selection=selection, monitor=self.monitor(),
             )  # fmt: skip
         return self.run.gather(episodes)
 
@@ -318,7 +370,7 @@ class Pipeline:
         return self._do(self.plan.reference, self._draw_reference)
 
     def _draw_reference(self, folder: Path) -> None:
-        policy = TeacherPolicy(self._teacher(self.teach()), self.config.evaluate.teacher_steps[0])
+        policy = TeacherPolicy(self.teacher(self.teach()), self.config.evaluate.teacher_steps[0])
         count = len(self.stored()["observations"])
         parts = [(int(row), self._chunks_of(policy, int(row), stream)) for stream in ("reference", "floor")
                  for row in self.run.my_share(range(count))]  # fmt: skip
@@ -344,8 +396,31 @@ class Pipeline:
         self.reference()
         return self._do(
             self.plan.teachers_evaluated[steps],
-            lambda folder: self._evaluate(folder, TeacherPolicy(self._teacher(self.teach()), steps)),
+            lambda folder: self._evaluate(folder, TeacherPolicy(self.teacher(self.teach()), steps)),
         )
+
+    def evaluate_baseline(self, name: str) -> Path:
+        """A policy that needs no training, on the test starts."""
+        self.reference()
+        return self._do(self.plan.baselines_evaluated[name], lambda folder: self._evaluate(folder, self.baseline()))
+
+    def baseline(self) -> Policy:
+        """The chunk of the nearest demonstration (distill.support)."""
+        teacher = self.teacher(self.teach())
+        memory = DemonstrationMemory(self.demonstrations(), teacher.shape, teacher.normaliser.cpu())
+        return NearestDemonstration(memory.to(self.run.accelerator.device))
+
+    def monitor(self) -> SupportMonitor:
+        """Says which observations are unlike those that were demonstrated; made once a process."""
+        if self._monitor is None:
+            demonstrations = self.demonstrations()
+            normaliser = Normaliser(len(self.spec.state_names), len(self.spec.action.names))
+            normaliser.fit(demonstrations.statistics())
+            frames = np.arange(demonstrations.num_frames)
+            states, _ = windows(demonstrations, frames, self.config.teacher.observation_steps, 1)
+            starts = torch.from_numpy(demonstrations.start_index[demonstrations.episode_index])
+            self._monitor = SupportMonitor(torch.from_numpy(states), starts, normaliser)
+        return self._monitor
 
     def evaluate_student(self, objective: str) -> Path:
         """One student on the test starts."""
@@ -353,7 +428,7 @@ class Pipeline:
         student = self.distill_one(objective)
         return self._do(
             self.plan.students_evaluated[objective],
-            lambda folder: self._evaluate(folder, StudentPolicy(self._student(student), objective)),
+            lambda folder: self._evaluate(folder, StudentPolicy(self.student(student), objective)),
         )
 
     def _evaluate(self, folder: Path, policy: Policy) -> None:
@@ -365,11 +440,13 @@ class Pipeline:
         normalise = policy.module.normaliser.normalise_action  # type: ignore[union-attr]
         device = device_of(policy)
         weights_A = torch.tensor(self.spec.action.weights, device=device)
-        parts = []
+        parts, modes = [], []
         for row in rows:
-            sets = [normalise(chunks.to(device))[None] for chunks in (drawn[row], reference["reference"][row])]  # type: ignore[operator]
+            sets = [normalise(chunks.to(device))[None]  # type: ignore[operator]
+                    for chunks in (drawn[row], reference["reference"][row], reference["floor"][row])]  # fmt: skip
             parts.append((1, set_fidelity(sets[0], sets[1], weights_A)))
-        parts = self.run.gather(parts)
+            modes.append(mode_figures(sets[0][0], sets[1][0], sets[2][0], weights_A))
+        parts, modes = self.run.gather(parts), self.run.gather(modes)
         if self.run.is_main:
             write_json(folder / "result.json", {
                 "policy": policy.name, "nfe": policy.evaluations,
@@ -377,6 +454,7 @@ class Pipeline:
                 "summary": summarise(self.spec, episodes), "episodes": to_json(episodes),
                 "fidelity": {**average(parts), "observations": len(parts),
                              "samples": self.config.evaluate.fidelity_samples},
+                "observation_modes": summarise_modes(modes),
                 "planned_set": np.round(drawn[0].numpy()[:32], 4).tolist(),
             })  # fmt: skip
 
@@ -384,6 +462,8 @@ class Pipeline:
         """Every policy on the same stored test starts, then the latency of all of them side by side."""
         for steps in self.config.evaluate.teacher_steps:
             self.evaluate_teacher(steps)
+        for name in self.config.evaluate.baselines:
+            self.evaluate_baseline(name)
         self.distill()
         for objective in self.config.student.objectives:
             self.evaluate_student(objective)
@@ -391,10 +471,11 @@ class Pipeline:
 
     def policies(self) -> list[Policy]:
         """All that are compared; their stages have been done, so one process may ask by itself."""
-        teacher = self._teacher(self.teach())
+        teacher = self.teacher(self.teach())
         return [
             *(TeacherPolicy(teacher, steps) for steps in self.config.evaluate.teacher_steps),
-            *(StudentPolicy(self._student(self.distill_one(name)), name) for name in self.config.student.objectives),
+            *(self.baseline() for _ in self.config.evaluate.baselines),
+            *(StudentPolicy(self.student(self.distill_one(name)), name) for name in self.config.student.objectives),
         ]
 
     def latency(self) -> Path:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import envs
 from distill.config import Config
+from distill.recipes import recipe
 from distill.run import Stage
 from distill.stages import make_key, sha256_file
-from teachers.flow import FlowTeacher
+from teachers import TEACHERS, load_teacher
 
 ENVS_VERSION = 1
 """Raised when a task's physics, expert or starts change, so that old demonstrations are not taken for new ones."""
@@ -32,6 +33,7 @@ class Plan:
     students: dict[str, Stage]
     reference: Stage
     teachers_evaluated: dict[int, Stage]
+    baselines_evaluated: dict[str, Stage]
     students_evaluated: dict[str, Stage]
     latency: Stage
     report: Stage
@@ -42,7 +44,8 @@ class Plan:
         students = [stage for name in self.students for stage in (self.train_students[name], self.students[name])]
         return [
             self.demos, self.starts, *teacher, self.sample, *students, self.reference,
-            *self.teachers_evaluated.values(), *self.students_evaluated.values(), self.latency, self.report,
+            *self.teachers_evaluated.values(), *self.baselines_evaluated.values(),
+            *self.students_evaluated.values(), self.latency, self.report,
         ]  # fmt: skip
 
 
@@ -55,28 +58,41 @@ def make_plan(config: Config) -> Plan:
         "starts", {**origin, "validation": evaluate.validation_starts, "test": evaluate.test_starts,
                    "observations": evaluate.fidelity_observations, "observation_steps": config.teacher.observation_steps},
     )  # fmt: skip
-    rollouts = {**origin, "execution_horizon": evaluate.execution_horizon}
+    rollouts: dict[str, object] = {**origin, "execution_horizon": evaluate.execution_horizon}
+    if evaluate.selection != "one":  # one sample knows neither candidates nor forgetting
+        rollouts |= {"selection": evaluate.selection, "forget_every": evaluate.forget_every}
+    if evaluate.selection == "consistent":
+        rollouts |= {"candidates_of_selection": evaluate.selection_candidates}
     choice = {**rollouts, "validation": evaluate.validation_starts}
     train, teach = None, None
     if config.teacher.path is None:
-        train = Stage("train/teacher", {"demos": demos.key, "teacher": asdict(config.teacher), "seed": config.seed})
+        settings = asdict(config.teacher)
+        settings["solver"] = settings["solver"] or TEACHERS[config.teacher.kind].SOLVERS[0]
+        train = Stage("train/teacher", {"demos": demos.key, "teacher": settings, "seed": config.seed})
         teach = Stage("teach", {**choice, "candidates": train.key, "num_steps": evaluate.teacher_steps[0]})
         teacher_key = teach.key
     else:
         teacher_key = external_teacher_key(config.teacher.path)
+    drawn = asdict(config.sample)
+    drawn["solver"] = drawn["solver"] or TEACHERS[config.teacher.kind].CACHE_SOLVER
     sample = Stage(
         "sample",
-        {"teacher": teacher_key, "demos": demos.key, "sample": asdict(config.sample), "seed": config.seed,
+        {"teacher": teacher_key, "demos": demos.key, "sample": drawn, "seed": config.seed,
          "execution_horizon": evaluate.execution_horizon},
     )  # fmt: skip
-    # which other objectives there are, and which is presented, changes no student
-    recipe = {key: value for key, value in asdict(config.student).items() if key not in ("objectives", "default")}
-    train_students = {
-        name: Stage(
-            f"train/{name}", {"sample": sample.key, "objective": name, "student": recipe, "seed": config.seed}
-        )
-        for name in config.student.objectives
-    }
+    # which other recipes there are, and which is presented, changes no student
+    def made_from(name: str) -> dict[str, object]:
+        chosen = recipe(name)
+        settings = {key: value for key, value in asdict(chosen.settings(config)).items()
+                    if key not in ("objectives", "default")}  # fmt: skip
+        key: dict[str, object] = {"objective": name, "student": settings, "seed": config.seed}
+        if chosen.data == "hypotheses":
+            return {**key, "sample": sample.key}
+        key |= {"demos": demos.key, "execution_horizon": evaluate.execution_horizon}
+        # without a teacher the network's sizes are the config's own
+        return {**key, "teacher": teacher_key} if chosen.teacher else {**key, "shape": asdict(config.shape())}
+
+    train_students = {name: Stage(f"train/{name}", made_from(name)) for name in config.student.objectives}
     students = {
         name: Stage(f"distill/{name}", {**choice, "candidates": stage.key}) for name, stage in train_students.items()
     }
@@ -94,16 +110,20 @@ def make_plan(config: Config) -> Plan:
         steps: evaluated(f"teacher_{steps}", {"teacher": teacher_key, "num_steps": steps})
         for steps in evaluate.teacher_steps
     }
+    baselines_evaluated = {
+        name: evaluated(name, {"demos": demos.key, "teacher": teacher_key}) for name in evaluate.baselines
+    }
     students_evaluated = {name: evaluated(name, {"student": stage.key}) for name, stage in students.items()}
     latency = Stage(
         "latency",
-        {"policies": [stage.key for stage in (*teachers_evaluated.values(), *students_evaluated.values())],
+        {"policies": [stage.key for group in (teachers_evaluated, baselines_evaluated, students_evaluated)
+                      for stage in group.values()],
          "calls": evaluate.latency_calls, "warmup": evaluate.latency_warmup},
     )  # fmt: skip
     report = Stage("report", {"latency": latency.key, "default": config.student.default, "run": config.folder.name})
     return Plan(
         demos, starts, train, teach, sample, train_students, students, reference, teachers_evaluated,
-        students_evaluated, latency, report,
+        baselines_evaluated, students_evaluated, latency, report,
     )  # fmt: skip
 
 
@@ -115,7 +135,7 @@ def check_external_teacher(config: Config) -> None:
     """Raise ValueError unless the teacher at teacher.path is whole and was made for this config's task."""
     if config.teacher.path is None:
         return
-    shape, spec = FlowTeacher.from_pretrained(config.teacher.path).shape, envs.task_spec(config.task)
+    shape, spec = load_teacher(config.teacher.path).shape, envs.task_spec(config.task)
     if shape.task != spec.name:
         raise ValueError(
             f"the teacher at {config.teacher.path} is for task {shape.task!r}, this run's task is {spec.name!r}; "
@@ -133,6 +153,12 @@ def check_external_teacher(config: Config) -> None:
         raise ValueError(
             f"the teacher at {config.teacher.path} sees {shape.observation_steps} observation steps, the config says "
             f"{config.teacher.observation_steps}; add --teacher.observation-steps {shape.observation_steps}"
+        )
+    alone = [name for name in config.student.objectives if not recipe(name).teacher]
+    if alone and shape.horizon != config.teacher.horizon:
+        raise ValueError(
+            f"{alone[0]} needs no teacher and plans teacher.horizon = {config.teacher.horizon} actions, but the teacher at "
+            f"{config.teacher.path} that it is compared with plans {shape.horizon}; add --teacher.horizon {shape.horizon}"
         )
     if config.evaluate.execution_horizon > shape.horizon:
         raise ValueError(

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from envs.specs import STATE
-from students.one_step import OneStepStudent
+from students import Student
 from teachers.contract import Observation
-from teachers.flow import FlowTeacher
+from teachers.native import TrainedTeacher
 from teachers.networks import PolicyShape
-from teachers.solvers import integrate
 
 
 class Policy(Protocol):
@@ -47,9 +46,9 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class TeacherPolicy:
-    """The flow teacher at a number of solver steps."""
+    """A teacher at a number of solver steps."""
 
-    module: FlowTeacher
+    module: TrainedTeacher
     num_steps: int
 
     @property
@@ -65,23 +64,20 @@ class TeacherPolicy:
         return self.module.shape
 
     def draw(self, samples: int, generator: torch.Generator) -> Tensor:
-        return torch.randn(samples, self.shape.horizon, self.shape.action_size, generator=generator)
+        return torch.randn(samples, *self.module.noise_shape(self.num_steps), generator=generator)
 
     def encode(self, observation: Observation) -> Tensor:
         return self.module.encode(observation)
 
     def head(self, condition_BC: Tensor, draws: Tensor) -> Tensor:
-        batch, samples = draws.shape[:2]
-        end = integrate(lambda x, t: self.module.velocity(x, t, condition_BC), draws.flatten(0, 1), self.num_steps,
-                        self.module.solver)
-        return end.unflatten(0, (batch, samples))
+        return self.module.solve(condition_BC, draws, self.num_steps)
 
 
 @dataclass(frozen=True)
 class StudentPolicy:
-    """A one-step student; `name` is its objective's."""
+    """A one-step student; `name` is its recipe's."""
 
-    module: OneStepStudent
+    module: Student
     name: str
 
     @property
@@ -93,7 +89,7 @@ class StudentPolicy:
         return self.module.shape
 
     def draw(self, samples: int, generator: torch.Generator) -> Tensor:
-        return torch.randn(samples, self.module.latent_size, generator=generator)
+        return torch.randn(samples, *self.module.latent_shape, generator=generator)
 
     def encode(self, observation: Observation) -> Tensor:
         return self.module.encode(observation)

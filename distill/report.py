@@ -72,6 +72,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     for title, table, missing in _sections(results):
         parts.append(f"## {title}")
         parts.append(_md_table(table) if table else missing)
+        parts += [_distilling(results)] if title == "Wall time" else []
     clips = [f"- {_md(_label(results, name))}: [{_md(path)}]({quote(path)})" for name, path in _clips(results).items()]
     parts.append("## Rollout clips")
     parts.append("\n".join(clips) if clips else "No clips were recorded in this run.")
@@ -102,6 +103,7 @@ def html(folder: Path, results: Mapping[str, Any]) -> str:
         stages=_stages(results),
         curves=_curves(results),
         tables={title: (table, missing) for title, table, missing in _sections(results)},
+        distilling=_distilling(results),
         clips=clips,
         clip_notes=clip_notes,
         commands=results["made"].get("commands") or [],
@@ -128,6 +130,11 @@ def _sections(results: Mapping[str, Any]) -> list[tuple[str, tables.Table | None
         ("How it was made", tables.made_table(results), ""),
         ("Wall time", tables.wall_table(results), "Wall times were not measured in this run."),
     ]
+
+
+def _distilling(results: Mapping[str, Any]) -> str:
+    line = tables.distilling_line(results)
+    return f"{line[0].upper()}{line[1:]}." if line else "What distilling cost in processor time was not measured in this run."
 
 
 def _tiles(results: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -189,6 +189,13 @@ def main_table(results: Mapping[str, Any]) -> Table:
         ("Against teacher", "paired difference in percentage points, 95 % bootstrap interval, exact McNemar p"),
         ("Modes", "distinct ways taken in successful episodes, of those there are"),
         ("Entropy", "how evenly the modes are used: 1 all alike, 0 only one"),
+        ("Mode shares", "half the summed differences of the modes' shares from the teacher's, 0 is equal; the floor is what "
+         "two runs of one policy would differ by on average. Per observation: of sets of plans, where a set has several modes"),
+        ("Foreign", "share of decisions at which the observation is farther from every demonstrated one than 99 % of those "
+         "are from each other (of another start)"),
+        ("Switches", "share of replans at which the new plan goes another way than what was left of the last one, among "
+         "those at which both name a way; – where none do, as when plans are carried out to their end"),
+        ("Jerk [m/s³]", "root mean square jerk of the tool, mean over all episodes; less is smoother"),
         ("NFE", "network evaluations for one decision"),
         ("Time [ms]", "median of a whole decision; 95th and 99th percentile"),
         ("Hz", "decisions per second, 1 / median"),
@@ -227,6 +234,10 @@ def _main_row(policy: Policy, teacher: Policy | None, floor: Mapping[str, Any] |
         against,
         Cell(f"{policy['modes_reached']}/{policy['modes_total']}", *((("fewer",), "lower") if fewer else ())),
         Cell(number(policy.get("entropy"))),
+        _mode_shares_cell(policy),
+        Cell(percent(policy.get("outside_observations"))),
+        Cell(percent(policy.get("switch_rate"))),
+        Cell(number(policy.get("jerk"))),
         Cell(str(policy["nfe"])),
         _time_cell(latency),
         Cell(number(latency["hz"]) if latency else NOTHING),
@@ -234,6 +245,17 @@ def _main_row(policy: Policy, teacher: Policy | None, floor: Mapping[str, Any] |
         _distance_cell(policy, floor),
         _failures_cell(policy),
     )
+
+
+def _mode_shares_cell(policy: Policy) -> Cell:
+    error, floor = policy.get("mode_share_error"), policy.get("mode_share_floor")
+    told = policy.get("observation_modes") or {}
+    here: tuple[str, ...] = ()
+    if not _missing(told.get("share_error")):
+        here = (f"per observation {told['share_error']:.3f}", f"floor {told['share_error_floor']:.3f}")
+    if _missing(error):
+        return Cell("reference" if policy.get("is_reference_teacher") else NOTHING, here)
+    return Cell(f"{error:.3f}", (f"floor {floor:.3f}", *here))
 
 
 def _time_cell(latency: Mapping[str, Any] | None) -> Cell:
@@ -280,7 +302,14 @@ def fidelity_table(results: Mapping[str, Any]) -> Table | None:
     if results.get("fidelity_floor"):
         rows.insert(0, ("Floor: teacher against itself", results["fidelity_floor"]))
     columns = (("Policy", ""), *((title, meaning) for _, title, meaning, _ in FIDELITY))
-    cells = tuple((Cell(label), *(Cell(show(each.get(key))) for key, _, _, show in FIDELITY)) for label, each in rows)
+    own = ((reference_teacher(results) or {}).get("fidelity") or results.get("fidelity_floor") or {}).get("outside_share")
+
+    def cell(key: str, value: float | None, show: Callable[[float | None], str]) -> Cell:
+        if key != "outside_share" or _missing(value) or not own:
+            return Cell(show(value))
+        return Cell(show(value), (f"{number(value / own, 2)} × the teacher's own",))
+
+    cells = tuple((Cell(label), *(cell(key, each.get(key), show) for key, _, _, show in FIDELITY)) for label, each in rows)
     return Table(columns, cells)
 
 
@@ -333,7 +362,8 @@ def made_table(results: Mapping[str, Any]) -> Table:
         ("Demonstrations", f"{data.get('episodes', NOTHING)} episodes, {data.get('frames', NOTHING)} frames"),
         (
             "Teacher samples",
-            f"{data.get('observations', NOTHING)} observations × "
+            NOTHING if data.get("observations") is None  # no student is made from them
+            else f"{data['observations']} observations × "
             f"{data.get('hypotheses_per_observation', NOTHING)} plans, "
             f"{data.get('cache_num_steps', NOTHING)} solver steps each"
             + ("" if _missing(size) else f", {float(size) / 1e6:.1f} MB on disk"),
@@ -347,6 +377,19 @@ def wall_table(results: Mapping[str, Any]) -> Table | None:
     walls = results["made"].get("wall_s") or {}
     rows = tuple((Cell(str(stage)), Cell(duration(seconds))) for stage, seconds in walls.items())
     return Table((("Stage", ""), ("Wall time", "")), rows) if rows else None
+
+
+def distilling_line(results: Mapping[str, Any]) -> str:
+    """What the default student cost beside its teacher's training, in a sentence; "" where that was not measured."""
+    cost, student = results.get("distilling") or {}, default_student(results)
+    if student is None or _missing(cost.get("share")):
+        return ""
+    teacher, trained = float(cost["teacher_cpu_s"]), float(cost["students"][student["name"]])
+    sampling = "" if _missing(cost.get("sample_cpu_s")) else f"sampling {cost['sample_cpu_s']:.0f} s + "
+    return (
+        f"distilling cost {100 * cost['share']:.0f} % of the teacher's training "
+        f"({sampling}student {trained:.0f} s, teacher {teacher:.0f} s of processor time)"
+    )
 
 
 def _parameters(count: int | None) -> str:

@@ -15,14 +15,16 @@ import torch
 
 import envs
 from distill.clips import write_clip
-from distill.objectives import OBJECTIVES
+from distill.recipes import recipe
 from distill.run import Stage
 from distill.stages import installed_packages, read_manifest
-from distill.statistics import mcnemar_p, paired_difference, wilson_interval
+from distill.statistics import mcnemar_p, mode_share_error, paired_difference, wilson_interval
 from envs.render import open_renderer
 
 if TYPE_CHECKING:
+    from distill.config import Config
     from distill.pipeline import Pipeline
+    from distill.plan import Plan
 
 CLIP_SIZE = (240, 180)
 _HOLD_FRAMES = 12
@@ -36,10 +38,11 @@ def collect(pipeline: Pipeline, clips: dict[str, str]) -> dict[str, Any]:
     """The report's `results`; see distill.report for its form."""
     config, plan, run = pipeline.config, pipeline.plan, pipeline.run
     latency = _read(run.folder(plan.latency) / "latency.json")
-    index = _read(run.folder(plan.sample) / "index.json")
+    drawn = any(recipe(name).data == "hypotheses" for name in config.student.objectives)
+    index = _read(run.folder(plan.sample) / "index.json") if drawn else {}
     info = _read(run.folder(plan.demos) / "info.json")
     evaluated = {**{f"teacher_{steps}": stage for steps, stage in plan.teachers_evaluated.items()},
-                 **plan.students_evaluated}  # fmt: skip
+                 **plan.baselines_evaluated, **plan.students_evaluated}  # fmt: skip
     results = {name: _read(run.folder(stage) / "result.json") for name, stage in evaluated.items()}
     reference = f"teacher_{config.evaluate.teacher_steps[0]}"
     policies = [
@@ -67,10 +70,12 @@ def collect(pipeline: Pipeline, clips: dict[str, str]) -> dict[str, Any]:
             "wall_s": {stage.name: _seconds(run.folder(stage)) for stage in plan.all() if stage.name != "report"},
         },
         "data": {
-            "episodes": info["num_episodes"], "frames": info["num_frames"], "observations": index["observations"],
-            "hypotheses_per_observation": index["num_hypotheses"], "cache_num_steps": index["num_steps"],
-            "cache_bytes": sum(path.stat().st_size for path in run.folder(plan.sample).glob("*.safetensors")),
+            "episodes": info["num_episodes"], "frames": info["num_frames"], "observations": index.get("observations"),
+            "hypotheses_per_observation": index.get("num_hypotheses"), "cache_num_steps": index.get("num_steps"),
+            "cache_bytes": sum(path.stat().st_size for path in run.folder(plan.sample).glob("*.safetensors"))
+            if drawn else None,
         },
+        "distilling": distilling(config, plan),
         "policies": policies,
         "curves": {stage.name.removeprefix("train/"): _read(run.folder(stage) / "curve.json")
                    for stage in _trained(pipeline)},
@@ -90,11 +95,12 @@ def _policy_row(
 ) -> dict[str, Any]:
     config, plan, run = pipeline.config, pipeline.plan, pipeline.run
     summary, is_teacher = result["summary"], name.startswith("teacher_")
+    kind = "teacher" if is_teacher else "baseline" if name in plan.baselines_evaluated else "student"
     success = np.array([episode["success"] for episode in result["episodes"]])
     teacher_success = np.array([episode["success"] for episode in reference["episodes"]])
     low, high = wilson_interval(summary["successes"], summary["episodes"])
     row: dict[str, Any] = {
-        "name": name, "kind": "teacher" if is_teacher else "student", "objective": None if is_teacher else name,
+        "name": name, "kind": kind, "objective": name if kind == "student" else None,
         "is_default_student": name == config.student.default, "is_reference_teacher": result is reference,
         "parameters": result["parameters"], "nfe": result["nfe"],
         "episodes": summary["episodes"], "successes": summary["successes"],
@@ -102,6 +108,10 @@ def _policy_row(
         "difference": None, "difference_low": None, "difference_high": None, "mcnemar_p": None,
         "failures": summary["failures"], "mode_counts": summary["mode_counts"],
         "modes_reached": summary["modes_reached"], "modes_total": summary["modes_total"], "entropy": summary["entropy"],
+        "mode_share_error": None, "mode_share_floor": None,
+        # not in the results of runs that were made before they were measured
+        "switch_rate": summary.get("switch_rate"), "jerk": summary.get("jerk_rms"),
+        "outside_observations": summary.get("outside_observations"), "observation_modes": result.get("observation_modes"),
         "latency": latency[name],
         "speedup": latency[f"teacher_{config.evaluate.teacher_steps[0]}"]["median_ms"] / latency[name]["median_ms"],
         "fidelity": result["fidelity"], "episode_success": success.tolist(), "validation": None,
@@ -111,13 +121,19 @@ def _policy_row(
         row |= {"label": f"Teacher, {steps} step{'s' if steps > 1 else ''}", "num_steps": steps}
         if result is reference and plan.teach is not None:
             row["validation"] = _read(run.folder(plan.teach) / "validation.json")
+    elif kind == "baseline":
+        row |= {"label": "Nearest demonstration", "num_steps": None}
     else:
-        row |= {"label": OBJECTIVES[name].label, "num_steps": 1,
+        row |= {"label": recipe(name).label, "num_steps": 1,
                 "validation": _read(run.folder(plan.students[name]) / "validation.json")}  # fmt: skip
     if result is not reference:
         difference, difference_low, difference_high = paired_difference(success, teacher_success)
         row |= {"difference": difference, "difference_low": difference_low, "difference_high": difference_high,
                 "mcnemar_p": mcnemar_p(success, teacher_success)}  # fmt: skip
+        mine, its = ([side["mode_counts"].get(mode, 0) for mode in pipeline.spec.modes]
+                     for side in (summary, reference["summary"]))  # fmt: skip
+        if sum(mine) and sum(its):
+            row["mode_share_error"], row["mode_share_floor"] = mode_share_error(mine, its)
     return row
 
 
@@ -128,6 +144,25 @@ def _trained(pipeline: Pipeline) -> list[Stage]:
 
 def _trajectory(episode: dict[str, Any]) -> dict[str, Any]:
     return {"mode": episode["mode"], "success": episode["success"], "failure": episode["failure"], "xy": episode["path"]}
+
+
+def distilling(config: Config, plan: Plan) -> dict[str, Any]:
+    """Seconds of all processors together, and share: what the default student cost, by the teacher's training.
+
+    sample_cpu_s is None when that student is not made from the teacher's samples.
+    """
+
+    def cpu_seconds(stage: Stage | None) -> float | None:  # None too for manifests from before it was measured
+        manifest = None if stage is None else read_manifest(config.folder / stage.name)
+        return (manifest or {}).get("cpu_seconds") or None
+
+    sampled = recipe(config.student.default).data == "hypotheses"
+    teacher, sample = cpu_seconds(plan.train), cpu_seconds(plan.sample) if sampled else None
+    students = {name: cpu_seconds(stage) for name, stage in plan.train_students.items()}
+    trained = students[config.student.default]
+    known = teacher and trained and (sample or not sampled)
+    return {"teacher_cpu_s": teacher, "sample_cpu_s": sample, "students": students,
+            "share": (trained + (sample or 0.0)) / teacher if known else None}  # type: ignore[operator]
 
 
 def _seconds(folder: Path) -> float | None:
@@ -142,7 +177,7 @@ def _floor(pipeline: Pipeline) -> dict[str, Any]:
     from distill.fidelity import set_fidelity
 
     sets = load_file(str(pipeline.run.folder(pipeline.plan.reference) / "reference.safetensors"))
-    normaliser = pipeline._teacher(pipeline.teach()).normaliser.cpu()
+    normaliser = pipeline.teacher(pipeline.teach()).normaliser.cpu()
     first, second = (normaliser.normalise_action(sets[name]) for name in ("floor", "reference"))
     values: dict[str, Any] = dict(set_fidelity(first, second, torch.tensor(pipeline.spec.action.weights)))
     return values | {"observations": first.shape[0], "samples": first.shape[1]}

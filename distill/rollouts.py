@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 import envs
 from distill.cache import hypothesis_seeds
-from distill.policies import Policy, plan
+from distill.policies import Policy, device_of, postprocess, preprocess
 from distill.statistics import mode_entropy
 from envs.panda import PandaEnv
 from envs.specs import STATE, TaskSpec
+from students.selection import ONE_SAMPLE, Memory, Selection, choose, draw_candidates
+
+
+class Monitor(Protocol):
+    """What says whether observations are like the training observations: distill.support.SupportMonitor."""
+
+    def are_outside(self, states_BOS: np.ndarray) -> Sequence[bool]: ...
 
 
 @dataclass
 class Episode:
-    """One rollout. path: `[steps+1][2]` tool x, y [m]; actions: those carried out, kept for the episodes of the clips."""
+    """One rollout. path: `[steps+1][2]` tool x, y [m]; actions: those carried out, kept for the episodes of the clips.
+
+    compared: replans at which the new plan and the unexecuted rest of the last one name a way for the same choice of the
+    task (`PandaEnv.ways`, both told from where the tool is then); switches: those of them where the names differ. Plans
+    that are carried out to their end leave no rest, so nothing is compared.
+    jerk: root mean square jerk of the tool [m/s^3], see `rms_jerk`; None when it was not measured.
+    asked: how often the policy was asked; outside: those of them where a monitor said that the observation was unlike the
+    training observations.
+    """
 
     index: int
     success: bool = False
@@ -30,6 +47,11 @@ class Episode:
     path: list[list[float]] = field(default_factory=list)
     carried: list[list[float]] = field(default_factory=list)
     actions: list[list[float]] = field(default_factory=list)
+    compared: int = 0
+    switches: int = 0
+    jerk: float | None = None
+    asked: int = 0
+    outside: int = 0
 
 
 def episode_generator(seed: int, index: int) -> torch.Generator:
@@ -40,17 +62,21 @@ def episode_generator(seed: int, index: int) -> torch.Generator:
 def run_episodes(
     task: str, policy: Policy, starts_ED: np.ndarray, indices: Sequence[int], execution_horizon: int, seed: int,
     keep_actions: int = 0, progress: Callable[[int], object] = lambda done: None, at_once: int = 64,
+    selection: Selection = ONE_SAMPLE, monitor: Monitor | None = None,
 ) -> list[Episode]:  # fmt: skip
     """Roll the policy out from ``starts_ED[indices]``, `at_once` episodes abreast so that the network works in batches.
 
     A chunk's first `execution_horizon` actions are carried out, then the policy is asked again. A chunk with NaN or
-    infinity ends its episode as ``policy_error``. Episodes with index < keep_actions keep their actions.
+    infinity ends its episode as ``policy_error``. Episodes with index < keep_actions keep their actions. What each
+    episode carries out of the policy's samples is `selection`'s choice; every episode remembers for itself. monitor: looks
+    at every observation that the policy is asked at, and is only counted.
     """
     pool = [envs.make(task) for _ in range(min(at_once, len(indices)))]
     finished: list[Episode] = []
     for begin in range(0, len(indices), at_once):
         wave = indices[begin : begin + at_once]
-        finished += _run_wave(policy, pool[: len(wave)], starts_ED, wave, execution_horizon, seed, keep_actions)
+        finished += _run_wave(policy, pool[: len(wave)], starts_ED, wave, execution_horizon, seed, keep_actions,
+                              selection, monitor)  # fmt: skip
         progress(len(finished))
     for env in pool:
         env.close()
@@ -59,24 +85,36 @@ def run_episodes(
 
 def _run_wave(
     policy: Policy, pool: Sequence[PandaEnv], starts_ED: np.ndarray, wave: Sequence[int], execution_horizon: int,
-    seed: int, keep_actions: int,
+    seed: int, keep_actions: int, selection: Selection, monitor: Monitor | None,
 ) -> list[Episode]:  # fmt: skip
     episodes = [Episode(index=index) for index in wave]
+    memories = [Memory() for _ in wave]
+    tools: list[list[np.ndarray]] = [[] for _ in wave]
     generators = [episode_generator(seed, index) for index in wave]
     steps_O = policy.shape.observation_steps
     history: list[list[np.ndarray]] = []
-    for env, episode in zip(pool, episodes, strict=True):
+    for row, (env, episode) in enumerate(zip(pool, episodes, strict=True)):
         observation, _ = env.reset(options={"start": starts_ED[episode.index]})
         history.append([observation[STATE]] * steps_O)
         _note_place(env, episode)
+        tools[row].append(env.tool_position())
     chunks: dict[int, np.ndarray] = {}
     active = list(range(len(wave)))
     step = 0
     while active:
         if step % execution_horizon == 0:
             states = np.stack([np.stack(history[row][-steps_O:]) for row in active])
-            planned = plan(policy, states, [generators[row] for row in active])[:, 0]
-            chunks = dict(zip(active, planned, strict=True))
+            planned, remembered = _plan(
+                policy, states, [generators[row] for row in active], selection, [memories[row] for row in active],
+                execution_horizon,
+            )  # fmt: skip
+            foreign = [False] * len(active) if monitor is None else monitor.are_outside(states)
+            for row, chunk, memory, outside in zip(active, planned, remembered, foreign, strict=True):
+                episodes[row].asked += 1
+                episodes[row].outside += outside
+                if row in chunks:
+                    _note_switch(pool[row], episodes[row], chunks[row][execution_horizon:], chunk)
+                chunks[row], memories[row] = chunk, memory
         for row in list(active):
             env, episode, action = pool[row], episodes[row], chunks[row][step % execution_horizon]
             if not np.isfinite(chunks[row]).all():
@@ -89,11 +127,52 @@ def _run_wave(
             if episode.index < keep_actions:
                 episode.actions.append([float(value) for value in action])
             _note_place(env, episode)
+            tools[row].append(env.tool_position())
             if terminated or truncated:
                 episode.success, episode.failure, episode.mode = info["is_success"], info["failure"], info["mode"]
                 active.remove(row)
         step += 1
+    for env, episode, positions in zip(pool, episodes, tools, strict=True):
+        # a collision cuts its control step short, and a simulator that burst tells nothing
+        whole = positions[:-1] if episode.failure == "collision" else positions
+        episode.jerk = None if episode.failure == "unstable" else rms_jerk(np.stack(whole), env.spec_task.dt_s)
     return episodes
+
+
+@torch.inference_mode()
+def _plan(
+    policy: Policy, states_BOS: np.ndarray, generators: Sequence[torch.Generator], selection: Selection,
+    memories: Sequence[Memory], executed: int,
+) -> tuple[np.ndarray, list[Memory]]:  # fmt: skip
+    """The chunks to carry out `[B, T, A]`, raw, and what each episode then remembers; B episodes in one call."""
+    drawn = [
+        draw_candidates(selection, memory, partial(policy.draw, generator=generator), executed, policy.shape.horizon)
+        for memory, generator in zip(memories, generators, strict=True)
+    ]
+    draws = torch.stack([draws for draws, _ in drawn]).to(device_of(policy))
+    candidates_BNTA = policy.head(policy.encode(preprocess(policy, states_BOS)), draws)
+    weights_A = torch.tensor(policy.shape.action_weights, device=candidates_BNTA.device)
+    chosen_BTA, remembered = choose(selection, candidates_BNTA, [memory for _, memory in drawn], executed, weights_A)
+    return postprocess(policy, chosen_BTA), remembered
+
+
+def _note_switch(env: PandaEnv, episode: Episode, rest: np.ndarray, chunk: np.ndarray) -> None:
+    if not len(rest) or not np.isfinite(chunk).all():
+        return
+    both = [(old, new) for old, new in zip(env.ways(rest), env.ways(chunk), strict=True) if old and new]
+    episode.compared += bool(both)
+    episode.switches += any(old != new for old, new in both)
+
+
+def rms_jerk(positions_LD: np.ndarray, dt_s: float) -> float | None:
+    """Root mean square jerk [m/s^3] of positions [m] `dt_s` apart: of the length of their third difference / dt_s^3.
+
+    None for fewer than four positions.
+    """
+    if len(positions_LD) < 4:
+        return None
+    jerk_LD = np.diff(positions_LD, n=3, axis=0) / dt_s**3
+    return math.sqrt(float(np.square(jerk_LD).sum(-1).mean()))
 
 
 def _note_place(env: PandaEnv, episode: Episode) -> None:
@@ -104,9 +183,16 @@ def _note_place(env: PandaEnv, episode: Episode) -> None:
 
 
 def summarise(spec: TaskSpec, episodes: Sequence[Episode]) -> dict[str, Any]:
-    """Counts of a set of episodes: successes, failures by name, modes over successes, entropy (base: number of modes)."""
+    """Counts of a set of episodes: successes, failures by name, modes over successes, entropy (base: number of modes).
+
+    Over all episodes, failed ones too: switch_rate, the mean over episodes of switches / compared where anything was
+    compared; jerk_rms [m/s^3], the mean of their root mean square jerks. None where no episode has one.
+    outside_observations: share of the times a policy was asked at which the monitor found the observation foreign.
+    """
     modes = Counter(episode.mode for episode in episodes if episode.success)
     counts = [modes.get(mode, 0) for mode in spec.modes]
+    switching = [episode.switches / episode.compared for episode in episodes if episode.compared]
+    jerks = [episode.jerk for episode in episodes if episode.jerk is not None]
     return {
         "episodes": len(episodes),
         "successes": sum(episode.success for episode in episodes),
@@ -115,6 +201,9 @@ def summarise(spec: TaskSpec, episodes: Sequence[Episode]) -> dict[str, Any]:
         "modes_reached": sum(count > 0 for count in counts),
         "modes_total": len(spec.modes),
         "entropy": mode_entropy(counts, len(spec.modes)) if sum(counts) else None,
+        "switch_rate": float(np.mean(switching)) if switching else None,
+        "jerk_rms": float(np.mean(jerks)) if jerks else None,
+        "outside_observations": sum(episode.outside for episode in episodes) / max(1, sum(e.asked for e in episodes)),
     }
 
 

@@ -146,11 +146,11 @@ class Run:
             unfinished.mkdir(parents=True, exist_ok=True)
         self.accelerator.wait_for_everyone()
         self.say(f"[{stage.name}] ...")
-        begin = time.monotonic()
+        begin, begin_cpu = time.monotonic(), time.process_time()
         work(unfinished)
-        self.accelerator.wait_for_everyone()
+        cpu_seconds = sum(self.gather([time.process_time() - begin_cpu]))
         seconds = time.monotonic() - begin
-        self.on_main(lambda: commit(folder, stage.key, stage.made_from, seconds))
+        self.on_main(lambda: commit(folder, stage.key, stage.made_from, seconds, cpu_seconds))
         self.say(f"[{stage.name}] done in {seconds:.1f} s: {folder}")
         return folder
 
@@ -169,14 +169,14 @@ class Run:
                 folder.mkdir(parents=True, exist_ok=True)
         self.accelerator.wait_for_everyone()
         self.say(f"[{', '.join(stage.name for stage, _ in jobs)}] side by side ...")
-        took: list[tuple[int, float]] = []
+        took: list[tuple[int, float, float]] = []
         for number in self.my_share(range(len(jobs))):
-            begin = time.monotonic()
+            begin, begin_cpu = time.monotonic(), time.process_time()
             jobs[number][1](folders[number])
-            took.append((number, time.monotonic() - begin))
-        for number, seconds in sorted(self.gather(took)):
+            took.append((number, time.monotonic() - begin, time.process_time() - begin_cpu))
+        for number, seconds, cpu_seconds in sorted(self.gather(took)):
             stage = jobs[number][0]
-            self.on_main(partial(commit, self.folder(stage), stage.key, stage.made_from, seconds))
+            self.on_main(partial(commit, self.folder(stage), stage.key, stage.made_from, seconds, cpu_seconds))
             self.say(f"[{stage.name}] done in {seconds:.1f} s: {self.folder(stage)}")
 
     def close(self) -> None:

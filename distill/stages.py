@@ -99,10 +99,11 @@ def partial_folder(folder: Path, key: str) -> Path:
     return folder.with_name(f"{folder.name}.{key[:8]}.partial")
 
 
-def commit(folder: Path, key: str, made_from: Mapping[str, Any], seconds: float) -> None:
+def commit(folder: Path, key: str, made_from: Mapping[str, Any], seconds: float, cpu_seconds: float = 0.0) -> None:
     """Turn the partial folder into the finished stage: manifest, fsync, rename.
 
-    A finished stage of another key is renamed to `<stage>.<its key>`, never deleted. `seconds`: time the work took.
+    A finished stage of another key is renamed to `<stage>.<its key>`, never deleted.
+    seconds: time the work took; cpu_seconds: of all processors together, which other work on the machine does not change.
     """
     partial = partial_folder(folder, key)
     for left in partial.rglob(".*.tmp"):  # by a write that was killed, see write_bytes
@@ -114,7 +115,8 @@ def commit(folder: Path, key: str, made_from: Mapping[str, Any], seconds: float)
     }
     manifest = {
         "schema_version": SCHEMA_VERSION, "key": key, "made_from": json.loads(json.dumps(made_from, default=str)),
-        "packages": installed_packages(), "seconds": round(seconds, 3), "files": files,
+        "packages": installed_packages(), "seconds": round(seconds, 3),
+        "cpu_seconds": round(cpu_seconds, 3), "files": files,
     }  # fmt: skip
     for name in files:
         _fsync_file(partial / name)

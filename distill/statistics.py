@@ -86,6 +86,27 @@ def mode_entropy(counts: Mapping[str, int] | Sequence[int] | np.ndarray, num_mod
     return float(-np.sum(shares * np.log(shares)) / math.log(num_modes))
 
 
+def mode_share_error(
+    counts: ArrayLike, reference: ArrayLike, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Total variation between two distributions over modes, and what sampling alone makes of it.
+
+    counts, reference: successes per mode `[modes]` of the policy and of the teacher. Returns (error, floor):
+    error = 1/2 sum_i |p_i - q_i|; floor = its mean when both are drawn, in their numbers, from one distribution, the pooled
+    one. An error near the floor is no error that could be seen. Raises ValueError for negative counts or none at all.
+    """
+    first, second = np.asarray(counts, dtype=np.int64), np.asarray(reference, dtype=np.int64)
+    if first.shape != second.shape or first.ndim != 1 or np.any(first < 0) or np.any(second < 0):
+        raise ValueError(f"got counts {first.tolist()} and {second.tolist()}, expected two lists of counts over the same modes")
+    if not first.sum() or not second.sum():
+        raise ValueError("got no success on one side, expected at least one: there are no modes to compare")
+    pooled = (first + second) / (first.sum() + second.sum())
+    rng = np.random.default_rng(seed)
+    drawn = [rng.multinomial(int(side.sum()), pooled, size=resamples) / side.sum() for side in (first, second)]
+    error = 0.5 * np.abs(first / first.sum() - second / second.sum()).sum()
+    return float(error), float(0.5 * np.abs(drawn[0] - drawn[1]).sum(1).mean())
+
+
 def latency_summary(milliseconds: ArrayLike) -> dict[str, float]:
     """Median, 95th and 99th percentile [ms] of `[C]` timed calls, and hz = 1000 / median.
 

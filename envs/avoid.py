@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from envs.arm import AS_HAND, AS_OBSTACLE, panda_mjcf
@@ -92,6 +94,17 @@ class AvoidEnv(PandaEnv):
         if now[0] >= FINISH_X_M and all(self._crossed):
             return True, "", "-".join(self._crossed)
         return False, "", ""
+
+    def _ways(self, path: np.ndarray) -> tuple[str, ...]:
+        """Per row the gap of the last crossing; "" without one, or where the rod would touch a pillar."""
+        ways = ["", "", ""]
+        for before, now in pairwise(path):
+            for row, (x, pillars) in enumerate(ROWS):
+                if before[0] < x <= now[0]:
+                    y = before[1] + (now[1] - before[1]) * (x - before[0]) / (now[0] - before[0])
+                    clear = min(abs(y - pillar) for pillar in pillars) > PILLAR_RADIUS_M + ROD_RADIUS_M
+                    ways[row] = min(GAPS[row], key=lambda gap: abs(gap[1] - y))[0] if clear else ""
+        return tuple(ways)
 
     def plan(self, mode: str, rng: np.random.Generator) -> np.ndarray:
         """Targets `[L, 2]` float32: nearly straight through each gap, sideways in the corridors between the rows."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from envs.arm import AS_OBJECT, AS_OBSTACLE, FINGER_OPEN_M, panda_mjcf
-from envs.panda import PandaEnv, smooth_path
+from envs.panda import PandaEnv, last_side, smooth_path
 from envs.specs import ActionSpec, Shape, TaskSpec
 
 CUBE_HALF_M = 0.02
@@ -95,6 +95,10 @@ class DetourEnv(PandaEnv):
         if low and not in_goal and not held and self._low_steps >= 3:
             return False, "dropped", ""
         return False, "", ""
+
+    def _ways(self, path: np.ndarray) -> tuple[str, ...]:
+        """The side on which the path was last far enough out for the cube to pass the pillar."""
+        return (last_side(path[:, 1] - PILLAR_XY[1], PILLAR_RADIUS_M + CUBE_HALF_M),)
 
     def plan(self, mode: str, rng: np.random.Generator) -> np.ndarray:
         """Targets `[L, 4]` float32: down, close, lift while already turning aside, an arc, down, open."""

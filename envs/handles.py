@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from envs.arm import AS_OBJECT, FINGER_OPEN_M, panda_mjcf
-from envs.panda import PandaEnv, smooth_path
+from envs.panda import PandaEnv, last_side, smooth_path
 from envs.specs import ActionSpec, Shape, TaskSpec
 
 HANDLE_Y_M = 0.135
@@ -100,6 +100,10 @@ class HandlesEnv(PandaEnv):
     def _holding(self) -> str:
         """The handle both fingers touch, or ""."""
         return next((side for side, handle in self._sides.items() if self._fingers_on(handle) == 2), "")
+
+    def _ways(self, path: np.ndarray) -> tuple[str, ...]:
+        """The handle towards which the path was last more than half-way out."""
+        return (last_side(path[:, 1] - self.data.xpos[self._carried_body][1], HANDLE_Y_M / 2),)
 
     def plan(self, mode: str, rng: np.random.Generator) -> np.ndarray:
         """Targets `[L, 4]` float32: sideways and down over a handle, close, lift."""

@@ -41,6 +41,12 @@ def smooth_path(points: np.ndarray, speed_m_s: float, dt_s: float, rounding_m: f
     return _resample(fine, speed_m_s * dt_s)[1:]
 
 
+def last_side(offsets: np.ndarray, clear_m: float) -> str:
+    """The side, "left" (positive) or "right", of the last of `offsets [L]` that is farther than clear_m from 0, else ""."""
+    beside = offsets[np.abs(offsets) > clear_m]
+    return "" if not len(beside) else "left" if beside[-1] > 0 else "right"
+
+
 def _resample(points: np.ndarray, spacing: float) -> np.ndarray:
     """`points` at equal arc length, as near to `spacing` as a whole number of pieces allows."""
     along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
@@ -131,6 +137,10 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         does not name.
         """
 
+    def _ways(self, path: np.ndarray) -> tuple[str, ...]:
+        """See `ways`, for a tool path `[L, 3]`; as it stands the task poses no choice."""
+        return ()
+
     @abstractmethod
     def top_view(self) -> tuple[Shape, ...]:
         """The scene from above, for the report."""
@@ -148,6 +158,15 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     def tool_position(self) -> np.ndarray:
         """Tool centre `[3]` m."""
         return self.data.site_xpos[self._tool_site].copy()
+
+    def ways(self, actions: np.ndarray) -> tuple[str, ...]:
+        """Which ways planned actions `[L, A]` (finite) go from where the tool is: a name per choice that the task poses.
+
+        "" where they leave a choice open, or end or pass too near to what stands between the ways to tell: two plans go
+        different ways when both name one for the same choice and the names differ, never by small differences.
+        """
+        targets = [self._command(action)[0] for action in np.clip(actions, self._low, self._high)]
+        return self._ways(np.stack([self.tool_position(), *targets]))
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from envs.specs import STATE
 from teachers.contract import Observation
-from teachers.flow import FlowTeacher
+from teachers.native import TrainedTeacher
 from teachers.networks import PolicyShape, StateEncoder, TrajectoryTransformer
 from teachers.normalisation import Normaliser
 from teachers.pretrained import load_weights, read_config, save_policy
@@ -26,7 +26,8 @@ class OneStepStudent(nn.Module):
 
     KIND = "one_step_student"
 
-    def __init__(self, shape: PolicyShape, latent_size: int) -> None:
+    def __init__(self, shape: PolicyShape, latent_size: int, identity: bool = False) -> None:
+        """identity: begin with a latent that is the chunk-shaped input itself, for the teacher's own noise as latent."""
         super().__init__()
         if latent_size < 1:
             raise ValueError(f"latent_size must be at least 1, got {latent_size}")
@@ -36,21 +37,31 @@ class OneStepStudent(nn.Module):
         self.time_C = nn.Parameter(torch.zeros(shape.width))
         self.from_latent = nn.Linear(latent_size, shape.horizon * shape.action_size, bias=False)
         # each entry of the lifted latent has unit variance, as the noise had that the teacher's trunk was trained on
-        nn.init.normal_(self.from_latent.weight, std=latent_size**-0.5)
+        if identity:
+            nn.init.eye_(self.from_latent.weight)
+        else:
+            nn.init.normal_(self.from_latent.weight, std=latent_size**-0.5)
         self.trunk = TrajectoryTransformer(shape)
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        return (self.latent_size,)
+
     @classmethod
-    def from_teacher(cls, teacher: FlowTeacher, latent_size: int, warm_start: bool = True) -> OneStepStudent:
-        """A student of the teacher's shape and statistics; with `warm_start` also of its weights, frozen at t=0."""
+    def from_teacher(cls, teacher: TrainedTeacher, latent_size: int, warm_start: bool = True) -> OneStepStudent:
+        """A student of the teacher's shape and statistics; with `warm_start` also of its weights, frozen at pure noise."""
         student = cls(teacher.shape, latent_size)
         student.normaliser.load_state_dict(teacher.normaliser.state_dict())
         if warm_start:
-            student.encoder.load_state_dict(teacher.encoder.state_dict())
-            student.trunk.load_state_dict(teacher.trunk.state_dict())
-            with torch.no_grad():
-                device = student.time_C.device
-                student.time_C.copy_(teacher.time(torch.zeros(1, device=next(teacher.parameters()).device))[0].to(device))
+            student.warm_start(teacher)
         return student
+
+    def warm_start(self, teacher: TrainedTeacher) -> None:
+        """Take the weights of a teacher of the same shape, with its time frozen at pure noise."""
+        self.encoder.load_state_dict(teacher.encoder.state_dict())
+        self.trunk.load_state_dict(teacher.trunk.state_dict())
+        with torch.no_grad():
+            self.time_C.copy_(teacher.start_condition())
 
     def encode(self, observation: Observation) -> Tensor:
         """Raw observation to the condition `[B, C]`, once for all latents."""

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-
-from teachers.networks import PolicyShape
-from teachers.normalisation import Normaliser
 
 Observation = dict[str, Tensor]
 """Feature name to tensor, batched: ``observation.state`` is `[B, O, S]`, raw units."""
@@ -28,42 +24,6 @@ class Teacher(Protocol):
     def evaluations(self, num_steps: int) -> int:
         """Network evaluations (NFE) that `num_steps` solver steps cost."""
         ...
-
-
-@runtime_checkable
-class NativeTeacher(Teacher, Protocol):
-    """A teacher that is trained here: an `nn.Module` whose parts the pipeline can call one by one.
-
-    All its randomness is standard normal numbers of `noise_shape(num_steps)` per chunk, so that a chunk can be made
-    again from one seed, whatever batch it was drawn in.
-    """
-
-    KIND: str
-    shape: PolicyShape
-    normaliser: Normaliser
-
-    def training_draws(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Random tensors `[B, ...]` that one training step needs, drawn on the CPU for the whole batch."""
-        ...
-
-    def forward(self, observation: Observation, action_BTA: Tensor, *draws: Tensor) -> Tensor:
-        """The training loss, a scalar; action_BTA in raw units."""
-        ...
-
-    def encode(self, observation: Observation) -> Tensor:
-        """Raw observation to the condition `[B, C]`, once for all chunks that are drawn from it."""
-        ...
-
-    def noise_shape(self, num_steps: int) -> tuple[int, ...]: ...
-    def solve(self, condition_BC: Tensor, noise_BK: Tensor, num_steps: int) -> Tensor:
-        """Condition and noise `[B, K, *noise_shape]` to normalised chunks `[B, K, T, A]`."""
-        ...
-
-    def sample_from_noise(self, observation: Observation, noise_BK: Tensor, num_steps: int) -> Tensor:
-        """`encode`, `solve`, and back to raw actions `[B, K, T, A]`; no gradient."""
-        ...
-
-    def save_pretrained(self, folder: Path | str) -> None: ...
 
 
 def check_teacher(

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from envs.specs import STATE
 from teachers.contract import Observation
-from teachers.networks import PolicyShape, StateEncoder, TimeEmbedding, TrajectoryTransformer
-from teachers.normalisation import Normaliser
-from teachers.pretrained import load_weights, read_config, save_policy
+from teachers.native import TrainedTeacher
+from teachers.networks import PolicyShape
 from teachers.solvers import SOLVERS, integrate
 
 
-class FlowTeacher(nn.Module):
+class FlowTeacher(TrainedTeacher):
     """Velocity field v(x_t, t | observation) over normalised chunks; sampling solves dx/dt = v from t=0 to t=1."""
 
     KIND = "flow_teacher"
+    SOLVERS = tuple(SOLVERS)
+    CACHE_SOLVER = "shrinking"
 
     def __init__(self, shape: PolicyShape, solver: str = "euler", time_power: float = 1.0) -> None:
-        super().__init__()
-        if solver not in SOLVERS:
-            raise ValueError(f"unknown solver {solver!r}; expected one of {sorted(SOLVERS)}")
-        self.shape, self.solver, self.time_power = shape, solver, time_power
-        self.normaliser = Normaliser(shape.state_size, shape.action_size)
-        self.encoder = StateEncoder(shape.observation_steps, shape.state_size, shape.width)
-        self.time = TimeEmbedding(shape.width)
-        self.trunk = TrajectoryTransformer(shape)
+        super().__init__(shape, solver)
+        self.time_power = time_power
 
     # -- training ------------------------------------------------------------------------------------------------
 
@@ -43,16 +35,17 @@ class FlowTeacher(nn.Module):
         time_B = torch.rand(batch_size, generator=generator)
         return noise_BTA, time_B if self.time_power == 1 else time_B**self.time_power
 
-    def forward(self, observation: Observation, action_BTA: Tensor, noise_BTA: Tensor, time_B: Tensor) -> Tensor:
+    def forward(self, observation: Observation, action_BTA: Tensor, *draws: Tensor) -> Tensor:
         """Flow-matching loss, a scalar: E w(t)^2 || v(x_t, t | o) - (x_1 - x_0) ||^2, x_t = (1 - t) x_0 + t x_1.
 
         (Lipman et al. 2023, eq. 23 with sigma_min = 0; Tong et al. 2024, arXiv 2302.00482, independent coupling.)
         w(t) = min(1, (1 - t) / 0.3) keeps the end of the time, where the velocity divides a small error by
-        almost nothing, from ruling the loss. action_BTA: raw units; noise_BTA: standard normal; time_B: in [0, 1).
+        almost nothing, from ruling the loss. action_BTA: raw units; draws: noise_BTA, standard normal, and time_B, in [0, 1).
         """
         # imported here: only training needs torchcfm, and it brings POT and scipy into the process
         from torchcfm.conditional_flow_matching import ConditionalFlowMatcher
 
+        noise_BTA, time_B = draws
         target_BTA = self.normaliser.normalise_action(action_BTA)
         _, x_BTA, velocity_BTA = ConditionalFlowMatcher(sigma=0.0).sample_location_and_conditional_flow(
             noise_BTA, target_BTA, t=time_B
@@ -62,11 +55,6 @@ class FlowTeacher(nn.Module):
         return ((predicted_BTA - velocity_BTA) * weight_B[:, None, None]).square().mean()
 
     # -- sampling ------------------------------------------------------------------------------------------------
-
-    def encode(self, observation: Observation) -> Tensor:
-        """Raw observation to the condition `[B, C]`, once for all chunks that are drawn from it."""
-        condition_BC: Tensor = self.encoder(self.normaliser.normalise_state(observation[STATE]))
-        return condition_BC
 
     def velocity(self, x_NTA: Tensor, time_N: Tensor, condition_BC: Tensor) -> Tensor:
         """One network evaluation: the velocity `[N, T, A]` at flow time `[N]`, N / B chunks for each condition `[B, C]`.
@@ -92,46 +80,11 @@ class FlowTeacher(nn.Module):
         )
         return end_NTA.unflatten(0, noise_BKTA.shape[:2])
 
-    @torch.no_grad()
-    def sample_from_noise(self, observation: Observation, noise_BKTA: Tensor, num_steps: int) -> Tensor:
-        """The end points `[B, K, T, A]`, raw actions, of the flow from the given noise; the encoder runs once."""
-        return self.normaliser.unnormalise_action(self.solve(self.encode(observation), noise_BKTA, num_steps))
-
-    def start_condition(self) -> Tensor:
-        """What stands for the time `[C]` at pure noise: a student that starts from this teacher goes on from there."""
-        return self.time(torch.zeros(1, device=self.time.frequencies.device))[0]
-
-    @torch.no_grad()
-    def sample(
-        self, observation: Observation, num_hypotheses: int, num_steps: int, generator: torch.Generator
-    ) -> Tensor:
-        """K independent chunks per observation, `[B, K, T, A]` raw actions; see `teachers.contract.Teacher`."""
-        if num_hypotheses < 1:
-            raise ValueError(f"num_hypotheses must be at least 1, got {num_hypotheses}")
-        state = observation[STATE]
-        shape = (state.shape[0], num_hypotheses, *self.noise_shape(num_steps))
-        noise_BKTA = torch.randn(shape, generator=generator, device=generator.device).to(state.device)
-        return self.sample_from_noise(observation, noise_BKTA, num_steps)
-
     def evaluations(self, num_steps: int) -> int:
         """Network evaluations (NFE) that `num_steps` solver steps cost."""
         return SOLVERS[self.solver].evaluations(num_steps)
 
     # -- on disk -------------------------------------------------------------------------------------------------
 
-    def save_pretrained(self, folder: Path | str) -> None:
-        """Write ``config.json`` and ``model.safetensors`` (statistics included); refuses unset statistics."""
-        self.normaliser.check()
-        save_policy(folder, self.KIND, {"shape": asdict(self.shape), "solver": self.solver, "time_power": self.time_power}, self)
-
-    @classmethod
-    def from_pretrained(cls, folder: Path | str) -> FlowTeacher:
-        """Read a folder that `save_pretrained` wrote; ValueError says what is wrong with it."""
-        config: dict[str, Any] = read_config(folder, cls.KIND)
-        try:
-            teacher = cls(PolicyShape(**config["shape"]), config["solver"], config.get("time_power", 1.0))
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{folder}/config.json does not describe a {cls.KIND}: {error}") from error
-        load_weights(folder, teacher)
-        teacher.normaliser.check()
-        return teacher.eval()
+    def settings(self) -> dict[str, Any]:
+        return {"solver": self.solver, "time_power": self.time_power}

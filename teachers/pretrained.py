@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +25,31 @@ def save_policy(folder: Path | str, kind: str, config: Mapping[str, Any], model:
               str(folder / "model.safetensors"))
 
 
+def _read(folder: Path | str) -> tuple[Path, Any]:
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"no policy at {folder}: expected a folder with config.json and model.safetensors")
+    try:
+        return path, json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not readable JSON ({error}); save the policy again") from error
+
+
+def read_kind(folder: Path | str, known: Collection[str]) -> str:
+    """The kind that a policy folder's ``config.json`` names. Raises ValueError when it is none of the known ones."""
+    path, config = _read(folder)
+    kind = config.get("kind") if isinstance(config, dict) else type(config).__name__
+    if kind not in known:
+        raise ValueError(f"{path} describes a {kind!r}, expected one of {sorted(known)}: point at the right folder")
+    return str(kind)
+
+
 def read_config(folder: Path | str, kind: str) -> dict[str, Any]:
     """The ``config.json`` of a policy folder of this kind, without ``schema_version`` and ``kind``.
 
     Raises ValueError when the folder, the file or the kind is not what was expected.
     """
-    path = Path(folder) / "config.json"
-    if not path.is_file():
-        raise ValueError(f"no policy at {folder}: expected a folder with config.json and model.safetensors")
-    try:
-        config = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not readable JSON ({error}); save the policy again") from error
+    path, config = _read(folder)
     if not isinstance(config, dict) or config.get("kind") != kind:
         got = config.get("kind") if isinstance(config, dict) else type(config).__name__
         raise ValueError(f"{path} describes a {got!r}, expected a {kind!r}: point at the right folder")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from distill.cache import (
 )
 from distill.training import Share, StepBatches, batch_indices
 from envs.specs import STATE
+from teachers.diffusion import DiffusionTeacher
 
 CPU = torch.device("cpu")
 PLAN = CachePlan(
@@ -42,7 +44,7 @@ def _write(folder: Path, teacher, plan: CachePlan = PLAN, shards: list[int] | No
     folder.mkdir(exist_ok=True)
     done: list[int] = []
     chosen = list(range(plan.num_shards)) if shards is None else shards
-    write_shards(folder, teacher, plan, states, chosen, CPU, done.append)
+    write_shards(folder, teacher, teacher.normaliser, plan, states, chosen, CPU, done.append)
     return done
 
 
@@ -89,10 +91,10 @@ def test_episode_seeds_are_apart_in_everything_that_names_them() -> None:
 
 def test_noise_is_standard_normal_and_each_chunks_own() -> None:
     seeds = hypothesis_seeds(0, np.arange(50), 8)
-    noise = noise_of(seeds, 16, 2)
+    noise = noise_of(seeds, (16, 2))
     assert noise.shape == (50, 8, 16, 2)
     assert float(noise.mean()) == pytest.approx(0.0, abs=0.03) and float(noise.std()) == pytest.approx(1.0, abs=0.03)
-    assert torch.equal(noise_of(seeds[7:8, 3:4], 16, 2)[0, 0], noise[7, 3])
+    assert torch.equal(noise_of(seeds[7:8, 3:4], (16, 2))[0, 0], noise[7, 3])
     expected = torch.randn(16, 2, generator=torch.Generator().manual_seed(int(seeds[7, 3])))
     assert torch.equal(noise[7, 3], expected)
 
@@ -151,7 +153,7 @@ def test_the_stored_seeds_make_the_stored_hypotheses_again(make_teacher, tmp_pat
     shard = load_file(str(tmp_path / shard_name(1)))
     assert np.array_equal(shard["seed"].numpy(), hypothesis_seeds(7, np.array([13, 21, 34]), 4))
     for row, k in ((0, 0), (1, 3), (2, 2)):
-        noise = noise_of(shard["seed"][row : row + 1, k : k + 1].numpy(), 8, 2)
+        noise = noise_of(shard["seed"][row : row + 1, k : k + 1].numpy(), (8, 2))
         raw = teacher.sample_from_noise({STATE: shard[STATE][row : row + 1]}, noise, 3)[0, 0]
         again = teacher.normaliser.normalise_action(raw)
         torch.testing.assert_close(shard["hypotheses"][row, k].float(), again, rtol=1e-3, atol=1e-4)
@@ -165,6 +167,60 @@ def test_a_teacher_that_draws_nonsense_is_stopped_with_the_shard(make_teacher, t
     with pytest.raises(ValueError, match="drew NaN or infinity in shard 1"):
         _write(tmp_path, teacher, shards=[1])
     assert list(tmp_path.iterdir()) == []
+
+
+class Elsewhere:
+    """A teacher that only has `sample`: level chunks at a random height round the first state; counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int, int]] = []
+
+    def sample(self, observation, num_hypotheses: int, num_steps: int, generator: torch.Generator) -> torch.Tensor:
+        state = observation[STATE]
+        self.asked.append((len(state), num_hypotheses, num_steps))
+        height_BK11 = torch.randn(len(state), num_hypotheses, 1, 1, generator=generator)
+        return state[:, -1, None, None] + 0.1 * height_BK11.expand(-1, -1, 8, 2)
+
+    def evaluations(self, num_steps: int) -> int:
+        return 1
+
+
+def test_a_teacher_from_elsewhere_is_asked_for_samples_observation_by_observation(make_teacher, tmp_path: Path) -> None:
+    teacher, normaliser = Elsewhere(), make_teacher().normaliser
+    for name, plan in (("one", PLAN), ("two", replace(PLAN, batch_size=3))):
+        (tmp_path / name).mkdir()
+        write_shards(tmp_path / name, teacher, normaliser, plan, _states, range(3), CPU)
+    # whatever the batch, each observation by itself and from the first of its seeds
+    assert teacher.asked == 16 * [(1, 4, 3)] and _bytes(tmp_path / "one") == _bytes(tmp_path / "two")
+    shard = load_file(str(tmp_path / "one" / shard_name(2)))
+    for row, frame in enumerate((55, 89)):
+        seed = int(hypothesis_seeds(7, np.array([frame]), 4)[0, 0])
+        height_K = torch.randn(1, 4, 1, 1, generator=torch.Generator().manual_seed(seed))[0, :, 0]
+        raw_KA = torch.tensor(_states(np.array([frame]))[0, -1]) + 0.1 * height_K
+        # centres 0.5, -0.1 and half ranges 0.3
+        expected_KA = (raw_KA - torch.tensor([0.5, -0.1])) / 0.3
+        torch.testing.assert_close(shard["hypotheses"][row, :, 5].float(), expected_KA.float(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("solver", ["ddim", "ddpm"])
+def test_a_trained_teacher_is_given_all_the_noise_it_asks_for(
+    small_shape, statistics, tmp_path: Path, solver: str
+) -> None:
+    torch.manual_seed(0)
+    teacher = DiffusionTeacher(small_shape, solver).eval()
+    with torch.no_grad():
+        teacher.trunk.from_tokens.weight.normal_(std=0.1)
+    teacher.normaliser.fit(statistics)
+    plan = replace(PLAN, num_steps=4)
+    _write(tmp_path, teacher, plan)
+    shard = load_file(str(tmp_path / shard_name(0)))
+    shape = (8, 2) if solver == "ddim" else (5, 8, 2)
+    noise = noise_of(shard["seed"][1:2].numpy(), shape)
+    assert noise.shape == (1, 4, *shape)
+    raw = teacher.sample_from_noise({STATE: shard[STATE][1:2]}, noise, 4)
+    again = teacher.normaliser.normalise_action(raw)[0]
+    torch.testing.assert_close(shard["hypotheses"][1].float(), again, rtol=1e-3, atol=1e-3)
+    assert float((again[0] - again[1]).abs().max()) > 0.01
 
 
 # -- going on ------------------------------------------------------------------------------------------------------
@@ -213,7 +269,7 @@ def test_shards_that_are_there_are_not_sampled_again(make_teacher, tmp_path: Pat
 def test_the_index_is_not_written_before_all_shards_are_there(make_teacher, tmp_path: Path) -> None:
     _write(tmp_path, make_teacher(), shards=[0, 2])
     with pytest.raises(ValueError, match="shard-00001.safetensors"):
-        write_index(tmp_path, PLAN, make_teacher())
+        write_index(tmp_path, PLAN, "flow_teacher")
     with pytest.raises(ValueError, match="no hypothesis cache.*run the sample stage"):
         HypothesisDataset(tmp_path)
 
@@ -224,8 +280,15 @@ def test_the_index_is_not_written_before_all_shards_are_there(make_teacher, tmp_
 @pytest.fixture
 def cached(make_teacher, tmp_path: Path) -> Path:
     _write(tmp_path, make_teacher())
-    write_index(tmp_path, PLAN, make_teacher())
+    write_index(tmp_path, PLAN, "flow_teacher")
     return tmp_path
+
+
+def test_the_index_says_what_drew_the_chunks(cached: Path) -> None:
+    assert json.loads((cached / "index.json").read_text()) == {
+        "observations": 8, "num_hypotheses": 4, "num_steps": 3, "shard_size": 3, "seed": 7, "teacher": "flow_teacher",
+        "normalised": True,
+    }  # fmt: skip
 
 
 def test_the_reader_gives_what_the_teacher_samples(make_teacher, cached: Path) -> None:
@@ -234,8 +297,10 @@ def test_the_reader_gives_what_the_teacher_samples(make_teacher, cached: Path) -
     for row, frame in enumerate(PLAN.frames):
         item = dataset[row]
         state = torch.from_numpy(_states(np.array([frame]))).float()
-        assert set(item) == {STATE, "hypotheses"} and torch.equal(item[STATE], state[0])
-        noise = noise_of(hypothesis_seeds(7, np.array([frame]), 4), 8, 2)
+        assert set(item) == {STATE, "hypotheses", "seed"} and torch.equal(item[STATE], state[0])
+        assert item["seed"].dtype == torch.int64
+        assert item["seed"].tolist() == hypothesis_seeds(7, np.array([frame]), 4)[0].tolist()
+        noise = noise_of(hypothesis_seeds(7, np.array([frame]), 4), (8, 2))
         direct = teacher.normaliser.normalise_action(teacher.sample_from_noise({STATE: state}, noise, 3))[0]
         assert item["hypotheses"].dtype == torch.float32
         # half precision has eleven bits, and a batch of one may differ from a batch of two in the last of float32

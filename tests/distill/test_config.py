@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from distill.config import Config, apply_preset, validate
+from distill.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,6 +113,13 @@ def _with(section: str, **changes: Any) -> Config:
         ("", {"seed": -1}, "seed: got -1, expected at least 0. Change --seed"),
         ("", {"processes": -2}, "processes: got -2"),
         ("demos", {"train_starts": 0}, r"demos\.train_starts: got 0, expected at least 1. Change --demos.train-starts"),
+        (
+            "demos",
+            {"episodes": 961},
+            r"demos\.episodes: got 961, but train_starts x modes x per_mode are only 960; raise demos.train_starts",
+        ),
+        ("demos", {"episodes": 49, "train_starts": 1, "per_mode": 2}, r"demos\.episodes: got 49.* only 48"),
+        ("demos", {"episodes": -1}, r"demos\.episodes: got -1, expected at least 0"),
         ("demos", {"noise_m": -0.1}, r"demos\.noise_m: got -0.1"),
         ("demos", {"noise_m": float("nan")}, r"demos\.noise_m: got nan"),
         ("sample", {"num_hypotheses": 0}, r"sample\.num_hypotheses: got 0, expected at least .*num.hypotheses"),
@@ -123,6 +131,14 @@ def _with(section: str, **changes: Any) -> Config:
         ("sample", {"num_steps": 0}, r"sample\.num_steps: got 0"),
         ("sample", {"shard_size": 0}, r"sample\.shard_size: got 0"),
         ("teacher", {"solver": "heum"}, r"teacher\.solver: unknown 'heum'.*Did you mean 'heun'"),
+        ("teacher", {"kind": "difusion"}, r"teacher\.kind: unknown 'difusion'.*Did you mean 'diffusion'"),
+        ("teacher", {"kind": "diffusion", "solver": "heun"}, r"teacher\.solver: unknown 'heun'.*\['ddim', 'ddpm'\]"),
+        ("teacher", {"time_power": 0.0}, r"teacher\.time_power: got 0.0, expected 1 \(uniform\), or more than 0"),
+        ("teacher", {"time_power": -1.0}, r"teacher\.time_power: got -1.0"),
+        ("teacher", {"time_power": float("nan")}, r"teacher\.time_power: got nan"),
+        ("teacher", {"time_power": 2.0, "kind": "diffusion"}, r"time_power: got 2.0, .* with teacher.kind 'flow'"),
+        ("teacher", {"width": 0}, r"teacher\.width: got 0, expected at least 1"),
+        ("teacher", {"depth": 0}, r"teacher\.depth: got 0, expected at least 1"),
         ("teacher", {"horizon": 30}, "horizon 30 is not a multiple of patch"),
         ("teacher", {"width": 130}, "width must be even and a multiple of heads"),
         ("teacher", {"learning_rate": -1.0}, r"teacher\.learning_rate: got -1.0"),
@@ -130,6 +146,12 @@ def _with(section: str, **changes: Any) -> Config:
         ("teacher", {"ema_decay": 1.5}, r"teacher\.ema_decay"),
         ("student", {"ema_decay": 1.0}, r"student\.ema_decay"),
         ("student", {"objectives": ("chamfr",), "default": "chamfr"}, "unknown 'chamfr'.*Did you mean 'chamfer'"),
+        ("student", {"objectives": ("chamfer", "shortcutt")}, "unknown 'shortcutt'.*Did you mean 'shortcut'"),
+        ("student", {"objectives": ("imle_polcy",)}, "unknown 'imle_polcy'.*Did you mean 'imle_policy'"),
+        ("student", {"objectives": ("chamfer+2energy_distnce",)}, "'energy_distnce'.*Did you mean 'energy_distance'"),
+        ("student", {"objectives": ("chamfer@2",)}, "'chamfer' has nothing to set by '@2'"),
+        ("student", {"width": 62}, r"student\.width, student\.depth: width must be even and a multiple of heads.*width=62"),
+        ("student", {"width": -2}, r"student\.width: got -2, expected at least 0"),
         ("student", {"default": "regresion"}, "unknown 'regresion'.*Did you mean 'regression'"),
         ("student", {"objectives": ("regression",), "default": "chamfer"}, "'chamfer' is not among student.objectives"),
         ("student", {"objectives": ("chamfer", "chamfer"), "default": "chamfer"}, "got a name twice"),
@@ -141,6 +163,10 @@ def _with(section: str, **changes: Any) -> Config:
         ("evaluate", {"teacher_steps": (4, 4)}, r"evaluate\.teacher_steps: got \[4, 4\]"),
         ("evaluate", {"execution_horizon": 33}, r"execution_horizon.*33"),
         ("evaluate", {"execution_horizon": 0}, r"evaluate\.execution_horizon: got 0"),
+        ("evaluate", {"selection": "consistant"}, r"evaluate\.selection: unknown 'consistant'.*mean 'consistent'"),
+        ("evaluate", {"baselines": ("nearest_demo",)}, r"evaluate\.baselines: unknown 'nearest_demo'"),
+        ("evaluate", {"selection_candidates": 0}, r"evaluate\.selection_candidates: got 0"),
+        ("evaluate", {"forget_every": -1}, r"evaluate\.forget_every: got -1, expected at least 0"),
         ("evaluate", {"fidelity_samples": 5}, r"evaluate\.fidelity_samples"),
     ],
 )
@@ -155,6 +181,23 @@ def test_what_can_work_is_let_through() -> None:
     validate(_with("", task="handles", seed=0, processes=0))
     validate(_with("teacher", warmup_steps=0, weight_decay=0.0))
     validate(_with("evaluate", latency_warmup=0, teacher_steps=(1,)))
+    validate(_with("evaluate", baselines=()))
+    validate(_with("evaluate", selection="consistent", forget_every=0))
+    validate(_with("demos", episodes=960))
+    validate(_with("teacher", time_power=2.0, solver="heun"))
+    validate(_with("teacher", kind="diffusion", solver="ddpm"))
+    validate(_with("student", width=64, depth=2))
+    validate(_with("student", objectives=tuple(RECIPES), default="reflow"))
+    validate(_with("student", objectives=("chamfer+0.5energy_distance", "rs_imle@0.1"), default="rs_imle@0.1"))
+
+
+def test_a_student_without_a_teacher_is_trained_as_long_as_one() -> None:
+    config = replace(_with("teacher", training_steps=70), student=replace(Config().student, training_steps=30))
+    assert RECIPES["imle_policy"].settings(config) == replace(config.student, training_steps=70)
+    assert RECIPES["chamfer"].settings(config) == config.student
+    for name in ("reflow", "consistency", "shortcut", "mean_flow"):  # each at a learning rate of its own
+        settings = RECIPES[name].settings(config)
+        assert replace(settings, learning_rate=config.student.learning_rate) == config.student
 
 
 def test_a_run_is_named_after_task_and_seed_unless_it_has_a_name() -> None:

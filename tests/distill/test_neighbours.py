@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import sys
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distill import neighbours
-from distill.neighbours import FAISS_FROM, choose_backend, nearest
+from distill.neighbours import FAISS_FROM, choose_backend, faiss_in_words, nearest, nearest_k
 
 BACKENDS = [
     "matmul",
@@ -111,6 +112,63 @@ def test_both_back_ends_give_one_answer_to_the_last_bit(scale: float) -> None:
         assert torch.equal(first[1], second[1]) and torch.equal(first[0], second[0])
 
 
+# -- several neighbours --------------------------------------------------------------------------------------------
+
+
+def _loops_k(query: Tensor, key: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """As `_loops`, sorted by distance, then by index."""
+    squared = (query.double()[:, :, None] - key.double()[:, None]).square().sum(-1)
+    rows = [[sorted((float(value), k) for k, value in enumerate(row))[:count] for row in each] for each in squared]
+    return (torch.tensor([[[value**0.5 for value, _ in row] for row in each] for each in rows]),
+            torch.tensor([[[k for _, k in row] for row in each] for each in rows]))  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("queries", "keys", "count"), [(5, 30, 3), (30, 5, 5), (1, 1, 1), (7, 9, 6), (12, 40, 11)])
+def test_the_nearest_few_against_loops(backend: str, queries: int, keys: int, count: int) -> None:
+    query, key = _randn(2, queries, 5), _randn(2, keys, 5, seed=1)
+    distance, index = nearest_k(query, key, count, backend)  # type: ignore[arg-type]
+    expected_distance, expected_index = _loops_k(query, key, count)
+    assert torch.equal(index, expected_index)
+    torch.testing.assert_close(distance, expected_distance, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_of_many_copies_the_first_few_come_in_their_order(backend: str) -> None:
+    key = torch.cat([torch.full((1, 3, 4), 9.0), torch.ones(1, 20, 4), torch.zeros(1, 20, 4)], dim=1)
+    distance, index = nearest_k(torch.zeros(1, 1, 4), key, 22, backend)  # type: ignore[arg-type]
+    assert index[0, 0].tolist() == [*range(23, 43), 3, 4] and distance[0, 0].tolist() == [0.0] * 20 + [2.0, 2.0]
+    # not strict: any of the copies, but the distances are right
+    loose, places = nearest_k(torch.zeros(1, 1, 4), key, 22, backend, strict=False)  # type: ignore[arg-type]
+    assert torch.equal(loose, distance) and set(places[0, 0, :20].tolist()) == set(range(23, 43))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_search_by_blocks_is_the_whole_search(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    query, key = _randn(2, 23, 6), _randn(2, 50, 6, seed=1)
+    key = torch.cat([key, key[:, :20]], dim=1)  # equal keys in different blocks
+    whole = nearest_k(query, key, 4, backend)  # type: ignore[arg-type]
+    monkeypatch.setattr(neighbours, "KEYS_AT_ONCE", 9)
+    monkeypatch.setattr(neighbours, "PAIRS_AT_ONCE", 200)
+    parts = nearest_k(query, key, 4, backend)  # type: ignore[arg-type]
+    assert torch.equal(whole[1], parts[1]) and torch.equal(whole[0], parts[0])
+    assert torch.equal(parts[1], _loops_k(query, key, 4)[1])
+
+
+@pytest.mark.parametrize("count", [0, 4])
+def test_more_neighbours_than_keys_are_refused(count: int) -> None:
+    with pytest.raises(ValueError, match=f"asked for {count} neighbours among 3 keys, expected 1 to 3"):
+        nearest_k(_randn(1, 2, 3), _randn(1, 3, 3), count)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not neighbours.faiss_sees_gpu(), reason="needs faiss-gpu and a CUDA device")
+def test_faiss_on_a_gpu_gives_the_same_neighbours() -> None:
+    query, key = _randn(2, 200, 64), _randn(2, 300, 64, seed=1)
+    found = nearest_k(query.cuda(), key.cuda(), 5, "faiss")
+    assert found[1].is_cuda and torch.equal(found[1].cpu(), nearest_k(query, key, 5, "matmul")[1])
+
+
 def test_the_search_carries_no_gradient() -> None:
     distance, _ = nearest(_randn(1, 3, 2).requires_grad_(), _randn(1, 3, 2).requires_grad_())
     assert not distance.requires_grad
@@ -145,6 +203,26 @@ def test_auto_takes_what_the_size_says_and_does_without_faiss(monkeypatch: pytes
     monkeypatch.setattr(neighbours, "faiss_available", lambda: False)
     _agrees(*large, "auto")
     assert asked == [11]
+
+
+def test_without_faiss_it_is_said_once_and_only_where_it_would_be_taken(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(neighbours, "faiss_available", lambda: False)
+    neighbours.say_faiss_is_missing.cache_clear()
+    with caplog.at_level(logging.INFO, "distill.neighbours"):
+        choose_backend(1, FAISS_FROM, CPU), choose_backend(2, FAISS_FROM, torch.device("cuda"))
+        assert caplog.messages == []
+        choose_backend(2, FAISS_FROM, CPU), choose_backend(2, FAISS_FROM, CPU)
+    assert len(caplog.messages) == 1 and "FAISS is not installed" in caplog.messages[0]
+    assert "pip install faiss-cpu" in caplog.messages[0] and faiss_in_words() in caplog.messages[0]
+
+
+def test_faiss_in_words_when_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "faiss_available", lambda: True)
+    for sees, words in ((False, "installed, CPU only"), (True, "never measured")):
+        monkeypatch.setattr(neighbours, "faiss_sees_gpu", lambda sees=sees: sees)
+        assert words in faiss_in_words()
 
 
 def test_faiss_asked_for_but_missing_is_said_clearly(monkeypatch: pytest.MonkeyPatch) -> None:

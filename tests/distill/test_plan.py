@@ -10,6 +10,7 @@ import pytest
 
 from distill.config import Config
 from distill.plan import check_external_teacher, make_plan
+from distill.recipes import RECIPES
 
 BASE = Config()
 BASE = replace(BASE, evaluate=replace(BASE.evaluate, teacher_steps=(4, 1)),
@@ -17,7 +18,8 @@ BASE = replace(BASE, evaluate=replace(BASE.evaluate, teacher_steps=(4, 1)),
 STUDENTS = ("regression", "chamfer")
 TRAINED = {f"train/{name}" for name in STUDENTS}
 CHOSEN = {f"distill/{name}" for name in STUDENTS}
-EVALUATED = {"evaluate/teacher_4", "evaluate/teacher_1", *(f"evaluate/{name}" for name in STUDENTS)}
+EVALUATED = {"evaluate/teacher_4", "evaluate/teacher_1", "evaluate/nearest_demonstration",
+             *(f"evaluate/{name}" for name in STUDENTS)}  # fmt: skip
 END = {"latency", "report"}
 STUDENT_ON = TRAINED | CHOSEN | {f"evaluate/{name}" for name in STUDENTS} | END
 TEACHER_ON = {"teach", "sample", "reference"} | TRAINED | CHOSEN | EVALUATED | END
@@ -28,13 +30,16 @@ def _keys(config: Config) -> dict[str, str]:
     return {stage.name: stage.key for stage in make_plan(config).all()}
 
 
-def _changed(flag: str, value: Any) -> set[str]:
-    """The stages whose key differs when one flag of the base config does."""
+def _with(base: Config, flag: str, value: Any) -> Config:
     section, _, name = flag.rpartition(".")
-    old = getattr(BASE, section) if section else BASE
+    old = getattr(base, section) if section else base
     assert getattr(old, name) != value, f"{flag} is {value} already"
-    config = replace(BASE, **{section: replace(old, **{name: value})}) if section else replace(BASE, **{name: value})
-    before, after = _keys(BASE), _keys(config)
+    return replace(base, **{section: replace(old, **{name: value})}) if section else replace(base, **{name: value})
+
+
+def _changed(flag: str, value: Any, base: Config = BASE) -> set[str]:
+    """The stages whose key differs when one flag of the base config does."""
+    before, after = _keys(base), _keys(_with(base, flag, value))
     return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
 
 
@@ -51,26 +56,39 @@ CHANGES: list[tuple[str, Any, set[str]]] = [
     ("task", "detour", ALL),
     ("seed", 1, ALL),
     ("demos.train_starts", 3, {"demos", "train/teacher"} | TEACHER_ON),
+    ("demos.episodes", 7, {"demos", "train/teacher"} | TEACHER_ON),
     ("demos.noise_m", 0.001, {"demos", "train/teacher"} | TEACHER_ON),
     ("teacher.width", 64, {"train/teacher"} | TEACHER_ON),
     ("teacher.training_steps", 7, {"train/teacher"} | TEACHER_ON),
     ("teacher.solver", "heun", {"train/teacher"} | TEACHER_ON),
+    ("teacher.kind", "diffusion", {"train/teacher"} | TEACHER_ON),
+    ("teacher.time_power", 2.0, {"train/teacher"} | TEACHER_ON),
     ("teacher.observation_steps", 1, {"starts", "train/teacher"} | TEACHER_ON),
     ("sample.num_hypotheses", 5, {"sample"} | STUDENT_ON),
     ("sample.num_steps", 3, {"sample"} | STUDENT_ON),
+    ("sample.solver", "heun", {"sample"} | STUDENT_ON),
+    ("sample.solver", "shrinking", set()),  # what "" stands for
     ("sample.num_observations", 99, {"sample"} | STUDENT_ON),
     ("sample.replanning_share", 0.1, {"sample"} | STUDENT_ON),
     ("student.training_steps", 7, STUDENT_ON),
     ("student.learning_rate", 0.5, STUDENT_ON),
     ("student.warm_start", False, STUDENT_ON),
+    ("student.width", 64, STUDENT_ON),
+    ("student.depth", 2, STUDENT_ON),
     ("student.default", "regression", {"report"}),
     ("student.objectives", ("regression", "chamfer", "chamfer_energy"),
      {"train/chamfer_energy", "distill/chamfer_energy", "evaluate/chamfer_energy"} | END),
     ("evaluate.test_starts", 9, {"starts", "reference"} | EVALUATED | END),
     ("evaluate.fidelity_samples", 9, {"reference"} | EVALUATED | END),
     ("evaluate.fidelity_observations", 9, {"starts", "reference"} | EVALUATED | END),
+    # checkpoints are chosen by rollouts, so the way a rollout selects its samples comes before all but the training
+    ("evaluate.selection", "kept_latent", TEACHER_ON),
+    ("evaluate.selection", "consistent", TEACHER_ON),
+    ("evaluate.selection_candidates", 9, set()),  # of one sample nothing is selected or forgotten
+    ("evaluate.forget_every", 9, set()),
     ("evaluate.latency_calls", 9, END),
     ("evaluate.teacher_steps", (4, 1, 2), {"evaluate/teacher_2"} | END),
+    ("evaluate.baselines", (), {"evaluate/nearest_demonstration"} | END),
     ("name", "other", {"report"}),
     ("runs_dir", Path("elsewhere"), set()),
     ("processes", 2, set()),
@@ -85,6 +103,44 @@ def test_a_changed_flag_makes_again_what_depends_on_it_and_nothing_else(
     assert _changed(flag, value) == expected
 
 
+def test_what_a_selection_does_not_look_at_changes_nothing() -> None:
+    consistent, kept = (_with(BASE, "evaluate.selection", kind) for kind in ("consistent", "kept_latent"))
+    assert _changed("evaluate.selection_candidates", 9, consistent) == TEACHER_ON
+    assert _changed("evaluate.forget_every", 9, consistent) == _changed("evaluate.forget_every", 9, kept) == TEACHER_ON
+    assert _changed("evaluate.selection_candidates", 9, kept) == set()
+    # two kinds are never one key
+    assert _changed("evaluate.selection", "kept_latent", consistent) == TEACHER_ON
+
+
+def test_a_solver_that_is_named_is_the_one_that_is_taken_without_a_name() -> None:
+    assert _changed("teacher.solver", "euler") == set()
+    diffusion = _with(BASE, "teacher.kind", "diffusion")
+    assert _changed("teacher.solver", "ddim", diffusion) == set() != _changed("teacher.solver", "ddpm", diffusion)
+
+
+def test_a_recipe_is_made_again_for_what_it_is_made_from() -> None:
+    """Hypotheses: reflow and the sets; demonstrations: the other rivals, and imle_policy even without a teacher."""
+    base = replace(BASE, student=replace(BASE.student, objectives=tuple(RECIPES), default="chamfer"))
+    trained = {f"train/{name}" for name in RECIPES}
+    demonstrated = {f"train/{name}" for name, recipe in RECIPES.items() if recipe.data == "demonstrations"}
+    assert demonstrated == {"train/imle_policy", "train/consistency", "train/shortcut", "train/mean_flow"}
+
+    def again(flag: str, value: Any) -> set[str]:
+        return {name for name in _changed(flag, value, base) if name.startswith("train/") and name != "train/teacher"}
+
+    for flag, value in (("demos.noise_m", 0.001), ("demos.episodes", 7), ("evaluate.execution_horizon", 9),
+                        ("student.latent_size", 9), ("teacher.width", 64), ("teacher.training_steps", 7)):  # fmt: skip
+        assert again(flag, value) == trained, flag
+    assert again("sample.num_observations", 9) == trained - demonstrated
+    # the rivals have a learning rate of their own
+    rivals = {"train/reflow", "train/consistency", "train/shortcut", "train/mean_flow"}
+    assert again("student.learning_rate", 0.5) == trained - rivals
+    # no teacher: only its sizes and its number of steps are shared, not how it is trained
+    for flag, value in (("teacher.learning_rate", 0.5), ("teacher.kind", "diffusion"), ("student.training_steps", 7),
+                        ("evaluate.validation_starts", 9)):  # fmt: skip
+        assert again(flag, value) == trained - {"train/imle_policy"}, flag
+
+
 @pytest.mark.parametrize("flag", ["evaluate.validation_starts", "evaluate.execution_horizon"])
 def test_the_choice_of_checkpoints_is_made_again_without_training_the_teacher_again(flag: str) -> None:
     changed = _changed(flag, 9)
@@ -93,12 +149,13 @@ def test_the_choice_of_checkpoints_is_made_again_without_training_the_teacher_ag
 
 def test_no_flag_of_a_stage_is_forgotten() -> None:
     """Every value that a stage is given changes a key: a flag added later may not be left out."""
+    base = _with(BASE, "evaluate.selection", "consistent")  # the one that looks at all of its settings
     forgotten = []
     for section in ("demos", "teacher", "sample", "student", "evaluate"):
-        for item in fields(getattr(BASE, section)):
-            old = getattr(getattr(BASE, section), item.name)
+        for item in fields(getattr(base, section)):
+            old = getattr(getattr(base, section), item.name)
             values: dict[type, Any] = {bool: lambda v: not v, int: lambda v: v + 8, float: lambda v: v / 2}
-            if type(old) in values and not _changed(f"{section}.{item.name}", values[type(old)](old)):
+            if type(old) in values and not _changed(f"{section}.{item.name}", values[type(old)](old), base):
                 forgotten.append(f"{section}.{item.name}")
     assert forgotten == []
 
@@ -149,6 +206,16 @@ def test_a_teacher_that_does_not_fit_is_refused(make_teacher, tmp_path: Path, ma
     make_teacher(**made_for).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=message):
         check_external_teacher(_with_teacher(tmp_path, **config))
+
+
+def test_a_student_without_a_teacher_plans_as_far_as_the_teacher_it_is_compared_with(make_teacher, tmp_path: Path) -> None:
+    make_teacher().save_pretrained(tmp_path)  # plans 8 actions, the config's own teacher would plan 16
+    student = replace(BASE.student, objectives=("imle_policy", "chamfer"))
+    config = _with_teacher(tmp_path, student=student)
+    with pytest.raises(ValueError, match=r"imle_policy needs no teacher .* = 16 actions.* plans 8; add --teacher.horizon 8"):
+        check_external_teacher(config)
+    check_external_teacher(_with(config, "teacher.horizon", 8))
+    check_external_teacher(_with_teacher(tmp_path))  # whoever learns from the teacher has its horizon
 
 
 def test_a_broken_teacher_is_refused_by_its_file(make_teacher, tmp_path: Path) -> None:

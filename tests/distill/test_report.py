@@ -15,7 +15,11 @@ from PIL import Image
 from distill import figures
 from distill import report_tables as tables
 from distill.clips import write_clip
+from distill.config import Config, StudentConfig, TeacherConfig
+from distill.plan import make_plan
 from distill.report import strict_json, write_report
+from distill.results import distilling
+from distill.stages import commit, partial_folder
 
 PATH = [[0.0, 0.0], [0.1, 0.05], [0.2, 0.0]]
 
@@ -27,6 +31,7 @@ def _policy(name, label, kind, **changes):
         "successes": 196, "success_rate": 0.98, "success_low": 0.9496, "success_high": 0.9922, "difference": None,
         "difference_low": None, "difference_high": None, "mcnemar_p": None, "failures": {"collision": 3, "timeout": 1},
         "mode_counts": {"left": 100, "right": 96}, "modes_reached": 2, "modes_total": 2, "entropy": 0.9997,
+        "mode_share_error": None, "mode_share_floor": None, "switch_rate": 0.25, "jerk": 12.34,
         "latency": {
             "median_ms": 2.0, "p95_ms": 2.5, "p99_ms": 3.2, "hz": 500.0, "actions_per_second": 4000.0, "calls": 200,
             "warmup": 20, "stages": {"preprocess_ms": 0.1, "encode_ms": 0.4, "head_ms": 1.4, "post_ms": 0.1},
@@ -52,13 +57,15 @@ def results():
                       fidelity=None, is_reference_teacher=True)  # fmt: skip
     regression = _policy(
         "regression", "Student, regression", "student", objective="regression", successes=10, success_rate=0.05,
-        success_low=0.0274, success_high=0.0896, difference=-0.93, difference_low=-0.965, difference_high=-0.89,
-        mcnemar_p=1e-40, mode_counts={"left": 10}, modes_reached=1, entropy=0.0, failures={"collision": 190},
+        success_low=0.0274, success_high=0.0896, switch_rate=None, jerk=None, difference=-0.93,
+        difference_low=-0.965, difference_high=-0.89, mcnemar_p=1e-40, mode_counts={"left": 10}, modes_reached=1, entropy=0.0,
+        failures={"collision": 190},
     )  # fmt: skip
     student = _policy(
         "chamfer_energy", "Student, Chamfer + energy", "student", objective="chamfer_energy", is_default_student=True,
         successes=193, success_rate=0.965, success_low=0.9295, success_high=0.983, difference=-0.015,
-        difference_low=-0.04, difference_high=0.01, mcnemar_p=0.4531, entropy=0.9876,
+        difference_low=-0.04, difference_high=0.01, mcnemar_p=0.4531, entropy=0.9876, switch_rate=0.0625, jerk=9.876,
+        mode_share_error=0.0612, mode_share_floor=0.0638,
         failures={"collision": 5, "timeout": 2, "dropped": 0},
         validation=[{"step": 1000, "success_rate": 0.9, "entropy": 0.97, "chosen": False},
                     {"step": 2000, "success_rate": 0.96, "entropy": 0.98, "chosen": True}],
@@ -76,6 +83,8 @@ def results():
                  "packages": {"torch": "2.13.0"}, "wall_s": {"demos": 41.25, "distill/chamfer": 340}, "processes": 1},
         "data": {"episodes": 240, "frames": 19200, "observations": 2048, "hypotheses_per_observation": 64,
                  "cache_num_steps": 50, "cache_bytes": 67_100_000},
+        "distilling": {"teacher_cpu_s": 640.0, "sample_cpu_s": 60.2, "students": {"regression": 20.0, "chamfer_energy": 74.6},
+                       "share": 0.210625},
         "policies": [teacher, regression, student],
         "curves": {"teacher": [{"step": 0, "loss": 1.0}, {"step": 10, "loss": math.nan}, {"step": 20, "loss": 0.01}],
                    "regression": [{"step": 0, "loss": 0.0}], "chamfer": []},
@@ -116,19 +125,23 @@ def test_numbers_stand_in_the_page(tmp_path, results):
     _, page = _written(tmp_path, results)
     row = _row(page, "Student, Chamfer + energy")
     assert [text for text, _, _ in row] == [
-        "Student, Chamfer + energy", "96.5 %", "−1.5", "2/2", "0.988", "1", "2.00", "500", "40.0×", "0.00417", "7",
+        "Student, Chamfer + energy", "96.5 %", "−1.5", "2/2", "0.988", "0.061", "6.2 %", "9.88", "1", "2.00", "500",
+        "40.0×", "0.00417", "7",
     ]  # fmt: skip
     assert row[0][1:] == (["default student", "1,234,567 parameters"], "student")
     assert row[1][1] == ["93.0 % to 98.3 %", "193 of 200"]
     assert row[2][1:] == (["−4.0 to +1.0", "p = 0.453", "lower, may be chance"], "lower")
-    assert row[6][1] == ["p95 2.50", "p99 3.20"]
-    assert row[9][1] == ["Chamfer", "0.111 / 0.142"]
-    assert row[10][1] == ["collision 5", "timeout 2"]
+    assert row[5][1] == ["floor 0.064"]
+    assert row[9][1] == ["p95 2.50", "p99 3.20"]
+    assert row[12][1] == ["Chamfer", "0.111 / 0.142"]
+    assert row[13][1] == ["collision 5", "timeout 2"]
     regression = _row(page, "Student, regression")
     assert regression[2] == ("−93.0", ["−96.5 to −89.0", "p &lt; 0.001", "worse"], "worse")
     assert regression[3] == ("1/2", ["fewer"], "lower")
+    assert regression[5:8] == [("–", [], "")] * 3
     teacher = _row(page, "Teacher, 50 steps")
-    assert (teacher[2][0], teacher[7][0], teacher[9]) == ("reference", "12.5", ("0.000900", ["against itself"], ""))
+    assert (teacher[2][0], teacher[5][0], teacher[10][0]) == ("reference", "reference", "12.5")
+    assert teacher[12] == ("0.000900", ["against itself"], "")
 
 
 def test_numbers_stand_in_the_markdown(tmp_path, results):
@@ -137,12 +150,75 @@ def test_numbers_stand_in_the_markdown(tmp_path, results):
     cells = [cell.strip() for cell in line.strip("|").split(" | ")]
     assert cells[1] == "96.5 % (93.0 % to 98.3 %; 193 of 200)"
     assert cells[2:4] == ["−1.5 (−4.0 to +1.0; p = 0.453; lower, may be chance)", "2/2"]
+    assert cells[5:8] == ["0.061 (floor 0.064)", "6.2 %", "9.88"]
+    assert "Jerk [m/s³]: root mean square jerk of the tool" in text.replace("\\", "")
     assert "[report.html](report.html)" in text and "[report.json](report.json)" in text
     for words in ("| demos | 41.2 s |", "| distill/chamfer | 5 min 40 s |", "240 episodes, 19200 frames",
                   "67.1 MB on disk",
                   "| Floor: teacher against itself | 0.100 |",
-                  "2000 | 96.0 % | 0.980 | chosen"):  # fmt: skip
+                  "2000 | 96.0 % | 0.980 | chosen", "| 2.1 % (2.1 × the teacher's own) |"):  # fmt: skip
         assert words in text
+
+
+def test_what_distilling_cost_is_said_in_both(tmp_path, results):
+    # (60.2 + 74.6) / 640 = 0.210625
+    line = "istilling cost 21 % of the teacher's training (sampling 60 s + student 75 s, teacher 640 s of processor time)"
+    assert tables.distilling_line(results) == f"d{line}"
+    text, page = _written(tmp_path, results)
+    assert f"D{line}." in text and f"D{line}." in html_module.unescape(page)
+    # a student that is made from demonstrations: 74.6 / 640
+    results["distilling"] |= {"sample_cpu_s": None, "share": 0.1165625}
+    assert tables.distilling_line(results) == (
+        "distilling cost 12 % of the teacher's training (student 75 s, teacher 640 s of processor time)"
+    )
+    results["distilling"]["share"] = None
+    assert tables.distilling_line(results) == ""
+
+
+def test_what_distilling_cost_is_read_from_the_stages(tmp_path):
+    students = ("chamfer", "imle_policy")
+
+    def cost(default, **seconds):
+        config = Config(runs_dir=tmp_path / default / str(len(seconds)), student=StudentConfig(students, default))
+        plan = make_plan(config)
+        for stage in (plan.train, plan.sample, *plan.train_students.values()):
+            partial_folder(config.folder / stage.name, stage.key).mkdir(parents=True)
+            commit(config.folder / stage.name, stage.key, stage.made_from, 1.0, seconds.get(stage.name.split("/")[-1], 0.0))
+        return distilling(config, plan)
+
+    seconds = {"teacher": 200.0, "sample": 30.0, "chamfer": 20.0, "imle_policy": 150.0}
+    trained = {"chamfer": 20.0, "imle_policy": 150.0}
+    assert cost("chamfer", **seconds) == {"teacher_cpu_s": 200.0, "sample_cpu_s": 30.0, "students": trained, "share": 0.25}
+    assert cost("imle_policy", **seconds) == {
+        "teacher_cpu_s": 200.0, "sample_cpu_s": None, "students": trained, "share": 0.75
+    }  # fmt: skip
+    unknown = {"teacher_cpu_s": None, "sample_cpu_s": None, "students": dict.fromkeys(students), "share": None}
+    assert cost("chamfer") == unknown  # manifests from before it was measured say nothing, or 0
+    # sampling was not measured: no share of it is made up
+    assert cost("chamfer", teacher=200.0, chamfer=20.0)["share"] is None
+
+
+def test_a_teacher_from_elsewhere_has_no_known_cost(tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes(b"{}")
+    config = Config(runs_dir=tmp_path / "runs", teacher=TeacherConfig(path=tmp_path))
+    found = distilling(config, make_plan(config))
+    assert found["teacher_cpu_s"] is None and found["share"] is None
+
+
+def test_the_outside_share_is_compared_with_the_teachers_own(results):
+    def outside():
+        table = tables.fidelity_table(results)
+        column = [title for title, _ in table.columns].index("Outside")
+        return {row[0].text: (row[column].text, row[column].notes) for row in table.rows}
+
+    # without the teacher's own the floor's 0.01 is it: other samples of the teacher
+    assert outside()["Student, Chamfer + energy"] == ("2.1 %", ("2.1 × the teacher's own",))
+    results["policies"][0]["fidelity"] = {"outside_share": 0.014}
+    assert outside()["Student, Chamfer + energy"] == ("2.1 %", ("1.5 × the teacher's own",))
+    assert outside()["Teacher, 50 steps"] == ("1.4 %", ("1.0 × the teacher's own",))
+    results["policies"][0]["fidelity"] = {"outside_share": 0.0}
+    assert outside()["Student, Chamfer + energy"] == ("2.1 %", ())
 
 
 def test_every_policy_and_section_is_in_both(tmp_path, results):
@@ -218,7 +294,7 @@ def test_headline_says_worse_and_slower(tmp_path, results):
     results["policies"][2] |= bad | {"speedup": 0.5}
     text, page = _written(tmp_path, results)
     assert "is worse than its teacher" in text and '<h1 class="worse">The student is worse than its teacher' in page
-    assert _row(page, "Student, Chamfer + energy")[8] == ("0.500×", ["slower"], "worse")
+    assert _row(page, "Student, Chamfer + energy")[11] == ("0.500×", ["slower"], "worse")
 
 
 @pytest.mark.parametrize(
@@ -268,25 +344,27 @@ def test_labels_cannot_inject(tmp_path, results):
     assert "<img src=x" not in page and "&lt;img src=x onerror=alert(1)&gt;" in page
     assert "<img" not in text
     row = next(line for line in text.splitlines() if line.startswith("| &lt;img"))
-    assert len(re.findall(r"(?<!\\)\|", row)) == 12
+    assert len(re.findall(r"(?<!\\)\|", row)) == 15
 
 
 def test_what_was_not_measured_is_said(tmp_path, results):
     for policy in results["policies"]:
         policy |= {"latency": None, "speedup": None, "fidelity": None, "validation": None}
-    for name in ("curves", "scene", "trajectories", "planned_sets", "clips", "fidelity_floor"):
+    for name in ("curves", "scene", "trajectories", "planned_sets", "clips", "fidelity_floor", "distilling"):
         results.pop(name)
+    del results["data"]["observations"]
     text, page = _written(tmp_path, results)
     for words in (
         "Latency was not measured in this run.", "No clips were recorded in this run.",
         "Distances to fresh teacher samples were not measured in this run.",
         "Checkpoints were not compared on validation starts in this run.",
+        "What distilling cost in processor time was not measured in this run.",
     ):  # fmt: skip
         assert words in text and words in page
     for words in ("Paths were not recorded in this run.", "Training curves were not recorded in this run."):
         assert words in page
-    assert _row(page, "Student, Chamfer + energy")[6] == ("–", ["not measured"], "")
-    assert "The time of a decision was not measured." in text
+    assert _row(page, "Student, Chamfer + energy")[9] == ("–", ["not measured"], "")
+    assert "The time of a decision was not measured." in text and "| Teacher samples | – |" in text
     assert "their speed was not compared" in text
 
 

@@ -8,7 +8,14 @@ import math
 import numpy as np
 import pytest
 
-from distill.statistics import latency_summary, mcnemar_p, mode_entropy, paired_difference, wilson_interval
+from distill.statistics import (
+    latency_summary,
+    mcnemar_p,
+    mode_entropy,
+    mode_share_error,
+    paired_difference,
+    wilson_interval,
+)
 
 Z95 = 1.959963984540054
 
@@ -120,6 +127,62 @@ def test_entropy_of_no_success_is_nan():
 def test_entropy_refuses_impossible_counts(counts, num_modes):
     with pytest.raises(ValueError, match="got"):
         mode_entropy(counts, num_modes)
+
+
+@pytest.mark.parametrize(
+    ("counts", "reference", "error"),
+    [
+        ([30, 10], [10, 30], 0.5),  # 0.75, 0.25 against 0.25, 0.75
+        ([3, 1, 0], [30, 10, 0], 0.0),
+        ([5, 0], [0, 7], 1.0),
+        ([2, 2, 4], [1, 1, 8], 0.3),  # .25 .25 .5 against .1 .1 .8
+    ],
+)
+def test_mode_share_error_by_hand(counts, reference, error):
+    assert mode_share_error(counts, reference)[0] == pytest.approx(error)
+    assert mode_share_error(reference, counts)[0] == pytest.approx(error)
+
+
+def test_the_floor_of_one_draw_a_side_is_how_often_two_draws_differ():
+    # pooled shares 1/2, 1/2: two single draws differ with probability 1/2, and then the variation is 1
+    assert mode_share_error([1, 0], [0, 1], resamples=40_000)[1] == pytest.approx(0.5, abs=0.01)
+    assert mode_share_error([4, 0], [9, 0])[1] == 0.0  # a mode that never came cannot come by chance
+
+
+@pytest.mark.parametrize(("counts", "reference"), [([40, 20, 5], [300, 120, 60]), ([6, 3], [5, 5])])
+def test_the_floor_is_that_of_a_direct_simulation(counts, reference):
+    # both sides are drawn, success by success, from the pooled shares
+    random = np.random.default_rng(4)
+    pooled = (np.array(counts) + np.array(reference)) / (sum(counts) + sum(reference))
+    gaps = []
+    for _ in range(3000):
+        sides = [random.choice(len(pooled), size=sum(side), p=pooled) for side in (counts, reference)]
+        shares = [[np.mean(side == mode) for mode in range(len(pooled))] for side in sides]
+        gaps.append(sum(abs(p - q) for p, q in zip(*shares, strict=True)) / 2)
+    error = np.std(gaps) / math.sqrt(3000)
+    _, floor = mode_share_error(counts, reference, resamples=20_000)
+    assert floor == pytest.approx(np.mean(gaps), abs=4 * error + 0.002) and floor > 5 * error
+
+
+def test_the_floor_falls_with_the_root_of_the_number_of_episodes_and_repeats():
+    small, large = (mode_share_error([30 * n, 20 * n], [30 * n, 20 * n], 20_000)[1] for n in (1, 4))
+    assert small / large == pytest.approx(2.0, rel=0.05)
+    assert mode_share_error([9, 4], [5, 5], seed=3) == mode_share_error([9, 4], [5, 5], seed=3)
+
+
+@pytest.mark.parametrize(
+    ("counts", "reference", "message"),
+    [
+        ([1, -1], [1, 1], "expected two lists of counts over the same modes"),
+        ([1, 1], [1, 1, 1], "expected two lists of counts over the same modes"),
+        ([[1]], [[1]], "expected two lists"),
+        ([0, 0], [3, 1], "no success on one side"),
+        ([3, 1], [0, 0], "no success on one side"),
+    ],
+)
+def test_shares_that_cannot_be_compared_are_refused(counts, reference, message):
+    with pytest.raises(ValueError, match=message):
+        mode_share_error(counts, reference)
 
 
 def test_latency_by_hand():

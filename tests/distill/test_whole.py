@@ -18,6 +18,8 @@ import pytest
 from safetensors.torch import load_file
 
 from distill.stages import verify
+from students import load_student
+from students.flow_map import FlowMapStudent
 
 STUDENTS = ("regression", "chamfer_energy")
 OF_STUDENTS = {f"{part}/{name}" for part in ("train", "distill", "evaluate") for name in STUDENTS}
@@ -30,6 +32,7 @@ OTHERS = {
     "reference",
     "evaluate/teacher_4",
     "evaluate/teacher_1",
+    "evaluate/nearest_demonstration",
 }
 END = {"latency", "report"}
 ACCELERATE = ["-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1",
@@ -69,9 +72,9 @@ def test_a_run_leaves_a_report_of_what_it_measured(tiny_run) -> None:
     assert report["data"]["episodes"] == 2 * 24
     assert (report["data"]["observations"], report["data"]["hypotheses_per_observation"]) == (40, 4)
     policies = {row["name"]: row for row in report["policies"]}
-    assert list(policies) == ["teacher_4", "teacher_1", *STUDENTS]
+    assert list(policies) == ["teacher_4", "teacher_1", "nearest_demonstration", *STUDENTS]
     assert {name: row["nfe"] for name, row in policies.items()} == {
-        "teacher_4": 4, "teacher_1": 1, "regression": 1, "chamfer_energy": 1
+        "teacher_4": 4, "teacher_1": 1, "nearest_demonstration": 0, "regression": 1, "chamfer_energy": 1
     }  # fmt: skip
     for name, row in policies.items():
         assert row["episodes"] == 6 == len(row["episode_success"]) and row["successes"] == sum(row["episode_success"])
@@ -94,7 +97,7 @@ def test_the_starts_of_all_policies_are_the_same_and_of_no_other_split(tiny_run)
         tuple(row) for part in (stored["test"], stored["validation"], frames["episode_start"]) for row in part.tolist()
     ]
     assert len(set(rows)) == 6 + 4 + 2
-    for name in ("teacher_4", "teacher_1", *STUDENTS):
+    for name in ("teacher_4", "teacher_1", "nearest_demonstration", *STUDENTS):
         result = json.loads((tiny_run.run / "evaluate" / name / "result.json").read_text())
         for episode, start in zip(result["episodes"], stored["test"].tolist(), strict=True):
             assert episode["path"][0] == pytest.approx(start, abs=1e-3)
@@ -118,13 +121,14 @@ def test_the_cache_is_drawn_by_the_chosen_teacher(tiny_run) -> None:
     from teachers.flow import FlowTeacher
 
     teacher, dataset = FlowTeacher.from_pretrained(tiny_run.run / "teach"), HypothesisDataset(tiny_run.run / "sample")
+    teacher.use_solver(FlowTeacher.CACHE_SOLVER)  # the cache has a solver of its own
     shard = load_file(str(tiny_run.run / "sample" / "shard-00002.safetensors"))
     assert len(dataset) == 40 and len(shard["seed"]) == 8
     for row in (0, 7):
         item = dataset[32 + row]
         seeds = hypothesis_seeds(0, shard["frame_index"][row : row + 1].numpy(), 4)
         assert seeds.tolist() == shard["seed"][row : row + 1].tolist()
-        raw = teacher.sample_from_noise({STATE: item[STATE][None]}, noise_of(seeds, 16, 2), 2)
+        raw = teacher.sample_from_noise({STATE: item[STATE][None]}, noise_of(seeds, (16, 2)), 2)
         again = teacher.normaliser.normalise_action(raw)[0]
         assert float((again - item["hypotheses"]).abs().max()) < 2e-3
 
@@ -161,6 +165,21 @@ def test_one_more_objective_is_one_more_student(copied_run, main) -> None:
     objectives = ["--student.objectives", "regression", "chamfer", "chamfer_energy"]
     assert main(["distill", "--config", str(copied_run.config), *objectives]) == 0
     assert _changed(before, _manifests(copied_run.run)) == {"train/chamfer", "distill/chamfer"}
+
+
+def test_every_way_of_making_a_student_learns_from_a_teacher_from_elsewhere(copied_run, main) -> None:
+    # that teacher plans 16 actions, whatever the config says about one of its own; only imle_policy has no other horizon
+    ways = ("set_imle", "large_pool", "noise_regression", "chamfer+0.5sinkhorn@0.1", "reflow", "consistency", "shortcut",
+            "mean_flow")  # fmt: skip
+    line = ["distill", "--config", str(copied_run.config), "--teacher.path", str(copied_run.run / "teach"), "--name", "other"]
+    assert main([*line, "--teacher.horizon", "8", "--student.objectives", *ways, "--student.default", "reflow"]) == 0
+    assert main([*line, "--student.objectives", "imle_policy", "--student.default", "imle_policy"]) == 0
+    for name in (*ways, "imle_policy"):
+        student = load_student(copied_run.folder / "runs" / "other" / "distill" / name)
+        assert student.shape.horizon == 16
+        assert isinstance(student, FlowMapStudent) == (name in ("reflow", "consistency", "shortcut", "mean_flow"))
+        curve = json.loads((copied_run.folder / "runs" / "other" / "train" / name / "curve.json").read_text())
+        assert curve[-1]["step"] == (20 if name == "imle_policy" else 10)
 
 
 def test_a_stage_does_what_it_needs_and_nothing_after_it(tmp_path: Path, tiny_config: Path, main, monkeypatch) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import envs
+from envs.panda import last_side
 from envs.specs import FAILURES, STATE
 
 
@@ -47,6 +48,38 @@ def test_left_and_right_are_mirror_images(task: str) -> None:
     left, right = (env.plan(mode, np.random.default_rng(0)) for mode in ("left", "right"))
     assert abs(len(left) - len(right)) <= 1
     assert left[:, 1].max() > 0.12 and right[:, 1].min() < -0.12
+
+
+@pytest.mark.parametrize("task", sorted(envs.TASKS))
+def test_a_plan_goes_the_way_it_was_made_for(task: str) -> None:
+    env = envs.make(task)
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        env.reset(options={"start": env.sample_start(rng)})
+        for mode in env.spec_task.modes:
+            plan = env.plan(mode, rng)
+            assert "-".join(env.ways(plan)) == mode
+            assert set(env.ways(plan[:2])) == {""}  # too short to tell
+
+
+def test_a_path_close_to_what_stands_between_two_ways_tells_none() -> None:
+    env = envs.make("avoid")
+    env.reset(options={"start": np.array([0.30, 0.0])})
+
+    def ways(*points: tuple[float, float]) -> tuple[str, ...]:
+        return env.ways(np.array(points))
+
+    # pillars stand at y = 0 in row 1 (x = 0.41) and at 0.06, -0.06 in row 2 (x = 0.52); the rod touches them at 28 mm
+    assert ways((0.40, 0.029), (0.42, 0.029)) == ("L", "", "")
+    assert ways((0.40, 0.027), (0.42, 0.027)) == ("", "", "")
+    assert ways((0.40, -0.05), (0.50, -0.05), (0.54, 0.05)) == ("R", "C", "")  # row 2 at y = 0, half-way
+    assert ways((0.42, 0.06), (0.40, 0.06), (0.40, -0.06), (0.42, -0.06)) == ("R", "", "")  # the last crossing counts
+
+
+def test_the_last_side_that_is_clear() -> None:
+    assert last_side(np.array([0.0, 0.3, 0.1]), 0.2) == "left"
+    assert last_side(np.array([0.3, -0.3, 0.1]), 0.2) == "right"
+    assert last_side(np.array([0.2, -0.2]), 0.2) == ""
 
 
 @pytest.mark.parametrize("task", sorted(envs.TASKS))

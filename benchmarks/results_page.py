@@ -1,0 +1,511 @@
+"""The page of evidence: reads benchmarks/results/objectives/*.json and writes docs/results.md. Measures nothing.
+
+    python benchmarks/results_page.py
+
+Every number and every sentence that judges is computed from the files. benchmarks/objectives.py calls it at its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill.config import Config, apply_preset
+from distill.recipes import recipe
+from distill.report_tables import NOTHING, number, percent, points
+from distill.statistics import mode_share_error, paired_difference, wilson_interval
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks/results/objectives"
+PAGE = ROOT / "docs/results.md"
+REFERENCE = "teacher_50"
+DEFAULT = Config().student.default
+MAIN = ("main", "objectives", "rivals")
+"""Phases whose rows change nothing but the recipe: one table a task."""
+SAME_TEACHER = ("small", "ablations")
+"""Phases whose rows change the student only: compared with the main teacher, which their own runs may roll out otherwise."""
+BELOW = 0.05
+"""Further below the teacher than this, in share of episodes, a student is listed among what did not work."""
+
+Row = Mapping[str, Any]
+Key = tuple[str, str, str]
+"""section (main, small, ...), the row's label within it, policy."""
+Found = dict[Key, dict[int, Row]]
+"""What is there for one task: a row for every key and seed."""
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """A policy over the seeds that are there; successes and modes summed, the rest means over seeds (None: not known).
+
+    difference: (points / 100, low, high) to its teacher at 50 steps, episode by episode; None for that teacher itself.
+    modes: the fewest that a seed reached; lost: (seed, modes, its teacher's modes) where it lacks most of them, else None.
+    share_error, share_floor: of mode shares, see distill.statistics; outside_ratio: to its teacher's own.
+    train_s: processor seconds; cost: those of sampling (where the recipe needs it) and training, by the teacher's training.
+    """
+
+    key: Key
+    label: str
+    seeds: tuple[int, ...]
+    nfe: int
+    parameters: int
+    episodes: int
+    success: float
+    interval: tuple[float, float]
+    difference: tuple[float, float, float] | None
+    modes: int
+    modes_total: int
+    lost: tuple[int, int, int] | None
+    entropy: float | None
+    share_error: float | None
+    share_floor: float | None
+    energy: float
+    outside: float
+    outside_ratio: float | None
+    train_s: float | None
+    cost: float | None
+    switches: float | None
+
+    @property
+    def is_teacher(self) -> bool:
+        return _is_teacher(self.key)
+
+    @property
+    def is_default(self) -> bool:
+        return self.key == DEFAULT_KEY
+
+
+DEFAULT_KEY: Key = ("main", "", DEFAULT)
+TEACHER_KEY: Key = ("main", "", REFERENCE)
+
+
+# -- reading and pooling -------------------------------------------------------------------------------------------------
+
+
+def read(folder: Path) -> tuple[dict[str, Found], list[str], list[datetime.date]]:
+    """What was measured by task, the hardware in words, and the days on which the files were written.
+
+    Of rows that are there twice the newer one is taken. Raises ValueError when there is no file.
+    """
+    paths = sorted(folder.glob("*-seed*.json"))
+    if not paths:
+        raise ValueError(f"got no <task>-seed<seed>.json in {folder}, expected one or more: run benchmarks/objectives.py")
+    tasks: dict[str, Found] = {}
+    hardware = set()
+    for path in paths:
+        stored = json.loads(path.read_text())
+        hardware.add(stored["hardware"])
+        found = tasks.setdefault(stored["task"], {})
+        for row in stored["rows"]:
+            key = ("main" if row["phase"] in MAIN else row["phase"], row["row"], row["policy"])
+            found.setdefault(key, {})[stored["seed"]] = row
+    return tasks, sorted(hardware), [datetime.date.fromtimestamp(path.stat().st_mtime) for path in paths]
+
+
+def at(found: Found, seeds: Iterable[int]) -> Found:
+    """What is there of these seeds."""
+    chosen = set(seeds)
+    return {key: kept for key, rows in found.items() if (kept := {seed: rows[seed] for seed in rows if seed in chosen})}
+
+
+def keys_of(found: Found, section: str, teachers: bool = True) -> list[Key]:
+    """A section's keys: K = 4 before K = 32, teachers before students, many steps before few."""
+
+    def order(key: Key) -> tuple[object, ...]:
+        parts = re.split(r"(\d+(?:\.\d+)?)", key[1])
+        steps = int(key[2].removeprefix("teacher_")) if _is_teacher(key) else 0
+        return [(float(part), "") if odd % 2 else (0.0, part) for odd, part in enumerate(parts)], -steps, key[2]
+
+    return sorted((key for key in found if key[0] == section and (teachers or not _is_teacher(key))), key=order)
+
+
+def _is_teacher(key: Key) -> bool:
+    return key[2].startswith("teacher_")
+
+
+def label_of(key: Key) -> str:
+    section, row, policy = key
+    if _is_teacher(key):
+        steps = policy.removeprefix("teacher_")
+        return f"{row or 'teacher'}, {steps} step{'s' if steps != '1' else ''}"
+    name = recipe(policy).label
+    return name if not row else row if policy == DEFAULT and section in SAME_TEACHER else f"{row}: {name}"
+
+
+def teachers_of(found: Found, key: Key) -> dict[int, Row]:
+    """The teacher at 50 steps that a key is compared with, by seed."""
+    own = found.get((key[0], key[1], REFERENCE), {})
+    return {**own, **found.get(TEACHER_KEY, {})} if key[0] in SAME_TEACHER else own
+
+
+def difference(mine: Mapping[int, Row], its: Mapping[int, Row]) -> tuple[float, float, float]:
+    """Success of `mine` minus that of `its` with its bootstrap interval, over the seeds of `mine`.
+
+    Raises ValueError when a seed has no counterpart or another number of episodes.
+    """
+    for seed, row in mine.items():
+        other = its.get(seed)
+        if other is None or len(other["success"]) != len(row["success"]):
+            raise ValueError(
+                f"{row['policy']} of seed {seed} has {len(row['success'])} episodes, what it is compared with has "
+                f"{len(other['success']) if other else 0}: delete the rows of that seed and run benchmarks/objectives.py again"
+            )
+    return paired_difference(_successes(mine.values()), _successes(its[seed] for seed in mine))
+
+
+def pool(found: Found, key: Key) -> Pooled:
+    """One policy over the seeds that are there."""
+    rows = dict(sorted(found[key].items()))
+    teachers = teachers_of(found, key)
+    gap = None if key[2] == REFERENCE else difference(rows, teachers)
+    its = [teachers[seed] for seed in rows]
+    success = _successes(rows.values())
+    counts, their_counts = _counts(list(rows.values())), _counts(its)
+    modes = {**their_counts, **counts}
+    error, floor = None, None
+    if gap is not None and any(counts.values()) and any(their_counts.values()):
+        error, floor = mode_share_error([counts.get(mode, 0) for mode in modes], [their_counts.get(mode, 0) for mode in modes])
+    reached = [(seed, _reached(row), _reached(teachers[seed])) for seed, row in rows.items()]
+    poorest = min(reached, key=lambda each: each[1] - each[2])
+    outside, own = (_mean(row["fidelity"]["outside_share"] for row in side) for side in (rows.values(), its))
+    assert outside is not None and own is not None
+    energy = _mean(row["fidelity"]["energy_distance"] for row in rows.values())
+    assert energy is not None
+    is_teacher, one = _is_teacher(key), next(reversed(rows.values()))
+    parts = ["teacher_cpu_s"] if is_teacher else ["train_cpu_s"]
+    sampled = [] if is_teacher or recipe(key[2]).data != "hypotheses" else ["sample_cpu_s"]
+    spent, taught = (_total(rows.values(), names) for names in ((*parts, *sampled), ("teacher_cpu_s",)))
+    trained = _total(rows.values(), parts)
+    return Pooled(
+        key=key, label=label_of(key), seeds=tuple(rows), nfe=one["nfe"], parameters=one["parameters"],
+        episodes=success.size, success=float(success.mean()), interval=wilson_interval(int(success.sum()), success.size),
+        difference=gap, modes=min(mine for _, mine, _ in reached), modes_total=one["modes_total"],
+        lost=poorest if poorest[1] < poorest[2] else None,
+        entropy=_mean(row["entropy"] for row in rows.values()), share_error=error, share_floor=floor,
+        energy=energy, outside=outside, outside_ratio=outside / own if own else None,
+        train_s=None if trained is None else trained / len(rows),
+        cost=None if is_teacher or spent is None or taught is None else spent / taught,
+        switches=_mean(row.get("switch_rate") for row in rows.values()),
+    )  # fmt: skip
+
+
+def _successes(rows: Iterable[Row]) -> np.ndarray:
+    return np.array([sign == "1" for row in rows for sign in row["success"]])
+
+
+def _reached(row: Row) -> int:
+    return sum(count > 0 for count in row["mode_counts"].values())
+
+
+def _counts(rows: Sequence[Row]) -> dict[str, int]:
+    return {mode: sum(row["mode_counts"].get(mode, 0) for row in rows) for row in rows for mode in row["mode_counts"]}
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return float(np.mean(known)) if known else None
+
+
+def _total(rows: Collection[Row], names: Collection[str]) -> float | None:
+    """Sum of seconds; None where one is missing, or 0 as in manifests from before they were measured."""
+    values = [row[name] for row in rows for name in names]
+    return float(sum(values)) if all(values) else None
+
+
+# -- tables and sentences ------------------------------------------------------------------------------------------------
+
+
+def table(rows: Sequence[Pooled], against: Mapping[Key, str] | None = None, ahead: Sequence[Pooled] = ()) -> str:
+    """Markdown; against: a column of differences to the default, and one of switches; ahead: rows to mark."""
+    most = max(len(row.seeds) for row in rows)
+    marked = {row.key for row in ahead}
+    columns = ["policy", "seeds", "rollouts", "NFE", "parameters", "success", "against its teacher", "modes", "entropy",
+               "mode shares", "energy distance", "outside", "training [CPU s]", "share of the teacher's training",
+               *(["against the default", "switches"] if against is not None else [])]  # fmt: skip
+    lines = [_line(columns), _line(["---"] * len(columns))]
+    for row in rows:
+        name = f"**{row.label}**" if row.is_default else row.label
+        seeds = str(len(row.seeds)) if len(row.seeds) == most else f"**{len(row.seeds)} of {most}**"
+        ratio = "" if row.outside_ratio is None or row.difference is None else f" ({number(row.outside_ratio, 2)} ×)"
+        lines.append(_line([
+            f"{name} ▲" if row.key in marked else name, seeds, str(row.episodes), str(row.nfe), f"{row.parameters:,}",
+            _rate(row), _gap(row.difference),
+            f"{row.modes}/{row.modes_total}", _fixed(row.entropy), _mode_shares(row), number(row.energy),
+            f"{percent(row.outside)}{ratio}", _fixed(row.train_s, 0), _share(row.cost),
+            *([against.get(row.key, NOTHING), percent(row.switches)] if against is not None else []),
+        ]))  # fmt: skip
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _gap(gap: tuple[float, float, float] | None) -> str:
+    return "reference" if gap is None else f"{points(gap[0])} ({points(gap[1])} to {points(gap[2])})"
+
+
+def _fixed(value: float | None, digits: int = 3) -> str:
+    return NOTHING if value is None else f"{value:.{digits}f}"
+
+
+def _share(value: float | None) -> str:
+    return NOTHING if value is None else f"{100 * value:.0f} %"
+
+
+def _rate(row: Pooled) -> str:
+    return f"{percent(row.success)} ({100 * row.interval[0]:.1f} to {100 * row.interval[1]:.1f})"
+
+
+def _mode_shares(row: Pooled) -> str:
+    if row.share_error is None or row.share_floor is None:
+        return "reference" if row.difference is None else NOTHING
+    # the floor is 0 only where both took one and the same mode
+    return f"{row.share_error / row.share_floor:.1f}" if row.share_floor else "0.0"
+
+
+def _ordered(rows: Iterable[Pooled]) -> list[Pooled]:
+    """Teachers by their steps, then students by success."""
+    return sorted(rows, key=lambda row: (not row.is_teacher, -row.nfe if row.is_teacher else -row.success, row.label))
+
+
+def to_default(found: Found, key: Key) -> tuple[float, float, float] | None:
+    """Difference to the default student of the same seeds and starts, None for itself or where that is not there."""
+    default = found.get(DEFAULT_KEY, {})
+    rows = {seed: row for seed, row in found[key].items() if seed in default}
+    return difference(rows, default) if rows and key != DEFAULT_KEY else None
+
+
+def ahead_of_default(found: Found, rows: Sequence[Pooled]) -> list[Pooled]:
+    """The students that solve more episodes than the default one does from the same starts."""
+    gaps = {row.key: to_default(found, row.key) for row in rows if not row.is_teacher}
+    return [row for row in rows if (gaps.get(row.key) or (0.0,))[0] > 0]
+
+
+def comparison(found: Found, rows: Sequence[Pooled]) -> str:
+    """Sentences on where the default student is beaten, by success and by the three distances to the teacher."""
+    others = [row for row in rows if not row.is_teacher and not row.is_default]
+    if DEFAULT_KEY not in found or not others:
+        return "The default student or another one to compare it with is not there yet."
+    ahead = ahead_of_default(found, others)
+    said = []
+    for row in ahead:
+        gap = to_default(found, row.key)
+        assert gap is not None
+        said.append(f"{row.label} by {_gap(gap)} points{'' if gap[1] > 0 else ', which may be chance'}")
+    text = f"▲ More episodes solved than by the default from the same starts: {'; '.join(said)}." if said else (
+        "No other student here solves more episodes than the default from the same starts.")  # fmt: skip
+    for what, field in (("energy distance", "energy"), ("outside share", "outside"), ("mode-share error", "share_error")):
+        nearer = [row.label for row in others if _less(found, row, field)]
+        text += f" Lower {what} than the default's: {', '.join(nearer) or 'none'}."
+    return f"{text} These three have no interval; a small lead may be chance."
+
+
+def _less(found: Found, row: Pooled, field: str) -> bool:
+    common = at(found, set(found[row.key]) & set(found[DEFAULT_KEY]))
+    if row.key not in common:
+        return False
+    mine, its = (getattr(pool(common, key), field) for key in (row.key, DEFAULT_KEY))
+    return mine is not None and its is not None and mine < its
+
+
+# -- the sections --------------------------------------------------------------------------------------------------------
+
+
+def summary(tasks: Mapping[str, Found]) -> str:
+    """One line a task: the teacher, the default student, the best of the others."""
+    lines = [_line(["task", "teacher, 50 steps", "default student, 1 NFE", "difference, points", "modes", "entropy, teacher / "
+                    "student", "outside, of the teacher's own", "share of the teacher's training", "best of the others"]),
+             _line(["---"] * 9)]  # fmt: skip
+    for task, found in tasks.items():
+        rows = {key: pool(found, key) for key in keys_of(found, "main")}
+        teacher, default = rows.get(TEACHER_KEY), rows.get(DEFAULT_KEY)
+        if teacher is None or default is None:
+            continue
+        others = [row for row in _ordered(rows.values()) if not row.is_teacher and not row.is_default]
+        best = f"{others[0].label}, {percent(others[0].success)}" if others else NOTHING
+        lines.append(_line([
+            f"`{task}`", percent(teacher.success), percent(default.success), _gap(default.difference),
+            f"{default.modes}/{default.modes_total}", f"{_fixed(teacher.entropy)} / {_fixed(default.entropy)}",
+            NOTHING if default.outside_ratio is None else f"{number(default.outside_ratio, 2)} ×",
+            _share(default.cost), best,
+        ]))  # fmt: skip
+    return "\n\n".join(["## In short", "\n".join(lines)]) if len(lines) > 2 else ""
+
+
+def main_section(task: str, found: Found, students: Iterable[str]) -> str:
+    """All policies of one task, and which of the students of other tasks were not measured here."""
+    rows = _ordered(pool(found, key) for key in keys_of(found, "main"))
+    if not rows:
+        return ""
+    absent = sorted({label_of(("main", "", name)) for name in students if ("main", "", name) not in found})
+    return "\n\n".join([
+        f"## `{task}`", table(rows, ahead=ahead_of_default(found, rows)), comparison(found, rows),
+        *([f"Measured on another task but not here: {', '.join(absent)}."] if absent else []),
+    ])  # fmt: skip
+
+
+def changed_section(tasks: Mapping[str, Found], section: str, title: str, text: str) -> str:
+    """The student changed, everything else kept: beside the default student and the teacher of the same seeds."""
+    parts = [f"## {title}", text]
+    for task, everything in tasks.items():
+        keys = keys_of(everything, section, teachers=False)
+        if not keys:
+            continue
+        found = at(everything, {seed for key in keys for seed in everything[key]})
+        # a changed setting of another objective stands beside that objective as it is
+        plain: list[Key] = [("main", "", key[2].partition("@")[0]) for key in keys]
+        beside = [key for key in dict.fromkeys([TEACHER_KEY, DEFAULT_KEY, *plain]) if key in found]
+        rows = [pool(found, key) for key in (*beside, *keys)]
+        against = {row.key: _gap(gap) for row in rows if not row.is_teacher and (gap := to_default(found, row.key))}
+        parts += [f"**`{task}`.** {preset_line(task)}", table(rows, against, ahead_of_default(found, rows)),
+                  comparison(found, rows)]  # fmt: skip
+    return "\n\n".join(parts) if len(parts) > 2 else ""
+
+
+def preset_line(task: str) -> str:
+    """The default recipe's settings of a task, from its preset."""
+    config = apply_preset(Config(), ROOT / f"configs/{task}.yaml")
+    return (
+        f"By `configs/{task}.yaml`, as it was when this page was made, the default has K = {config.sample.num_hypotheses}, "
+        f"M = {config.student.num_latents}, latent size = {config.student.latent_size}, teacher steps = "
+        f"{config.sample.num_steps}, width = {config.student.width or config.teacher.width}."
+    )
+
+
+def teachers_section(tasks: Mapping[str, Found]) -> str:
+    parts = [
+        "## Teachers of other kinds",
+        "To read here: how far each teacher comes in how many steps, and what its student keeps of it. Every row is compared "
+        "with its own teacher at 50 steps; the rows without a name in front are the flow teacher of the main table and its "
+        "default student, of the same seeds.",
+    ]
+    for task, everything in tasks.items():
+        keys = keys_of(everything, "teachers")
+        if not keys:
+            continue
+        found = at(everything, {seed for key in keys for seed in everything[key]})
+        flow = [key for key in keys_of(found, "main") if _is_teacher(key) or key == DEFAULT_KEY]
+        parts += [f"**`{task}`**", table([pool(found, key) for key in (*flow, *keys)])]
+        said = []
+        for key in keys:
+            of_flow = found.get(("main", "", key[2]), {})
+            common = {seed: row for seed, row in found[key].items() if seed in of_flow}
+            said += [f"{label_of(key)}: {_gap(difference(common, of_flow))}"] if common else []
+        parts += [f"Points against the flow teacher at as many steps, or its student: {'; '.join(said)}."] if said else []
+    return "\n\n".join(parts) if len(parts) > 2 else ""
+
+
+def demonstrations_section(tasks: Mapping[str, Found]) -> str:
+    """Distilled from a teacher, or trained on the demonstrations alone by IMLE Policy."""
+    columns = ["task", "demonstrations", "rollouts", "teacher, 50 steps", "distilled", "IMLE Policy",
+               "distilled minus IMLE Policy, points", "modes: teacher, distilled, IMLE Policy",
+               "training [CPU s]: teacher, sampling and student, IMLE Policy"]  # fmt: skip
+    lines = [_line(columns), _line(["---"] * len(columns))]
+    verdicts: dict[str, list[str]] = {"ahead": [], "behind": [], "neither, as far as can be told": []}
+    for task, everything in tasks.items():
+        for row in dict.fromkeys(key[1] for key in keys_of(everything, "demonstrations")):
+            keys: list[Key] = [("demonstrations", row, policy) for policy in (REFERENCE, DEFAULT, "imle_policy")]
+            seeds = set.intersection(*(set(everything.get(key, {})) for key in keys))
+            if not seeds:
+                continue
+            found = at(everything, seeds)
+            teacher, distilled, rival = (pool(found, key) for key in keys)
+            gap = difference(found[keys[1]], found[keys[2]])
+            word = "ahead" if gap[1] > 0 else "behind" if gap[2] < 0 else "neither, as far as can be told"
+            verdicts[word].append(f"`{task}` with {row}")
+            sampling = _total(found[keys[1]].values(), ("sample_cpu_s", "train_cpu_s"))
+            seconds = (teacher.train_s, sampling and sampling / len(seeds), rival.train_s)
+            lines.append(_line([
+                f"`{task}`", row.removesuffix(" demonstrations"), str(distilled.episodes), percent(teacher.success),
+                _rate(distilled), _rate(rival), f"{_gap(gap)}{' ▲' if gap[0] < 0 else ''}",
+                ", ".join(f"{one.modes}/{one.modes_total}" for one in (teacher, distilled, rival)),
+                ", ".join(_fixed(each, 0) for each in seconds),
+            ]))  # fmt: skip
+    if len(lines) == 2:
+        return ""
+    return "\n\n".join([
+        "## Few demonstrations",
+        "To read here: whether the way round by a teacher is worth it, against IMLE Policy, which learns its one-step policy "
+        "from the demonstrations alone and is trained as many steps as the teacher. ▲: IMLE Policy solves more.",
+        "\n".join(lines),
+        "By the 95 % interval of the difference, the distilled student is " + "; ".join(
+            f"{word}: {', '.join(where) or 'nowhere'}" for word, where in verdicts.items()) + ".",
+    ])  # fmt: skip
+
+
+def failed_section(tasks: Mapping[str, Found]) -> str:
+    """Students far below their teacher, or with a mode less than it in some seed."""
+    lines = []
+    for task, found in tasks.items():
+        rows = [pool(found, key) for key in found if not _is_teacher(key)]
+        for row in sorted(rows, key=lambda row: row.success):
+            assert row.difference is not None
+            why = [f"{_gap(row.difference)} points to its teacher"] if row.difference[0] < -BELOW else []
+            if row.lost is not None:
+                seed, mine, its = row.lost
+                why.append(f"{mine} of {row.modes_total} modes in seed {seed}, its teacher {its}")
+            if why:
+                section = "" if row.key[0] == "main" else f" ({row.key[0]})"
+                lines.append(f"- `{task}`, {row.label}{section}: {percent(row.success)} solved, {'; '.join(why)}.")
+    return "\n\n".join([
+        "## What did not work",
+        f"Every student more than {100 * BELOW:.0f} points below its teacher, or that in some seed took fewer ways than its "
+        "teacher did (a rare way can be missed by chance), the poorest first.",
+        "\n".join(lines) or "None of those measured.",
+    ])  # fmt: skip
+
+
+def page(folder: Path) -> str:
+    """The whole page. Raises ValueError when nothing was measured yet."""
+    tasks, hardware, dates = read(folder)
+    days = " to ".join(dict.fromkeys(str(day) for day in (min(dates), max(dates))))
+    students = {key[2] for found in tasks.values() for key in keys_of(found, "main", teachers=False)}
+    sections = [
+        "# Which objective keeps success and every mode",
+        "This page is written by `benchmarks/results_page.py` from `benchmarks/results/objectives/*.json`, which hold "
+        "every episode's outcome. `python benchmarks/objectives.py` makes the files and this page again. Hardware: "
+        f"{'; '.join(hardware)}. The files were written: {days}.",
+        "- **success**: share of episodes from stored starts, the same for every policy of a seed; 95 % Wilson interval over "
+        "the episodes of all seeds. It knows the chance of the episodes, not that of the training.\n"
+        "- **against its teacher**: paired difference in percentage points to the teacher at 50 steps of the same seed, 95 % "
+        "bootstrap interval.\n"
+        "- **modes**: ways taken in the seed that took fewest, of those there are; **entropy**: how evenly, 1 is even, mean "
+        "over seeds.\n"
+        "- **mode shares**: total variation between the shares of the modes and the teacher's, by what it would be between "
+        "two runs of one policy: about 1 is no difference that can be seen.\n"
+        "- **energy distance**, **outside**: per observation, to fresh teacher samples; outside is the share of plans farther "
+        "from every teacher plan than these are from each other, in brackets over the teacher's own share.\n"
+        "- **training**: processor seconds, mean over seeds; **share of the teacher's training**: sampling (for those recipes "
+        "that use hypotheses) and training, over the training of the teacher.\n"
+        "- **bold** policy: the default recipe; **bold** seeds: fewer than other rows of the table have; **▲**: solves more "
+        "episodes than the default.",
+        summary(tasks),
+        *(main_section(task, found, students) for task, found in tasks.items()),
+        changed_section(tasks, "small", "A smaller student", "To read here: what is lost when the student has fewer parameters "
+                        "than its teacher and so cannot start from its weights; the parameters stand in the table."),
+        changed_section(tasks, "ablations", "Ablations", "To read here: what each choice of the default recipe is worth. One "
+                        "setting is changed in each row; the differences to the default stand at the end."),
+        teachers_section(tasks), demonstrations_section(tasks), failed_section(tasks),
+    ]  # fmt: skip
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
+    PAGE.write_text(page(RESULTS))
+    print(PAGE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""The flow map student: the teacher's network told where it is and how far to go; the whole way is one evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from envs.specs import STATE
+from teachers.contract import Observation
+from teachers.flow import FlowTeacher
+from teachers.networks import PolicyShape, StateEncoder, TimeEmbedding, TrajectoryTransformer
+from teachers.normalisation import Normaliser
+from teachers.pretrained import load_weights, read_config, save_policy
+
+
+class FlowMapStudent(nn.Module):
+    """(observation, noise `[T, A]`) to a chunk `[T, A]`, for M noises per observation at once.
+
+    The network F(x_t, t, s | o) says where the straight line from x_t through x_{t+s} arrives at time 1, so that
+    x_{t+s} = x_t + s v with v = (F - x_t) / (1 - t), the mean velocity on the way. For the span s = 0 it is the
+    teacher's own prediction; for s = 1 - t it is the end point itself; for s = 0 at t = 1 nothing moves.
+    Consistency, shortcut, mean flow and rectified models are trainings of this one map: see `distill.rivals`.
+    """
+
+    KIND = "flow_map_student"
+
+    def __init__(self, shape: PolicyShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.normaliser = Normaliser(shape.state_size, shape.action_size)
+        self.encoder = StateEncoder(shape.observation_steps, shape.state_size, shape.width)
+        self.time = TimeEmbedding(shape.width)
+        self.span = TimeEmbedding(shape.width)
+        # the span says nothing at first: a student with the teacher's weights is the teacher
+        for value in self.span.layers[-1].parameters():
+            nn.init.zeros_(value)
+        self.trunk = TrajectoryTransformer(shape)
+
+    @classmethod
+    def from_teacher(cls, teacher: FlowTeacher, warm_start: bool = True) -> FlowMapStudent:
+        """A student of the teacher's shape and statistics; with `warm_start` also of its weights."""
+        student = cls(teacher.shape)
+        student.normaliser.load_state_dict(teacher.normaliser.state_dict())
+        if warm_start:
+            student.encoder.load_state_dict(teacher.encoder.state_dict())
+            student.time.load_state_dict(teacher.time.state_dict())
+            student.trunk.load_state_dict(teacher.trunk.state_dict())
+        return student
+
+    @property
+    def latent_shape(self) -> tuple[int, int]:
+        """(T, A): a latent is a whole noise."""
+        return self.shape.horizon, self.shape.action_size
+
+    # -- the map -------------------------------------------------------------------------------------------------
+
+    def encode(self, observation: Observation) -> Tensor:
+        """Raw observation to the condition `[B, C]`, once for all latents."""
+        condition_BC: Tensor = self.encoder(self.normaliser.normalise_state(observation[STATE]))
+        return condition_BC
+
+    def end_point(self, x_NTA: Tensor, time_B: Tensor, span_B: Tensor, condition_BC: Tensor) -> Tensor:
+        """One network evaluation: F(x_t, t, s) `[N, T, A]`, N / B chunks for each condition `[B, C]`, time and span."""
+        end_NTA: Tensor = self.trunk(x_NTA, condition_BC + self.time(time_B) + self.span(span_B))
+        return end_NTA
+
+    def velocity(self, x_NTA: Tensor, time_B: Tensor, span_B: Tensor, condition_BC: Tensor) -> Tensor:
+        """The mean velocity `[N, T, A]` from t to t + s: (F - x_t) / (1 - t), one network evaluation."""
+        end_NTA = self.end_point(x_NTA, time_B, span_B, condition_BC)
+        return (end_NTA - x_NTA) / _rows(1 - time_B, x_NTA).clamp(min=1e-3)
+
+    def jump(self, x_NTA: Tensor, time_B: Tensor, span_B: Tensor, condition_BC: Tensor) -> Tensor:
+        """The map itself: x_{t+s} `[N, T, A]` = x_t + s v(x_t, t, s); x_t to the last bit where s = 0."""
+        return x_NTA + _rows(span_B, x_NTA) * self.velocity(x_NTA, time_B, span_B, condition_BC)
+
+    # -- sampling ------------------------------------------------------------------------------------------------
+
+    def generate(self, condition_BC: Tensor, latents_BMTA: Tensor, num_steps: int = 1) -> Tensor:
+        """Condition and noise to normalised chunks `[B, M, T, A]`, in `num_steps` equal steps, one evaluation each.
+
+        More steps than one are for students that have learnt spans below 1 (shortcut, mean flow).
+        Raises ValueError for fewer than one step.
+        """
+        if num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+        x_NTA, span_B = latents_BMTA.flatten(0, 1), condition_BC.new_full((len(condition_BC),), 1 / num_steps)
+        for step in range(num_steps):
+            time_B = torch.full_like(span_B, step / num_steps)
+            # the last step goes all the way to time 1, where F is
+            move = self.end_point if step == num_steps - 1 else self.jump
+            x_NTA = move(x_NTA, time_B, span_B, condition_BC)
+        return x_NTA.unflatten(0, latents_BMTA.shape[:2])
+
+    def refine(self, condition_BC: Tensor, chunks_BMTA: Tensor, noise_BMTA: Tensor, time: float) -> Tensor:
+        """One more step of a consistency student: back to `time` with fresh noise, then on to the end.
+
+        (Song et al. 2023, algorithm 1.) One evaluation; chunks and what is returned are normalised, `[B, M, T, A]`.
+        """
+        x_NTA = ((1 - time) * noise_BMTA + time * chunks_BMTA).flatten(0, 1)
+        time_B = condition_BC.new_full((len(condition_BC),), time)
+        return self.end_point(x_NTA, time_B, 1 - time_B, condition_BC).unflatten(0, chunks_BMTA.shape[:2])
+
+    def forward(
+        self, observation: Observation, latents_BMTA: Tensor, normalised: bool = False, num_steps: int = 1
+    ) -> Tensor:
+        """`[B, M, T, A]` actions in raw units, or in normalised ones, where the losses live.
+
+        Raises ValueError when the latents are not `[B, M, T, A]`.
+        """
+        batch = observation[STATE].shape[0]
+        if latents_BMTA.ndim != 4 or latents_BMTA.shape[0] != batch or latents_BMTA.shape[2:] != self.latent_shape:
+            horizon, actions = self.latent_shape
+            raise ValueError(f"latents: got {tuple(latents_BMTA.shape)}, expected ({batch}, M, {horizon}, {actions})")
+        chunks_BMTA = self.generate(self.encode(observation), latents_BMTA, num_steps)
+        return chunks_BMTA if normalised else self.normaliser.unnormalise_action(chunks_BMTA)
+
+    # -- on disk -------------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write ``config.json`` and ``model.safetensors`` (statistics included); refuses unset statistics."""
+        self.normaliser.check()
+        save_policy(folder, self.KIND, {"shape": asdict(self.shape)}, self)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> FlowMapStudent:
+        """Read a folder that `save_pretrained` wrote; ValueError says what is wrong with it."""
+        config: dict[str, Any] = read_config(folder, cls.KIND)
+        try:
+            student = cls(PolicyShape(**config["shape"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{folder}/config.json does not describe a {cls.KIND}: {error}") from error
+        load_weights(folder, student)
+        student.normaliser.check()
+        return student.eval()
+
+
+def _rows(value_B: Tensor, like_NTA: Tensor) -> Tensor:
+    """`[N, 1, 1]`: each of the B values for the N / B chunks that share it."""
+    return value_B.repeat_interleave(len(like_NTA) // len(value_B))[:, None, None]

@@ -1,0 +1,111 @@
+"""Action selection at run time: which of a policy's samples an episode carries out, and what it remembers between replans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+KINDS = ("one", "consistent", "kept_latent")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How a chunk is chosen at a replan. A replan is every call of the policy, the first of an episode included.
+
+    kind: ``one``: one sample. ``consistent``: of `candidates` samples the one nearest to the unexecuted rest of the last
+    plan (temporal consistency, IMLE Policy, arXiv 2502.12371). ``kept_latent``: one sample, of a latent (or noise) that
+    is drawn once and kept.
+    forget_every: the last plan or latent is forgotten at replans 0, forget_every, 2 forget_every, ..; 0: only at the
+    first. With 1 either kind is ``one`` (``consistent`` has then drawn candidates for nothing).
+    """
+
+    kind: str = "one"
+    candidates: int = 32
+    forget_every: int = 5
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"selection: got {self.kind!r}, expected one of {list(KINDS)}")
+        if self.candidates < 1:
+            raise ValueError(f"candidates: got {self.candidates}, expected at least 1 (32 are usual)")
+        if self.forget_every < 0:
+            raise ValueError(f"forget_every: got {self.forget_every}, expected at least 0 (0 never forgets, 5 is usual)")
+
+
+ONE_SAMPLE = Selection()
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one episode remembers; a fresh one begins an episode.
+
+    replans: made so far. last_TA: the last plan, normalised. draw: `[1, ...]` the kept latent or noise, on the CPU.
+    """
+
+    replans: int = 0
+    last_TA: Tensor | None = None
+    draw: Tensor | None = None
+
+
+def draw_candidates(
+    selection: Selection, memory: Memory, draw: Callable[[int], Tensor], executed: int, horizon: int
+) -> tuple[Tensor, Memory]:
+    """The latents `[N, ...]` of one episode's next replan, and its memory with what is to be kept of them.
+
+    draw: a number of samples to `[N, ...]`. N is the same for every episode of a batch: `candidates` for ``consistent``,
+    else 1. It is 1, too, where plans are carried out to their end (executed >= horizon): nothing is left to compare with.
+    """
+    if selection.kind == "kept_latent":
+        kept = draw(1) if memory.draw is None or _forgets(selection, memory) else memory.draw
+        return kept, replace(memory, draw=kept)
+    return draw(selection.candidates if selection.kind == "consistent" and executed < horizon else 1), memory
+
+
+def choose(
+    selection: Selection, candidates_BNTA: Tensor, memories: Sequence[Memory], executed: int, weights_A: Tensor
+) -> tuple[Tensor, list[Memory]]:
+    """Each episode's choice `[B, T, A]` among its candidates, and its memory after this replan.
+
+    candidates_BNTA: normalised chunks; memories: one per row; executed: how many actions of a plan are carried out;
+    weights_A: the task's. An episode with nothing to compare takes its first candidate, which is one sample: the first
+    replan, one at which the last plan is forgotten, plans that were carried out to their end.
+    """
+    index_B = torch.zeros(len(memories), dtype=torch.long, device=candidates_BNTA.device)
+    if selection.kind == "consistent" and executed < candidates_BNTA.shape[2]:
+        last = [None if _forgets(selection, memory) else memory.last_TA for memory in memories]
+        rows = [row for row, chunk_TA in enumerate(last) if chunk_TA is not None]
+        if rows:
+            last_RTA = torch.stack([chunk_TA for chunk_TA in last if chunk_TA is not None])
+            index_B[rows] = nearest_to_rest(candidates_BNTA[rows], last_RTA, executed, weights_A)
+    chosen_BTA = candidates_BNTA[torch.arange(len(memories), device=index_B.device), index_B]
+    after = [
+        replace(memory, replans=memory.replans + 1, last_TA=chunk_TA)
+        for memory, chunk_TA in zip(memories, chosen_BTA.unbind(), strict=True)
+    ]
+    return chosen_BTA, after
+
+
+def nearest_to_rest(candidates_BNTA: Tensor, last_BTA: Tensor, executed: int, weights_A: Tensor) -> Tensor:
+    """Index `[B]` of the candidate whose first actions are nearest to what the last plan had left (arXiv 2502.12371).
+
+    Candidate action i stands beside action executed + i of the last plan. The distance is the weighted root mean square
+    over these T - executed actions, as the objectives'; of equals the first. A candidate with NaN counts as nearest, so
+    that a broken policy is seen, not hidden. Raises ValueError unless at least one action is left.
+    """
+    horizon = candidates_BNTA.shape[2]
+    if not 1 <= executed < horizon:
+        raise ValueError(
+            f"got {executed} executed actions of a plan of {horizon}, expected 1 to {horizon - 1}: with nothing left of "
+            "the last plan there is nothing to compare with"
+        )
+    squares_BNTA = (candidates_BNTA[:, :, : horizon - executed] - last_BTA[:, None, executed:]).square()
+    mean_BNT = (squares_BNTA * weights_A).sum(-1) / weights_A.sum()
+    return mean_BNT.mean(-1).sqrt().argmin(1)
+
+
+def _forgets(selection: Selection, memory: Memory) -> bool:
+    every = selection.forget_every
+    return memory.replans == 0 or (every > 0 and memory.replans % every == 0)

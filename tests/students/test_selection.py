@@ -1,0 +1,148 @@
+"""Action selection: choices computed by hand, what is remembered and forgotten, each episode by itself."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from students.selection import Memory, Selection, choose, draw_candidates, nearest_to_rest
+
+ONE = torch.ones(1)
+
+
+def _chunks(*rows: list[float]) -> Tensor:
+    """Rows of T numbers as candidates `[1, N, T, 1]`."""
+    return torch.tensor(rows)[None, ..., None]
+
+
+def _draws(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# -- the nearest ---------------------------------------------------------------------------------------------------
+
+
+def test_the_rest_is_compared_with_the_first_actions_of_a_candidate() -> None:
+    last = torch.tensor([[9.0, 9.0, 1.0, 2.0]])[..., None]  # two were carried out, 1 and 2 are left
+    candidates = _chunks([9.0, 9.0, 1.0, 2.0], [1.0, 2.5, -9.0, -9.0], [2.0, 2.0, 1.0, 2.0])
+    assert nearest_to_rest(candidates, last, 2, ONE).tolist() == [1]
+    # with three carried out only the 2 is left: squares 49, 1, 0
+    assert nearest_to_rest(candidates, last, 3, ONE).tolist() == [2]
+
+
+def test_weights_decide_between_dimensions() -> None:
+    last = torch.zeros(1, 2, 2)
+    candidates = torch.tensor([[[3.0, 0.0], [0.0, 0.0]], [[0.0, 4.0], [0.0, 0.0]]])[None]
+    assert nearest_to_rest(candidates, last, 1, torch.tensor([1.0, 1.0])).tolist() == [0]  # 9 against 16
+    assert nearest_to_rest(candidates, last, 1, torch.tensor([1.0, 0.5])).tolist() == [1]  # 9 against 8
+    # the mean over actions is of squares, not of distances: 2 and 2 (8) are nearer than 0 and 3 (9)
+    assert nearest_to_rest(_chunks([0.0, 3.0, 0.0], [2.0, 2.0, 0.0]), torch.zeros(1, 3, 1), 1, ONE).tolist() == [1]
+
+
+def test_of_equals_the_first_and_a_broken_one_is_not_hidden() -> None:
+    last = torch.zeros(1, 2, 1)
+    assert nearest_to_rest(_chunks([2.0, 0.0], [-1.0, 5.0], [1.0, 0.0]), last, 1, ONE).tolist() == [1]
+    assert nearest_to_rest(_chunks([0.0, 0.0], [math.nan, 0.0]), last, 1, ONE).tolist() == [1]
+
+
+def test_a_batch_against_brute_force_and_each_row_by_itself() -> None:
+    candidates, last, weights = _draws(5, 7, 6, 3), _draws(5, 6, 3, seed=1), torch.tensor([1.0, 0.25, 2.0])
+    chosen = nearest_to_rest(candidates, last, 4, weights)
+    for b in range(5):
+        far = [
+            sum(float(weights[a]) * float(candidates[b, n, t, a] - last[b, 4 + t, a]) ** 2 for t in range(2) for a in range(3))
+            for n in range(7)
+        ]  # fmt: skip
+        assert int(chosen[b]) == far.index(min(far))
+        assert nearest_to_rest(candidates[b : b + 1], last[b : b + 1], 4, weights).tolist() == [int(chosen[b])]
+    assert len(set(chosen.tolist())) > 1
+
+
+@pytest.mark.parametrize("executed", [0, 4, 5])
+def test_with_nothing_left_there_is_nothing_to_compare(executed: int) -> None:
+    with pytest.raises(ValueError, match="nothing left"):
+        nearest_to_rest(torch.zeros(1, 2, 4, 1), torch.zeros(1, 4, 1), executed, ONE)
+
+
+# -- remembering and forgetting ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("forget_every", "expected"),
+    [(0, [0, 1, 1, 1, 1, 1, 1]), (5, [0, 1, 1, 1, 1, 0, 1]), (3, [0, 1, 1, 0, 1, 1, 0]), (1, [0] * 7)],
+)
+def test_the_last_plan_is_forgotten(forget_every: int, expected: list[int]) -> None:
+    selection, memories, taken = Selection("consistent", 2, forget_every), [Memory()], []
+    for _ in range(7):  # what is left of either is -1: the second keeps to it, the first is what one sample would be
+        chosen, memories = choose(selection, _chunks([1.0, -1.0], [-1.0, -1.0]), memories, 1, ONE)
+        taken.append(int(chosen[0, 0, 0] < 0))
+    assert taken == expected
+
+
+def test_memories_are_each_episodes_own() -> None:
+    candidates, selection = _draws(4, 5, 6, 2), Selection("consistent", 5, 4)
+    memories = [
+        Memory(),  # at its first replan
+        Memory(2, candidates[1, 3].roll(2, 0)),  # two were carried out, the rest is just candidate 3's beginning
+        Memory(4, candidates[2, 3].roll(2, 0)),  # the same, but now it forgets
+        Memory(3, candidates[3, 4].roll(2, 0)),
+    ]
+    chosen, after = choose(selection, candidates, memories, 2, torch.ones(2))
+    for row, index in enumerate([0, 3, 0, 4]):
+        assert torch.equal(chosen[row], candidates[row, index])
+        assert after[row].replans == memories[row].replans + 1
+        assert torch.equal(after[row].last_TA, chosen[row])  # type: ignore[arg-type]
+        alone, _ = choose(selection, candidates[row : row + 1], memories[row : row + 1], 2, torch.ones(2))
+        assert torch.equal(alone[0], chosen[row])
+    assert memories[0] == Memory()  # nothing was changed in place
+
+
+@pytest.mark.parametrize("kind", ["one", "kept_latent"])
+def test_only_consistency_looks_at_the_last_plan(kind: str) -> None:
+    candidates = _draws(1, 3, 4, 2)
+    chosen, _ = choose(Selection(kind), candidates, [Memory(1, candidates[0, 2].roll(2, 0))], 2, torch.ones(2))
+    assert torch.equal(chosen[0], candidates[0, 0])
+
+
+def test_a_plan_carried_out_to_its_end_leaves_one_sample() -> None:
+    selection, candidates = Selection("consistent", 3, 0), _draws(1, 3, 4, 2)
+    for executed in (4, 5):
+        draws, _ = draw_candidates(selection, Memory(3, candidates[0, 2]), lambda count: _draws(count, 2), executed, 4)
+        chosen, _ = choose(selection, candidates, [Memory(3, candidates[0, 2])], executed, torch.ones(2))
+        assert draws.shape == (1, 2) and torch.equal(chosen[0], candidates[0, 0])
+    draws, _ = draw_candidates(selection, Memory(), lambda count: _draws(count, 2), 3, 4)
+    assert draws.shape == (3, 2)  # at a first replan too: a batch holds episodes that compare and such that do not
+
+
+# -- what is drawn -------------------------------------------------------------------------------------------------
+
+
+def _drawn(selection: Selection, replans: int) -> list[float]:
+    generator, memory, seen = torch.Generator().manual_seed(3), Memory(), []
+    for _ in range(replans):
+        draws, memory = draw_candidates(selection, memory, lambda count: torch.rand(count, generator=generator), 2, 4)
+        assert draws.shape == (1,)
+        seen.append(float(draws))
+        _, (memory,) = choose(selection, torch.zeros(1, 1, 4, 1), [memory], 2, ONE)
+    return seen
+
+
+def test_a_kept_latent_is_drawn_once_and_again_when_it_is_forgotten() -> None:
+    fresh = torch.rand(7, generator=torch.Generator().manual_seed(3)).tolist()
+    assert _drawn(Selection("one"), 7) == fresh
+    assert _drawn(Selection("kept_latent", forget_every=0), 7) == [fresh[0]] * 7
+    assert _drawn(Selection("kept_latent", forget_every=3), 7) == [*fresh[:1] * 3, *fresh[1:2] * 3, fresh[2]]
+    assert _drawn(Selection("kept_latent", forget_every=1), 7) == fresh
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [(("best",), "got 'best'"), (("consistent", 0), "candidates: got 0"), (("one", 32, -1), "forget_every: got -1")],
+)
+def test_a_selection_that_is_none_is_refused(values: tuple[str | int, ...], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Selection(*values)  # type: ignore[arg-type]
+    assert Selection() == Selection("one", 32, 5)
