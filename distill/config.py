@@ -15,6 +15,8 @@ import envs
 from distill.recipes import recipe
 from students.selection import KINDS
 from teachers import TEACHERS
+from teachers.diffusion import DiffusionTeacher, check_steps
+from teachers.native import TrainedTeacher
 from teachers.networks import PolicyShape
 
 
@@ -72,7 +74,7 @@ class SampleConfig:
     shard_size: observations a shard; batch_size: observations a network call.
     """
 
-    num_hypotheses: int = 16
+    num_hypotheses: int = 12
     num_steps: int = 20
     solver: str = ""
     num_observations: int = 2048
@@ -92,15 +94,15 @@ class StudentConfig:
     candidates: how many checkpoints of the last part of training compete on the validation starts.
     """
 
-    objectives: tuple[str, ...] = ("regression", "chamfer", "chamfer_energy")
-    default: str = "chamfer_energy"
+    objectives: tuple[str, ...] = ("regression", "chamfer", "anchored")
+    default: str = "anchored"
     latent_size: int = 8
     num_latents: int = 8
     unexecuted_weight: float = 0.25
     warm_start: bool = True
     width: int = 0
     depth: int = 0
-    training_steps: int = 3000
+    training_steps: int = 1900
     batch_size: int = 32
     learning_rate: float = 2.5e-3
     weight_decay: float = 1e-4
@@ -113,7 +115,7 @@ class StudentConfig:
 class EvaluateConfig:
     """Rollouts, fidelity and latency.
 
-    baselines: policies that need no training, for comparison: nearest_demonstration (distill.support), or none.
+    baselines: policies that need no training, for comparison: nearest_demonstration (distill.demonstrated), or none.
     teacher_steps: solver steps at which the teacher is evaluated; the first is the reference of every comparison.
     execution_horizon: actions of a chunk that are carried out before the policy is asked again.
     selection: one (a single sample), consistent (of `selection_candidates` the one nearest to what the last plan left) or
@@ -208,10 +210,10 @@ def validate(config: Config) -> None:
         )
     if len(set(student.objectives)) != len(student.objectives):
         raise ValueError(f"student.objectives: got a name twice in {list(student.objectives)}; name each once")
-    for name, chosen in recipes.items():
-        chosen.check(name, config)
     if config.sample.num_hypotheses < 2:
         raise ValueError("sample.num_hypotheses: got 1, expected at least 2: one hypothesis is no set")
+    for name, chosen in recipes.items():
+        chosen.check(name, config)
     if config.evaluate.fidelity_samples < 6:
         raise ValueError(
             f"evaluate.fidelity_samples: got {config.evaluate.fidelity_samples}, expected at least 6: precision and "
@@ -219,9 +221,9 @@ def validate(config: Config) -> None:
         )
     check_choice("wandb", config.wandb, ("disabled", "offline", "online"))
     check_choice("teacher.kind", config.teacher.kind, TEACHERS)
-    if config.teacher.solver:
-        check_choice("teacher.solver", config.teacher.solver, TEACHERS[config.teacher.kind].SOLVERS)
     kind = TEACHERS[config.teacher.kind]
+    if config.teacher.solver:
+        check_choice("teacher.solver", config.teacher.solver, kind.SOLVERS)
     if config.sample.solver and config.teacher.path is None:
         check_choice("sample.solver", config.sample.solver, kind.SOLVERS)
     power = config.teacher.time_power
@@ -233,6 +235,8 @@ def validate(config: Config) -> None:
     steps = config.evaluate.teacher_steps
     if not steps or min(steps) < 1 or len(set(steps)) != len(steps):
         raise ValueError(f"evaluate.teacher_steps: got {list(steps)}, expected different numbers of at least 1")
+    if config.teacher.path is None:
+        check_steps_of(kind, config)
     # a teacher from elsewhere brings its own horizon, checked where it is opened
     if config.teacher.path is None and config.evaluate.execution_horizon > config.teacher.horizon:
         raise ValueError(
@@ -245,6 +249,14 @@ def validate(config: Config) -> None:
             dataclasses.replace(shape, width=student.width or shape.width, depth=student.depth or shape.depth)
         except ValueError as error:
             raise ValueError(f"student.width, student.depth: {error} (heads are the teacher's)") from error
+
+
+def check_steps_of(kind: type[TrainedTeacher], config: Config) -> None:
+    """Raise ValueError for numbers of solver steps that a kind of teacher cannot take."""
+    if kind is DiffusionTeacher:
+        check_steps(config.sample.num_steps, "sample.num_steps")
+        for steps in config.evaluate.teacher_steps:
+            check_steps(steps, "evaluate.teacher_steps")
 
 
 def check_choice(what: str, value: str, choices: Mapping[str, Any] | Sequence[str]) -> None:

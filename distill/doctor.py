@@ -161,10 +161,16 @@ def faiss_check() -> Check:
     if cpu and gpu:
         advice = "pip uninstall faiss-cpu faiss-gpu, then install one: both own the module `faiss`"
         return Check("faiss", "optional", f"faiss-cpu {cpu} and faiss-gpu {gpu}", advice)
-    if cpu or gpu:
-        return Check("faiss", "ok", f"faiss-cpu {cpu}" if cpu else f"faiss-gpu {gpu}")
-    advice = "pip install faiss-cpu (or faiss-gpu): faster for large sets; matrix products serve without it"
-    return Check("faiss", "optional", "not installed", advice)
+    try:
+        here = importlib.import_module("distill.neighbours").faiss_in_words()
+    except Exception as error:  # torch absent, or a FAISS that cannot be loaded
+        here = f"not usable: {_one_line(error)}"
+    package = f"faiss-cpu {cpu}" if cpu else f"faiss-gpu {gpu}" if gpu else ""
+    if here.startswith("installed"):
+        return Check("faiss", "ok", f"{package}, {here.removeprefix('installed, ')}" if package else here)
+    if package:
+        return Check("faiss", "optional", f"{package}, but {here}", f"pip install --force-reinstall {package.split()[0]}")
+    return Check("faiss", "optional", here, "pip install faiss-cpu (or faiss-gpu)")
 
 
 def torch_devices_check() -> Check:

@@ -21,6 +21,7 @@ INK, SOFT, GRID = "#1c2430", "#5b6675", "#e3e7ec"
 TEACHER, STUDENT, OTHER = "#3b5b92", "#d1720f", "#8a94a3"
 FAILED = "#b3261e"
 ROLE_COLOURS = {"obstacle": "#49525f", "goal": "#8fc79a", "start": "#a9c4ea", "object": "#e5b567"}
+MARKERS = {"teacher": "o", "student": "D", "baseline": "s"}
 STAGES = {"preprocess_ms": "#b8c4d6", "encode_ms": "#7f9cc7", "head_ms": "#d1720f", "post_ms": "#8a94a3"}
 FEW_MODES = ("#0072b2", "#e07b00", "#009e73", "#8e5bb5", "#56a5d8", "#a0522d", "#d160a6", "#6b8e23")
 
@@ -108,7 +109,7 @@ def success_against_speed(policies: Sequence[Mapping[str, Any]]) -> bytes:
         special = policy.get("is_default_student") or policy.get("is_reference_teacher")
         colour = {"teacher": TEACHER}.get(policy["kind"], STUDENT if special else OTHER)
         axes.errorbar(
-            hz, rate, yerr=[[max(down, 0.0)], [max(up, 0.0)]], fmt="o" if policy["kind"] == "teacher" else "D",
+            hz, rate, yerr=[[max(down, 0.0)], [max(up, 0.0)]], fmt=MARKERS[policy["kind"]],
             color=colour, markersize=9 if special else 6, elinewidth=1.4, capsize=3, zorder=4,
         )  # fmt: skip
         places.append((math.log10(hz), rate, _plain(policy["label"]), bool(special)))

@@ -19,7 +19,9 @@ from tqdm import tqdm
 
 import envs
 from distill.cache import CachePlan, HypothesisDataset, episode_seed, training_frames, write_index, write_shards
+from distill.demonstrated import DemonstrationMemory, NearestDemonstration, SupportMonitor
 from distill.fidelity import average, set_fidelity
+from distill.modes import mode_figures, summarise_modes
 from distill.objectives import chunk_weights
 from distill.plan import Plan, make_plan
 from distill.policies import Policy, StudentPolicy, TeacherPolicy, device_of, plan
@@ -27,7 +29,6 @@ from distill.recipes import Batch, Ingredients, Lesson, Recipe, recipe
 from distill.rollouts import Episode, run_episodes, summarise, to_json
 from distill.run import Run, Stage
 from distill.stages import write_json
-from distill.support import DemonstrationMemory, NearestDemonstration, SupportMonitor, mode_figures, summarise_modes
 from distill.training import Share, StepBatches, batch_indices, fit
 from envs.demonstrations import Demonstrations, record, stored_starts, windows
 from envs.specs import STATE, Demonstration
@@ -312,6 +313,7 @@ class Pipeline:
         config, device = self.config, self.run.accelerator.device
         teacher = self.teacher(self.teach()) if chosen.teacher else None
         if teacher is not None:
+            teacher.use_solver(config.sample.solver or teacher.CACHE_SOLVER)  # what its hypotheses were drawn with
             teacher.requires_grad_(False)
             shape, normaliser = teacher.shape, teacher.normaliser
         else:
@@ -405,7 +407,7 @@ class Pipeline:
         return self._do(self.plan.baselines_evaluated[name], lambda folder: self._evaluate(folder, self.baseline()))
 
     def baseline(self) -> Policy:
-        """The chunk of the nearest demonstration (distill.support)."""
+        """The chunk of the nearest demonstration (distill.demonstrated)."""
         teacher = self.teacher(self.teach())
         memory = DemonstrationMemory(self.demonstrations(), teacher.shape, teacher.normaliser.cpu())
         return NearestDemonstration(memory.to(self.run.accelerator.device))

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import envs
-from distill.config import Config
+from distill.config import Config, check_choice, check_steps_of
 from distill.recipes import recipe
 from distill.run import Stage
 from distill.stages import make_key, sha256_file
@@ -135,7 +135,8 @@ def check_external_teacher(config: Config) -> None:
     """Raise ValueError unless the teacher at teacher.path is whole and was made for this config's task."""
     if config.teacher.path is None:
         return
-    shape, spec = load_teacher(config.teacher.path).shape, envs.task_spec(config.task)
+    teacher, spec = load_teacher(config.teacher.path), envs.task_spec(config.task)
+    shape = teacher.shape
     if shape.task != spec.name:
         raise ValueError(
             f"the teacher at {config.teacher.path} is for task {shape.task!r}, this run's task is {spec.name!r}; "
@@ -154,6 +155,9 @@ def check_external_teacher(config: Config) -> None:
             f"the teacher at {config.teacher.path} sees {shape.observation_steps} observation steps, the config says "
             f"{config.teacher.observation_steps}; add --teacher.observation-steps {shape.observation_steps}"
         )
+    if config.sample.solver:
+        check_choice("sample.solver", config.sample.solver, teacher.SOLVERS)
+    check_steps_of(type(teacher), config)
     alone = [name for name in config.student.objectives if not recipe(name).teacher]
     if alone and shape.horizon != config.teacher.horizon:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -115,17 +116,25 @@ class SetRecipe:
                 f"student.num_latents: got {settings.num_latents}, but {name} has only the {config.sample.num_hypotheses} "
                 "noises of the cache an observation; lower it or raise sample.num_hypotheses"
             )
-        if self.objective.noise and config.teacher.path is None and config.teacher.kind != "flow":
-            raise ValueError(f"{name} needs a teacher of kind 'flow': others use more noise than a student's latent holds")
+        own = config.teacher.path is None
+        if self.objective.noise and own and (config.teacher.kind == "energy" or config.sample.solver == "ddpm"):
+            raise ValueError(
+                f"{name} pairs each chunk with the one noise it was made from, and this teacher takes new noise at every "
+                "step; use --student.objectives chamfer_energy --student.default chamfer_energy"
+            )
 
     def rows(self, settings: StudentConfig) -> int:
         return settings.batch_size
 
     def build(self, given: Ingredients) -> nn.Module:
         settings = given.settings
-        if self.objective.noise and not isinstance(given.teacher, FlowTeacher):
-            raise ValueError(f"{self.label} makes a flow teacher's noise again, got {type(given.teacher).__name__}")
-        latent = given.shape.horizon * given.shape.action_size if self.objective.noise else settings.latent_size
+        chunk = (given.shape.horizon, given.shape.action_size)
+        if self.objective.noise and (given.teacher is None or given.teacher.noise_shape(1) != chunk):
+            raise ValueError(
+                f"{self.label} pairs each chunk with the one noise it was made from; {type(given.teacher).__name__} takes "
+                "more than one. Use the objective chamfer_energy"
+            )
+        latent = math.prod(chunk) if self.objective.noise else settings.latent_size
         student = OneStepStudent(given.shape, latent, identity=self.objective.noise)
         student.normaliser.load_state_dict(given.normaliser.state_dict())
         if given.teacher is not None and settings.warm_start and given.teacher.shape == given.shape:
@@ -147,9 +156,9 @@ class SetRecipe:
         else:
             teacher_BKTA = student.normaliser.normalise_action(batch["action"])[:, None]
         if self.objective.noise:
-            chosen_BM = draws[0].argsort(-1)[:, : given.settings.num_latents]
-            teacher_BKTA = teacher_BKTA.gather(1, chosen_BM[..., None, None].expand(-1, -1, *teacher_BKTA.shape[2:]))
-            seeds = batch["seed"].gather(1, chosen_BM).cpu().numpy()
+            order_BK = draws[0].argsort(-1)  # the first M of a fresh order are the partners
+            teacher_BKTA = teacher_BKTA.gather(1, order_BK[..., None, None].expand(-1, -1, *teacher_BKTA.shape[2:]))
+            seeds = batch["seed"].gather(1, order_BK[:, : given.settings.num_latents]).cpu().numpy()
             latents_BMZ = noise_of(seeds, tuple(teacher_BKTA.shape[2:])).flatten(2).to(teacher_BKTA.device)
         if self.objective.choose is not None:
             with torch.no_grad():

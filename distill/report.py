@@ -107,6 +107,7 @@ def html(folder: Path, results: Mapping[str, Any]) -> str:
         clips=clips,
         clip_notes=clip_notes,
         commands=results["made"].get("commands") or [],
+        baselines=[policy["label"] for policy in results["policies"] if policy["kind"] == "baseline"],
         teacher=tables.reference_teacher(results),
         student=tables.default_student(results),
         fidelity_at=next((p["fidelity"] for p in results["policies"] if p.get("fidelity")), None),

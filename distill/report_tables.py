@@ -209,6 +209,7 @@ def main_table(results: Mapping[str, Any]) -> Table:
 def _main_row(policy: Policy, teacher: Policy | None, floor: Mapping[str, Any] | None) -> tuple[Cell, ...]:
     latency = policy.get("latency")
     role = "reference teacher" if policy.get("is_reference_teacher") else policy["kind"]
+    role = "baseline, nothing is trained" if policy["kind"] == "baseline" else role
     role = "default student" if policy.get("is_default_student") else role
     mark = "student" if policy.get("is_default_student") else "teacher" if policy.get("is_reference_teacher") else ""
     tone = comparison(policy)
@@ -223,7 +224,7 @@ def _main_row(policy: Policy, teacher: Policy | None, floor: Mapping[str, Any] |
     speedup = policy.get("speedup")
     slower = not _missing(speedup) and speedup < 0.95  # type: ignore[operator]
     return (
-        Cell(policy["label"], (role, _parameters(policy.get("parameters"))), mark),
+        Cell(policy["label"], (role, _parameters(policy)), mark),
         Cell(
             percent(policy["success_rate"]),
             (
@@ -290,7 +291,8 @@ FIDELITY: tuple[tuple[str, str, str, Callable[[float | None], str]], ...] = (
     ("recall", "Recall", "share of teacher samples that lie among these", percent),
     ("coverage", "Coverage", "share of teacher samples with one of these nearby", percent),
     ("outside_share", "Outside",
-     "share of samples farther from every teacher sample than teacher samples are from each other", percent),
+     "share of samples farther from every teacher sample than teacher samples are from each other, and than 1 % of half an "
+     "action's range", percent),
 )  # fmt: skip
 
 
@@ -392,8 +394,10 @@ def distilling_line(results: Mapping[str, Any]) -> str:
     )
 
 
-def _parameters(count: int | None) -> str:
-    return "parameters unknown" if count is None else f"{count:,} parameters"
+def _parameters(policy: Policy) -> str:
+    """A baseline without a network has no parameters, only what it remembers."""
+    count, what = policy.get("parameters"), "stored numbers" if policy["kind"] == "baseline" else "parameters"
+    return f"{what} unknown" if count is None else f"{count:,} {what}"
 
 
 def _missing(value: Any) -> bool:

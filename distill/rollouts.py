@@ -22,7 +22,7 @@ from students.selection import ONE_SAMPLE, Memory, Selection, choose, draw_candi
 
 
 class Monitor(Protocol):
-    """What says whether observations are like the training observations: distill.support.SupportMonitor."""
+    """What says whether observations are like the training observations: distill.demonstrated.SupportMonitor."""
 
     def are_outside(self, states_BOS: np.ndarray) -> Sequence[bool]: ...
 

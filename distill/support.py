@@ -1,23 +1,19 @@
-"""The teacher's support over the whole cache: pooled neighbours, duplicates, modes, and what lies outside of it."""
+"""The teacher's support over the whole cache: an index of its hypotheses, pooled figures, duplicates and novelty."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from distill.cache import HypothesisDataset
 from distill.neighbours import faiss_available, faiss_sees_gpu, gpu_resources, nearest_k, say_faiss_is_missing
 from distill.objectives import embed
-from envs.demonstrations import Demonstrations, windows
 from envs.specs import STATE
-from teachers.contract import Observation
-from teachers.networks import PolicyShape
 from teachers.normalisation import Normaliser
 
 IVF_FROM = 200_000
@@ -27,12 +23,6 @@ PROBES = 32
 """Lists of an approximate index that a query looks through; more finds more of the true neighbours and takes longer."""
 
 SAMPLES_PER_LIST = 40
-
-MODE_RATIO = 2.0
-"""Least ratio of the empty space between two modes to the widest step within them."""
-
-CALIBRATION = 4096
-"""Most training observations whose own distances set a monitor's threshold: each is compared with all others."""
 
 _NUMBERS_AT_ONCE = 2**24
 
@@ -263,243 +253,3 @@ def novelty(index: HypothesisIndex, vectors_ND: Tensor, first: int, neighbours: 
     """Distance `[N]` of vectors first, first + 1, .. of an index to their `neighbours`-th other vector in it."""
     own_N = torch.arange(first, first + len(vectors_ND), device=vectors_ND.device)
     return index.search(vectors_ND, neighbours, own_N)[0][:, -1]
-
-
-# -- modes -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Modes:
-    """How one observation's hypotheses fall apart. label_K: each one's mode; shares: of the modes, largest first."""
-
-    label_K: Tensor
-    shares: Tensor
-
-    @property
-    def count(self) -> int:
-        return len(self.shares)
-
-
-def modes_per_observation(
-    chunks_BKTA: Tensor, weights_A: Tensor, ratio: float = MODE_RATIO, smallest: int | None = None
-) -> list[Modes]:
-    """The modes of each observation's K chunks, by single linkage cut where its steps grow most.
-
-    Single linkage joins the nearest groups first; h_i is the distance of the i-th join. The cut is where h_(i+1) / h_i
-    is greatest of all that leave at least two groups of `smallest` chunks or more (at least 4, and 5 % of K), and there
-    is one mode unless that ratio reaches `ratio`. Chunks of smaller groups go to the mode of their nearest chunk.
-    So a mode that the teacher takes seldom needs a large K to be seen: 4 of 16 are 25 %, 4 of 64 are 6 %. A chain of
-    strays between two modes joins them. Drawn 1000 times, Gaussian sets of 16 / 32 / 64 look many-moded in 8 / 4 / 2 %
-    in one dimension and in 0.2 % or less in two and three; two equal Gaussians are told apart in 97 % or more when 10
-    standard deviations apart, 55 to 98 % at 8, seldom below 6. It errs towards one mode.
-    """
-    if chunks_BKTA.ndim != 4 or not bool(torch.isfinite(chunks_BKTA).all()):
-        raise ValueError(f"got {tuple(chunks_BKTA.shape)}, expected finite chunks [B, K, T, A]")
-    smallest = max(4, math.ceil(0.05 * chunks_BKTA.shape[1])) if smallest is None else smallest
-    return [_modes(points_KD, ratio, smallest) for points_KD in embed(chunks_BKTA, weights_A).double().cpu().numpy()]
-
-
-def _modes(points_KD: np.ndarray, ratio: float, smallest: int) -> Modes:
-    from scipy.cluster.hierarchy import fcluster, linkage
-    from scipy.spatial.distance import pdist
-
-    label_K = np.zeros(len(points_KD), dtype=np.int64)
-    if len(points_KD) >= 2 * smallest:
-        distance = pdist(points_KD)
-        tree = linkage(distance, "single")
-        height = tree[:, 2]
-        tiny = max(1e-9, 1e-6 * height[-1])  # copies join at zero: no ratio can be taken from that
-        growth = height[1:] / np.maximum(height[:-1], tiny)
-        for cut in np.argsort(-growth, kind="stable"):
-            if growth[cut] < ratio:
-                break
-            group_K = fcluster(tree, height[cut], "distance")
-            large = np.flatnonzero(np.bincount(group_K) >= smallest)
-            if len(large) >= 2:
-                label_K = _joined(points_KD, group_K, large)
-                break
-    shares = np.bincount(label_K) / len(label_K)
-    order = np.argsort(-shares, kind="stable")
-    return Modes(torch.from_numpy(np.argsort(order)[label_K]), torch.from_numpy(shares[order]).float())
-
-
-def _joined(points_KD: np.ndarray, group_K: np.ndarray, large: np.ndarray) -> np.ndarray:
-    """Labels 0, 1, .. of the large groups; every other point gets that of the nearest point in one of them."""
-    from scipy.spatial.distance import cdist
-
-    inside = np.flatnonzero(np.isin(group_K, large))
-    winner_K = inside[cdist(points_KD, points_KD[inside]).argmin(1)]
-    label_K: np.ndarray = np.searchsorted(large, group_K[winner_K])
-    return label_K
-
-
-def mode_share_error(policy_MTA: Tensor, teacher_KTA: Tensor, modes: Modes, weights_A: Tensor) -> float:
-    """Total variation, 0 to 1, between the shares of a teacher's modes and those a policy's chunks fall into.
-
-    A chunk falls into the mode of its nearest teacher chunk, wherever it lies: read it beside `outside_share`, a mean
-    of two modes is counted as one of them. Its floor is the same figure of a second teacher set of M chunks.
-    """
-    policy_1MD, teacher_1KD = embed(policy_MTA[None], weights_A), embed(teacher_KTA[None], weights_A)
-    label_M = modes.label_K.to(teacher_1KD.device)[nearest_k(policy_1MD, teacher_1KD, 1)[1][0, :, 0]]
-    shares = torch.bincount(label_M, minlength=modes.count).cpu() / len(policy_MTA)
-    return float(0.5 * (shares - modes.shares).abs().sum())
-
-
-def mode_figures(policy_MTA: Tensor, teacher_KTA: Tensor, second_MTA: Tensor, weights_A: Tensor) -> dict[str, Any]:
-    """One observation, for JSON: how many modes, their shares, the policy's share error, and a second teacher set's.
-
-    Raises ValueError when the policy's set and the second one differ in size: a smaller set errs more by chance alone.
-    """
-    if len(policy_MTA) != len(second_MTA):
-        raise ValueError(f"got {len(policy_MTA)} chunks and {len(second_MTA)} for the floor, expected equally many")
-    (modes,) = modes_per_observation(teacher_KTA[None], weights_A)
-    return {
-        "modes": modes.count, "shares": [round(float(share), 4) for share in modes.shares],
-        "share_error": mode_share_error(policy_MTA, teacher_KTA, modes, weights_A),
-        "share_error_floor": mode_share_error(second_MTA, teacher_KTA, modes, weights_A),
-    }  # fmt: skip
-
-
-def summarise_modes(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How many observations have 1, 2, .. modes, and the share errors over those with several; None where none has."""
-    many = [row for row in rows if row["modes"] > 1]
-    return {
-        "observations": len(rows),
-        "observations_by_modes": np.bincount([row["modes"] for row in rows])[1:].tolist() if rows else [],
-        **{name: float(np.mean([row[name] for row in many])) if many else None
-           for name in ("share_error", "share_error_floor") if not rows or name in rows[0]},
-    }  # fmt: skip
-
-
-def modes_of_cache(dataset: HypothesisDataset, weights_A: Tensor, most: int = 2048) -> dict[str, Any]:
-    """`summarise_modes` of a cache's observations, of at most `most` spread evenly over it."""
-    rows = np.unique(np.linspace(0, len(dataset) - 1, min(most, len(dataset))).round().astype(int)).tolist()
-    return summarise_modes([
-        {"modes": modes.count}
-        for _, chunks_BKTA in cache_blocks(dataset, rows) for modes in modes_per_observation(chunks_BKTA, weights_A)
-    ])  # fmt: skip
-
-
-# -- at run time -------------------------------------------------------------------------------------------------------
-
-
-class SupportMonitor(nn.Module):
-    """Says whether an observation is farther from the training observations than they are from each other.
-
-    Distance: root mean square difference of normalised state histories, to the nearest training observation.
-    threshold: the quantile of the training observations' distances to the nearest one of another group.
-    """
-
-    state_ND: Tensor
-
-    def __init__(
-        self, state_NOS: Tensor, group_N: Tensor, normaliser: Normaliser, quantile: float = 0.99
-    ) -> None:
-        """state_NOS: raw; group_N: what is left out together, at least two.
-
-        Take the start of each frame's episode, not the episode: demonstrations of one start begin in one state, and a
-        threshold from those would call every new start foreign. At most `CALIBRATION` observations are compared.
-        Raises ValueError for fewer than two groups, shapes that do not match, or a quantile outside 0 .. 1.
-        """
-        super().__init__()
-        if state_NOS.ndim != 3 or group_N.shape != state_NOS.shape[:1] or len(group_N.unique()) < 2:
-            raise ValueError(
-                f"got states {tuple(state_NOS.shape)} in {len(group_N.unique())} groups {tuple(group_N.shape)}, "
-                "expected [N, O, S] and [N] with two groups or more: leave-one-out needs another to compare with"
-            )
-        if not 0 <= quantile <= 1:
-            raise ValueError(f"quantile must be in 0 .. 1, got {quantile}")
-        self.normaliser = normaliser
-        self.register_buffer("state_ND", state_vectors(state_NOS, normaliser))
-        chosen = torch.linspace(0, len(state_NOS) - 1, min(CALIBRATION, len(state_NOS))).round().long()
-        distance = []
-        for row_n in chosen.split(max(1, _NUMBERS_AT_ONCE // len(state_NOS))):
-            distance_nN = _differences(self.state_ND[row_n], self.state_ND)
-            distance_nN[group_N[row_n, None] == group_N] = torch.inf
-            distance.append(distance_nN.amin(-1))
-        self.threshold = float(torch.cat(distance).quantile(quantile))
-
-    @torch.no_grad()
-    def distance(self, state_BOS: Tensor) -> Tensor:
-        """`[B]` distances of raw state histories; NaN for a state that is not finite."""
-        distance_BN = _differences(state_vectors(state_BOS.to(self.state_ND), self.normaliser), self.state_ND)
-        return distance_BN.amin(-1)
-
-    def is_outside(self, state_OS: Tensor) -> bool:
-        """Whether one raw state history lies beyond the threshold; a state that is not finite does."""
-        return self.are_outside(state_OS[None].cpu().numpy())[0]
-
-    def are_outside(self, states_BOS: np.ndarray) -> list[bool]:
-        """The same for several, on the host."""
-        distance_B = self.distance(torch.from_numpy(np.ascontiguousarray(states_BOS)))
-        return [not value <= self.threshold for value in distance_B.tolist()]
-
-
-class DemonstrationMemory(nn.Module):
-    """All training observations and the chunks that follow them, as a module: they are its parameters, never trained."""
-
-    episode_N: Tensor
-
-    def __init__(self, demonstrations: Demonstrations, shape: PolicyShape, normaliser: Normaliser) -> None:
-        super().__init__()
-        states, chunks = windows(
-            demonstrations, np.arange(demonstrations.num_frames), shape.observation_steps, shape.horizon
-        )
-        self.shape, self.normaliser = shape, normaliser
-        vectors, actions = state_vectors(torch.from_numpy(states), normaliser), torch.from_numpy(chunks)
-        self.state_ND = nn.Parameter(vectors, requires_grad=False)
-        self.chunk_NTA = nn.Parameter(normaliser.normalise_action(actions), requires_grad=False)
-        self.register_buffer("episode_N", torch.from_numpy(demonstrations.episode_index))
-
-
-@dataclass(frozen=True)
-class NearestDemonstration:
-    """The baseline without a network: do what was done after the most similar training observation.
-
-    neighbours: the chunk is one of those of the nearest observations of that many episodes, drawn evenly. One per
-    episode: the frames beside the nearest one would else fill the places, and all of them go the same way.
-    """
-
-    module: DemonstrationMemory
-    neighbours: int = 1
-    name: str = "nearest_demonstration"
-
-    def __post_init__(self) -> None:
-        episodes = int(self.module.episode_N[-1]) + 1
-        if not 1 <= self.neighbours <= episodes:
-            raise ValueError(f"got {self.neighbours} neighbours, expected 1 to {episodes}: one from each episode")
-
-    @property
-    def evaluations(self) -> int:
-        return 0
-
-    @property
-    def shape(self) -> PolicyShape:
-        return self.module.shape
-
-    def draw(self, samples: int, generator: torch.Generator) -> Tensor:
-        """Which of the neighbours, `[S]`."""
-        return torch.randint(self.neighbours, (samples,), generator=generator)
-
-    def encode(self, observation: Observation) -> Tensor:
-        """Raw observation to its normalised state history `[B, O*S]`."""
-        return state_vectors(observation[STATE], self.module.normaliser)
-
-    def head(self, condition_BC: Tensor, draws: Tensor) -> Tensor:
-        """The demonstrated chunks `[B, S, T, A]`, normalised, of the neighbours drawn `[B, S]`."""
-        distance_BN = _differences(condition_BC, self.module.state_ND)
-        if self.neighbours == 1:
-            frame_Bk = distance_BN.argmin(-1, keepdim=True)
-        else:
-            episode_BN = self.module.episode_N.expand_as(distance_BN)
-            best_BE = distance_BN.new_full((len(distance_BN), int(self.module.episode_N[-1]) + 1), torch.inf)
-            best_BE = best_BE.scatter_reduce(1, episode_BN, distance_BN, "amin")
-            chosen_Bk = best_BE.topk(self.neighbours, dim=-1, largest=False).indices
-            other_BkN = episode_BN[:, None] != chosen_Bk[..., None]
-            frame_Bk = distance_BN[:, None].masked_fill(other_BkN, torch.inf).argmin(-1)
-        return self.module.chunk_NTA[frame_Bk.gather(1, draws)]
-
-
-def _differences(first_MD: Tensor, second_ND: Tensor) -> Tensor:
-    """All distances `[M, N]` by differences: neighbouring states are too close for a product's rounding."""
-    return torch.cdist(first_MD, second_ND, compute_mode="donot_use_mm_for_euclid_dist")

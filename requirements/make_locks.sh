@@ -43,7 +43,9 @@ write() { # write LOCK: the lock's comment head, then what stands on the input
 for part in torch core torchcfm test; do direct "$part" > "$work/$part.txt"; done
 # a CPU build of torch, wherever pip finds one
 "${pip[@]}" install -r "$work/torch.txt" --extra-index-url "$torch_index"
-"${pip[@]}" install -r "$work/core.txt"
+# diffusers asks for importlib_metadata, any; its newest versions bring lazy-importer, which nothing here imports
+echo 'importlib_metadata<9' > "$work/held.txt"
+"${pip[@]}" install -r "$work/core.txt" -c "$work/held.txt"
 "${pip[@]}" install --no-deps -r "$work/torchcfm.txt"
 frozen > "$work/cpu"
 if grep -qi '^nvidia' "$work/cpu"; then

@@ -52,14 +52,14 @@ def sampling_schedule(num_steps: int) -> DDIMScheduler:
     return schedule
 
 
-def check_steps(num_steps: int) -> None:
-    """Raise ValueError unless the steps divide the levels.
+def check_steps(num_steps: int, name: str = "num_steps") -> None:
+    """Raise ValueError, with the name of the setting, unless the steps divide the levels.
 
     diffusers takes steps of LEVELS // num_steps whatever that leaves over, and would stop short of the data.
     """
     if num_steps < 1 or LEVELS % num_steps:
         possible = [steps for steps in range(1, LEVELS + 1) if LEVELS % steps == 0]
-        raise ValueError(f"num_steps: got {num_steps}, a diffusion teacher needs a divisor of {LEVELS}: one of {possible}")
+        raise ValueError(f"{name}: got {num_steps}, a diffusion teacher needs a divisor of {LEVELS}: one of {possible}")
 
 
 class DiffusionTeacher(TrainedTeacher):

@@ -95,7 +95,7 @@ class Block(nn.Module):
         self.to_qkv = nn.Linear(width, 3 * width)
         self.from_attention = nn.Linear(width, width)
         self.feedforward = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
         self.modulation = nn.Linear(width, 6 * width)
         nn.init.zeros_(self.modulation.weight)

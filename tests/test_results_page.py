@@ -9,6 +9,12 @@ from math import comb
 import pytest
 
 from benchmarks import objectives, results_page
+from distill.cli import read_command
+from distill.config import Config
+from distill.recipes import recipe
+
+DEFAULT = results_page.DEFAULT
+LABEL = recipe(DEFAULT).label
 
 
 def row(policy, success, modes, phase="main", name="", flags=(), **changes):
@@ -28,7 +34,7 @@ def fidelity(energy, outside):
 SEED0 = [
     row("teacher_50", "1111111111", (5, 5), nfe=50, train_cpu_s=None, entropy=1.0),
     row("teacher_1", "0000000000", (0, 0), train_cpu_s=None, entropy=None, fidelity=fidelity(0.5, 0.9)),
-    row("chamfer_energy", "1111111101", (5, 4), entropy=0.98, fidelity=fidelity(0.01, 0.04)),
+    row(DEFAULT, "1111111101", (5, 4), entropy=0.98, fidelity=fidelity(0.01, 0.04)),
     row("regression", "0000000011", (2, 0), entropy=0.0, fidelity=fidelity(0.4, 0.8)),
     # measured again later: this one is taken
     row("chamfer", "0000000000", (0, 0), "objectives"),
@@ -37,7 +43,7 @@ SEED0 = [
 ]
 SEED1 = [
     row("teacher_50", "1111111110", (5, 4), nfe=50, train_cpu_s=None, entropy=0.9),
-    row("chamfer_energy", "1111111111", (6, 4), entropy=0.96, train_cpu_s=40.0, fidelity=fidelity(0.03, 0.08)),
+    row(DEFAULT, "1111111111", (6, 4), entropy=0.96, train_cpu_s=40.0, fidelity=fidelity(0.03, 0.08)),
 ]
 
 
@@ -97,7 +103,7 @@ def test_what_is_not_known_is_not_made_up(tmp_path):
 def test_the_table_of_a_task(tmp_path):
     write(tmp_path, seed0=SEED0, seed1=SEED1)
     page = results_page.page(tmp_path)
-    cells = line(page, "**Chamfer + energy student**", "## `detour`")
+    cells = line(page, f"**{LABEL}**", "## `detour`")
     assert cells[1:6] == ["2", "20", "1", "1,234", "95.0 % (76.4 to 99.1)"]
     assert cells[6].startswith("0.0 (−") and cells[7:9] == ["2/2", "0.970"]
     assert float(cells[9]) == pytest.approx(1 / 19 / floor_of(19, 19, 21 / 38), abs=0.06)
@@ -109,7 +115,7 @@ def test_the_table_of_a_task(tmp_path):
     assert chamfer[1:6] == ["**1 of 2**", "10", "1", "1,234", "100.0 % (72.2 to 100.0)"]
     labels = re.findall(r"^\| (.+?) \|", page[page.index("## `detour`") :].split("\n\n")[1], re.MULTILINE)
     assert labels == ["policy", "---", "teacher, 50 steps", "teacher, 1 step", "Chamfer student ▲",
-                      "**Chamfer + energy student**", "Consistency distillation", "Regression student"]  # fmt: skip
+                      f"**{LABEL}**", "Consistency distillation", "Regression student"]  # fmt: skip
     # of the same seed: 10 of 10 against 9 of 10
     assert re.search(r"by the default from the same starts: Chamfer student by \+10\.0 .* points, which may be chance\.", page)
     # consistency's 0.005 against the default's 0.01 of seed 0; 0.02 is more than that, though less than it is over both seeds
@@ -142,41 +148,41 @@ def test_a_student_that_another_task_has_is_missed(tmp_path):
 def test_ablations_stand_beside_the_default_of_the_same_seed(tmp_path):
     selected = row("teacher_50", "1100000000", (1, 1), "ablations", "K = 4")  # rolled out as that row says
     rows = [
-        *SEED0, selected, row("chamfer_energy", "1111111111", (5, 5), "ablations", "K = 32", switch_rate=0.25),
-        row("chamfer_energy", "1111111000", (4, 3), "ablations", "K = 4"), row("rs_imle", "1111100000", (3, 2), "objectives"),
+        *SEED0, selected, row(DEFAULT, "1111111111", (5, 5), "ablations", "K = 32", switch_rate=0.25),
+        row(DEFAULT, "1111111000", (4, 3), "ablations", "K = 4"), row("rs_imle", "1111100000", (3, 2), "objectives"),
         row("rs_imle@0.1", "1111000000", (2, 2), "ablations", "epsilon = 0.1"),
     ]  # fmt: skip
     write(tmp_path, seed0=rows, seed1=SEED1)
     part = results_page.page(tmp_path).split("## Ablations")[1].split("\n## ")[0]
     assert re.findall(r"^\| (.+?) \| 1 \|", part, re.MULTILINE) == [
-        "teacher, 50 steps", "**Chamfer + energy student**", "RS-IMLE student", "K = 4", "K = 32 ▲",
+        "teacher, 50 steps", f"**{LABEL}**", "RS-IMLE student", "K = 4", "K = 32 ▲",
         "epsilon = 0.1: rs_imle@0.1",
     ]  # fmt: skip
     few = line(part, "K = 4")
     assert few[6].startswith("−30.0 (") and few[-2].startswith("−20.0 (")  # to the main teacher, to the default
     assert line(part, "K = 32 ▲")[-1] == "25.0 %"
-    assert line(part, "**Chamfer + energy student**")[2] == "10"  # not the other seed's
-    assert "K = 16, M = 8, latent size = 8" in part
+    assert line(part, f"**{LABEL}**")[2] == "10"  # not the other seed's
+    assert f"K = {Config().sample.num_hypotheses}, M = {Config().student.num_latents}, latent size = " in part
 
 
 def test_a_teacher_of_another_kind_is_compared_with_itself(tmp_path):
     rows = [
         *SEED0, row("teacher_50", "1111111100", (4, 4), "teachers", "diffusion teacher", nfe=50),
-        row("chamfer_energy", "1111111110", (5, 4), "teachers", "diffusion teacher"),
+        row(DEFAULT, "1111111110", (5, 4), "teachers", "diffusion teacher"),
     ]  # fmt: skip
     write(tmp_path, seed0=rows)
     part = results_page.page(tmp_path).split("## Teachers of other kinds")[1].split("\n## ")[0]
     assert line(part, "diffusion teacher, 50 steps")[6] == "reference"
-    assert line(part, "diffusion teacher: Chamfer + energy student")[6].startswith("+10.0 (")
+    assert line(part, f"diffusion teacher: {LABEL}")[6].startswith("+10.0 (")
     assert re.search(r"diffusion teacher, 50 steps: −20\.0 \(", part)
-    assert "; diffusion teacher: Chamfer + energy student: 0.0 (" in part
+    assert f"; diffusion teacher: {LABEL}: 0.0 (" in part
 
 
 def test_distilled_against_the_demonstrations_alone(tmp_path):
     def rows(count, distilled, rival):
         name = f"{count} demonstrations"
         return [row("teacher_50", "1" * 10, (5, 5), "demonstrations", name),
-                row("chamfer_energy", distilled, (1, 1), "demonstrations", name),
+                row(DEFAULT, distilled, (1, 1), "demonstrations", name),
                 row("imle_policy", rival, (1, 1), "demonstrations", name, train_cpu_s=90.0)]  # fmt: skip
 
     rows = [*rows(100, "1111111100", "1111111111"), *rows(20, "1111111111", "0000000000")]
@@ -198,6 +204,18 @@ def test_episodes_that_do_not_pair_are_refused(tmp_path):
         results_page.pool(found, ("main", "", "chamfer"))
     with pytest.raises(ValueError, match="run benchmarks/objectives.py"):
         results_page.read(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("phase", objectives.PHASES)
+def test_every_row_of_the_grid_is_a_run_that_can_be_made(phase, monkeypatch):
+    monkeypatch.chdir(objectives.ROOT)
+    for row in objectives.PHASES[phase]:
+        recipes = row.recipes or ("regression",)
+        for task in row.tasks:
+            command = ["evaluate", "--config", f"configs/{task}.yaml", "--student.objectives", *recipes, "--student.default",
+                       recipes[0], "--evaluate.teacher-steps", *map(str, row.teacher_steps), *row.flags]  # fmt: skip
+            _, _, config = read_command(command)
+            assert config.task == task and config.evaluate.teacher_steps[0] == 50
 
 
 def test_the_page_knows_every_phase_of_the_grid():

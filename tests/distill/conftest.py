@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,20 +13,29 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from distill.cache import HypothesisDataset, shard_name
+from distill.config import StudentConfig
+from envs.specs import STATE
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "distill.py"
 
-TINY = """\
+DEFAULT = StudentConfig().default
+
+TINY = f"""\
 processes: 1
-demos: {train_starts: 2}
-teacher: {training_steps: 20, batch_size: 16, warmup_steps: 5, candidates: 2, width: 32, depth: 1, heads: 2,
-  horizon: 16, patch: 8}
-sample: {num_hypotheses: 4, num_steps: 2, num_observations: 40, shard_size: 16, batch_size: 8}
-student: {objectives: [regression, chamfer_energy], training_steps: 10, batch_size: 8, num_latents: 4,
-  warmup_steps: 2, candidates: 2}
-evaluate: {test_starts: 6, validation_starts: 4, teacher_steps: [4, 1], execution_horizon: 8, fidelity_observations: 5,
-  fidelity_samples: 8, latency_calls: 20, latency_warmup: 2}
+demos: {{train_starts: 2}}
+teacher: {{training_steps: 20, batch_size: 16, warmup_steps: 5, candidates: 2, width: 32, depth: 1, heads: 2,
+  horizon: 16, patch: 8}}
+sample: {{num_hypotheses: 4, num_steps: 2, num_observations: 40, shard_size: 16, batch_size: 8}}
+student: {{objectives: [regression, {DEFAULT}], training_steps: 10, batch_size: 8, num_latents: 4,
+  warmup_steps: 2, candidates: 2}}
+evaluate: {{test_starts: 6, validation_starts: 4, teacher_steps: [4, 1], execution_horizon: 8, fidelity_observations: 5,
+  fidelity_samples: 8, latency_calls: 20, latency_warmup: 2}}
 """
 
 RUN = "avoid-seed0"
@@ -111,3 +121,21 @@ def main(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], int]:
 def whole() -> SimpleNamespace:
     """How to start the launch script in a process of its own, and to see which files were touched."""
     return SimpleNamespace(command=command, environment=environment, run_command=run_command, stamps=stamps)
+
+
+def _normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> HypothesisDataset:
+    """23 observations of 8 hypotheses in shards of 5; in the first 20 they are two clumps of chunks, then one."""
+    states = _normal(23, 2, 2)
+    chunks = 0.05 * _normal(23, 8, 4, 2, seed=1)
+    chunks[:20, 4:] += 1.0
+    for shard in range(5):
+        part = slice(5 * shard, 5 * shard + 5)
+        tensors = {STATE: states[part], "hypotheses": chunks[part].half(), "seed": torch.zeros(len(states[part]), 8).long()}
+        save_file({name: value.contiguous() for name, value in tensors.items()}, tmp_path / shard_name(shard))
+    (tmp_path / "index.json").write_text(json.dumps({"observations": 23, "num_hypotheses": 8, "shard_size": 5}))
+    return HypothesisDataset(tmp_path)

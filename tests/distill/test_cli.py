@@ -10,9 +10,11 @@ import pytest
 
 import distill
 from distill.cli import flag_names, read_command
+from distill.config import StudentConfig
 from distill.launch import wanted_processes
 
 ROOT = Path(__file__).parents[2]
+DEFAULT = StudentConfig().default
 
 FLAGS = [
     "task", "name", "runs_dir", "seed", "processes", "wandb",
@@ -74,6 +76,7 @@ def test_the_package_wins_over_the_script_of_the_same_name() -> None:
         ("--config nowhere.yaml", "no config at nowhere.yaml; presets: .*"),
         ("--seed 1 --config", "--config: got nothing, expected a YAML file such as configs/avoid.yaml"),
         ("--config=", "--config: got nothing, expected a YAML file such as configs/avoid.yaml"),
+        ("--teacher.kind diffusion --sample.num-steps 30", "sample.num_steps: got 30, a diffusion teacher needs a divisor"),
         ("--student.default regresion", "unknown 'regresion'.*Did you mean 'regression'?"),
         ("--teacher.solver heum", "teacher.solver: unknown 'heum'.*Did you mean 'heun'?"),
         ("--teacher.path nowhere", "no policy at nowhere: expected a folder with config.json and model.safetensors"),
@@ -165,13 +168,12 @@ def test_lists_and_switches_as_flags() -> None:
 
 
 def test_a_dry_run_prints_every_stage_and_makes_nothing(main, capsys) -> None:
-    assert main(["--dry-run", "--seed", "5", "--student.objectives", "regression", "chamfer_energy"]) == 0
+    assert main(["--dry-run", "--seed", "5", "--student.objectives", "regression", DEFAULT]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "run runs/avoid-seed5 (task avoid, seed 5)"
     named = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines[1:]}
-    assert {"demos", "teach", "sample", "distill/regression", "evaluate/chamfer_energy", "latency", "report"} <= set(
-        named
-    )
+    assert {"demos", "teach", "sample", "distill/regression", f"evaluate/{DEFAULT}", "evaluate/nearest_demonstration",
+            "latency", "report"} <= set(named)  # fmt: skip
     assert set(named.values()) == {"to do"} and "distill/chamfer" not in named
     assert _nothing_was_made()
 
@@ -187,7 +189,7 @@ def test_a_dry_run_says_what_is_done_and_what_a_change_would_make_again(main, ca
     assert set(plan().values()) == {"done"}
     changed = plan("--student.training-steps", "11")
     again = {name for name, state in changed.items() if state.startswith("to do (settings changed")}
-    students = ("regression", "chamfer_energy")
+    students = ("regression", DEFAULT)
     assert again == {f"{part}/{name}" for part in ("train", "distill", "evaluate") for name in students} | {
         "latency",
         "report",

@@ -157,6 +157,7 @@ def _with(section: str, **changes: Any) -> Config:
         ("student", {"objectives": ("chamfer", "chamfer"), "default": "chamfer"}, "got a name twice"),
         ("student", {"num_latents": 1}, r"student\.num_latents: got 1, expected at least 2"),
         ("student", {"num_latents": 0}, r"student\.num_latents: got 0"),
+        ("sample", {"solver": "heum"}, r"sample\.solver: unknown 'heum'.*Did you mean 'heun'"),
         ("student", {"latent_size": 0}, r"student\.latent_size: got 0"),
         ("evaluate", {"teacher_steps": ()}, r"evaluate\.teacher_steps: got \[\]"),
         ("evaluate", {"teacher_steps": (4, 0)}, r"evaluate\.teacher_steps: got \[4, 0\]"),
@@ -189,6 +190,25 @@ def test_what_can_work_is_let_through() -> None:
     validate(_with("student", width=64, depth=2))
     validate(_with("student", objectives=tuple(RECIPES), default="reflow"))
     validate(_with("student", objectives=("chamfer+0.5energy_distance", "rs_imle@0.1"), default="rs_imle@0.1"))
+
+
+def test_a_diffusion_teachers_steps_divide_its_levels() -> None:
+    def config(num_steps: int, *teacher_steps: int, kind: str = "diffusion") -> Config:
+        chosen = replace(_with("teacher", kind=kind), sample=replace(Config().sample, num_steps=num_steps))
+        return replace(chosen, evaluate=replace(chosen.evaluate, teacher_steps=teacher_steps))
+
+    validate(config(20, 100, 50, 1))
+    for wrong, message in (
+        (config(16, 50), r"sample\.num_steps: got 16, a diffusion teacher needs a divisor of 100: one of \[1, 2, 4, 5, 10,"),
+        (config(20, 50, 8), r"evaluate\.teacher_steps: got 8, a diffusion teacher needs a divisor of 100"),
+        (config(20, 101), r"evaluate\.teacher_steps: got 101"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            validate(wrong)
+    validate(config(16, 50, 8, kind="flow"))
+    # one from elsewhere is looked at where it is opened
+    elsewhere = config(16, 50, 8)
+    validate(replace(elsewhere, teacher=replace(elsewhere.teacher, path=Path("elsewhere"))))
 
 
 def test_a_student_without_a_teacher_is_trained_as_long_as_one() -> None:

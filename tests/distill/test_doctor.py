@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from distill import doctor
+from distill import doctor, neighbours
 from distill.doctor import Check, Needed
 
 HERE = {
@@ -58,8 +58,9 @@ def test_a_missing_package_is_named_with_its_cure(machine, capsys):
 
 
 @pytest.mark.parametrize("name", ["wandb", "diffusers", "faiss-cpu"])
-def test_optional_packages_do_not_fail(machine, name):
+def test_optional_packages_do_not_fail(machine, monkeypatch, name):
     del machine.installed[name]
+    monkeypatch.setattr(neighbours, "faiss_available", lambda: False)
     check = _find("faiss" if name == "faiss-cpu" else name)
     assert check.status == "optional" and "not installed" in check.found and "pip install" in check.advice
     assert doctor.run_doctor() == 0
@@ -119,14 +120,39 @@ def test_torchvision_beside_a_cpu_torch(machine, torch, vision, status):
 
 @pytest.mark.parametrize(
     ("cpu", "gpu", "status", "found"),
-    [("1.15.1", None, "ok", "faiss-cpu 1.15.1"), (None, "1.15.1", "ok", "faiss-gpu 1.15.1"),
+    [("1.15.1", None, "ok", "faiss-cpu 1.15.1, WORDS"),
+     (None, "1.15.1", "ok", "faiss-gpu 1.15.1, WORDS"),
      ("1.15.1", "1.15.1", "optional", "faiss-cpu 1.15.1 and faiss-gpu 1.15.1"),
-     (None, None, "optional", "not installed")],
+     (None, None, "optional", "WORDS")],
 )  # fmt: skip
-def test_faiss(machine, cpu, gpu, status, found):
+def test_faiss(machine, monkeypatch, cpu, gpu, status, found):
+    monkeypatch.setattr(neighbours, "faiss_available", lambda: bool(cpu or gpu))
+    monkeypatch.setattr(neighbours, "faiss_sees_gpu", lambda: False)
     machine.installed.pop("faiss-cpu")
     machine.installed |= {name: version for name, version in (("faiss-cpu", cpu), ("faiss-gpu", gpu)) if version}
-    assert (_find("faiss").status, _find("faiss").found) == (status, found)
+    check = _find("faiss")
+    words = neighbours.faiss_in_words().removeprefix("installed, ")
+    assert words.startswith("CPU only: " if cpu or gpu else "not installed: ")
+    assert (check.status, check.found) == (status, found.replace("WORDS", words))
+    assert ("pip install faiss-cpu" in check.advice) == (not cpu and not gpu)
+
+
+def test_a_faiss_that_is_listed_but_not_there_or_there_but_not_listed(machine, monkeypatch):
+    monkeypatch.setattr(neighbours, "faiss_available", lambda: False)
+    check = _find("faiss")
+    assert check.status == "optional" and check.found.startswith("faiss-cpu 1.15.1, but not installed: exact search by")
+    assert check.advice == "pip install --force-reinstall faiss-cpu"
+    monkeypatch.setattr(neighbours, "faiss_available", lambda: True)
+    del machine.installed["faiss-cpu"]
+    assert _find("faiss") == Check("faiss", "ok", neighbours.faiss_in_words())
+    assert neighbours.faiss_in_words().startswith("installed, ")
+
+    def refuse():
+        raise OSError("libfaiss.so: cannot open")
+
+    monkeypatch.setattr(neighbours, "faiss_in_words", refuse)
+    assert _find("faiss").found == "not usable: OSError: libfaiss.so: cannot open"
+    assert _find("faiss").status == "optional"
 
 
 def test_renderers(machine):
@@ -188,7 +214,8 @@ def test_simulator(machine, monkeypatch, tmp_path):
     assert _find("CoppeliaSim") == Check("CoppeliaSim", "ok", str(tmp_path))
 
 
-def test_everything_that_is_not_ok_says_what_to_do(machine):
+def test_everything_that_is_not_ok_says_what_to_do(machine, monkeypatch):
+    monkeypatch.setattr(neighbours, "faiss_available", lambda: False)
     machine.installed.clear()
     machine.backends["egl"] = machine.backends["raycast"] = "no"
     for check in doctor.checks():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill.fidelity import average, neighbour_radii, set_fidelity
+from distill.fidelity import RESOLUTION, average, neighbour_radii, set_fidelity
 
 ONE = torch.ones(1)
 
@@ -38,7 +38,27 @@ def test_a_small_case_by_hand() -> None:
     # cross distances: 0.5 + 0.5 + 2.5 + 6.5, 0.6 + 0.4 + 2.4 + 6.4, 12 + 11 + 9 + 5 = 56.8 over 12
     # policy spread (0.1 + 11.5 + 11.4) / 3; teacher spread (1 + 3 + 7 + 2 + 6 + 4) / 6
     assert got["energy_distance"] == pytest.approx(2 * 56.8 / 12 - 23 / 3 - 23 / 6, abs=1e-5)
-    assert got["outside_share"] == pytest.approx(1 / 3)  # 12 is 5 from all, no teacher sample is over 4 from its next
+    # 12 is 5 from all, no teacher sample is over 4 from its next
+    assert got["outside_share"] == got["outside_share_strict"] == pytest.approx(1 / 3)
+
+
+def test_what_is_nearer_than_the_resolution_is_not_outside_by_hand() -> None:
+    # One way left: the teacher's plans are 0.1 of the resolution apart. Of the policy's four the first is on a teacher's
+    # plan; 0.5 beyond the last one and 0.9 before the first are farther than that, but less than the resolution; 1.2 is more.
+    near = [RESOLUTION * step for step in (0.0, 0.1, 0.2)]
+    policy = [RESOLUTION * step for step in (0.1, 0.7, -0.9, 1.4)]
+    got = set_fidelity(_line(policy), _line(near), ONE, neighbours=1)
+    assert (got["outside_share"], got["outside_share_strict"]) == (pytest.approx(1 / 4), pytest.approx(3 / 4))
+    # where the teacher's own plans are farther apart than the resolution, that is what counts: 5 and 4 resolutions
+    apart = [RESOLUTION * step for step in (0.0, 5.0, 9.0)]
+    policy = [RESOLUTION * step for step in (13.9, -4.9, 14.1, -5.1)]
+    got = set_fidelity(_line(policy), _line(apart), ONE, neighbours=1)
+    assert got["outside_share"] == got["outside_share_strict"] == pytest.approx(2 / 4)
+    # each observation by itself: 17.5 is 5.5 beyond the second's last, whose plans are 6 apart; 0.5 is 0.3 off the first's
+    first, second = [RESOLUTION * step for step in (0.0, 0.1, 0.2)], [RESOLUTION * step for step in (0.0, 6.0, 12.0)]
+    policy = [RESOLUTION * step for step in (0.5, 17.5)]
+    got = set_fidelity(_line(policy, policy), _line(first, second), ONE, neighbours=1)
+    assert (got["outside_share"], got["outside_share_strict"]) == (pytest.approx(1 / 4), pytest.approx(2 / 4))
 
 
 def test_equal_sets_are_as_good_as_can_be() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -14,6 +15,7 @@ from scipy.optimize import linprog
 from torch import Tensor, nn
 
 from distill.objectives import (
+    ANCHORED,
     OBJECTIVES,
     best_set,
     chamfer,
@@ -41,8 +43,9 @@ TERMS: dict[str, Loss] = {
     "coverage": coverage,
     **{name: objective.loss for name, objective in OBJECTIVES.items()},
 }  # fmt: skip
-TIED = {"large_pool", "noise_regression"}
-"""Those whose first K samples belong to the K hypotheses, one to one."""
+NOISE = {name for name, chosen in OBJECTIVES.items() if chosen.noise}
+TIED = {"large_pool", *NOISE}
+"""Those whose samples belong to hypotheses, one to one: the first K to all of them, or all of them to the first M."""
 ONE = torch.ones(1)
 
 
@@ -56,9 +59,13 @@ def _line(*observations: list[float]) -> Tensor:
 
 
 def _sets(name: str) -> tuple[Tensor, Tensor]:
-    """Two observations of random chunks, as many samples for five hypotheses as the objective can take."""
-    samples = {"large_pool": 7, "noise_regression": 5}.get(name, 4)
-    return _randn(2, samples, 3, 2), _randn(2, 5, 3, 2, seed=1)
+    """Two observations of random chunks, five hypotheses and as many samples as the objective can take."""
+    return _randn(2, 7 if name == "large_pool" else 4, 3, 2), _randn(2, 5, 3, 2, seed=1)
+
+
+def _added_up(name: str, values: dict[str, float]) -> float:
+    """A weighted sum such as ``2fidelity+imle`` of what its terms come to."""
+    return sum(float(weight or 1) * values[term] for weight, term in re.findall(r"([\d.]*)([a-z_]+)", name))
 
 
 # -- by hand -------------------------------------------------------------------------------------------------------
@@ -86,10 +93,13 @@ BY_HAND = {
     # the plan of least cost and most entropy: 0 sends 1/3, 1/12, 1/12 to 0, 4, 5; 1 sends 0, 1/4, 1/4. It costs as much,
     # and its divergence from 1/6 everywhere is 1/3 log 2 + 1/6 log 1/2 + 1/2 log 3/2. A set from itself: log of its size
     "sinkhorn": 2.5 + 0.02 * (math.log(2) / 6 + math.log(1.5) / 2 - math.log(2) / 2 - math.log(3) / 2),
+    # 0 belongs to 0 and 1 to 4; 5 has no partner
+    "noise_regression": (0 + 9) / 2,
 }
+BY_HAND["anchored"] = _added_up(ANCHORED, BY_HAND)
 
 
-@pytest.mark.parametrize("name", [name for name in TERMS if name not in TIED])
+@pytest.mark.parametrize("name", [name for name in TERMS if name != "large_pool"])
 def test_a_small_case_by_hand(name: str) -> None:
     assert float(TERMS[name](STUDENT, TEACHER, ONE)) == pytest.approx(BY_HAND[name], abs=1e-5)
 
@@ -97,12 +107,12 @@ def test_a_small_case_by_hand(name: str) -> None:
 def test_samples_that_belong_to_a_hypothesis_by_hand() -> None:
     # 1, 4, 7 belong to 0, 4, 5
     assert float(paired(_line([1.0, 4.0, 7.0]), TEACHER, ONE)) == pytest.approx((1 + 0 + 4) / 3)
+    assert float(paired(_line([1.0]), TEACHER, ONE)) == pytest.approx(1.0)
     # the winners are 1, 0 and 2 away from theirs; of the rest 1 is 1 away from its nearest hypothesis, 4.5 half
     value = large_pool(_line([1.0, 4.0, 7.0, 1.0, 4.5]), TEACHER, ONE)
     assert float(value) == pytest.approx((1 + 0 + 2) / 3 + (1 + 0.5) / 2, abs=1e-5)
-    for samples in ([1.0, 4.0], [1.0, 4.0, 7.0, 7.0]):
-        with pytest.raises(ValueError, match="expected pairs"):
-            paired(_line(samples), TEACHER, ONE)
+    with pytest.raises(ValueError, match="got 4 samples and 3 hypotheses, expected one for every sample"):
+        paired(_line([1.0, 4.0, 7.0, 7.0]), TEACHER, ONE)
     with pytest.raises(ValueError, match="got 3 samples, expected 3 winners and at least one other"):
         large_pool(_line([1.0, 4.0, 7.0]), TEACHER, ONE)
 
@@ -170,6 +180,7 @@ def _loops(student: Tensor, teacher: Tensor, weights: Tensor) -> dict[str, float
     joined["imle"] = joined["coverage"]
     joined["chamfer"] = joined["set_imle"] = joined["fidelity"] + joined["coverage"]
     joined["chamfer_energy"] = joined["chamfer"] + 0.5 * joined["energy_distance"]
+    joined["anchored"] = _added_up(ANCHORED, joined)
     return joined
 
 
@@ -207,7 +218,7 @@ def test_random_sets_against_loops(samples: int, hypotheses: int) -> None:
     expected = _loops(student, teacher, weights)
     assert set(expected) == set(TERMS)
     skipped = {"large_pool"} if samples <= hypotheses else set()
-    skipped |= {"noise_regression"} if samples != hypotheses else set()
+    skipped |= NOISE if samples > hypotheses else set()
     got = {name: float(term(student, teacher, weights)) for name, term in TERMS.items() if name not in skipped}
     # the transport plan has its 50 iterations, the loops as many as they like
     assert got.pop("sinkhorn") == pytest.approx(expected["sinkhorn"], abs=0.005)
@@ -232,9 +243,12 @@ def test_observations_are_never_pooled(name: str) -> None:
 @pytest.mark.parametrize("name", TERMS)
 def test_the_order_of_a_set_does_not_matter(name: str) -> None:
     (student, teacher), weights = _sets(name), torch.ones(2)
-    samples = student.shape[1]
-    order = [3, 0, 4, 1, 2]  # of samples that belong to hypotheses the same order for both
-    mixed = [*order, *range(5, samples)[::-1]] if name in TIED else torch.randperm(samples).tolist()
+    order = [3, 0, 4, 1, 2]
+    mixed = torch.randperm(student.shape[1]).tolist()
+    if name in NOISE:  # of samples that belong to hypotheses the same order for both; the fifth has no partner
+        order, mixed = [3, 0, 2, 1, 4], [3, 0, 2, 1]
+    elif name in TIED:
+        mixed = [*order, 6, 5]
     plain = float(TERMS[name](student, teacher, weights))
     assert float(TERMS[name](student[:, mixed], teacher[:, order], weights)) == pytest.approx(plain, rel=1e-5)
     if name in TIED:
@@ -349,9 +363,12 @@ def test_where_all_is_rejected_the_loss_is_zero_and_has_a_graph() -> None:
     assert value.item() == 0.0
     value.backward()
     assert student.grad is not None and not student.grad.any()
-    # one observation without any does not weigh on the others
+    # every observation weighs the same: one without any is served well enough, 0, and the other's 1 away
     student, teacher = _line([0.0, 0.1], [0.0, 4.0]), _line([0.0, 0.1], [1.0, 1.0])
-    assert float(rs_imle(student, teacher, ONE, epsilon=0.5)) == pytest.approx(1.0, abs=1e-5)
+    assert float(rs_imle(student, teacher, ONE, epsilon=0.5)) == pytest.approx((0.0 + 1.0) / 2, abs=1e-5)
+    # the first has one hypothesis left, 4 away; the second two, 1 and 3 away
+    student, teacher = _line([0.0, 0.1], [0.0, 0.0]), _line([0.0, 4.1], [1.0, 3.0])
+    assert float(rs_imle(student, teacher, ONE, epsilon=0.5)) == pytest.approx((4.0 + 2.0) / 2, abs=1e-5)
 
 
 def test_an_adaptive_epsilon_is_each_observations_own() -> None:
@@ -517,6 +534,7 @@ def test_a_plain_name_is_the_objective_itself() -> None:
             ".5soft_chamfer@0.1+3imle+regression",
             lambda *sets: 0.5 * soft_chamfer(*sets, temperature=0.1) + 3 * coverage(*sets) + regression(*sets),
         ),
+        ("chamfer+.3noise_regression", lambda *sets: chamfer(*sets) + 0.3 * paired(*sets)),
     ],
 )
 def test_a_name_may_be_a_weighted_sum_with_knobs(name: str, expected: Loss) -> None:
@@ -540,6 +558,9 @@ def test_a_knob_that_is_set_changes_the_loss() -> None:
 def test_a_sum_needs_the_latents_that_its_terms_need() -> None:
     assert objective("2regression").one_sample and not objective("regression+chamfer").one_sample
     assert objective("0.5noise_regression").noise and not objective("chamfer+imle").noise
+    # a term that needs the teacher's noise gives it to the others, wherever it stands
+    for name in ("chamfer+noise_regression", "0.3noise_regression+imle", "2anchored", ANCHORED):
+        assert objective(name).noise and not objective(name).one_sample and objective(name).tried == 1
     tried = objective("2set_imle")
     assert tried.tried == 8 and tried.choose is best_set and objective("chamfer+imle").choose is None
 
@@ -556,7 +577,9 @@ def test_a_sum_needs_the_latents_that_its_terms_need() -> None:
         ("rs_imle@-1", "unknown objective 'rs_imle@-1'"),
         ("chamfer@0.1", "objective 'chamfer' has nothing to set by '@0.1'; leave that out"),
         ("sinkhorn+energy_distance@2", "objective 'energy_distance' has nothing to set by '@2'"),
-        ("chamfer+noise_regression", "'chamfer\\+noise_regression': these terms need different latents"),
+        ("set_imle+noise_regression", "'set_imle\\+noise_regression': these terms need different latents"),
+        ("noise_regression+large_pool", "these terms need different latents"),
+        ("anchored+set_imle", "these terms need different latents"),
         ("chamfer+set_imle", "these terms need different latents"),
         ("large_pool+set_imle", "these terms need different latents"),
     ],

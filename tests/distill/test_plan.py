@@ -11,6 +11,7 @@ import pytest
 from distill.config import Config
 from distill.plan import check_external_teacher, make_plan
 from distill.recipes import RECIPES
+from teachers.diffusion import DiffusionTeacher
 
 BASE = Config()
 BASE = replace(BASE, evaluate=replace(BASE.evaluate, teacher_steps=(4, 1)),
@@ -200,12 +201,24 @@ def test_a_teacher_that_fits_is_accepted(make_teacher, tmp_path: Path) -> None:
             "sees 1 observation steps, the config says 2; add --teacher.observation-steps 1",
         ),
         ({"horizon": 4}, {}, "execution_horizon is 8, .* plans 4 actions"),
+        ({}, {"sample": replace(BASE.sample, solver="ddpm")}, r"sample\.solver: unknown 'ddpm'; expected one of \['euler'"),
     ],
 )
 def test_a_teacher_that_does_not_fit_is_refused(make_teacher, tmp_path: Path, made_for, config, message: str) -> None:
     make_teacher(**made_for).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=message):
         check_external_teacher(_with_teacher(tmp_path, **config))
+
+
+def test_a_diffusion_teacher_from_elsewhere_takes_steps_that_divide_its_levels(make_teacher, tmp_path: Path) -> None:
+    teacher = DiffusionTeacher(make_teacher().shape)
+    teacher.load_state_dict(make_teacher().state_dict())
+    teacher.save_pretrained(tmp_path)
+    check_external_teacher(_with_teacher(tmp_path, sample=replace(BASE.sample, num_steps=20, solver="ddpm")))
+    with pytest.raises(ValueError, match=r"sample\.num_steps: got 16, a diffusion teacher needs a divisor of 100"):
+        check_external_teacher(_with_teacher(tmp_path, sample=replace(BASE.sample, num_steps=16)))
+    with pytest.raises(ValueError, match=r"sample\.solver: unknown 'heun'; expected one of \['ddim', 'ddpm'\]"):
+        check_external_teacher(_with_teacher(tmp_path, sample=replace(BASE.sample, solver="heun")))
 
 
 def test_a_student_without_a_teacher_plans_as_far_as_the_teacher_it_is_compared_with(make_teacher, tmp_path: Path) -> None:

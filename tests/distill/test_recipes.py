@@ -20,11 +20,13 @@ from envs.specs import STATE
 from students.flow_map import FlowMapStudent
 from students.one_step import OneStepStudent
 from teachers.diffusion import DiffusionTeacher
-from teachers.flow import FlowTeacher
+from teachers.energy import EnergyTeacher
+from teachers.native import TrainedTeacher
 
 HYPOTHESES = 5
 SETTINGS = StudentConfig(batch_size=4, num_latents=3, latent_size=6)
 SETS = [name for name, chosen in RECIPES.items() if isinstance(chosen, SetRecipe)]
+NOISE = [name for name, chosen in OBJECTIVES.items() if chosen.noise]
 RIVALS = [name for name, chosen in RECIPES.items() if isinstance(chosen, RivalRecipe)]
 WEIGHTS_TA = torch.tensor([1.0, 3.0]).repeat(8, 1)
 
@@ -42,7 +44,7 @@ def given(make_teacher) -> Callable[..., Ingredients]:
     return build
 
 
-def _batch(teacher: FlowTeacher, rows: int, num_steps: int = 2) -> Batch:
+def _batch(teacher: TrainedTeacher, rows: int, num_steps: int = 2) -> Batch:
     """Everything that a batch of either kind holds: hypotheses made from their seeds, and a demonstrated chunk."""
     generator = torch.Generator().manual_seed(5)
     state = torch.tensor([0.25, -0.3]) + torch.tensor([0.5, 0.6]) * torch.rand(rows, 2, 2, generator=generator)
@@ -63,7 +65,7 @@ def _made(name: str, given: Ingredients) -> tuple[nn.Module, Batch, tuple[Tensor
     chosen = RECIPES[name]
     torch.manual_seed(0)
     student, rows = chosen.build(given), chosen.rows(given.settings)
-    assert isinstance(given.teacher, FlowTeacher)
+    assert given.teacher is not None
     return student, _batch(given.teacher, rows), chosen.draws(student, given, rows, _generator())
 
 
@@ -152,7 +154,7 @@ def test_a_recipe_costs_about_as_many_chunks_as_any_other(name: str) -> None:
 # -- sets ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in SETS if name not in ("noise_regression", "imle_policy")])
+@pytest.mark.parametrize("name", [name for name in SETS if name not in (*NOISE, "imle_policy")])
 def test_a_set_recipe_compares_the_chunks_of_its_latents_with_the_hypotheses(name: str, given) -> None:
     ingredients = given()
     student, batch, (latents,) = _made(name, ingredients)
@@ -185,9 +187,36 @@ def test_only_what_was_chosen_is_made_with_a_gradient(given) -> None:
         assert calls == [(4 * 24, False), (4 * chunks, True)]
 
 
-def test_noise_regression_is_zero_for_the_teachers_own_map(given) -> None:
-    # a teacher at one Euler step is its end point at t = 0, and that is what a warm student of its noise says
+@pytest.fixture
+def diffusion(make_teacher) -> Callable[[str], DiffusionTeacher]:
+    """The same network and statistics as a diffusion teacher."""
+
+    def build(solver: str) -> DiffusionTeacher:
+        teacher = DiffusionTeacher(make_teacher().shape, solver)
+        teacher.load_state_dict(make_teacher().state_dict())
+        return teacher.eval()
+
+    return build
+
+
+@pytest.mark.parametrize("name", NOISE)
+def test_from_the_noise_of_m_hypotheses_a_set_is_compared_with_all_of_them(name: str, given) -> None:
     ingredients = given()
+    student, batch, (order_BK,) = _made(name, ingredients)
+    assert order_BK.shape == (4, HYPOTHESES)
+    expected = 0.0
+    for b in range(4):
+        ranked = sorted(range(HYPOTHESES), key=order_BK[b].tolist().__getitem__)
+        noise = noise_of(batch["seed"][b : b + 1, ranked[:3]].numpy(), (8, 2)).flatten(2)
+        chunks = student({STATE: batch[STATE][b : b + 1]}, noise, normalised=True).detach()
+        expected += float(OBJECTIVES[name].loss(chunks, batch["hypotheses"][b : b + 1, ranked], WEIGHTS_TA)) / 4
+    assert float(RECIPES[name].loss(student, ingredients, batch, order_BK).detach()) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["flow", "diffusion"])
+def test_noise_regression_is_zero_for_the_teachers_own_map(kind: str, given, diffusion) -> None:
+    # a teacher at one Euler or DDIM step is its end point at t = 0, and that is what a warm student of its noise says
+    ingredients = given() if kind == "flow" else given(teacher=diffusion("ddim"))
     student, _, draws = _made("noise_regression", ingredients)
     assert isinstance(student, OneStepStudent) and student.latent_size == 16 and draws[0].shape == (4, HYPOTHESES)
     batch, loss = _batch(ingredients.teacher, 4, num_steps=1), RECIPES["noise_regression"].loss
@@ -275,9 +304,12 @@ def test_the_rivals_are_given_normalised_demonstrations_and_the_weights(given) -
 # -- what cannot be trained --------------------------------------------------------------------------------------------
 
 
-def _config(student: dict[str, Any] | None = None, teacher: dict[str, Any] | None = None) -> Config:
+def _config(student: dict[str, Any] | None = None, teacher: dict[str, Any] | None = None, solver: str = "") -> Config:
     config = Config()
-    return replace(config, student=replace(config.student, **student or {}), teacher=replace(config.teacher, **teacher or {}))
+    return replace(
+        config, student=replace(config.student, **student or {}), teacher=replace(config.teacher, **teacher or {}),
+        sample=replace(config.sample, solver=solver),
+    )  # fmt: skip
 
 
 def _refused(name: str, config: Config, message: str) -> None:
@@ -285,16 +317,40 @@ def _refused(name: str, config: Config, message: str) -> None:
         recipe(name).check(name, config)
 
 
-def test_noise_regression_has_only_the_noises_of_the_cache() -> None:
-    RECIPES["noise_regression"].check("noise_regression", _config({"num_latents": 16}))
-    message = "num_latents: got 17, but noise_regression has only the 16 noises .* raise sample.num_hypotheses"
-    _refused("noise_regression", _config({"num_latents": 17}), message)
-    _refused("2noise_regression", _config({"num_latents": 17}), "2noise_regression has only the 16 noises")
-    RECIPES["chamfer"].check("chamfer", _config({"num_latents": 17}))
+@pytest.mark.parametrize("name", [*NOISE, "2noise_regression", "chamfer+noise_regression"])
+def test_a_recipe_from_noise_has_only_the_noises_of_the_cache(name: str) -> None:
+    hypotheses = Config().sample.num_hypotheses
+    recipe(name).check(name, _config({"num_latents": hypotheses}))
+    more = _config({"num_latents": hypotheses + 1})
+    message = f"num_latents: got {hypotheses + 1}, but {name} has only the {hypotheses} noises .* raise sample.num_hypotheses"
+    _refused(name, more, message.replace("+", re.escape("+")))
+    RECIPES["chamfer"].check("chamfer", more)
+
+
+@pytest.mark.parametrize("name", [*NOISE, "chamfer+noise_regression"])
+def test_a_recipe_from_noise_needs_chunks_that_were_made_from_one_noise_each(name: str, given, diffusion) -> None:
+    message = f"{re.escape(name)} pairs each chunk with the one noise .* use --student.objectives chamfer_energy"
+    for teacher, solver, fits in (
+        ({}, "heun", True), ({"kind": "diffusion"}, "", True), ({"kind": "diffusion"}, "ddim", True),
+        ({"kind": "diffusion", "solver": "ddpm"}, "", True),  # the cache has its own solver
+        ({"kind": "diffusion"}, "ddpm", False), ({"kind": "energy"}, "", False),
+    ):  # fmt: skip
+        config = _config(teacher=teacher, solver=solver)
+        if fits:
+            recipe(name).check(name, config)
+        else:
+            _refused(name, config, message)
+    # and those that say so themselves, when they are there
+    recipe(name).build(given(teacher=diffusion("ddim")))
+    energy = EnergyTeacher(given().shape)
+    energy.load_state_dict(given().teacher.state_dict())
+    for other in (diffusion("ddpm"), energy):
+        with pytest.raises(ValueError, match=f"one noise it was made from; {type(other).__name__} takes more than one"):
+            recipe(name).build(given(teacher=other))
 
 
 @pytest.mark.parametrize("kind", ["diffusion", "energy"])
-@pytest.mark.parametrize("name", ["noise_regression", *RIVALS])
+@pytest.mark.parametrize("name", RIVALS)
 def test_what_follows_a_flow_needs_a_flow(name: str, kind: str) -> None:
     RECIPES[name].check(name, _config())
     _refused(name, _config(teacher={"kind": kind}), f"{name} .*teacher.*'flow'")
@@ -316,7 +372,7 @@ def test_a_set_of_one_is_no_set(name: str) -> None:
         _refused(name, _config({"num_latents": 1}), r"student\.num_latents: got 1, expected at least 2")
 
 
-@pytest.mark.parametrize("name", ["noise_regression", *RIVALS])
+@pytest.mark.parametrize("name", RIVALS)
 def test_a_teacher_from_elsewhere_that_is_no_flow_is_refused_when_it_is_there(
     name: str, given, small_shape, statistics
 ) -> None:

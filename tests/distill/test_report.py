@@ -16,6 +16,7 @@ from distill import figures
 from distill import report_tables as tables
 from distill.clips import write_clip
 from distill.config import Config, StudentConfig, TeacherConfig
+from distill.fidelity import RESOLUTION
 from distill.plan import make_plan
 from distill.report import strict_json, write_report
 from distill.results import distilling
@@ -32,6 +33,9 @@ def _policy(name, label, kind, **changes):
         "difference_low": None, "difference_high": None, "mcnemar_p": None, "failures": {"collision": 3, "timeout": 1},
         "mode_counts": {"left": 100, "right": 96}, "modes_reached": 2, "modes_total": 2, "entropy": 0.9997,
         "mode_share_error": None, "mode_share_floor": None, "switch_rate": 0.25, "jerk": 12.34,
+        "outside_observations": 0.0123,
+        "observation_modes": {"observations": 64, "observations_by_modes": [50, 14], "share_error": 0.0712,
+                              "share_error_floor": 0.0534},
         "latency": {
             "median_ms": 2.0, "p95_ms": 2.5, "p99_ms": 3.2, "hz": 500.0, "actions_per_second": 4000.0, "calls": 200,
             "warmup": 20, "stages": {"preprocess_ms": 0.1, "encode_ms": 0.4, "head_ms": 1.4, "post_ms": 0.1},
@@ -59,7 +63,7 @@ def results():
         "regression", "Student, regression", "student", objective="regression", successes=10, success_rate=0.05,
         success_low=0.0274, success_high=0.0896, switch_rate=None, jerk=None, difference=-0.93,
         difference_low=-0.965, difference_high=-0.89, mcnemar_p=1e-40, mode_counts={"left": 10}, modes_reached=1, entropy=0.0,
-        failures={"collision": 190},
+        failures={"collision": 190}, outside_observations=None, observation_modes=None,
     )  # fmt: skip
     student = _policy(
         "chamfer_energy", "Student, Chamfer + energy", "student", objective="chamfer_energy", is_default_student=True,
@@ -125,23 +129,24 @@ def test_numbers_stand_in_the_page(tmp_path, results):
     _, page = _written(tmp_path, results)
     row = _row(page, "Student, Chamfer + energy")
     assert [text for text, _, _ in row] == [
-        "Student, Chamfer + energy", "96.5 %", "−1.5", "2/2", "0.988", "0.061", "6.2 %", "9.88", "1", "2.00", "500",
-        "40.0×", "0.00417", "7",
+        "Student, Chamfer + energy", "96.5 %", "−1.5", "2/2", "0.988", "0.061", "1.2 %", "6.2 %", "9.88", "1", "2.00",
+        "500", "40.0×", "0.00417", "7",
     ]  # fmt: skip
     assert row[0][1:] == (["default student", "1,234,567 parameters"], "student")
     assert row[1][1] == ["93.0 % to 98.3 %", "193 of 200"]
     assert row[2][1:] == (["−4.0 to +1.0", "p = 0.453", "lower, may be chance"], "lower")
-    assert row[5][1] == ["floor 0.064"]
-    assert row[9][1] == ["p95 2.50", "p99 3.20"]
-    assert row[12][1] == ["Chamfer", "0.111 / 0.142"]
-    assert row[13][1] == ["collision 5", "timeout 2"]
+    assert row[5][1] == ["floor 0.064", "per observation 0.071", "floor 0.053"]
+    assert row[10][1] == ["p95 2.50", "p99 3.20"]
+    assert row[13][1] == ["Chamfer", "0.111 / 0.142"]
+    assert row[14][1] == ["collision 5", "timeout 2"]
     regression = _row(page, "Student, regression")
     assert regression[2] == ("−93.0", ["−96.5 to −89.0", "p &lt; 0.001", "worse"], "worse")
     assert regression[3] == ("1/2", ["fewer"], "lower")
-    assert regression[5:8] == [("–", [], "")] * 3
+    assert regression[5:9] == [("–", [], "")] * 4
     teacher = _row(page, "Teacher, 50 steps")
-    assert (teacher[2][0], teacher[5][0], teacher[10][0]) == ("reference", "reference", "12.5")
-    assert teacher[12] == ("0.000900", ["against itself"], "")
+    assert (teacher[2][0], teacher[5][0], teacher[11][0]) == ("reference", "reference", "12.5")
+    assert teacher[5][1] == ["per observation 0.071", "floor 0.053"]
+    assert teacher[13] == ("0.000900", ["against itself"], "")
 
 
 def test_numbers_stand_in_the_markdown(tmp_path, results):
@@ -150,7 +155,8 @@ def test_numbers_stand_in_the_markdown(tmp_path, results):
     cells = [cell.strip() for cell in line.strip("|").split(" | ")]
     assert cells[1] == "96.5 % (93.0 % to 98.3 %; 193 of 200)"
     assert cells[2:4] == ["−1.5 (−4.0 to +1.0; p = 0.453; lower, may be chance)", "2/2"]
-    assert cells[5:8] == ["0.061 (floor 0.064)", "6.2 %", "9.88"]
+    assert cells[5:9] == ["0.061 (floor 0.064; per observation 0.071; floor 0.053)", "1.2 %", "6.2 %", "9.88"]
+    assert "Foreign: share of decisions at which the observation is farther from every demonstrated one" in text
     assert "Jerk [m/s³]: root mean square jerk of the tool" in text.replace("\\", "")
     assert "[report.html](report.html)" in text and "[report.json](report.json)" in text
     for words in ("| demos | 41.2 s |", "| distill/chamfer | 5 min 40 s |", "240 episodes, 19200 frames",
@@ -158,6 +164,38 @@ def test_numbers_stand_in_the_markdown(tmp_path, results):
                   "| Floor: teacher against itself | 0.100 |",
                   "2000 | 96.0 % | 0.980 | chosen", "| 2.1 % (2.1 × the teacher's own) |"):  # fmt: skip
         assert words in text
+
+
+def test_a_baseline_is_called_one_and_no_student(tmp_path, results):
+    def said():
+        text, page = _written(tmp_path, results)
+        return [re.sub(r"base64,[A-Za-z0-9+/=]+|<style>.*?</style>", "", each, flags=re.S) for each in (text, page)]
+
+    assert not any("aseline" in each or "earest demonstration" in each for each in said())
+    figures_before = figures.success_against_speed(results["policies"])
+    label = "Nearest demonstration"
+    baseline = _policy(
+        "nearest_demonstration", label, "baseline", num_steps=None, nfe=0, difference=-0.01, difference_low=-0.05,
+        difference_high=0.03, mcnemar_p=0.5, mode_share_error=0.2, mode_share_floor=0.1,
+    )  # fmt: skip
+    results["policies"].insert(1, baseline)
+    text, page = said()
+    row = _row(page, label)
+    assert row[0] == (label, ["baseline, nothing is trained", "1,234,567 stored numbers"], "")
+    assert (row[2][0], row[5][0], row[9][0]) == ("−1.0", "0.200", "0")
+    assert f"| {label} (baseline, nothing is trained; 1,234,567 stored numbers) |" in text
+    assert "Baseline</dt><dd>a policy without training, for comparison: nearest demonstration." in page
+    assert "Circles are teachers, diamonds students, squares baselines." in page
+    assert figures.success_against_speed(results["policies"]) != figures_before
+    # the headline, the tiles and the pictures are of the teacher and the students
+    assert label not in str(tables.headline(results)) and page.count(f"<b>{label}") == 0
+    baseline["parameters"] = None
+    assert _row(said()[1], label)[0][1] == ["baseline, nothing is trained", "stored numbers unknown"]
+
+
+def test_outside_is_said_with_its_resolution(results):
+    meaning = dict(tables.fidelity_table(results).columns)["Outside"]
+    assert f"and than {100 * RESOLUTION:g} % of half an action's range" in meaning
 
 
 def test_what_distilling_cost_is_said_in_both(tmp_path, results):
@@ -294,7 +332,7 @@ def test_headline_says_worse_and_slower(tmp_path, results):
     results["policies"][2] |= bad | {"speedup": 0.5}
     text, page = _written(tmp_path, results)
     assert "is worse than its teacher" in text and '<h1 class="worse">The student is worse than its teacher' in page
-    assert _row(page, "Student, Chamfer + energy")[11] == ("0.500×", ["slower"], "worse")
+    assert _row(page, "Student, Chamfer + energy")[12] == ("0.500×", ["slower"], "worse")
 
 
 @pytest.mark.parametrize(
@@ -344,7 +382,7 @@ def test_labels_cannot_inject(tmp_path, results):
     assert "<img src=x" not in page and "&lt;img src=x onerror=alert(1)&gt;" in page
     assert "<img" not in text
     row = next(line for line in text.splitlines() if line.startswith("| &lt;img"))
-    assert len(re.findall(r"(?<!\\)\|", row)) == 15
+    assert len(re.findall(r"(?<!\\)\|", row)) == 1 + len(tables.main_table(results).columns)
 
 
 def test_what_was_not_measured_is_said(tmp_path, results):
@@ -363,7 +401,7 @@ def test_what_was_not_measured_is_said(tmp_path, results):
         assert words in text and words in page
     for words in ("Paths were not recorded in this run.", "Training curves were not recorded in this run."):
         assert words in page
-    assert _row(page, "Student, Chamfer + energy")[9] == ("–", ["not measured"], "")
+    assert _row(page, "Student, Chamfer + energy")[10] == ("–", ["not measured"], "")
     assert "The time of a decision was not measured." in text and "| Teacher samples | – |" in text
     assert "their speed was not compared" in text
 

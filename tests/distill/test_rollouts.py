@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -302,6 +302,47 @@ def test_an_episodes_jerk_is_that_of_the_tool_without_the_step_that_a_collision_
     assert ended == {"collision", "timeout"}
 
 
+# -- what a monitor sees -------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Beyond:
+    """Calls foreign what lies beyond a line across the table, and keeps what it was shown."""
+
+    line: float
+    shown: list[np.ndarray] = field(default_factory=list)
+
+    def are_outside(self, states_BOS: np.ndarray) -> list[bool]:
+        self.shown.append(states_BOS.copy())
+        return [bool(state[-1, 0] > self.line) for state in states_BOS]
+
+
+@pytest.mark.parametrize("execution_horizon", [1, 2, 3])
+def test_a_monitor_looks_at_what_the_policy_is_asked_at_and_changes_nothing(
+    small_shape: PolicyShape, execution_horizon: int
+) -> None:
+    policy, monitor = Scripted(_wander, small_shape), Beyond(0.33)
+    watched = _roll(policy, list(range(5)), execution_horizon, at_once=2, monitor=monitor)
+    assert len(monitor.shown) == len(policy.seen)
+    for shown, seen in zip(monitor.shown, policy.seen, strict=True):
+        np.testing.assert_array_equal(shown, seen.numpy())
+    alone = _roll(Scripted(_wander, small_shape), list(range(5)), execution_horizon)
+    for episode, unwatched in zip(watched, alone, strict=True):
+        # asked before the first step and after every `execution_horizon` more, at the places of its path
+        asked_at = [x for x, _ in episode.path[: episode.steps : execution_horizon]]
+        assert episode.asked == unwatched.asked == len(asked_at)
+        assert episode.outside == sum(x > 0.33 for x in asked_at) and unwatched.outside == 0
+        assert replace(episode, outside=0) == unwatched
+    assert any(0 < episode.outside < episode.asked for episode in watched)
+    share = sum(episode.outside for episode in watched) / sum(episode.asked for episode in watched)
+    assert summarise(envs.task_spec("avoid"), watched)["outside_observations"] == share > 0
+
+
+def test_the_share_of_foreign_observations_is_over_all_times_that_a_policy_was_asked() -> None:
+    episodes = [Episode(0, asked=8, outside=2), Episode(1, True, "", "a", asked=2, outside=2), Episode(2, asked=0)]
+    assert summarise(SPEC, episodes)["outside_observations"] == 0.4
+
+
 # -- outcomes ------------------------------------------------------------------------------------------------------
 
 
@@ -383,7 +424,7 @@ def test_a_summary_by_hand() -> None:
         "episodes": 7, "successes": 3, "failures": {"collision": 2, "timeout": 1, "policy_error": 1},
         "mode_counts": {"a": 2, "b": 1, "c": 0, "d": 0}, "modes_reached": 2, "modes_total": 4,
         # -(2/3 ln 2/3 + 1/3 ln 1/3) / ln 4
-        "entropy": pytest.approx(0.459148, abs=1e-6), "switch_rate": None, "jerk_rms": None,
+        "entropy": pytest.approx(0.459148, abs=1e-6), "switch_rate": None, "jerk_rms": None, "outside_observations": 0.0,
     }  # fmt: skip
 
 
@@ -405,4 +446,5 @@ def test_episodes_are_written_in_the_order_of_their_starts() -> None:
     rows = to_json([Episode(2, True, "", "a", 3, [[0.0, 1.0]]), Episode(0), Episode(1)])
     assert [row["index"] for row in rows] == [0, 1, 2]
     assert rows[2] == {"index": 2, "success": True, "failure": "", "mode": "a", "steps": 3, "path": [[0.0, 1.0]],
-                       "carried": [], "actions": [], "compared": 0, "switches": 0, "jerk": None}  # fmt: skip
+                       "carried": [], "actions": [], "compared": 0, "switches": 0, "jerk": None, "asked": 0,
+                       "outside": 0}  # fmt: skip

@@ -1,46 +1,31 @@
-"""The support over a whole cache: pooled figures, duplicates and modes against brute force and sets made by hand."""
+"""The support over a whole cache: its index, pooled figures and duplicates against brute force and sets made by hand."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from distill import neighbours, support
-from distill.cache import HypothesisDataset, shard_name
-from distill.policies import device_of, plan
+from distill.cache import HypothesisDataset
 from distill.support import (
-    DemonstrationMemory,
     HypothesisIndex,
-    NearestDemonstration,
-    SupportMonitor,
     cache_blocks,
     distinct,
     distinct_in_pool,
-    mode_figures,
-    mode_share_error,
-    modes_of_cache,
-    modes_per_observation,
     novelty,
     pooled_fidelity,
     pooled_vectors,
     state_vectors,
-    summarise_modes,
 )
-from envs import task_spec
-from envs.demonstrations import Demonstrations
-from envs.specs import STATE, Demonstration
+from envs.specs import STATE
 from teachers.normalisation import Normaliser
 
 needs_faiss = pytest.mark.skipif(importlib.util.find_spec("faiss") is None, reason="no FAISS here")
 KINDS = [False, pytest.param(True, marks=needs_faiss)]
-ONE = torch.ones(1)
 
 
 def _randn(*shape: int, seed: int = 0) -> Tensor:
@@ -150,20 +135,6 @@ def test_an_index_refuses_what_makes_no_sense() -> None:
         HypothesisIndex(torch.zeros(0, 3), 4)
 
 
-@pytest.fixture
-def cache(tmp_path: Path) -> HypothesisDataset:
-    """23 observations of 8 hypotheses in shards of 5; in the first 20 they are two clumps of chunks, then one."""
-    states = _randn(23, 2, 2)
-    chunks = 0.05 * _randn(23, 8, 4, 2, seed=1)
-    chunks[:20, 4:] += 1.0
-    for shard in range(5):
-        part = slice(5 * shard, 5 * shard + 5)
-        tensors = {STATE: states[part], "hypotheses": chunks[part].half(), "seed": torch.zeros(len(states[part]), 8).long()}
-        save_file({name: value.contiguous() for name, value in tensors.items()}, tmp_path / shard_name(shard))
-    (tmp_path / "index.json").write_text(json.dumps({"observations": 23, "num_hypotheses": 8, "shard_size": 5}))
-    return HypothesisDataset(tmp_path)
-
-
 def test_a_cache_is_indexed_shard_by_shard_in_its_order(cache: HypothesisDataset) -> None:
     sizes = [len(states) for states, _ in cache_blocks(cache)]
     assert sizes == [5, 5, 5, 5, 3]
@@ -180,11 +151,6 @@ def test_a_cache_is_indexed_shard_by_shard_in_its_order(cache: HypothesisDataset
         query = vectors(item[STATE][None], item["hypotheses"][None])
         distance, found = index.search(query, 1)
         assert found[:, 0].tolist() == list(range(8 * row, 8 * row + 8)) and float(distance.max()) < 1e-6
-
-
-def test_the_modes_of_a_cache_are_counted(cache: HypothesisDataset) -> None:
-    assert modes_of_cache(cache, torch.ones(2)) == {"observations": 23, "observations_by_modes": [3, 20]}
-    assert modes_of_cache(cache, torch.ones(2), most=3)["observations"] == 3
 
 
 # -- two pooled sets ---------------------------------------------------------------------------------------------------
@@ -263,169 +229,3 @@ def test_novelty_is_the_distance_to_the_kth_other() -> None:
     index.add(points)
     assert novelty(index, points, 0, 2).tolist() == [3.0, 2.0, 3.0, 4.0, 4.0]
     assert novelty(index, points[3:], 3, 1).tolist() == [0.0, 0.0]
-
-
-# -- modes -------------------------------------------------------------------------------------------------------------
-
-
-def _clumps(counts: list[int], size: int, spread: float = 0.05, seed: int = 0) -> Tensor:
-    """Chunks `[1, K, T, 2]` in Gaussian clumps, centres a unit of the distance between chunks apart."""
-    centres = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])[: len(counts)] * 2**0.5
-    where = centres.repeat_interleave(torch.tensor(counts), 0)[:, None]
-    order = torch.randperm(sum(counts), generator=torch.Generator().manual_seed(seed))
-    return (where + spread * _randn(sum(counts), size, 2, seed=seed))[order][None]
-
-
-@pytest.mark.parametrize("counts", [[64], [32, 32], [56, 8], [40, 16, 8], [8, 8], [12, 4], [5, 5, 6], [22, 21, 21]])
-@pytest.mark.parametrize("size", [1, 4])
-def test_modes_of_sets_made_by_hand(counts: list[int], size: int) -> None:
-    for seed in range(5):
-        (modes,) = modes_per_observation(_clumps(counts, size, seed=seed), torch.ones(2))
-        expected = torch.tensor(sorted(counts, reverse=True)) / sum(counts)
-        torch.testing.assert_close(modes.shares, expected)
-        assert torch.bincount(modes.label_K).tolist() == sorted(counts, reverse=True) and modes.count == len(counts)
-
-
-@pytest.mark.parametrize(("dimensions", "most"), [(1, 8), (2, 1), (3, 0), (16, 0)])
-def test_a_gaussian_has_one_mode(dimensions: int, most: int) -> None:
-    sets = _randn(100, 64, dimensions, 1)
-    assert sum(modes.count > 1 for modes in modes_per_observation(sets, ONE)) <= most
-
-
-def test_three_of_thirty_two_are_no_mode_four_are() -> None:
-    found = [modes_per_observation(_clumps(counts, 4), torch.ones(2))[0].count for counts in ([29, 3], [28, 4])]
-    assert found == [1, 2]
-    assert modes_per_observation(_clumps([29, 3], 4), torch.ones(2), smallest=3)[0].count == 2
-
-
-def test_modes_of_different_widths_are_told_apart_and_copies_do_no_harm() -> None:
-    chunks = torch.cat([0.01 * _randn(1, 20, 4, 2), 1 + 0.1 * _randn(1, 20, 4, 2, seed=1)], dim=1)
-    assert modes_per_observation(chunks, torch.ones(2))[0].shares.tolist() == [0.5, 0.5]
-    copies = torch.cat([chunks[:, :20].repeat(1, 2, 1, 1), chunks[:, 20:]], dim=1)
-    assert modes_per_observation(copies, torch.ones(2))[0].shares.tolist() == pytest.approx([2 / 3, 1 / 3])
-    assert modes_per_observation(torch.ones(1, 16, 4, 2), torch.ones(2))[0].shares.tolist() == [1.0]
-    two_points = torch.tensor([0.0, 1.0]).repeat(8)[None, :, None, None]
-    assert modes_per_observation(two_points, ONE)[0].shares.tolist() == [0.5, 0.5]
-
-
-def test_strays_make_no_mode_and_go_to_the_nearest() -> None:
-    chunks = torch.cat([_clumps([20, 10], 4), torch.tensor([[5.0, 0.0], [-3.0, 4.0]])[None, :, None].expand(1, 2, 4, 2)], 1)
-    (modes,) = modes_per_observation(chunks, torch.ones(2))
-    near = chunks[0, :30, 0, 0] > 0.7  # the smaller clump, at sqrt(2), 0
-    assert torch.equal(modes.label_K[:30], near.long())
-    assert modes.label_K[30:].tolist() == [1, 0]  # (5, 0) is nearer to the clump on its side
-    torch.testing.assert_close(modes.shares, torch.tensor([21 / 32, 11 / 32]))
-    with pytest.raises(ValueError, match="expected finite chunks"):
-        modes_per_observation(torch.full((1, 8, 1, 1), torch.nan), ONE)
-
-
-def test_the_share_error_by_hand() -> None:
-    teacher = torch.tensor([0.0] * 6 + [1.0] * 4)[:, None, None]
-    (modes,) = modes_per_observation(teacher[None], ONE)
-    assert modes.shares.tolist() == pytest.approx([0.6, 0.4])
-
-    def chunks(*values: float) -> Tensor:
-        return torch.tensor(values)[:, None, None]
-
-    assert mode_share_error(teacher, teacher, modes, ONE) == pytest.approx(0.0)
-    assert mode_share_error(chunks(0.1, -2.0, 0.0), teacher, modes, ONE) == pytest.approx(0.4)
-    assert mode_share_error(chunks(0.9, 0.1), teacher, modes, ONE) == pytest.approx(0.1)
-    figures = mode_figures(chunks(1.0, 1.0), teacher, chunks(0.0, 1.0), ONE)
-    assert (figures["modes"], figures["shares"]) == (2, [0.6, 0.4])
-    assert (figures["share_error"], figures["share_error_floor"]) == (pytest.approx(0.6), pytest.approx(0.1))
-    with pytest.raises(ValueError, match="expected equally many"):
-        mode_figures(chunks(1.0), teacher, chunks(0.0, 1.0), ONE)
-    one = {"modes": 1, "share_error": 0.0, "share_error_floor": 0.0}
-    assert summarise_modes([figures, one, one]) == {
-        "observations": 3, "observations_by_modes": [2, 1], "share_error": pytest.approx(0.6),
-        "share_error_floor": pytest.approx(0.1),
-    }  # fmt: skip
-    assert summarise_modes([one])["share_error"] is None
-
-
-# -- at run time -------------------------------------------------------------------------------------------------------
-
-
-def test_a_monitor_by_hand(statistics) -> None:
-    # one normalised dimension moves: 0, 0.1, 0.2 in the first group, 0.4, 0.5 in the second, 1 in the third
-    position = torch.tensor([0.0, 0.1, 0.2, 0.4, 0.5, 1.0])
-    states = torch.stack([0.5 + 0.25 * position, torch.zeros(6)], -1)[:, None]
-    groups = torch.tensor([0, 0, 0, 1, 1, 2])
-    monitor = SupportMonitor(states, groups, _normaliser(statistics), quantile=1.0)
-    # to another group: 0.4, 0.3, 0.2, 0.2, 0.3, 0.5; the root mean square over two dimensions halves the square
-    half = 0.5**0.5
-    assert monitor.threshold == pytest.approx(0.5 * half, rel=1e-5)
-    assert SupportMonitor(states, groups, _normaliser(statistics), 0.5).threshold == pytest.approx(0.3 * half, rel=1e-5)
-    asked = torch.tensor([[[0.5 + 0.25 * 0.3, 0.0]], [[0.75, 0.3 * 0.49]], [[0.75, 0.3 * 0.51]]])
-    expected = torch.tensor([0.1, 0.49, 0.51]) * half
-    torch.testing.assert_close(monitor.distance(asked), expected)
-    assert [monitor.is_outside(state) for state in asked] == [False, False, True]
-    assert monitor.is_outside(torch.full((1, 2), torch.nan))
-    assert not any(monitor.is_outside(state) for state in states)
-    for bad in (torch.zeros(6, dtype=torch.long), torch.arange(5)):
-        with pytest.raises(ValueError, match="two groups or more"):
-            SupportMonitor(states, bad, _normaliser(statistics))
-
-
-def test_a_monitor_calls_about_one_new_observation_in_a_hundred_foreign(statistics, monkeypatch) -> None:
-    low, high = torch.tensor([0.25, -0.3]), torch.tensor([0.75, 0.3])
-    inside = low + (high - low) * torch.rand(3000, 1, 2, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(support, "CALIBRATION", 700)
-    monitor = SupportMonitor(inside[:1500], torch.arange(1500), _normaliser(statistics))
-    share = float((monitor.distance(inside[1500:]) > monitor.threshold).float().mean())
-    assert 0.002 < share < 0.03
-    assert monitor.is_outside(torch.tensor([[0.5, 0.5]]))
-
-
-@pytest.fixture
-def demonstrations() -> Demonstrations:
-    """Three episodes of 12 frames of task avoid, side by side; the third is far."""
-    spec = task_spec("avoid")
-    episodes = []
-    for number, offset in enumerate((0.0, 0.02, 0.2)):
-        x = np.linspace(0.3, 0.6, 12)
-        state = np.stack([x, np.full(12, offset)], -1)
-        action = np.stack([x + 0.01, np.full(12, offset + 0.1 * number)], -1)
-        episodes.append(Demonstration(
-            state=state.astype(np.float32), action=action.astype(np.float32), tool=np.zeros((12, 3), np.float32),
-            start=np.zeros(len(spec.start_names)), mode=spec.modes[number % 2],
-        ))  # fmt: skip
-    return Demonstrations.from_episodes(spec, episodes, [0, 0, 1])
-
-
-def test_the_nearest_demonstration_is_a_policy(demonstrations: Demonstrations, small_shape, statistics) -> None:
-    memory = DemonstrationMemory(demonstrations, small_shape, _normaliser(statistics))
-    policy = NearestDemonstration(memory)
-    assert (policy.name, policy.evaluations, policy.shape) == ("nearest_demonstration", 0, small_shape)
-    assert device_of(policy).type == "cpu" and not any(value.requires_grad for value in memory.parameters())
-    # frames 3 and 4 of the second episode, a little off
-    state = demonstrations.state[[12 + 3, 12 + 4]][None] + np.float32(0.002)
-    chunk = plan(policy, state, [torch.Generator().manual_seed(0)], samples=3)
-    assert chunk.shape == (1, 3, 8, 2)
-    np.testing.assert_allclose(chunk[0], np.repeat(demonstrations.action[None, 16:24], 3, 0), atol=1e-6)
-    # the end of the far episode: its last action goes on
-    state = demonstrations.state[[34, 35]][None]
-    chunk = plan(policy, state, [torch.Generator().manual_seed(0)])[0, 0]
-    np.testing.assert_allclose(chunk, np.repeat(demonstrations.action[None, 35], 8, 0), atol=1e-6)
-
-
-def test_one_of_several_neighbours_is_drawn_each_from_another_episode(
-    demonstrations: Demonstrations, small_shape, statistics
-) -> None:
-    policy = NearestDemonstration(DemonstrationMemory(demonstrations, small_shape, _normaliser(statistics)), 2)
-    states = np.stack([demonstrations.state[[3, 4]], demonstrations.state[[24 + 3, 24 + 4]]])
-    generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
-    chunks = plan(policy, states, generators, samples=200)
-    for row, frames in ((0, (4, 16)), (1, (28, 16))):  # the second row's nearest other episode is the middle one
-        for frame in frames:
-            same = np.abs(chunks[row] - demonstrations.action[frame : frame + 8]).max((1, 2)) < 1e-5
-            assert 70 < same.sum() < 130
-    again = plan(policy, states[1:], [torch.Generator().manual_seed(1)], samples=200)
-    np.testing.assert_array_equal(again[0], chunks[1])
-
-
-def test_neighbours_must_be_in_number_of_the_episodes(demonstrations: Demonstrations, small_shape, statistics) -> None:
-    memory = DemonstrationMemory(demonstrations, small_shape, _normaliser(statistics))
-    for neighbours_ in (0, 4):
-        with pytest.raises(ValueError, match="expected 1 to 3: one from each episode"):
-            NearestDemonstration(memory, neighbours_)

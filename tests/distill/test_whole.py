@@ -13,15 +13,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from safetensors.torch import load_file
 
+from distill.config import StudentConfig
+from distill.recipes import recipe
 from distill.stages import verify
+from envs import make, task_spec
+from envs.demonstrations import Demonstrations, windows
+from envs.specs import STATE
 from students import load_student
 from students.flow_map import FlowMapStudent
 
-STUDENTS = ("regression", "chamfer_energy")
+DEFAULT = StudentConfig().default
+STUDENTS = ("regression", DEFAULT)
 OF_STUDENTS = {f"{part}/{name}" for part in ("train", "distill", "evaluate") for name in STUDENTS}
 OTHERS = {
     "demos",
@@ -74,7 +81,7 @@ def test_a_run_leaves_a_report_of_what_it_measured(tiny_run) -> None:
     policies = {row["name"]: row for row in report["policies"]}
     assert list(policies) == ["teacher_4", "teacher_1", "nearest_demonstration", *STUDENTS]
     assert {name: row["nfe"] for name, row in policies.items()} == {
-        "teacher_4": 4, "teacher_1": 1, "nearest_demonstration": 0, "regression": 1, "chamfer_energy": 1
+        "teacher_4": 4, "teacher_1": 1, "nearest_demonstration": 0, "regression": 1, DEFAULT: 1
     }  # fmt: skip
     for name, row in policies.items():
         assert row["episodes"] == 6 == len(row["episode_success"]) and row["successes"] == sum(row["episode_success"])
@@ -83,10 +90,63 @@ def test_a_run_leaves_a_report_of_what_it_measured(tiny_run) -> None:
         assert [episode["index"] for episode in result["episodes"]] == list(range(6))
         assert result["fidelity"]["observations"] == 5 and result["fidelity"]["samples"] == 8
         assert row["latency"]["calls"] == 20
+    for name in (*STUDENTS, "teacher_1"):
+        assert policies[name]["kind"] == ("student" if name in STUDENTS else "teacher")
     assert f"report: {(tiny_run.run / 'report' / 'report.html').resolve()}" in tiny_run.output
     html = (tiny_run.run / "report" / "report.html").read_text()
-    assert html.lstrip().lower().startswith("<!doctype html>") and "chamfer" in html.lower()
+    assert html.lstrip().lower().startswith("<!doctype html>") and recipe(DEFAULT).label in html
     assert (tiny_run.run / "report" / "report.md").stat().st_size > 500
+
+
+def test_the_nearest_demonstration_is_evaluated_like_a_policy(tiny_run) -> None:
+    """It does what was done after the most similar frame: found again here by hand, and its rollout replayed."""
+    name = "nearest_demonstration"
+    row = next(row for row in _report(tiny_run.run)["policies"] if row["name"] == name)
+    assert (row["kind"], row["label"], row["objective"]) == ("baseline", "Nearest demonstration", None)
+    assert not row["is_default_student"] and not row["is_reference_teacher"] and row["validation"] is None
+    assert row["difference"] is not None and row["speedup"] > 0 and row["fidelity"]["observations"] == 5
+    result = json.loads((tiny_run.run / "evaluate" / name / "result.json").read_text())
+    assert result["observation_modes"]["observations"] == 5
+    demonstrations = Demonstrations.load(tiny_run.run / "demos", task_spec("avoid"))
+    assert result["parameters"] == len(demonstrations.state) * (2 * 2 + 16 * 2)  # histories of 2, chunks of 16
+    states, chunks = windows(demonstrations, np.arange(len(demonstrations.state)), 2, 16)
+    half = np.ptp(demonstrations.state, axis=0) / 2
+    stored = load_file(str(tiny_run.run / "starts" / "starts.safetensors"))
+    distance = np.square((stored["observations"][0].numpy() - states) / half).sum((1, 2))
+    # the set of 8 planned for the first held-out observation: one and the same chunk
+    planned = np.array(result["planned_set"])
+    np.testing.assert_allclose(planned, np.repeat(chunks[distance.argmin()][None], 8, 0), atol=1e-4)
+    # an episode's first eight actions are the first half of the chunk of the demonstration nearest to its start
+    observation, _ = make("avoid").reset(options={"start": stored["test"][0].numpy()})
+    distance = np.square((observation[STATE] - states) / half).sum((1, 2))
+    np.testing.assert_allclose(result["episodes"][0]["actions"][:8], chunks[distance.argmin()][:8], atol=1e-5)
+
+
+def test_how_foreign_the_observations_were_is_counted_for_every_policy(tiny_run) -> None:
+    for row in _report(tiny_run.run)["policies"]:
+        result = json.loads((tiny_run.run / "evaluate" / row["name"] / "result.json").read_text())
+        for episode in result["episodes"]:
+            assert episode["asked"] == max(1, -(-episode["steps"] // 8)) and 0 <= episode["outside"] <= episode["asked"]
+        outside, asked = (sum(episode[key] for episode in result["episodes"]) for key in ("outside", "asked"))
+        assert row["outside_observations"] == result["summary"]["outside_observations"] == outside / asked
+
+
+def test_without_a_baseline_there_is_none_in_the_report(copied_run, main, monkeypatch) -> None:
+    monkeypatch.setattr("sys.argv", ["distill.py"])  # the report names the command, and pytest's may name this test
+
+    def pages() -> list[str]:
+        """Both reports without pictures and style."""
+        texts = [(copied_run.run / "report" / name).read_text() for name in ("report.html", "report.md")]
+        return [re.sub(r"base64,[A-Za-z0-9+/=]+|<style>.*?</style>", "", text, flags=re.S).lower() for text in texts]
+
+    assert all("baseline" in page and "nearest demonstration" in page for page in pages())
+    before = _manifests(copied_run.run)
+    config = copied_run.folder / "none.yaml"
+    config.write_text("evaluate: {baselines: []}")
+    assert main(["--config", str(copied_run.config), "--config", str(config)]) == 0
+    assert _changed(before, _manifests(copied_run.run)) <= END  # the baseline's own stage stands as it did, unused
+    assert "nearest_demonstration" not in {row["name"] for row in _report(copied_run.run)["policies"]}
+    assert not any("baseline" in page or "nearest demonstration" in page for page in pages())
 
 
 def test_the_starts_of_all_policies_are_the_same_and_of_no_other_split(tiny_run) -> None:
@@ -162,7 +222,7 @@ def test_a_changed_student_flag_makes_the_students_again_and_nothing_else(copied
 
 def test_one_more_objective_is_one_more_student(copied_run, main) -> None:
     before = _manifests(copied_run.run)
-    objectives = ["--student.objectives", "regression", "chamfer", "chamfer_energy"]
+    objectives = ["--student.objectives", "regression", "chamfer", DEFAULT]
     assert main(["distill", "--config", str(copied_run.config), *objectives]) == 0
     assert _changed(before, _manifests(copied_run.run)) == {"train/chamfer", "distill/chamfer"}
 
@@ -182,6 +242,16 @@ def test_every_way_of_making_a_student_learns_from_a_teacher_from_elsewhere(copi
         assert curve[-1]["step"] == (20 if name == "imle_policy" else 10)
 
 
+def test_a_diffusion_teacher_may_draw_its_cache_by_another_solver_than_its_own(copied_run, main) -> None:
+    # with ddpm a chunk has no noise of its own to be paired with; with ddim, which the cache takes by default, it has
+    line = ["distill", "--config", str(copied_run.config), "--teacher.kind", "diffusion", "--teacher.solver", "ddpm",
+            "--student.objectives", "noise_regression", "--student.default", "noise_regression", "--name", "other"]  # fmt: skip
+    assert main(line) == 0
+    other = copied_run.folder / "runs" / "other"
+    assert json.loads((other / "sample" / "index.json").read_text())["teacher"] == "diffusion_teacher, ddim"
+    assert load_student(other / "distill" / "noise_regression").shape.horizon == 16
+
+
 def test_a_stage_does_what_it_needs_and_nothing_after_it(tmp_path: Path, tiny_config: Path, main, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["demos", "--config", str(tiny_config), "--name", "short"]) == 0
@@ -197,7 +267,7 @@ def test_a_stage_does_what_it_needs_and_nothing_after_it(tmp_path: Path, tiny_co
         ("sample/shard-00001.safetensors", "sample"),
         ("sample/shard-00001.safetensors", "report"),
         ("demos/frames.safetensors", "distill"),
-        ("distill/chamfer_energy/model.safetensors", "evaluate"),
+        (f"distill/{DEFAULT}/model.safetensors", "evaluate"),
         ("report/report.html", "report"),
     ],
 )
@@ -317,7 +387,7 @@ def test_training_goes_on_where_it_was_stopped_and_ends_the_same(copied_run, mai
     straight = {path: path.read_bytes() for path in copied_run.run.glob("distill/*/model.safetensors")}
     assert len(straight) == 2
     for folder in ("train", "distill"):
-        shutil.rmtree(copied_run.run / folder / "chamfer_energy")
+        shutil.rmtree(copied_run.run / folder / DEFAULT)
     steps: list[int] = []
     real = training.learning_rate
 
@@ -330,7 +400,7 @@ def test_training_goes_on_where_it_was_stopped_and_ends_the_same(copied_run, mai
 
     monkeypatch.setattr(training, "learning_rate", interrupt_at_step_6)
     assert main(line) == 130
-    assert not (copied_run.run / "train" / "chamfer_energy").exists()
+    assert not (copied_run.run / "train" / DEFAULT).exists()
     assert main(line) == 0
     assert steps == [0, 1, 2, 3, 4, 5, -1, 6, 7, 8, 9]
     assert straight == {path: path.read_bytes() for path in copied_run.run.glob("distill/*/model.safetensors")}

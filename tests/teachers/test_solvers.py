@@ -28,6 +28,8 @@ def test_decay_is_multiplied_by_the_solvers_polynomial_every_step(steps: int) ->
     h = 1 / steps
     first, second = 1 - h, 1 - h + h * h / 2
     expected = {"euler": first**steps, "midpoint": second**steps, "heun": second ** (steps - 1) * first}
+    # shrinking: Euler steps of length (2 (n - i) - 1) / n^2, i = 0 .. n - 1: odd numbers over n^2, which add up to 1
+    expected["shrinking"] = math.prod(1 - odd / steps**2 for odd in range(1, 2 * steps, 2))
     assert set(expected) == set(SOLVERS)
     for solver, factor in expected.items():
         torch.testing.assert_close(integrate(_decay, START, steps, solver), START * factor, rtol=1e-13, atol=0)
@@ -37,12 +39,13 @@ def test_a_field_of_time_alone_gives_the_rectangle_midpoint_and_trapezium_rules(
     # dx/dt = 3 t^2 in two steps of 1/2.
     # Euler: 1/2 (0 + 3/4) = 3/8. Midpoint: 1/2 (3/16 + 27/16) = 15/16.
     # Heun: a trapezium, 1/2 * (0 + 3/4) / 2 = 3/16, then an Euler step, 1/2 * 3/4 = 3/8; together 9/16.
-    for solver, integral in (("euler", 3 / 8), ("midpoint", 15 / 16), ("heun", 9 / 16)):
+    # Shrinking: from 0 to 3/4 and on to 1, 3/4 * 0 + 1/4 * 27/16 = 27/64.
+    for solver, integral in (("euler", 3 / 8), ("midpoint", 15 / 16), ("heun", 9 / 16), ("shrinking", 27 / 64)):
         end = integrate(lambda x, t: 3 * t[:, None].square().expand_as(x), START, 2, solver)
         torch.testing.assert_close(end, START + integral, rtol=1e-13, atol=0)
 
 
-@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("midpoint", 2), ("heun", 2)])
+@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("midpoint", 2), ("heun", 2), ("shrinking", 1)])
 @pytest.mark.parametrize(
     ("field", "end"), [(_decay, START * math.exp(-1)), (_linear, (START + 1) * math.exp(-1))], ids=["decay", "linear"]
 )
@@ -70,11 +73,22 @@ def test_evaluations_are_counted_as_they_happen_and_none_is_at_the_end(solver: s
         "euler": [k / steps for k in range(steps)],
         "midpoint": [(k + half) / steps for k in range(steps) for half in (0, 0.5)],
         "heun": [(k + whole) / steps for k in range(steps) for whole in (0, 1)][:-1],
+        # by hand for the three numbers of steps: 1 - 1, 1 - 1/4, 1 - 16/25, 1 - 9/25, ..
+        "shrinking": {1: [0.0], 2: [0.0, 0.75], 5: [0.0, 0.36, 0.64, 0.84, 0.96]}[steps],
     }[solver]
     assert times == pytest.approx(expected, abs=1e-12)
 
 
+def test_the_times_of_shrinking_steps_by_hand() -> None:
+    shrinking = SOLVERS["shrinking"]
+    assert [shrinking.time(i / 4) for i in range(5)] == [0.0, 7 / 16, 12 / 16, 15 / 16, 1.0]
+    # the last of 16 steps is 1/256 long, the first 31/256
+    assert 1 - shrinking.time(15 / 16) == 1 / 256 and shrinking.time(1 / 16) == 31 / 256
+    assert all(SOLVERS[name].time(0.3) == 0.3 for name in SOLVERS if name != "shrinking")
+
+
 def test_evaluations_by_hand() -> None:
+    assert [SOLVERS["shrinking"].evaluations(n) for n in (1, 4, 50)] == [1, 4, 50]
     assert [SOLVERS["euler"].evaluations(n) for n in (1, 4, 50)] == [1, 4, 50]
     assert [SOLVERS["midpoint"].evaluations(n) for n in (1, 4, 50)] == [2, 8, 100]
     assert [SOLVERS["heun"].evaluations(n) for n in (1, 4, 50)] == [1, 7, 99]
@@ -92,7 +106,7 @@ def test_the_flow_of_gaussian_data_carries_every_noise_to_its_quantile(solver: s
         return mu + (t * s**2 - (1 - t)) / ((1 - t) ** 2 + t**2 * s**2) * (x - t * mu)
 
     noise = torch.randn(4000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    end = integrate(velocity, noise, 400 if solver == "euler" else 100, solver)
+    end = integrate(velocity, noise, 100 if SOLVERS[solver].stages == 2 else 400, solver)
     torch.testing.assert_close(end, mu + s * noise, rtol=0, atol=0.01)
     assert float(end.mean()) == pytest.approx(mu, abs=0.015) and float(end.std()) == pytest.approx(s, rel=0.05)
 
@@ -104,5 +118,5 @@ def test_no_steps_are_refused(steps: int) -> None:
 
 
 def test_an_unknown_solver_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"'rk4'.*'euler', 'heun', 'midpoint'"):
+    with pytest.raises(ValueError, match=r"'rk4'.*'euler', 'heun', 'midpoint', 'shrinking'"):
         integrate(_decay, START, 2, "rk4")
