@@ -24,8 +24,8 @@ from distill.results import hardware
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/objectives"
 TASKS = ("avoid", "detour", "handles")
-DEFAULT = "anchored"
-SETS = ("chamfer_energy", "imle", "rs_imle", "rs_imle_adaptive", "set_imle", "soft_chamfer", "large_pool", "hungarian",
+DEFAULT = "chamfer_energy"
+SETS = ("anchored", "imle", "rs_imle", "rs_imle_adaptive", "set_imle", "soft_chamfer", "large_pool", "hungarian",
         "sinkhorn", "energy_distance", "fidelity", "noise_regression")  # fmt: skip
 RIVALS = ("reflow", "consistency", "shortcut", "mean_flow")
 # the public study of FIELD's section 1 lost half of its modes at 7.24 times fewer parameters

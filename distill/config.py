@@ -55,7 +55,7 @@ class TeacherConfig:
     depth: int = 4
     heads: int = 4
     patch: int = 8
-    training_steps: int = 8000
+    training_steps: int = 10000
     batch_size: int = 256
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
@@ -88,21 +88,24 @@ class StudentConfig:
     """The one-step students, one per objective.
 
     objectives: set objectives (distill.objectives), weighted sums of them, or rivals (distill.recipes).
+    codes, latent_size: the first number of a latent chooses one of `codes` learned inputs (0: none), the other
+    latent_size - 1 are lifted linearly (students.one_step).
     default: the one whose student the report presents; num_latents: M, student samples per observation a step.
     unexecuted_weight: weight, in the objectives' distance, of a chunk's actions after the execution horizon; 1 is plain.
     width, depth: of the student's transformer; 0 is the teacher's. Another size cannot start from the teacher's weights.
     candidates: how many checkpoints of the last part of training compete on the validation starts.
     """
 
-    objectives: tuple[str, ...] = ("regression", "chamfer", "anchored")
-    default: str = "anchored"
-    latent_size: int = 8
+    objectives: tuple[str, ...] = ("regression", "chamfer", "chamfer_energy")
+    default: str = "chamfer_energy"
+    codes: int = 128
+    latent_size: int = 1
     num_latents: int = 8
     unexecuted_weight: float = 0.25
     warm_start: bool = True
     width: int = 0
     depth: int = 0
-    training_steps: int = 1900
+    training_steps: int = 2800
     batch_size: int = 32
     learning_rate: float = 2.5e-3
     weight_decay: float = 1e-4
@@ -118,8 +121,9 @@ class EvaluateConfig:
     baselines: policies that need no training, for comparison: nearest_demonstration (distill.demonstrated), or none.
     teacher_steps: solver steps at which the teacher is evaluated; the first is the reference of every comparison.
     execution_horizon: actions of a chunk that are carried out before the policy is asked again.
-    selection: one (a single sample), consistent (of `selection_candidates` the one nearest to what the last plan left) or
-    kept_latent; the last plan or latent is forgotten every `forget_every` plans (students.selection).
+    selection: of the students' samples, one (a single one), typical (the first of `selection_candidates` that is no stray),
+    consistent (of those the one nearest to what the last plan left) or kept_latent; the last plan or latent is forgotten
+    every `forget_every` plans (students.selection).
     """
 
     test_starts: int = 480
@@ -127,8 +131,8 @@ class EvaluateConfig:
     teacher_steps: tuple[int, ...] = (50, 10, 4, 2, 1)
     baselines: tuple[str, ...] = ("nearest_demonstration",)
     execution_horizon: int = 8
-    selection: str = "one"
-    selection_candidates: int = 32
+    selection: str = "typical"
+    selection_candidates: int = 16
     forget_every: int = 5
     fidelity_observations: int = 64
     fidelity_samples: int = 64
@@ -171,7 +175,8 @@ class Config:
 
 # counts that may be zero; every other int of a config must be at least 1
 _MAY_BE_ZERO = {
-    "seed", "processes", "demos.episodes", "teacher.warmup_steps", "student.width", "student.depth", "student.warmup_steps",
+    "seed", "processes", "demos.episodes", "teacher.warmup_steps", "student.width", "student.depth",
+    "student.codes", "student.warmup_steps",
     "evaluate.forget_every", "evaluate.latency_warmup",
 }  # fmt: skip
 
@@ -210,6 +215,8 @@ def validate(config: Config) -> None:
         )
     if len(set(student.objectives)) != len(student.objectives):
         raise ValueError(f"student.objectives: got a name twice in {list(student.objectives)}; name each once")
+    if student.codes == 1:
+        raise ValueError("student.codes: got 1, expected at least 2, or 0 for none: one code is one way")
     if config.sample.num_hypotheses < 2:
         raise ValueError("sample.num_hypotheses: got 1, expected at least 2: one hypothesis is no set")
     for name, chosen in recipes.items():

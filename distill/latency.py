@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from distill.policies import Policy, device_of, plan, postprocess, preprocess
+from distill.policies import Policy, device_of, postprocess, preprocess
+from distill.rollouts import decide
 from distill.statistics import latency_summary
+from students.selection import ONE_SAMPLE, Memory, Selection, choose, draw_candidates
 
 STAGES = ("preprocess_ms", "encode_ms", "head_ms", "post_ms")
 
@@ -32,27 +34,41 @@ def _timed(call: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
 
 
 @torch.inference_mode()
-def _staged_call(policy: Policy, state_1OS: np.ndarray, generator: torch.Generator) -> list[float]:
-    """Milliseconds of the four stages, the device synchronised after each."""
+def _staged_call(
+    policy: Policy, state_1OS: np.ndarray, generator: torch.Generator, selection: Selection, memory: Memory, executed: int
+) -> list[float]:
+    """Milliseconds of the four stages, the device synchronised after each; the choice among candidates is in the last."""
     device = device_of(policy)
     observation, preprocess_ms = _timed(lambda: preprocess(policy, state_1OS), device)
     condition, encode_ms = _timed(lambda: policy.encode(observation), device)
-    chunk, head_ms = _timed(lambda: policy.head(condition, policy.draw(1, generator)[None].to(device)), device)
-    _, post_ms = _timed(lambda: postprocess(policy, chunk), device)
+    draw = partial(policy.draw, generator=generator)
+
+    def head() -> torch.Tensor:
+        draws, _ = draw_candidates(selection, memory, draw, executed, policy.shape.horizon)
+        return policy.head(condition, draws[None].to(device))
+
+    candidates, head_ms = _timed(head, device)
+    weights = torch.tensor(policy.shape.action_weights, device=device)
+    _, post_ms = _timed(
+        lambda: postprocess(policy, choose(selection, candidates, [memory], executed, weights)[0]), device
+    )
     return [preprocess_ms, encode_ms, head_ms, post_ms]
 
 
 def measure(
-    policies: Sequence[Policy], states_NOS: np.ndarray, calls: int, warmup: int, execution_horizon: int, seed: int = 0
-) -> dict[str, Any]:
+    policies: Sequence[Policy], states_NOS: np.ndarray, calls: int, warmup: int, execution_horizon: int, seed: int = 0,
+    selection: Callable[[Policy], Selection] = lambda policy: ONE_SAMPLE,
+) -> dict[str, Any]:  # fmt: skip
     """Per policy: median, p95, p99 of the whole call [ms], Hz = 1 / median, and the stages' medians.
 
     Actions per second = Hz x execution_horizon: what the policy could deliver, another number than Hz.
     states_NOS: raw states that are already on the host, cycled through; every round calls each policy once, so slow
-    moments of the machine hit all of them alike.
+    moments of the machine hit all of them alike. selection: how each policy's samples are chosen from: all the candidates
+    are part of the call.
     """
     generator = torch.Generator().manual_seed(seed)
     whole: dict[str, list[float]] = {policy.name: [] for policy in policies}
+    memories = {policy.name: Memory() for policy in policies}
     stages: dict[str, list[list[float]]] = {policy.name: [] for policy in policies}
     gc.collect()
     gc.disable()  # a collection in the middle of a call would be counted as the policy's time
@@ -60,8 +76,12 @@ def measure(
         for call in range(-warmup, calls):
             state_1OS = states_NOS[call % len(states_NOS)][None]
             for policy in policies:
-                _, milliseconds = _timed(partial(plan, policy, state_1OS, [generator]), device_of(policy))
-                staged = _staged_call(policy, state_1OS, generator)
+                chosen, memory = selection(policy), memories[policy.name]
+                (_, remembered), milliseconds = _timed(
+                    partial(decide, policy, state_1OS, [generator], chosen, [memory], execution_horizon), device_of(policy)
+                )
+                memories[policy.name] = remembered[0]
+                staged = _staged_call(policy, state_1OS, generator, chosen, memory, execution_horizon)
                 if call >= 0:
                     whole[policy.name].append(milliseconds)
                     stages[policy.name].append(staged)

@@ -324,7 +324,6 @@ def objective(name: str) -> Objective:
 
 
 ANCHORED = "2fidelity+imle+0.5energy_distance+0.3noise_regression"
-"""Near the teacher's chunks, near all of them, as often, and each from its own noise: the default. Fidelity counts double
-because strays are what a one-step map is worst at; the pairs keep the shares of the modes and steady the training."""
+"""Near the teacher's chunks, near all of them, as often, and each from its own noise."""
 
 OBJECTIVES["anchored"] = replace(objective(ANCHORED), label="Anchored set student")

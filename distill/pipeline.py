@@ -24,7 +24,7 @@ from distill.fidelity import average, set_fidelity
 from distill.modes import mode_figures, summarise_modes
 from distill.objectives import chunk_weights
 from distill.plan import Plan, make_plan
-from distill.policies import Policy, StudentPolicy, TeacherPolicy, device_of, plan
+from distill.policies import Policy, StudentPolicy, TeacherPolicy, device_of, postprocess, sample_set
 from distill.recipes import Batch, Ingredients, Lesson, Recipe, recipe
 from distill.rollouts import Episode, run_episodes, summarise, to_json
 from distill.run import Run, Stage
@@ -33,7 +33,7 @@ from distill.training import Share, StepBatches, batch_indices, fit
 from envs.demonstrations import Demonstrations, record, stored_starts, windows
 from envs.specs import STATE, Demonstration
 from students import Student, load_student
-from students.selection import Selection
+from students.selection import ONE_SAMPLE, Selection
 from teachers import load_teacher, make_teacher
 from teachers.native import TrainedTeacher
 from teachers.networks import PolicyShape
@@ -357,14 +357,20 @@ class Pipeline:
 
     def _roll_out(self, policy: Policy, starts: np.ndarray, what: str, keep_actions: int = 0) -> list[Episode]:
         mine, evaluate = self.run.my_share(range(len(starts))), self.config.evaluate
-        selection = Selection(evaluate.selection, evaluate.selection_candidates, evaluate.forget_every)
         with tqdm(total=len(mine), desc=f"{policy.name} ({what})", unit="episode", disable=not self.run.is_main) as bar:
             episodes = run_episodes(
                 self.config.task, policy, starts, mine, evaluate.execution_horizon,
                 episode_seed(self.config.seed, what, 0, 0), keep_actions, lambda done: bar.update(done - bar.n),
-                selection=selection, monitor=self.monitor(),
+                selection=self.selection(policy), monitor=self.monitor(),
             )  # fmt: skip
         return self.run.gather(episodes)
+
+    def selection(self, policy: Policy) -> Selection:
+        """How a policy's samples are chosen from: a student's speed can buy that, a teacher would pay for every candidate."""
+        evaluate = self.config.evaluate
+        if not isinstance(policy, StudentPolicy):
+            return ONE_SAMPLE
+        return Selection(evaluate.selection, evaluate.selection_candidates, evaluate.forget_every)
 
     def reference(self) -> Path:
         """Two independent fresh teacher sets per held-out observation: what fidelity compares with, and its floor."""
@@ -391,7 +397,11 @@ class Pipeline:
         """Fresh samples `[S, T, A]`, raw units, for held-out observation `row`."""
         state_1OS = self.stored()["observations"][row : row + 1].numpy()
         generator = torch.Generator().manual_seed(episode_seed(self.config.seed, stream, row, 0))
-        return stream, plan(policy, state_1OS, [generator], self.config.evaluate.fidelity_samples)[0]
+        evaluate = self.config.evaluate
+        chunks_STA = sample_set(
+            policy, state_1OS, generator, evaluate.fidelity_samples, self.selection(policy), evaluate.execution_horizon
+        )
+        return stream, postprocess(policy, chunks_STA)
 
     def evaluate_teacher(self, steps: int) -> Path:
         """The teacher at a number of solver steps, on the test starts."""
@@ -492,7 +502,7 @@ class Pipeline:
             write_json(
                 folder / "latency.json",
                 measure(self.policies(), states, settings.latency_calls, settings.latency_warmup,
-                        settings.execution_horizon, self.config.seed),
+                        settings.execution_horizon, self.config.seed, self.selection),
             )
 
     # -- 6. the report ----------------------------------------------------------------------------------------------

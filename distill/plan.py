@@ -59,10 +59,14 @@ def make_plan(config: Config) -> Plan:
                    "observations": evaluate.fidelity_observations, "observation_steps": config.teacher.observation_steps},
     )  # fmt: skip
     rollouts: dict[str, object] = {**origin, "execution_horizon": evaluate.execution_horizon}
-    if evaluate.selection != "one":  # one sample knows neither candidates nor forgetting
-        rollouts |= {"selection": evaluate.selection, "forget_every": evaluate.forget_every}
-    if evaluate.selection == "consistent":
-        rollouts |= {"candidates_of_selection": evaluate.selection_candidates}
+    # among students only, and one sample knows neither candidates nor forgetting
+    selection: dict[str, object] = {}
+    if evaluate.selection != "one":
+        selection = {"selection": evaluate.selection}
+    if evaluate.selection in ("consistent", "kept_latent"):
+        selection |= {"forget_every": evaluate.forget_every}
+    if evaluate.selection in ("consistent", "typical"):
+        selection |= {"candidates_of_selection": evaluate.selection_candidates}
     choice = {**rollouts, "validation": evaluate.validation_starts}
     train, teach = None, None
     if config.teacher.path is None:
@@ -94,7 +98,8 @@ def make_plan(config: Config) -> Plan:
 
     train_students = {name: Stage(f"train/{name}", made_from(name)) for name in config.student.objectives}
     students = {
-        name: Stage(f"distill/{name}", {**choice, "candidates": stage.key}) for name, stage in train_students.items()
+        name: Stage(f"distill/{name}", {**choice, **selection, "candidates": stage.key})
+        for name, stage in train_students.items()
     }
     reference = Stage(
         "reference",
@@ -113,12 +118,12 @@ def make_plan(config: Config) -> Plan:
     baselines_evaluated = {
         name: evaluated(name, {"demos": demos.key, "teacher": teacher_key}) for name in evaluate.baselines
     }
-    students_evaluated = {name: evaluated(name, {"student": stage.key}) for name, stage in students.items()}
+    students_evaluated = {name: evaluated(name, {"student": stage.key, **selection}) for name, stage in students.items()}
     latency = Stage(
         "latency",
         {"policies": [stage.key for group in (teachers_evaluated, baselines_evaluated, students_evaluated)
                       for stage in group.values()],
-         "calls": evaluate.latency_calls, "warmup": evaluate.latency_warmup},
+         **selection, "calls": evaluate.latency_calls, "warmup": evaluate.latency_warmup},
     )  # fmt: skip
     report = Stage("report", {"latency": latency.key, "default": config.student.default, "run": config.folder.name})
     return Plan(

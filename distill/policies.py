@@ -12,6 +12,7 @@ from torch import Tensor
 
 from envs.specs import STATE
 from students import Student
+from students.selection import Selection, first_typical
 from teachers.contract import Observation
 from teachers.native import TrainedTeacher
 from teachers.networks import PolicyShape
@@ -111,6 +112,21 @@ def postprocess(policy: Policy, chunks: Tensor) -> np.ndarray:
     """Normalised chunks `[.., T, A]` to raw actions on the host."""
     raw: np.ndarray = policy.module.normaliser.unnormalise_action(chunks).cpu().numpy()  # type: ignore[operator,union-attr]
     return raw
+
+
+@torch.inference_mode()
+def sample_set(
+    policy: Policy, state_1OS: np.ndarray, generator: torch.Generator, samples: int, selection: Selection, executed: int
+) -> Tensor:
+    """`[S, T, A]` normalised chunks that an episode would carry out at this observation, were it asked S times afresh."""
+    condition_1C = policy.encode(preprocess(policy, state_1OS))
+    device = device_of(policy)
+    if selection.kind != "typical":  # the others need a last plan: a first one is a single sample
+        return policy.head(condition_1C, policy.draw(samples, generator)[None].to(device))[0]
+    draws = policy.draw(samples * selection.candidates, generator)[None].to(device)
+    candidates_SNTA = policy.head(condition_1C, draws)[0].unflatten(0, (samples, selection.candidates))
+    weights_A = torch.tensor(policy.shape.action_weights, device=device)
+    return candidates_SNTA[torch.arange(samples, device=device), first_typical(candidates_SNTA, executed, weights_A)]
 
 
 @torch.inference_mode()

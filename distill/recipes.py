@@ -134,19 +134,21 @@ class SetRecipe:
                 f"{self.label} pairs each chunk with the one noise it was made from; {type(given.teacher).__name__} takes "
                 "more than one. Use the objective chamfer_energy"
             )
-        latent = math.prod(chunk) if self.objective.noise else settings.latent_size
-        student = OneStepStudent(given.shape, latent, identity=self.objective.noise)
+        if self.objective.noise or not self.teacher:  # IMLE Policy's latent, too, is a noise of the chunk's shape
+            student = OneStepStudent(given.shape, math.prod(chunk), identity=True)
+        else:
+            student = OneStepStudent(given.shape, settings.latent_size, codes=settings.codes)
         student.normaliser.load_state_dict(given.normaliser.state_dict())
         if given.teacher is not None and settings.warm_start and given.teacher.shape == given.shape:
             student.warm_start(given.teacher)
         return student
 
     def draws(self, student: nn.Module, given: Ingredients, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        settings = given.settings
+        assert isinstance(student, OneStepStudent)
         if self.objective.noise:  # which of the K hypotheses are looked at in this step
             return (torch.rand(rows, given.num_hypotheses, generator=generator),)
-        samples = 1 if self.objective.one_sample else settings.num_latents * self.objective.tried
-        return (torch.randn(rows, samples, settings.latent_size, generator=generator),)
+        samples = 1 if self.objective.one_sample else given.settings.num_latents * self.objective.tried
+        return (torch.randn(rows, samples, student.latent_size, generator=generator),)
 
     def loss(self, student: nn.Module, given: Ingredients, batch: Batch, *draws: Tensor) -> Tensor:
         assert isinstance(student, OneStepStudent)

@@ -239,13 +239,18 @@ def _main_row(policy: Policy, teacher: Policy | None, floor: Mapping[str, Any] |
         Cell(percent(policy.get("outside_observations"))),
         Cell(percent(policy.get("switch_rate"))),
         Cell(number(policy.get("jerk"))),
-        Cell(str(policy["nfe"])),
+        Cell(str(policy["nfe"]), _candidates(policy)),
         _time_cell(latency),
         Cell(number(latency["hz"]) if latency else NOTHING),
         Cell(NOTHING if _missing(speedup) else f"{number(speedup)}×", *((("slower",), "worse") if slower else ())),
         _distance_cell(policy, floor),
         _failures_cell(policy),
     )
+
+
+def _candidates(policy: Policy) -> tuple[str, ...]:
+    count = policy.get("candidates") or 1
+    return (f"of {count} latents at once, one plan chosen",) if count > 1 else ()
 
 
 def _mode_shares_cell(policy: Policy) -> Cell:

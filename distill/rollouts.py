@@ -104,7 +104,7 @@ def _run_wave(
     while active:
         if step % execution_horizon == 0:
             states = np.stack([np.stack(history[row][-steps_O:]) for row in active])
-            planned, remembered = _plan(
+            planned, remembered = decide(
                 policy, states, [generators[row] for row in active], selection, [memories[row] for row in active],
                 execution_horizon,
             )  # fmt: skip
@@ -140,11 +140,11 @@ def _run_wave(
 
 
 @torch.inference_mode()
-def _plan(
+def decide(
     policy: Policy, states_BOS: np.ndarray, generators: Sequence[torch.Generator], selection: Selection,
     memories: Sequence[Memory], executed: int,
 ) -> tuple[np.ndarray, list[Memory]]:  # fmt: skip
-    """The chunks to carry out `[B, T, A]`, raw, and what each episode then remembers; B episodes in one call."""
+    """The whole policy call: the chunks to carry out `[B, T, A]`, raw, and what each of the B episodes then remembers."""
     drawn = [
         draw_candidates(selection, memory, partial(policy.draw, generator=generator), executed, policy.shape.horizon)
         for memory, generator in zip(memories, generators, strict=True)

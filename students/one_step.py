@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,30 +17,40 @@ from teachers.networks import PolicyShape, StateEncoder, TrajectoryTransformer
 from teachers.normalisation import Normaliser
 from teachers.pretrained import load_weights, read_config, save_policy
 
+CODE_GAIN = 8.0
+"""A step sees few of the codes, so each of them learns by this factor faster than the other weights."""
+
 
 class OneStepStudent(nn.Module):
     """(observation, latent `[Z]`) to a chunk `[T, A]` in one pass, for M latents per observation at once.
 
-    A linear map lifts the latent to a chunk-shaped input, so that every other weight has a twin in the teacher;
-    the constant `time_C` stands where the teacher added its time embedding.
+    The latent is lifted to a chunk-shaped input, so that every other weight has a twin in the teacher; the constant
+    `time_C` stands where the teacher added its time embedding. The first number of a latent chooses one of `codes`
+    learned inputs, evenly; the others are lifted linearly. A continuous map from a continuous latent has to pass between
+    two ways wherever it changes from one to the other, and what it makes there hits the obstacle; codes need not.
     """
 
     KIND = "one_step_student"
 
-    def __init__(self, shape: PolicyShape, latent_size: int, identity: bool = False) -> None:
-        """identity: begin with a latent that is the chunk-shaped input itself, for the teacher's own noise as latent."""
+    def __init__(self, shape: PolicyShape, latent_size: int, identity: bool = False, codes: int = 0) -> None:
+        """codes: 0 lifts all of the latent linearly; identity: and begins with a latent that is the chunk-shaped input
+        itself, for the teacher's own noise as latent."""
         super().__init__()
         if latent_size < 1:
             raise ValueError(f"latent_size must be at least 1, got {latent_size}")
-        self.shape, self.latent_size = shape, latent_size
+        if codes < 0 or codes == 1 or (codes and identity):
+            raise ValueError(f"codes: got {codes}, expected at least 2, or 0 for none (with identity: none)")
+        self.shape, self.latent_size, self.codes = shape, latent_size, codes
         self.normaliser = Normaliser(shape.state_size, shape.action_size)
         self.encoder = StateEncoder(shape.observation_steps, shape.state_size, shape.width)
         self.time_C = nn.Parameter(torch.zeros(shape.width))
-        self.from_latent = nn.Linear(latent_size, shape.horizon * shape.action_size, bias=False)
+        chunk_size, linear_size = shape.horizon * shape.action_size, latent_size - bool(codes)
         # each entry of the lifted latent has unit variance, as the noise had that the teacher's trunk was trained on
-        if identity:
+        self.code_book = nn.Parameter(torch.randn(codes, chunk_size) / CODE_GAIN) if codes else None
+        self.from_latent = nn.Linear(linear_size, chunk_size, bias=False) if linear_size else None
+        if self.from_latent is not None and identity:
             nn.init.eye_(self.from_latent.weight)
-        else:
+        elif self.from_latent is not None:
             nn.init.normal_(self.from_latent.weight, std=latent_size**-0.5)
         self.trunk = TrajectoryTransformer(shape)
 
@@ -48,9 +59,11 @@ class OneStepStudent(nn.Module):
         return (self.latent_size,)
 
     @classmethod
-    def from_teacher(cls, teacher: TrainedTeacher, latent_size: int, warm_start: bool = True) -> OneStepStudent:
+    def from_teacher(
+        cls, teacher: TrainedTeacher, latent_size: int, warm_start: bool = True, codes: int = 0
+    ) -> OneStepStudent:
         """A student of the teacher's shape and statistics; with `warm_start` also of its weights, frozen at pure noise."""
-        student = cls(teacher.shape, latent_size)
+        student = cls(teacher.shape, latent_size, codes=codes)
         student.normaliser.load_state_dict(teacher.normaliser.state_dict())
         if warm_start:
             student.warm_start(teacher)
@@ -68,10 +81,24 @@ class OneStepStudent(nn.Module):
         condition_BC: Tensor = self.encoder(self.normaliser.normalise_state(observation[STATE]))
         return condition_BC
 
+    def lift(self, latents_BMZ: Tensor) -> Tensor:
+        """Standard normal latents to inputs `[B, M, T*A]` of unit variance."""
+        lifted: Tensor | float = 0.0
+        linear = latents_BMZ
+        if self.code_book is not None:
+            # the share of the normal distribution below the first number is even between 0 and 1
+            below_BM = 0.5 * (1 + torch.erf(latents_BMZ[..., 0] / math.sqrt(2)))
+            code_BM = (below_BM * self.codes).long().clamp(max=self.codes - 1)
+            lifted, linear = CODE_GAIN * self.code_book[code_BM], latents_BMZ[..., 1:]
+        if self.from_latent is not None:
+            lifted = lifted + self.from_latent(linear)
+        assert isinstance(lifted, Tensor)
+        return lifted
+
     def generate(self, condition_BC: Tensor, latents_BMZ: Tensor) -> Tensor:
         """One network evaluation: condition and latents to normalised chunks `[B, M, T, A]`."""
         batch, samples = latents_BMZ.shape[:2]
-        lifted = self.from_latent(latents_BMZ).reshape(batch * samples, self.shape.horizon, self.shape.action_size)
+        lifted = self.lift(latents_BMZ).reshape(batch * samples, self.shape.horizon, self.shape.action_size)
         chunks: Tensor = self.trunk(lifted, condition_BC + self.time_C)
         return chunks.unflatten(0, (batch, samples))
 
@@ -89,14 +116,15 @@ class OneStepStudent(nn.Module):
     def save_pretrained(self, folder: Path | str) -> None:
         """Write ``config.json`` and ``model.safetensors`` (statistics included); refuses unset statistics."""
         self.normaliser.check()
-        save_policy(folder, self.KIND, {"shape": asdict(self.shape), "latent_size": self.latent_size}, self)
+        save_policy(folder, self.KIND, {"shape": asdict(self.shape), "latent_size": self.latent_size,
+                                       "codes": self.codes}, self)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> OneStepStudent:
         """Read a folder that `save_pretrained` wrote; ValueError says what is wrong with it."""
         config: dict[str, Any] = read_config(folder, cls.KIND)
         try:
-            student = cls(PolicyShape(**config["shape"]), config["latent_size"])
+            student = cls(PolicyShape(**config["shape"]), config["latent_size"], codes=config.get("codes", 0))
         except (KeyError, TypeError) as error:
             raise ValueError(f"{folder}/config.json does not describe a {cls.KIND}: {error}") from error
         load_weights(folder, student)

@@ -8,7 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-KINDS = ("one", "consistent", "kept_latent")
+KINDS = ("one", "consistent", "kept_latent", "typical")
+
+STRAY = 4.0
+"""A candidate this many times as far from its nearest fellow as is usual among them is a stray (kind ``typical``)."""
+
+ALIKE = 0.01
+"""Candidates nearer than this are never strays: 1 % of half an action's range, root mean square."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +23,8 @@ class Selection:
 
     kind: ``one``: one sample. ``consistent``: of `candidates` samples the one nearest to the unexecuted rest of the last
     plan (temporal consistency, IMLE Policy, arXiv 2502.12371). ``kept_latent``: one sample, of a latent (or noise) that
-    is drawn once and kept.
+    is drawn once and kept. ``typical``: the first of `candidates` samples that has another one near it, so that a plan
+    between two ways, which stands alone, is not carried out; the ways keep about their shares.
     forget_every: the last plan or latent is forgotten at replans 0, forget_every, 2 forget_every, ..; 0: only at the
     first. With 1 either kind is ``one`` (``consistent`` has then drawn candidates for nothing).
     """
@@ -61,7 +68,8 @@ def draw_candidates(
     if selection.kind == "kept_latent":
         kept = draw(1) if memory.draw is None or _forgets(selection, memory) else memory.draw
         return kept, replace(memory, draw=kept)
-    return draw(selection.candidates if selection.kind == "consistent" and executed < horizon else 1), memory
+    several = selection.kind == "typical" or (selection.kind == "consistent" and executed < horizon)
+    return draw(selection.candidates if several else 1), memory
 
 
 def choose(
@@ -80,12 +88,32 @@ def choose(
         if rows:
             last_RTA = torch.stack([chunk_TA for chunk_TA in last if chunk_TA is not None])
             index_B[rows] = nearest_to_rest(candidates_BNTA[rows], last_RTA, executed, weights_A)
+    if selection.kind == "typical":
+        index_B = first_typical(candidates_BNTA, executed, weights_A)
     chosen_BTA = candidates_BNTA[torch.arange(len(memories), device=index_B.device), index_B]
     after = [
         replace(memory, replans=memory.replans + 1, last_TA=chunk_TA)
         for memory, chunk_TA in zip(memories, chosen_BTA.unbind(), strict=True)
     ]
     return chosen_BTA, after
+
+
+def first_typical(candidates_BNTA: Tensor, executed: int, weights_A: Tensor) -> Tensor:
+    """Index `[B]` of the first candidate that is no stray.
+
+    A stray's distance to the nearest other candidate is more than `STRAY` times the median of such distances, and more
+    than `ALIKE`. Distance: weighted root mean square over the actions that are carried out. A candidate with NaN is no
+    stray, so that a broken policy is seen, not hidden.
+    """
+    count = candidates_BNTA.shape[1]
+    if count < 3:
+        return torch.zeros(len(candidates_BNTA), dtype=torch.long, device=candidates_BNTA.device)
+    done_BNTA = candidates_BNTA[:, :, :executed] * (weights_A / weights_A.sum()).sqrt()
+    difference_BNN = (done_BNTA[:, :, None] - done_BNTA[:, None]).square().sum(-1).mean(-1).sqrt()
+    difference_BNN = difference_BNN + torch.eye(count, device=difference_BNN.device) * 1e6
+    alone_BN = difference_BNN.amin(-1)
+    usual_B1 = alone_BN.median(-1, keepdim=True).values
+    return (~(alone_BN > (STRAY * usual_B1).clamp(min=ALIKE))).int().argmax(-1)
 
 
 def nearest_to_rest(candidates_BNTA: Tensor, last_BTA: Tensor, executed: int, weights_A: Tensor) -> Tensor:
