@@ -55,7 +55,7 @@ class TeacherConfig:
     depth: int = 4
     heads: int = 4
     patch: int = 8
-    training_steps: int = 10000
+    training_steps: int = 8000
     batch_size: int = 256
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
@@ -105,7 +105,7 @@ class StudentConfig:
     warm_start: bool = True
     width: int = 0
     depth: int = 0
-    training_steps: int = 2800
+    training_steps: int = 2200
     batch_size: int = 32
     learning_rate: float = 2.5e-3
     weight_decay: float = 1e-4
