@@ -29,16 +29,16 @@ RESULTS = ROOT / "benchmarks/results/objectives"
 PAGE = ROOT / "docs/results.md"
 REFERENCE = "teacher_50"
 DEFAULT = Config().student.default
-MAIN = ("main", "objectives", "rivals")
-"""Phases whose rows change nothing but the recipe: one table a task."""
-SAME_TEACHER = ("small", "ablations")
-"""Phases whose rows change the student only: compared with the main teacher, which their own runs may roll out otherwise."""
+MAPS = ("objectives", "rivals")
+"""Phases that compare the maps themselves: one table a task, of students that carry out the one sample they make."""
+SAME_TEACHER = ("maps", "small", "ablations")
+"""Sections whose rows change the student only: compared with the main teacher, which their own runs may roll out otherwise."""
 BELOW = 0.05
 """Further below the teacher than this, in share of episodes, a student is listed among what did not work."""
 
 Row = Mapping[str, Any]
 Key = tuple[str, str, str]
-"""section (main, small, ...), the row's label within it, policy."""
+"""section (main, maps, small, ...), the row's label within it, policy."""
 Found = dict[Key, dict[int, Row]]
 """What is there for one task: a row for every key and seed."""
 
@@ -81,11 +81,17 @@ class Pooled:
 
     @property
     def is_default(self) -> bool:
-        return self.key == DEFAULT_KEY
+        return self.key == default_of(self.key)
 
 
 DEFAULT_KEY: Key = ("main", "", DEFAULT)
+ONE_SAMPLE_KEY: Key = ("maps", "one sample", DEFAULT)
 TEACHER_KEY: Key = ("main", "", REFERENCE)
+
+
+def default_of(key: Key) -> Key:
+    """The default student that a key is compared with: one whose samples are selected as its own are."""
+    return ONE_SAMPLE_KEY if key[0] == "maps" else DEFAULT_KEY
 
 
 # -- reading and pooling -------------------------------------------------------------------------------------------------
@@ -106,7 +112,9 @@ def read(folder: Path) -> tuple[dict[str, Found], list[str], list[datetime.date]
         hardware.add(stored["hardware"])
         found = tasks.setdefault(stored["task"], {})
         for row in stored["rows"]:
-            key = ("main" if row["phase"] in MAIN else row["phase"], row["row"], row["policy"])
+            key = ("maps" if row["phase"] in MAPS else row["phase"], row["row"], row["policy"])
+            if key[0] == "maps" and _is_teacher(key):  # it carries out one sample everywhere
+                key = ("main", "", row["policy"])
             found.setdefault(key, {})[stored["seed"]] = row
     return tasks, sorted(hardware), [datetime.date.fromtimestamp(path.stat().st_mtime) for path in paths]
 
@@ -138,7 +146,7 @@ def label_of(key: Key) -> str:
         steps = policy.removeprefix("teacher_")
         return f"{row or 'teacher'}, {steps} step{'s' if steps != '1' else ''}"
     name = recipe(policy).label
-    return name if not row else row if policy == DEFAULT and section in SAME_TEACHER else f"{row}: {name}"
+    return name if not row else row if policy == DEFAULT and section in ("small", "ablations") else f"{row}: {name}"
 
 
 def teachers_of(found: Found, key: Key) -> dict[int, Row]:
@@ -279,10 +287,10 @@ def _ordered(rows: Iterable[Pooled]) -> list[Pooled]:
 
 
 def to_default(found: Found, key: Key) -> tuple[float, float, float] | None:
-    """Difference to the default student of the same seeds and starts, None for itself or where that is not there."""
-    default = found.get(DEFAULT_KEY, {})
+    """Difference to its default student of the same seeds and starts, None for itself or where that is not there."""
+    default = found.get(default_of(key), {})
     rows = {seed: row for seed, row in found[key].items() if seed in default}
-    return difference(rows, default) if rows and key != DEFAULT_KEY else None
+    return difference(rows, default) if rows and key != default_of(key) else None
 
 
 def ahead_of_default(found: Found, rows: Sequence[Pooled]) -> list[Pooled]:
@@ -294,7 +302,7 @@ def ahead_of_default(found: Found, rows: Sequence[Pooled]) -> list[Pooled]:
 def comparison(found: Found, rows: Sequence[Pooled]) -> str:
     """Sentences on where the default student is beaten, by success and by the three distances to the teacher."""
     others = [row for row in rows if not row.is_teacher and not row.is_default]
-    if DEFAULT_KEY not in found or not others:
+    if not others or default_of(others[0].key) not in found:
         return "The default student or another one to compare it with is not there yet."
     ahead = ahead_of_default(found, others)
     said = []
@@ -311,10 +319,11 @@ def comparison(found: Found, rows: Sequence[Pooled]) -> str:
 
 
 def _less(found: Found, row: Pooled, field: str) -> bool:
-    common = at(found, set(found[row.key]) & set(found[DEFAULT_KEY]))
+    default = default_of(row.key)
+    common = at(found, set(found[row.key]) & set(found[default]))
     if row.key not in common:
         return False
-    mine, its = (getattr(pool(common, key), field) for key in (row.key, DEFAULT_KEY))
+    mine, its = (getattr(pool(common, key), field) for key in (row.key, default))
     return mine is not None and its is not None and mine < its
 
 
@@ -324,34 +333,45 @@ def _less(found: Found, row: Pooled, field: str) -> bool:
 def summary(tasks: Mapping[str, Found]) -> str:
     """One line a task: the teacher, the default student, the best of the others."""
     lines = [_line(["task", "teacher, 50 steps", "default student, 1 NFE", "difference, points", "modes", "entropy, teacher / "
-                    "student", "outside, of the teacher's own", "share of the teacher's training", "best of the others"]),
-             _line(["---"] * 9)]  # fmt: skip
+                    "student", "outside, of the teacher's own", "share of the teacher's training", "best of the others",
+                    "one sample: default, best of the others"]),
+             _line(["---"] * 10)]  # fmt: skip
     for task, found in tasks.items():
         rows = {key: pool(found, key) for key in keys_of(found, "main")}
         teacher, default = rows.get(TEACHER_KEY), rows.get(DEFAULT_KEY)
         if teacher is None or default is None:
             continue
-        others = [row for row in _ordered(rows.values()) if not row.is_teacher and not row.is_default]
-        best = f"{others[0].label}, {percent(others[0].success)}" if others else NOTHING
+        maps = {key: pool(found, key) for key in keys_of(found, "maps")}
+        plain = percent(maps[ONE_SAMPLE_KEY].success) if ONE_SAMPLE_KEY in maps else NOTHING
         lines.append(_line([
             f"`{task}`", percent(teacher.success), percent(default.success), _gap(default.difference),
             f"{default.modes}/{default.modes_total}", f"{_fixed(teacher.entropy)} / {_fixed(default.entropy)}",
             NOTHING if default.outside_ratio is None else f"{number(default.outside_ratio, 2)} ×",
-            _share(default.cost), best,
+            _share(default.cost), _best(rows.values()), f"{plain}; {_best(maps.values())}",
         ]))  # fmt: skip
     return "\n\n".join(["## In short", "\n".join(lines)]) if len(lines) > 2 else ""
 
 
-def main_section(task: str, found: Found, students: Iterable[str]) -> str:
-    """All policies of one task, and which of the students of other tasks were not measured here."""
+def _best(rows: Iterable[Pooled]) -> str:
+    others = [row for row in _ordered(rows) if not row.is_teacher and not row.is_default]
+    return f"{recipe(others[0].key[2]).label}, {percent(others[0].success)}" if others else NOTHING
+
+
+def main_section(task: str, found: Found, students: Iterable[Key]) -> str:
+    """All policies of one task, then the maps themselves, and which students of other tasks were not measured here."""
     rows = _ordered(pool(found, key) for key in keys_of(found, "main"))
     if not rows:
         return ""
-    absent = sorted({label_of(("main", "", name)) for name in students if ("main", "", name) not in found})
-    return "\n\n".join([
-        f"## `{task}`", table(rows, ahead=ahead_of_default(found, rows)), comparison(found, rows),
-        *([f"Measured on another task but not here: {', '.join(absent)}."] if absent else []),
-    ])  # fmt: skip
+    parts = [f"## `{task}`", f"{preset_line(task)} The students here carry out a plan that is so selected.",
+             table(rows, ahead=ahead_of_default(found, rows)), comparison(found, rows)]  # fmt: skip
+    maps = keys_of(found, "maps")
+    if maps:
+        rows = _ordered(pool(found, key) for key in (*([TEACHER_KEY] if TEACHER_KEY in found else []), *maps))
+        parts += ["**The maps themselves.** Every student carries out the one sample it makes, as the teacher does, and is "
+                  "compared with the default that does so, too.",
+                  table(rows, ahead=ahead_of_default(found, rows)), comparison(found, rows)]  # fmt: skip
+    absent = sorted({label_of(key) for key in students if key not in found})
+    return "\n\n".join([*parts, *([f"Measured on another task but not here: {', '.join(absent)}."] if absent else [])])
 
 
 def changed_section(tasks: Mapping[str, Found], section: str, title: str, text: str) -> str:
@@ -362,9 +382,7 @@ def changed_section(tasks: Mapping[str, Found], section: str, title: str, text: 
         if not keys:
             continue
         found = at(everything, {seed for key in keys for seed in everything[key]})
-        # a changed setting of another objective stands beside that objective as it is
-        plain: list[Key] = [("main", "", key[2].partition("@")[0]) for key in keys]
-        beside = [key for key in dict.fromkeys([TEACHER_KEY, DEFAULT_KEY, *plain]) if key in found]
+        beside = [key for key in (TEACHER_KEY, DEFAULT_KEY) if key in found]
         rows = [pool(found, key) for key in (*beside, *keys)]
         against = {row.key: _gap(gap) for row in rows if not row.is_teacher and (gap := to_default(found, row.key))}
         parts += [f"**`{task}`.** {preset_line(task)}", table(rows, against, ahead_of_default(found, rows)),
@@ -375,10 +393,13 @@ def changed_section(tasks: Mapping[str, Found], section: str, title: str, text: 
 def preset_line(task: str) -> str:
     """The default recipe's settings of a task, from its preset."""
     config = apply_preset(Config(), ROOT / f"configs/{task}.yaml")
+    evaluate = config.evaluate
+    several = f" of {evaluate.selection_candidates}" if evaluate.selection in ("typical", "consistent") else ""
     return (
         f"By `configs/{task}.yaml`, as it was when this page was made, the default has K = {config.sample.num_hypotheses}, "
-        f"M = {config.student.num_latents}, latent size = {config.student.latent_size}, teacher steps = "
-        f"{config.sample.num_steps}, width = {config.student.width or config.teacher.width}."
+        f"M = {config.student.num_latents}, codes = {config.student.codes}, latent size = {config.student.latent_size}, "
+        f"teacher steps = {config.sample.num_steps}, width = {config.student.width or config.teacher.width}, "
+        f"selection: {evaluate.selection}{several}."
     )
 
 
@@ -455,7 +476,7 @@ def failed_section(tasks: Mapping[str, Found]) -> str:
                 seed, mine, its = row.lost
                 why.append(f"{mine} of {row.modes_total} modes in seed {seed}, its teacher {its}")
             if why:
-                section = "" if row.key[0] == "main" else f" ({row.key[0]})"
+                section = "" if row.key[0] in ("main", "maps") else f" ({row.key[0]})"
                 lines.append(f"- `{task}`, {row.label}{section}: {percent(row.success)} solved, {'; '.join(why)}.")
     return "\n\n".join([
         "## What did not work",
@@ -469,7 +490,8 @@ def page(folder: Path) -> str:
     """The whole page. Raises ValueError when nothing was measured yet."""
     tasks, hardware, dates = read(folder)
     days = " to ".join(dict.fromkeys(str(day) for day in (min(dates), max(dates))))
-    students = {key[2] for found in tasks.values() for key in keys_of(found, "main", teachers=False)}
+    students = {key for found in tasks.values() for section in ("main", "maps")
+                for key in keys_of(found, section, teachers=False)}  # fmt: skip
     sections = [
         "# Which objective keeps success and every mode",
         "This page is written by `benchmarks/results_page.py` from `benchmarks/results/objectives/*.json`, which hold "
@@ -487,8 +509,10 @@ def page(folder: Path) -> str:
         "from every teacher plan than these are from each other, in brackets over the teacher's own share.\n"
         "- **training**: processor seconds, mean over seeds; **share of the teacher's training**: sampling (for those recipes "
         "that use hypotheses) and training, over the training of the teacher.\n"
+        "- **one sample** before a student's name: it carries out the first plan it makes; without these words one of several "
+        "is selected, as the preset or the row says. A teacher always carries out one sample.\n"
         "- **bold** policy: the default recipe; **bold** seeds: fewer than other rows of the table have; **▲**: solves more "
-        "episodes than the default.",
+        "episodes than the default of the table.",
         summary(tasks),
         *(main_section(task, found, students) for task, found in tasks.items()),
         changed_section(tasks, "small", "A smaller student", "To read here: what is lost when the student has fewer parameters "

@@ -132,7 +132,7 @@ class EvaluateConfig:
     baselines: tuple[str, ...] = ("nearest_demonstration",)
     execution_horizon: int = 8
     selection: str = "typical"
-    selection_candidates: int = 16
+    selection_candidates: int = 8
     forget_every: int = 5
     fidelity_observations: int = 64
     fidelity_samples: int = 64

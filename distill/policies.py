@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -127,14 +126,3 @@ def sample_set(
     candidates_SNTA = policy.head(condition_1C, draws)[0].unflatten(0, (samples, selection.candidates))
     weights_A = torch.tensor(policy.shape.action_weights, device=device)
     return candidates_SNTA[torch.arange(samples, device=device), first_typical(candidates_SNTA, executed, weights_A)]
-
-
-@torch.inference_mode()
-def plan(policy: Policy, state_BOS: np.ndarray, generators: Sequence[torch.Generator], samples: int = 1) -> np.ndarray:
-    """The whole policy call: raw states `[B, O, S]` to raw chunks `[B, S, T, A]`, row b's randomness from generator b.
-
-    A generator per row makes an episode's randomness its own, whatever else is in the batch.
-    """
-    observation = preprocess(policy, state_BOS)
-    draws = torch.stack([policy.draw(samples, generator) for generator in generators]).to(device_of(policy))
-    return postprocess(policy, policy.head(policy.encode(observation), draws))

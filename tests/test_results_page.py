@@ -37,9 +37,10 @@ SEED0 = [
     row(DEFAULT, "1111111101", (5, 4), entropy=0.98, fidelity=fidelity(0.01, 0.04)),
     row("regression", "0000000011", (2, 0), entropy=0.0, fidelity=fidelity(0.4, 0.8)),
     # measured again later: this one is taken
-    row("chamfer", "0000000000", (0, 0), "objectives"),
-    row("chamfer", "1111111111", (5, 5), "objectives", fidelity=fidelity(0.02, 0.01)),
-    row("consistency", "1111111100", (4, 4), "rivals", fidelity=fidelity(0.005, 0.06)),
+    row("chamfer", "0000000000", (0, 0)),
+    row("chamfer", "1111111111", (5, 5), fidelity=fidelity(0.02, 0.01)),
+    row(DEFAULT, "1111101100", (4, 3), "objectives", "one sample", objectives.ONE_SAMPLE, fidelity=fidelity(0.02, 0.05)),
+    row("consistency", "1111111100", (4, 4), "rivals", "one sample", objectives.ONE_SAMPLE, fidelity=fidelity(0.015, 0.06)),
 ]
 SEED1 = [
     row("teacher_50", "1111111110", (5, 4), nfe=50, train_cpu_s=None, entropy=0.9),
@@ -97,7 +98,7 @@ def test_what_is_not_known_is_not_made_up(tmp_path):
     chamfer = results_page.pool(found, ("main", "", "chamfer"))
     assert (chamfer.train_s, chamfer.cost) == (None, None)
     # consistency distillation uses no hypotheses: 20 / 100
-    assert results_page.pool(found, ("main", "", "consistency")).cost == pytest.approx(0.2)
+    assert results_page.pool(found, ("maps", "one sample", "consistency")).cost == pytest.approx(0.2)
 
 
 def test_the_table_of_a_task(tmp_path):
@@ -113,15 +114,45 @@ def test_the_table_of_a_task(tmp_path):
     # one seed of the two, and the later measurement of it
     chamfer = line(page, "Chamfer student ▲", "## `detour`")
     assert chamfer[1:6] == ["**1 of 2**", "10", "1", "1,234", "100.0 % (72.2 to 100.0)"]
-    labels = re.findall(r"^\| (.+?) \|", page[page.index("## `detour`") :].split("\n\n")[1], re.MULTILINE)
+    labels = re.findall(r"^\| (.+?) \|", page[page.index("## `detour`") :].split("\n\n")[2], re.MULTILINE)
     assert labels == ["policy", "---", "teacher, 50 steps", "teacher, 1 step", "Chamfer student ▲",
-                      f"**{LABEL}**", "Consistency distillation", "Regression student"]  # fmt: skip
+                      f"**{LABEL}**", "Regression student"]  # fmt: skip
     # of the same seed: 10 of 10 against 9 of 10
     assert re.search(r"by the default from the same starts: Chamfer student by \+10\.0 .* points, which may be chance\.", page)
-    # consistency's 0.005 against the default's 0.01 of seed 0; 0.02 is more than that, though less than it is over both seeds
-    assert "Lower energy distance than the default's: Consistency distillation." in page
-    assert "Lower outside share than the default's: Chamfer student." in page
+    # 0.02 is more than the default's 0.01 of seed 0, and less than it is over both seeds
+    main = page[page.index("## `detour`") : page.index("**The maps themselves.**")]
+    assert "Lower energy distance than the default's: none. Lower outside share than the default's: Chamfer student." in main
+    assert "selection: typical of 16. The students here carry out a plan that is so selected." in main
     assert "Hardware: two cores." in page
+
+
+def test_maps_are_compared_with_the_defaults_own_map(tmp_path):
+    found = write(tmp_path, seed0=SEED0, seed1=SEED1)
+    page = results_page.page(tmp_path)
+    part = page[page.index("**The maps themselves.**") : page.index("## What did not work")]
+    # 8 of 10 is ahead of the default's one sample, 7 of 10, and not of what the default does with its selection, 9 of 10
+    assert re.findall(r"^\| (.+?) \|", part, re.MULTILINE)[2:] == [
+        "teacher, 50 steps", "one sample: Consistency distillation ▲", f"**one sample: {LABEL}**"
+    ]  # fmt: skip
+    key = ("maps", "one sample", "consistency")
+    assert results_page.to_default(found, key)[0] == pytest.approx(0.1)
+    assert results_page.to_default(found, results_page.ONE_SAMPLE_KEY) is None
+    assert line(part, "one sample: Consistency distillation ▲")[6].startswith("−20.0 (")  # to the main phase's teacher
+    assert "the same starts: one sample: Consistency distillation by +10.0 (" in part
+    # 0.015 against 0.02, 6 % against 5 %
+    assert "Lower energy distance than the default's: one sample: Consistency distillation. Lower outside" in part
+    assert "Lower outside share than the default's: none." in part
+    short = line(page, "`detour`")
+    assert short[-2:] == ["Chamfer student, 100.0 %", "70.0 %; Consistency distillation, 80.0 %"]
+
+
+def test_a_teacher_of_the_maps_is_the_main_teacher(tmp_path):
+    teacher = row("teacher_50", "1111111111", (5, 5), "objectives", "one sample", objectives.ONE_SAMPLE, nfe=50)
+    found = write(tmp_path, seed0=[teacher, *SEED0[-2:]])
+    assert set(found) == {results_page.TEACHER_KEY, results_page.ONE_SAMPLE_KEY, ("maps", "one sample", "consistency")}
+    page = results_page.page(tmp_path)  # the main phase is not there yet
+    assert "The default student or another one to compare it with is not there yet." in page
+    assert line(page, "one sample: Consistency distillation ▲", "**The maps")[6].startswith("−20.0 (")
 
 
 def test_what_did_not_work_is_listed(tmp_path):
@@ -130,7 +161,8 @@ def test_what_did_not_work_is_listed(tmp_path):
     lines = [each for each in listed.splitlines() if each.startswith("- ")]
     assert [re.sub(r" \(.*?\)", "", each) for each in lines] == [
         "- `detour`, Regression student: 20.0 % solved, −80.0 points to its teacher; 1 of 2 modes in seed 0, its teacher 2.",
-        "- `detour`, Consistency distillation: 80.0 % solved, −20.0 points to its teacher.",
+        f"- `detour`, one sample: {LABEL}: 70.0 % solved, −30.0 points to its teacher.",
+        "- `detour`, one sample: Consistency distillation: 80.0 % solved, −20.0 points to its teacher.",
     ]
     (tmp_path / "detour-seed0.json").unlink()
     assert "None of those measured." in results_page.page(tmp_path)
@@ -141,7 +173,8 @@ def test_a_student_that_another_task_has_is_missed(tmp_path):
     write(tmp_path, "handles", seed0=SEED0[:4])
     page = results_page.page(tmp_path)
     assert page.count("Measured on another task but not here") == 1
-    assert "but not here: Chamfer student, Consistency distillation." in page.split("## `handles`")[1]
+    absent = ", ".join(sorted(["Chamfer student", "one sample: Consistency distillation", f"one sample: {LABEL}"]))
+    assert f"but not here: {absent}." in page.split("## `handles`")[1]
     assert not re.search("## (Ablations|A smaller|Few|Teachers)", page)
 
 
@@ -149,20 +182,21 @@ def test_ablations_stand_beside_the_default_of_the_same_seed(tmp_path):
     selected = row("teacher_50", "1100000000", (1, 1), "ablations", "K = 4")  # rolled out as that row says
     rows = [
         *SEED0, selected, row(DEFAULT, "1111111111", (5, 5), "ablations", "K = 32", switch_rate=0.25),
-        row(DEFAULT, "1111111000", (4, 3), "ablations", "K = 4"), row("rs_imle", "1111100000", (3, 2), "objectives"),
-        row("rs_imle@0.1", "1111000000", (2, 2), "ablations", "epsilon = 0.1"),
+        row(DEFAULT, "1111111000", (4, 3), "ablations", "K = 4"),
+        row(DEFAULT, "1111101100", (4, 3), "ablations", "selection: one", objectives.ONE_SAMPLE),
     ]  # fmt: skip
     write(tmp_path, seed0=rows, seed1=SEED1)
     part = results_page.page(tmp_path).split("## Ablations")[1].split("\n## ")[0]
     assert re.findall(r"^\| (.+?) \| 1 \|", part, re.MULTILINE) == [
-        "teacher, 50 steps", f"**{LABEL}**", "RS-IMLE student", "K = 4", "K = 32 ▲",
-        "epsilon = 0.1: rs_imle@0.1",
+        "teacher, 50 steps", f"**{LABEL}**", "K = 4", "K = 32 ▲", "selection: one"
     ]  # fmt: skip
+    assert line(part, "selection: one")[-2].startswith("−20.0 (")  # to the default with its selection
     few = line(part, "K = 4")
     assert few[6].startswith("−30.0 (") and few[-2].startswith("−20.0 (")  # to the main teacher, to the default
     assert line(part, "K = 32 ▲")[-1] == "25.0 %"
     assert line(part, f"**{LABEL}**")[2] == "10"  # not the other seed's
-    assert f"K = {Config().sample.num_hypotheses}, M = {Config().student.num_latents}, latent size = " in part
+    sample, student = Config().sample, Config().student
+    assert f"K = {sample.num_hypotheses}, M = {student.num_latents}, codes = {student.codes}, latent size = " in part
 
 
 def test_a_teacher_of_another_kind_is_compared_with_itself(tmp_path):
@@ -218,7 +252,21 @@ def test_every_row_of_the_grid_is_a_run_that_can_be_made(phase, monkeypatch):
             assert config.task == task and config.evaluate.teacher_steps[0] == 50
 
 
+def test_maps_are_measured_with_one_sample_and_said_to_be(monkeypatch):
+    monkeypatch.chdir(objectives.ROOT)
+    maps = [row for phase in results_page.MAPS for row in objectives.PHASES[phase]]
+    assert {(row.label, row.flags) for row in maps} == {(results_page.ONE_SAMPLE_KEY[1], objectives.ONE_SAMPLE)}
+    names = [name for row in maps for name in row.recipes]
+    assert {DEFAULT, "chamfer", "regression", *objectives.SETS, *objectives.RIVALS} <= set(names)
+    assert len(names) == len(set(names))
+    assert read_command(["evaluate", *objectives.ONE_SAMPLE])[2].evaluate.selection == "one"
+    # whatever else selects otherwise than the presets says so in its label
+    others = [row for phase, rows in objectives.PHASES.items() if phase not in results_page.MAPS for row in rows]
+    told = {row.label for row in others if "--evaluate.selection" in row.flags}
+    assert told == {f"selection: {kind}" for kind in ("one", "consistent", "kept_latent")}
+
+
 def test_the_page_knows_every_phase_of_the_grid():
-    known = {*results_page.MAIN, *results_page.SAME_TEACHER, "teachers", "demonstrations"}
-    assert set(objectives.PHASES) == known
+    known = {"main", *results_page.MAPS, *results_page.SAME_TEACHER, "teachers", "demonstrations"}
+    assert set(objectives.PHASES) == known - {"maps"}
     assert objectives.DEFAULT == results_page.DEFAULT and objectives.RESULTS == results_page.RESULTS

@@ -26,7 +26,7 @@ FLAGS = [
     "teacher.candidates",
     "sample.num_hypotheses", "sample.num_steps", "sample.solver", "sample.num_observations", "sample.replanning_share",
     "sample.shard_size", "sample.batch_size",
-    "student.objectives", "student.default", "student.latent_size", "student.num_latents",
+    "student.objectives", "student.default", "student.codes", "student.latent_size", "student.num_latents",
     "student.unexecuted_weight", "student.warm_start", "student.width", "student.depth",
     "student.training_steps", "student.batch_size", "student.learning_rate", "student.weight_decay",
     "student.warmup_steps", "student.ema_decay", "student.candidates",

@@ -159,6 +159,8 @@ def _with(section: str, **changes: Any) -> Config:
         ("student", {"num_latents": 0}, r"student\.num_latents: got 0"),
         ("sample", {"solver": "heum"}, r"sample\.solver: unknown 'heum'.*Did you mean 'heun'"),
         ("student", {"latent_size": 0}, r"student\.latent_size: got 0"),
+        ("student", {"codes": 1}, r"student\.codes: got 1, expected at least 2, or 0 for none"),
+        ("student", {"codes": -1}, r"student\.codes: got -1, expected at least 0"),
         ("evaluate", {"teacher_steps": ()}, r"evaluate\.teacher_steps: got \[\]"),
         ("evaluate", {"teacher_steps": (4, 0)}, r"evaluate\.teacher_steps: got \[4, 0\]"),
         ("evaluate", {"teacher_steps": (4, 4)}, r"evaluate\.teacher_steps: got \[4, 4\]"),
@@ -188,6 +190,8 @@ def test_what_can_work_is_let_through() -> None:
     validate(_with("teacher", time_power=2.0, solver="heun"))
     validate(_with("teacher", kind="diffusion", solver="ddpm"))
     validate(_with("student", width=64, depth=2))
+    validate(_with("student", codes=0, latent_size=8))
+    validate(_with("student", codes=2, latent_size=1))
     validate(_with("student", objectives=tuple(RECIPES), default="reflow"))
     validate(_with("student", objectives=("chamfer+0.5energy_distance", "rs_imle@0.1"), default="rs_imle@0.1"))
 

@@ -8,11 +8,19 @@ import torch
 
 from distill import demonstrated
 from distill.demonstrated import DemonstrationMemory, NearestDemonstration, SupportMonitor
-from distill.policies import device_of, plan
+from distill.policies import device_of, postprocess, sample_set
+from distill.rollouts import decide
 from envs import task_spec
 from envs.demonstrations import Demonstrations
 from envs.specs import Demonstration
+from students.selection import ONE_SAMPLE, Memory
 from teachers.normalisation import Normaliser
+
+
+def _set(policy: NearestDemonstration, state_1OS: np.ndarray, samples: int) -> np.ndarray:
+    """Raw chunks `[S, T, A]`."""
+    generator = torch.Generator().manual_seed(0)
+    return postprocess(policy, sample_set(policy, state_1OS, generator, samples, ONE_SAMPLE, 8))
 
 
 def _normaliser(statistics: dict[str, dict[str, np.ndarray]]) -> Normaliser:
@@ -75,12 +83,12 @@ def test_the_nearest_demonstration_is_a_policy(demonstrations: Demonstrations, s
     assert device_of(policy).type == "cpu" and not any(value.requires_grad for value in memory.parameters())
     # frames 3 and 4 of the second episode, a little off
     state = demonstrations.state[[12 + 3, 12 + 4]][None] + np.float32(0.002)
-    chunk = plan(policy, state, [torch.Generator().manual_seed(0)], samples=3)
-    assert chunk.shape == (1, 3, 8, 2)
-    np.testing.assert_allclose(chunk[0], np.repeat(demonstrations.action[None, 16:24], 3, 0), atol=1e-6)
+    chunks = _set(policy, state, 3)
+    assert chunks.shape == (3, 8, 2)
+    np.testing.assert_allclose(chunks, np.repeat(demonstrations.action[None, 16:24], 3, 0), atol=1e-6)
     # the end of the far episode: its last action goes on
     state = demonstrations.state[[34, 35]][None]
-    chunk = plan(policy, state, [torch.Generator().manual_seed(0)])[0, 0]
+    chunk = _set(policy, state, 1)[0]
     np.testing.assert_allclose(chunk, np.repeat(demonstrations.action[None, 35], 8, 0), atol=1e-6)
 
 
@@ -89,14 +97,19 @@ def test_one_of_several_neighboursis_drawn_each_from_another_episode(
 ) -> None:
     policy = NearestDemonstration(DemonstrationMemory(demonstrations, small_shape, _normaliser(statistics)), 2)
     states = np.stack([demonstrations.state[[3, 4]], demonstrations.state[[24 + 3, 24 + 4]]])
-    generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
-    chunks = plan(policy, states, generators, samples=200)
+
+    def plans(states: np.ndarray, first_seed: int) -> np.ndarray:
+        generators = [torch.Generator().manual_seed(first_seed + row) for row in range(len(states))]
+        return decide(policy, states, generators, ONE_SAMPLE, [Memory() for _ in states], 8)[0]
+
+    chunks = plans(states.repeat(200, 0), 0).reshape(2, 200, 8, 2)
     for row, frames in ((0, (4, 16)), (1, (28, 16))):  # the second row's nearest other episode is the middle one
         for frame in frames:
             same = np.abs(chunks[row] - demonstrations.action[frame : frame + 8]).max((1, 2)) < 1e-5
             assert 70 < same.sum() < 130
-    again = plan(policy, states[1:], [torch.Generator().manual_seed(1)], samples=200)
-    np.testing.assert_array_equal(again[0], chunks[1])
+            drawn = np.abs(_set(policy, states[row : row + 1], 200) - demonstrations.action[frame : frame + 8]).max((1, 2))
+            assert 70 < (drawn < 1e-5).sum() < 130
+    np.testing.assert_array_equal(plans(states[1:].repeat(200, 0), 200), chunks[1])
 
 
 def test_neighboursmust_be_in_number_of_the_episodes(demonstrations: Demonstrations, small_shape, statistics) -> None:

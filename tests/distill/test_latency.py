@@ -1,4 +1,4 @@
-"""Latency: warm-up left out, policies interleaved, the device waited for, the clock's arithmetic; made-up policies."""
+"""Latency: warm-up left out, policies interleaved, the device waited for, all candidates counted, the clock's arithmetic."""
 
 from __future__ import annotations
 
@@ -13,8 +13,16 @@ from torch import Tensor, nn
 
 from distill import latency
 from distill.latency import STAGES, measure
+from distill.policies import Policy, StudentPolicy, TeacherPolicy
 from envs.specs import STATE
+from students.one_step import OneStepStudent
+from students.selection import ONE_SAMPLE, Selection
+from teachers.networks import PolicyShape
 
+SHAPE = PolicyShape(
+    task="avoid", state_names=("tool_x_m", "tool_y_m"), action_names=("x_m", "y_m"), action_weights=(1.0, 1.0),
+    dt_s=0.05, observation_steps=2, horizon=4, width=16, depth=1, heads=2, patch=4,
+)  # fmt: skip
 STATES = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
 
 
@@ -23,7 +31,7 @@ class Fake:
 
     def __init__(self, name: str, journal: list[tuple[str, float]], slow_s: float = 0.0) -> None:
         self.name, self.journal, self.slow_s = name, journal, slow_s
-        self.evaluations, self.shape = 1, None
+        self.evaluations, self.shape = 1, SHAPE
         self.module = nn.Linear(1, 1)
         self.module.normaliser = self  # type: ignore[assignment]
 
@@ -90,6 +98,73 @@ def test_a_policy_that_sleeps_is_slower_and_in_its_head() -> None:
     assert slow["median_ms"] >= 5.0 and slow["median_ms"] > fast["median_ms"]
     assert slow["stages"]["head_ms"] >= 5.0 and slow["stages"]["head_ms"] > fast["stages"]["head_ms"]
     assert slow["stages"]["head_ms"] > slow["stages"]["encode_ms"]
+
+
+@pytest.mark.parametrize(
+    ("selection", "horizon", "candidates"),
+    [(Selection("typical", 7), 5, 7), (Selection("typical", 7), 8, 7), (Selection("consistent", 7), 5, 7),
+     (Selection("consistent", 7), 8, 1), (Selection("kept_latent", 7), 5, 1), (ONE_SAMPLE, 5, 1)],
+)  # fmt: skip
+def test_every_candidate_is_part_of_the_call_and_of_its_head(
+    make_teacher, selection: Selection, horizon: int, candidates: int
+) -> None:
+    heads: list[tuple[str, tuple[int, ...]]] = []
+    trunks: list[tuple[int, ...]] = []
+
+    class Noting(StudentPolicy):
+        def head(self, condition_BC: Tensor, draws: Tensor) -> Tensor:
+            heads.append((self.name, tuple(draws.shape)))
+            return super().head(condition_BC, draws)
+
+    class NotingTeacher(TeacherPolicy):
+        def head(self, condition_BC: Tensor, draws: Tensor) -> Tensor:
+            heads.append((self.name, tuple(draws.shape)))
+            return super().head(condition_BC, draws)
+
+    teacher = make_teacher()
+    student = OneStepStudent.from_teacher(teacher, 1, codes=4).eval()
+    student.trunk.register_forward_hook(lambda _, __, chunks: trunks.append(tuple(chunks.shape)))
+
+    def chosen(policy: Policy) -> Selection:
+        return selection if policy.name == "student" else ONE_SAMPLE
+
+    policies = [NotingTeacher(teacher, 2), Noting(student, "student")]
+    rows = measure(policies, STATES, calls=2, warmup=1, execution_horizon=horizon, selection=chosen)
+    assert set(rows) == {"teacher_2", "student"}
+    # in each of three rounds once for the whole and once for its stages, and one evaluation is of all candidates
+    assert heads == ([("teacher_2", (1, 1, 8, 2))] * 2 + [("student", (1, candidates, 1))] * 2) * 3
+    assert trunks == [(candidates, 8, 2)] * 6
+
+
+def test_what_is_timed_as_the_last_stage_is_the_choice(make_teacher) -> None:
+    """One plan leaves each call, the whole one and the one in stages, however many were made."""
+    left: list[tuple[int, ...]] = []
+    student = OneStepStudent.from_teacher(make_teacher(), 1, codes=4).eval()
+    plain = student.normaliser.unnormalise_action
+
+    def noting(chunks: Tensor) -> Tensor:
+        left.append(tuple(chunks.shape))
+        return plain(chunks)
+
+    student.normaliser.unnormalise_action = noting  # type: ignore[method-assign]
+    measure([StudentPolicy(student, "student")], STATES, 2, 1, 5, selection=lambda _: Selection("typical", 7))
+    assert left == [(1, 8, 2)] * 6
+
+
+def test_a_policy_remembers_from_call_to_call() -> None:
+    """Of a latent that is kept for two calls: drawn by every second whole call, before it encodes, and by its stages after."""
+    drawn: list[int] = []
+
+    class Drawing(Fake):
+        def draw(self, samples: int, generator: torch.Generator) -> Tensor:
+            drawn.append(len(self.journal))
+            return super().draw(samples, generator)
+
+    journal: list[tuple[str, float]] = []
+    kept = Selection("kept_latent", forget_every=2)
+    measure([Drawing("a", journal)], STATES, 5, 0, 5, selection=lambda _: kept)  # type: ignore[list-item]
+    # a round encodes twice: rounds 0, 2 and 4 begin after 0, 4 and 8, and their stages have encoded twice more
+    assert drawn == [0, 2, 4, 6, 8, 10]
 
 
 def test_garbage_collection_is_off_while_timing_and_on_again_even_after_an_error() -> None:

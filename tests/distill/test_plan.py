@@ -11,6 +11,7 @@ import pytest
 from distill.config import Config
 from distill.plan import check_external_teacher, make_plan
 from distill.recipes import RECIPES
+from students.selection import KINDS
 from teachers.diffusion import DiffusionTeacher
 
 BASE = Config()
@@ -22,7 +23,9 @@ CHOSEN = {f"distill/{name}" for name in STUDENTS}
 EVALUATED = {"evaluate/teacher_4", "evaluate/teacher_1", "evaluate/nearest_demonstration",
              *(f"evaluate/{name}" for name in STUDENTS)}  # fmt: skip
 END = {"latency", "report"}
-STUDENT_ON = TRAINED | CHOSEN | {f"evaluate/{name}" for name in STUDENTS} | END
+SELECTED = CHOSEN | {f"evaluate/{name}" for name in STUDENTS} | END
+"""What rolls a student out, which selects among its samples: checkpoints are chosen by rollouts, too."""
+STUDENT_ON = TRAINED | SELECTED
 TEACHER_ON = {"teach", "sample", "reference"} | TRAINED | CHOSEN | EVALUATED | END
 ALL = {"demos", "starts", "train/teacher"} | TEACHER_ON
 
@@ -74,6 +77,7 @@ CHANGES: list[tuple[str, Any, set[str]]] = [
     ("student.training_steps", 7, STUDENT_ON),
     ("student.learning_rate", 0.5, STUDENT_ON),
     ("student.warm_start", False, STUDENT_ON),
+    ("student.codes", 0, STUDENT_ON),
     ("student.width", 64, STUDENT_ON),
     ("student.depth", 2, STUDENT_ON),
     ("student.default", "regression", {"report"}),
@@ -82,11 +86,12 @@ CHANGES: list[tuple[str, Any, set[str]]] = [
     ("evaluate.test_starts", 9, {"starts", "reference"} | EVALUATED | END),
     ("evaluate.fidelity_samples", 9, {"reference"} | EVALUATED | END),
     ("evaluate.fidelity_observations", 9, {"starts", "reference"} | EVALUATED | END),
-    # checkpoints are chosen by rollouts, so the way a rollout selects its samples comes before all but the training
-    ("evaluate.selection", "kept_latent", TEACHER_ON),
-    ("evaluate.selection", "consistent", TEACHER_ON),
-    ("evaluate.selection_candidates", 9, set()),  # of one sample nothing is selected or forgotten
-    ("evaluate.forget_every", 9, set()),
+    # a teacher carries out one sample whatever is said of the students
+    ("evaluate.selection", "one", SELECTED),
+    ("evaluate.selection", "kept_latent", SELECTED),
+    ("evaluate.selection", "consistent", SELECTED),
+    ("evaluate.selection_candidates", 9, SELECTED),
+    ("evaluate.forget_every", 9, set()),  # a typical plan is so whatever the last one was
     ("evaluate.latency_calls", 9, END),
     ("evaluate.teacher_steps", (4, 1, 2), {"evaluate/teacher_2"} | END),
     ("evaluate.baselines", (), {"evaluate/nearest_demonstration"} | END),
@@ -105,12 +110,19 @@ def test_a_changed_flag_makes_again_what_depends_on_it_and_nothing_else(
 
 
 def test_what_a_selection_does_not_look_at_changes_nothing() -> None:
-    consistent, kept = (_with(BASE, "evaluate.selection", kind) for kind in ("consistent", "kept_latent"))
-    assert _changed("evaluate.selection_candidates", 9, consistent) == TEACHER_ON
-    assert _changed("evaluate.forget_every", 9, consistent) == _changed("evaluate.forget_every", 9, kept) == TEACHER_ON
+    one, consistent, kept = (_with(BASE, "evaluate.selection", kind) for kind in ("one", "consistent", "kept_latent"))
+    assert _changed("evaluate.selection_candidates", 9, consistent) == SELECTED
+    assert _changed("evaluate.forget_every", 9, consistent) == _changed("evaluate.forget_every", 9, kept) == SELECTED
     assert _changed("evaluate.selection_candidates", 9, kept) == set()
-    # two kinds are never one key
-    assert _changed("evaluate.selection", "kept_latent", consistent) == TEACHER_ON
+    # of one sample nothing is selected or forgotten
+    assert _changed("evaluate.selection_candidates", 9, one) == _changed("evaluate.forget_every", 9, one) == set()
+
+
+def test_the_students_selection_has_its_own_keys_and_leaves_the_teachers_alone() -> None:
+    kinds = [BASE, *(_with(BASE, "evaluate.selection", kind) for kind in KINDS if kind != BASE.evaluate.selection)]
+    keys = [_keys(config) for config in kinds]
+    for stage in ALL:
+        assert len({each[stage] for each in keys}) == (len(KINDS) if stage in SELECTED else 1), stage
 
 
 def test_a_solver_that_is_named_is_the_one_that_is_taken_without_a_name() -> None:

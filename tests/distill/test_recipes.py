@@ -199,6 +199,19 @@ def diffusion(make_teacher) -> Callable[[str], DiffusionTeacher]:
     return build
 
 
+@pytest.mark.parametrize(("codes", "latent_size"), [(5, 1), (5, 3), (0, 6)])
+def test_a_set_recipe_has_the_codes_and_the_latent_of_its_settings(given, codes: int, latent_size: int) -> None:
+    ingredients = given(codes=codes, latent_size=latent_size)
+    for name in ("chamfer", "regression"):
+        student, _, (latents,) = _made(name, ingredients)
+        assert isinstance(student, OneStepStudent) and (student.codes, student.latent_size) == (codes, latent_size)
+        assert latents.shape[2] == latent_size
+    for name in NOISE:  # from a noise: of the chunk's size, and no codes
+        student, _, _ = _made(name, ingredients)
+        assert isinstance(student, OneStepStudent) and (student.codes, student.latent_size) == (0, 16)
+        assert student.from_latent is not None and torch.equal(student.from_latent.weight, torch.eye(16))
+
+
 @pytest.mark.parametrize("name", NOISE)
 def test_from_the_noise_of_m_hypotheses_a_set_is_compared_with_all_of_them(name: str, given) -> None:
     ingredients = given()
@@ -219,6 +232,7 @@ def test_noise_regression_is_zero_for_the_teachers_own_map(kind: str, given, dif
     ingredients = given() if kind == "flow" else given(teacher=diffusion("ddim"))
     student, _, draws = _made("noise_regression", ingredients)
     assert isinstance(student, OneStepStudent) and student.latent_size == 16 and draws[0].shape == (4, HYPOTHESES)
+    assert student.codes == 0
     batch, loss = _batch(ingredients.teacher, 4, num_steps=1), RECIPES["noise_regression"].loss
     assert float(loss(student, ingredients, batch, *draws).detach()) < 1e-10
     # the noise of another hypothesis is another chunk, and two steps are another map
@@ -243,11 +257,14 @@ def test_imle_policy_needs_no_teacher_and_learns_from_the_demonstrated_chunk(giv
     chosen, ingredients = RECIPES["imle_policy"], given(teacher=None)
     assert not chosen.teacher and chosen.data == "demonstrations" and ingredients.teacher is None
     student = chosen.build(ingredients)
-    assert isinstance(student, OneStepStudent)
+    # its latent is a noise of the chunk's shape
+    assert isinstance(student, OneStepStudent) and (student.codes, student.latent_size) == (0, 16)
+    assert student.from_latent is not None and torch.equal(student.from_latent.weight, torch.eye(16))
     with torch.no_grad():
         student.trunk.from_tokens.weight.normal_(generator=_generator())
     batch = {key: value for key, value in _batch(make_teacher(), 4).items() if key in (STATE, "action")}
     (latents,) = chosen.draws(student, ingredients, 4, _generator())
+    assert latents.shape == (4, 3 * OBJECTIVES["rs_imle"].tried, 16)
     made = student({STATE: batch[STATE]}, latents, normalised=True).detach()
     target = (batch["action"] - torch.tensor([0.5, -0.1])) / 0.3  # centres and half ranges of the fixture
     distance_BM = (embed(made, WEIGHTS_TA) - embed(target[:, None], WEIGHTS_TA)).norm(dim=-1)

@@ -166,6 +166,17 @@ def test_numbers_stand_in_the_markdown(tmp_path, results):
         assert words in text
 
 
+def test_how_many_latents_one_evaluation_is_for_stands_beside_it(tmp_path, results):
+    results["policies"][1]["candidates"], results["policies"][2]["candidates"] = 1, 16
+    at = [column for column, _ in tables.main_table(results).columns].index("NFE")
+    cells = [row[at] for row in tables.main_table(results).rows]
+    assert [(cell.text, cell.notes) for cell in cells] == [
+        ("50", ()), ("1", ()), ("1", ("of 16 latents at once, one plan chosen",))
+    ]  # fmt: skip
+    text, page = _written(tmp_path, results)
+    assert text.count("of 16 latents at once") == 1 and page.count("of 16 latents at once") == 1
+
+
 def test_a_baseline_is_called_one_and_no_student(tmp_path, results):
     def said():
         text, page = _written(tmp_path, results)

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import envs
-from distill.policies import StudentPolicy, TeacherPolicy, plan
+from distill.policies import StudentPolicy, TeacherPolicy, postprocess, sample_set
 from distill.rollouts import Episode, episode_generator, rms_jerk, run_episodes, summarise, to_json
 from envs.demonstrations import stored_starts
 from envs.specs import STATE, ActionSpec, TaskSpec
 from students.one_step import OneStepStudent
-from students.selection import Selection
+from students.selection import ONE_SAMPLE, Selection
 from teachers.contract import Observation
 from teachers.networks import PolicyShape
 
@@ -168,7 +168,8 @@ def test_by_default_an_episode_is_the_plain_receding_horizon_of_one_sample(who: 
         states, actions, generator = [observation[STATE]] * 2, [], episode_generator(5, index)
         for step in range(episode.steps):
             if step % 3 == 0:
-                chunk = plan(policy, np.stack(states[-2:])[None], [generator])[0, 0]
+                drawn = sample_set(policy, np.stack(states[-2:])[None], generator, 1, ONE_SAMPLE, 3)
+                chunk = postprocess(policy, drawn)[0]
             actions.append(chunk[step % 3])
             observation, _, terminated, truncated, info = env.step(actions[-1])
             states.append(observation[STATE])
@@ -177,8 +178,10 @@ def test_by_default_an_episode_is_the_plain_receding_horizon_of_one_sample(who: 
         assert (episode.success, episode.failure) == (info["is_success"], info["failure"])
 
 
-@pytest.mark.parametrize("selection", [Selection("consistent", 4, 3), Selection("kept_latent", forget_every=2)])
-def test_with_a_memory_too_an_episode_is_the_same_alone_and_in_company(
+@pytest.mark.parametrize(
+    "selection", [Selection("consistent", 4, 3), Selection("kept_latent", forget_every=2), Selection("typical", 5)]
+)
+def test_with_a_choice_too_an_episode_is_the_same_alone_and_in_company(
     small_shape: PolicyShape, selection: Selection
 ) -> None:
     together = {e.index: e for e in _roll(Scripted(_wander, small_shape), list(range(6)), selection=selection)}

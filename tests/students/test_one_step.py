@@ -1,14 +1,17 @@
-"""The one-step student: a warm start is the teacher's own first prediction, latents are apart, one evaluation."""
+"""The one-step student: a warm start is the teacher's own first prediction, latents and codes are apart, one evaluation."""
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
+from statistics import NormalDist
 
 import pytest
 import torch
 
 from envs.specs import STATE
-from students.one_step import OneStepStudent
+from students.one_step import CODE_GAIN, OneStepStudent
 from teachers.flow import FlowTeacher
 
 
@@ -16,9 +19,22 @@ def _latents(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _student_of(teacher: FlowTeacher, latent_size: int = 5) -> OneStepStudent:
+def _student_of(teacher: FlowTeacher, latent_size: int = 5, codes: int = 0) -> OneStepStudent:
     torch.manual_seed(0)
-    return OneStepStudent.from_teacher(teacher, latent_size)
+    return OneStepStudent.from_teacher(teacher, latent_size, codes=codes)
+
+
+def _middles(codes: int) -> torch.Tensor:
+    """The latents `[C, 1]` in the middle of each code's share of the normal distribution."""
+    return torch.tensor([[NormalDist().inv_cdf((code + 0.5) / codes)] for code in range(codes)])
+
+
+def _telling(student: OneStepStudent) -> OneStepStudent:
+    """Codes that say their own number in every entry of what they lift to."""
+    assert student.code_book is not None
+    with torch.no_grad():
+        student.code_book.copy_(torch.arange(float(student.codes))[:, None].expand_as(student.code_book) / CODE_GAIN)
+    return student
 
 
 # -- the warm start ------------------------------------------------------------------------------------------------
@@ -67,7 +83,7 @@ def test_training_the_student_leaves_the_teacher_alone(make_teacher, observation
 
 def test_a_lifted_latent_is_as_large_as_the_noise_the_trunk_knows(make_teacher) -> None:
     student = _student_of(make_teacher(horizon=64), latent_size=8)
-    lifted = student.from_latent(_latents(4000, 8)).detach()
+    lifted = student.lift(_latents(1, 4000, 8)).detach()
     assert float(lifted.square().mean()) == pytest.approx(1.0, abs=0.15)  # 128 entries of 8 weights each
 
 
@@ -111,6 +127,99 @@ def test_a_latent_of_no_size_is_refused(make_teacher) -> None:
         OneStepStudent.from_teacher(make_teacher(), 0)
 
 
+# -- codes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("codes", [2, 7, 128])
+def test_a_code_is_the_share_of_the_normal_distribution_below_the_first_number(small_shape, codes: int) -> None:
+    student = _telling(OneStepStudent(small_shape, 1, codes=codes))
+    latents = _latents(1, 3000, 1)
+    lifted = student.lift(latents).detach()
+    assert lifted.shape == (1, 3000, 16)
+    below = [codes * NormalDist().cdf(float(value)) for value in latents[0, :, 0]]
+    # the closed form, but where rounding decides
+    inside = [index for index, value in enumerate(below) if abs(value - round(value)) > 1e-3]
+    assert len(inside) > 2900
+    assert [round(float(lifted[0, index, 3])) for index in inside] == [math.floor(below[index]) for index in inside]
+    torch.testing.assert_close(student.lift(_middles(codes)[None])[0, :, 0], torch.arange(float(codes)))
+
+
+@pytest.mark.parametrize("codes", [2, 7, 128])
+def test_numbers_far_out_take_the_first_and_the_last_code(small_shape, codes: int) -> None:
+    student = _telling(OneStepStudent(small_shape, 1, codes=codes))
+    far = torch.tensor([-math.inf, -1e30, -40.0, -6.0, 6.0, 40.0, 1e30, math.inf])[None, :, None]
+    expected = torch.tensor([0.0] * 4 + [codes - 1.0] * 4)
+    torch.testing.assert_close(student.lift(far)[0, :, 0].detach(), expected)
+
+
+def test_codes_are_drawn_evenly(small_shape) -> None:
+    student = _telling(OneStepStudent(small_shape, 1, codes=32))
+    counts = student.lift(_latents(1, 32 * 500, 1))[0, :, 0].detach().round().long().bincount(minlength=32)
+    # chi squared with 31 degrees of freedom: mean 31, standard deviation sqrt(62)
+    assert counts.shape == (32,) and float(((counts - 500.0).square() / 500).sum()) < 31 + 5 * math.sqrt(62)
+
+
+def test_only_the_codes_that_were_chosen_get_a_gradient(make_teacher, observation) -> None:
+    student = _student_of(make_teacher(), 1, 6)
+    assert student.code_book is not None and student.from_latent is None
+    student(observation, _middles(6)[[1, 4]].expand(3, 2, 1)).square().sum().backward()
+    assert student.code_book.grad is not None
+    assert student.code_book.grad.any(1).tolist() == [False, True, False, False, True, False]
+
+
+def test_with_codes_alone_an_observation_has_as_many_chunks(make_teacher, observation) -> None:
+    student = _student_of(make_teacher(), 1, 4).requires_grad_(False)
+    latents = _latents(3, 60, 1)
+    chunks, codes = student(observation, latents), student(observation, _middles(4).expand(3, 4, 1))
+    far = (chunks[:, :, None] - codes[:, None]).abs().amax((-1, -2))  # [B, latent, code]
+    assert float(far.amin(2).max()) < 1e-4 and set(far.argmin(2).flatten().tolist()) == {0, 1, 2, 3}
+    apart = (codes[:, :, None] - codes[:, None]).abs().amax((-1, -2)) + torch.eye(4)
+    assert float(apart.min()) > 1e-2
+
+
+def test_the_numbers_after_the_code_are_lifted_linearly(make_teacher) -> None:
+    student, latents = _student_of(make_teacher(), 3, 4).requires_grad_(False), _latents(2, 5, 3)
+    assert student.code_book is not None and student.from_latent is not None
+    assert student.code_book.shape == (4, 16) and student.from_latent.weight.shape == (16, 2)
+    for b in range(2):
+        for m in range(5):
+            first, *others = latents[b, m].tolist()
+            expected = CODE_GAIN * student.code_book[math.floor(4 * NormalDist().cdf(first))]
+            for number, column in zip(others, student.from_latent.weight.unbind(1), strict=True):
+                expected = expected + number * column
+            torch.testing.assert_close(student.lift(latents)[b, m], expected)
+
+
+def test_a_code_is_as_large_as_the_noise_the_trunk_knows(make_teacher) -> None:
+    lifted = _student_of(make_teacher(horizon=64), 1, 128).lift(_middles(128)[None]).detach()
+    assert float(lifted.mean()) == pytest.approx(0.0, abs=0.05)  # 128 codes of 128 entries
+    assert float(lifted.square().mean()) == pytest.approx(1.0, abs=0.06)
+
+
+def test_a_warm_start_with_codes_takes_all_the_teachers_other_weights(make_teacher, observation) -> None:
+    teacher = make_teacher()
+    student = _student_of(teacher, 1, 4)
+    own = {name for name, _ in student.named_parameters() if not name.startswith(("encoder.", "trunk."))}
+    assert own == {"time_C", "code_book"}
+    for room in ("encoder", "trunk", "normaliser"):
+        its = getattr(teacher, room).state_dict()
+        assert all(torch.equal(value, its[name]) for name, value in getattr(student, room).state_dict().items())
+    # a code that is a noise makes what the teacher predicts from it at t = 0
+    noise_MTA = _latents(4, 8, 2)
+    assert student.code_book is not None
+    with torch.no_grad():
+        student.code_book.copy_(noise_MTA.flatten(1) / CODE_GAIN)
+    raw = student(observation, _middles(4).expand(3, 4, 1))
+    asked = teacher.sample_from_noise(observation, noise_MTA.expand(3, 4, 8, 2), 1)
+    torch.testing.assert_close(raw, asked, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("codes", "identity"), [(1, False), (-2, False), (4, True)])
+def test_codes_that_are_none_are_refused(small_shape, codes: int, identity: bool) -> None:
+    with pytest.raises(ValueError, match=rf"codes: got {codes}, expected at least 2, or 0 for none \(with identity: none"):
+        OneStepStudent(small_shape, 16, identity, codes)
+
+
 # -- on disk -------------------------------------------------------------------------------------------------------
 
 
@@ -119,6 +228,32 @@ def test_a_saved_student_comes_back_to_the_last_bit(make_teacher, observation, t
     student.save_pretrained(tmp_path)
     again = OneStepStudent.from_pretrained(tmp_path)
     assert again.latent_size == 5 and again.shape == student.shape and not again.training
+    assert torch.equal(again(observation, _latents(3, 2, 5)), student(observation, _latents(3, 2, 5)))
+
+
+@pytest.mark.parametrize("latent_size", [1, 3])
+def test_a_saved_student_keeps_its_codes(make_teacher, observation, tmp_path: Path, latent_size: int) -> None:
+    student, latents = _student_of(make_teacher(), latent_size, 6).eval(), _latents(3, 9, latent_size)
+    student.save_pretrained(tmp_path)
+    again = OneStepStudent.from_pretrained(tmp_path)
+    assert (again.codes, again.latent_size) == (6, latent_size)
+    assert torch.equal(again(observation, latents), student(observation, latents))
+    path = tmp_path / "config.json"
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps({**saved, "codes": 1}))
+    with pytest.raises(ValueError, match="codes: got 1"):
+        OneStepStudent.from_pretrained(tmp_path)
+
+
+def test_a_student_from_before_there_were_codes_has_none(make_teacher, observation, tmp_path: Path) -> None:
+    student = _student_of(make_teacher()).eval()
+    student.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    saved = json.loads(path.read_text())
+    assert saved.pop("codes") == 0
+    path.write_text(json.dumps(saved))
+    again = OneStepStudent.from_pretrained(tmp_path)
+    assert again.codes == 0
     assert torch.equal(again(observation, _latents(3, 2, 5)), student(observation, _latents(3, 2, 5)))
 
 

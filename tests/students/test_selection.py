@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from students.selection import Memory, Selection, choose, draw_candidates, nearest_to_rest
+from students.selection import ALIKE, STRAY, Memory, Selection, choose, draw_candidates, first_typical, nearest_to_rest
 
 ONE = torch.ones(1)
 
@@ -65,6 +65,107 @@ def test_a_batch_against_brute_force_and_each_row_by_itself() -> None:
 def test_with_nothing_left_there_is_nothing_to_compare(executed: int) -> None:
     with pytest.raises(ValueError, match="nothing left"):
         nearest_to_rest(torch.zeros(1, 2, 4, 1), torch.zeros(1, 4, 1), executed, ONE)
+
+
+# -- the typical ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.5, 0.0, 0.02, 1.0, 1.02], 1),  # 0.48 to its nearest, the others 0.02, and 4 times that is 0.08
+        ([0.5, 1.0, 0.0, 0.02, 1.02], 1),
+        ([0.5, -0.4, 1.0, 0.0, 0.02, 1.02, 0.01], 2),  # two strays
+        ([0.0, 0.5, 0.02, 1.0, 1.02], 0),  # the first good one
+        ([0.3, 0.3, 0.3, 0.3], 0),
+        ([0.309, 0.3, 0.3, 0.3], 0),  # alike: 0 is usual, but 0.009 is no way of its own
+        ([0.311, 0.3, 0.3, 0.3], 1),
+        ([0.09, 0.0, 0.02, 0.04], 0),  # 0.05, 0.02, 0.02, 0.02
+        ([0.13, 0.0, 0.02, 0.04], 1),  # 0.09
+        ([0.0, 1.0, 2.0, 3.0], 0),  # everybody is as far from everybody
+    ],
+)
+def test_the_first_that_is_no_stray_is_taken(values: list[float], expected: int) -> None:
+    assert (STRAY, ALIKE) == (4.0, 0.01)
+    assert first_typical(_chunks(*([value, value] for value in values)), 2, ONE).tolist() == [expected]
+
+
+def test_of_fewer_than_three_candidates_none_is_a_stray() -> None:
+    for count in (1, 2):
+        assert first_typical(_draws(4, count, 3, 2), 3, torch.ones(2)).tolist() == [0] * 4
+    # of three, one can be
+    assert first_typical(_chunks([5.0], [0.0], [0.1]), 1, ONE).tolist() == [1]
+
+
+@pytest.mark.parametrize("broken", [0, 1, 3])
+def test_a_candidate_with_nan_does_not_lend_its_place_to_a_sound_one(broken: int) -> None:
+    candidates = _chunks([0.5, 0.5], [0.0, 0.0], [0.02, 0.02], [1.0, 1.0], [1.02, 1.02])
+    candidates[0, broken, 1] = math.nan
+    assert first_typical(candidates, 2, ONE).tolist() == [0]
+    # another episode's trouble is not this one's
+    both = torch.cat([candidates, _chunks([0.5, 0.5], [0.0, 0.0], [0.02, 0.02], [1.0, 1.0], [1.02, 1.02])])
+    assert first_typical(both, 2, ONE).tolist() == [0, 1]
+
+
+def test_only_actions_that_are_carried_out_make_a_stray() -> None:
+    candidates = _chunks([0.0, 0.0, 9.0], [0.01, 0.02, 0.0], [0.02, 0.01, 0.0], [0.0, 0.02, 0.0])
+    assert first_typical(candidates, 2, ONE).tolist() == [0]
+    assert first_typical(candidates, 3, ONE).tolist() == first_typical(candidates, 8, ONE).tolist() == [1]
+
+
+def test_weights_decide_who_is_a_stray() -> None:
+    candidates = torch.zeros(1, 4, 1, 2)
+    candidates[0, :, 0, 0] = torch.tensor([0.0, 0.01, 0.02, 0.03])
+    candidates[0, 0, 0, 1] = 0.5
+    assert first_typical(candidates, 1, torch.tensor([1.0, 0.0])).tolist() == [0]
+    assert first_typical(candidates, 1, torch.tensor([1.0, 1.0])).tolist() == [1]
+    # with 1 and 4: the others are sqrt(0.02^2 / 5) = 0.0089 apart, a stray is farther than 0.0358
+    candidates = torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.02, 0.0], [0.04, 0.0], [0.06, 0.0]])[None, :, None]
+    for height, expected in ((0.038, 0), (0.042, 1)):  # sqrt(4 * 0.038^2 / 5) = 0.0340, sqrt(4 * 0.042^2 / 5) = 0.0376
+        candidates[0, 0, 0, 1] = height
+        assert first_typical(candidates, 1, torch.tensor([1.0, 4.0])).tolist() == [expected]
+
+
+def test_a_batch_of_typical_choices_against_brute_force() -> None:
+    weights, executed = torch.tensor([1.0, 0.25, 2.0]), 4
+    candidates = 0.3 * _draws(40, 7, 6, 3) * (_draws(40, 7, 1, 1, seed=1) > 0.3)  # some at one place, some far from all
+    chosen = first_typical(candidates, executed, weights)
+
+    def far(one: Tensor, other: Tensor) -> float:
+        squares = [sum(float(weights[a]) * float(one[t, a] - other[t, a]) ** 2 for a in range(3)) for t in range(executed)]
+        return math.sqrt(sum(squares) / executed / 3.25)
+
+    for b in range(40):
+        alone = [min(far(candidates[b, n], candidates[b, m]) for m in range(7) if m != n) for n in range(7)]
+        bound = max(STRAY * sorted(alone)[3], ALIKE)
+        assert int(chosen[b]) == next(n for n in range(7) if alone[n] <= bound)
+        assert first_typical(candidates[b : b + 1], executed, weights).tolist() == [int(chosen[b])]
+    assert len(set(chosen.tolist())) > 2
+
+
+def test_the_ways_keep_their_shares_and_strays_are_hardly_ever_carried_out() -> None:
+    sets, generator = 3000, torch.Generator().manual_seed(0)
+    kind = torch.rand(sets, 16, generator=generator)  # 54 % one way, 36 % the other, 10 % between
+    place = torch.where(kind < 0.54, -1.0, 1.0)
+    place = torch.where(kind > 0.9, 2 * torch.rand(sets, 16, generator=generator) - 1, place)
+    candidates = place[..., None, None] + 0.02 * torch.randn(sets, 16, 4, 2, generator=generator)
+    chosen = kind[torch.arange(sets), first_typical(candidates, 4, torch.ones(2))]
+    strays, ways = int((chosen > 0.9).sum()), chosen[chosen <= 0.9]
+    assert 260 < int((kind[:, 0] > 0.9).sum()) < 340 and strays < 75  # some lie on a way, or two beside each other
+    # 0.6 within four standard errors
+    assert float((ways < 0.54).double().mean()) == pytest.approx(0.6, abs=4 * math.sqrt(0.6 * 0.4 / len(ways)))
+
+
+def test_typical_episodes_choose_each_for_itself_and_look_at_no_last_plan() -> None:
+    row = _chunks([0.5, 0.5], [0.0, 0.0], [0.02, 0.02], [1.0, 1.0], [1.02, 1.02])
+    candidates, selection = torch.cat([row, row[:, [3, 0, 1, 2, 4]]]), Selection("typical", 5)
+    for memories in ([Memory(), Memory()], [Memory(3, row[0, 3]), Memory(4, row[0, 1])]):
+        chosen, after = choose(selection, candidates, memories, 1, ONE)
+        assert torch.equal(chosen, torch.stack([row[0, 1], row[0, 3]]))
+        assert [memory.replans for memory in after] == [memory.replans + 1 for memory in memories]
+    for executed in (1, 2, 5):  # plans that are carried out to their end, too
+        draws, memory = draw_candidates(selection, Memory(), lambda count: _draws(count, 2), executed, 2)
+        assert draws.shape == (5, 2) and memory == Memory()
 
 
 # -- remembering and forgetting ------------------------------------------------------------------------------------
