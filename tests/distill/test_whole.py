@@ -18,7 +18,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from distill.config import StudentConfig
+from distill.config import EvaluateConfig, StudentConfig
 from distill.recipes import recipe
 from distill.stages import verify
 from envs import make, task_spec
@@ -84,7 +84,8 @@ def test_a_run_leaves_a_report_of_what_it_measured(tiny_run) -> None:
         "teacher_4": 4, "teacher_1": 1, "nearest_demonstration": 0, "regression": 1, DEFAULT: 1
     }  # fmt: skip
     # only among a student's samples is one chosen
-    assert [row["candidates"] for row in policies.values()] == [1, 1, 1, 16, 16]
+    chosen_from = EvaluateConfig().selection_candidates
+    assert [row["candidates"] for row in policies.values()] == [1, 1, 1, chosen_from, chosen_from]
     for name, row in policies.items():
         assert row["episodes"] == 6 == len(row["episode_success"]) and row["successes"] == sum(row["episode_success"])
         assert sum(row["failures"].values()) == 6 - row["successes"]
