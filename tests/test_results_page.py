@@ -122,7 +122,7 @@ def test_the_table_of_a_task(tmp_path):
     # 0.02 is more than the default's 0.01 of seed 0, and less than it is over both seeds
     main = page[page.index("## `detour`") : page.index("**The maps themselves.**")]
     assert "Lower energy distance than the default's: none. Lower outside share than the default's: Chamfer student." in main
-    assert "selection: typical of 16. The students here carry out a plan that is so selected." in main
+    assert "selection: typical of 8. The students here carry out a plan that is so selected." in main
     assert "Hardware: two cores." in page
 
 
