@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +12,9 @@ import yaml
 
 import envs
 from distill.recipes import recipe
-from students.selection import KINDS
+from envs.specs import nearest_name
+from students.selection import KINDS, Selection
 from teachers import TEACHERS
-from teachers.diffusion import DiffusionTeacher, check_steps
 from teachers.native import TrainedTeacher
 from teachers.networks import PolicyShape
 
@@ -139,6 +138,11 @@ class EvaluateConfig:
     latency_calls: int = 200
     latency_warmup: int = 20
 
+    @property
+    def student_selection(self) -> Selection:
+        """How one of a student's samples is chosen at a replan."""
+        return Selection(self.selection, self.selection_candidates, self.forget_every)
+
 
 @dataclass(frozen=True)
 class Config:
@@ -260,21 +264,15 @@ def validate(config: Config) -> None:
 
 def check_steps_of(kind: type[TrainedTeacher], config: Config) -> None:
     """Raise ValueError for numbers of solver steps that a kind of teacher cannot take."""
-    if kind is DiffusionTeacher:
-        check_steps(config.sample.num_steps, "sample.num_steps")
-        for steps in config.evaluate.teacher_steps:
-            check_steps(steps, "evaluate.teacher_steps")
+    kind.check_steps(config.sample.num_steps, "sample.num_steps")
+    for steps in config.evaluate.teacher_steps:
+        kind.check_steps(steps, "evaluate.teacher_steps")
 
 
 def check_choice(what: str, value: str, choices: Mapping[str, Any] | Sequence[str]) -> None:
     """Raise ValueError naming the choices and the nearest one when `value` is not among them."""
     if value not in choices:
-        raise ValueError(f"{what}: unknown {value!r}; expected one of {sorted(choices)}{_nearest(value, choices)}")
-
-
-def _nearest(value: str, choices: Mapping[str, Any] | Sequence[str]) -> str:
-    close = difflib.get_close_matches(value, list(choices), n=1)
-    return f". Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{what}: unknown {value!r}; expected one of {sorted(choices)}{nearest_name(value, choices)}")
 
 
 def apply_preset(config: Config, path: Path) -> Config:
@@ -285,7 +283,7 @@ def apply_preset(config: Config, path: Path) -> Config:
     """
     if not path.is_file():
         presets = sorted(str(preset) for preset in Path("configs").glob("**/*.yaml"))
-        raise ValueError(f"no config at {path}{_nearest(str(path), presets)}; presets: {', '.join(presets) or 'none'}")
+        raise ValueError(f"no config at {path}{nearest_name(str(path), presets)}; presets: {', '.join(presets) or 'none'}")
     try:
         values = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
@@ -303,7 +301,7 @@ def _replace(config: Any, values: Mapping[str, Any], where: str, prefix: str) ->
     for key, value in values.items():
         name = f"{prefix}{key}"
         if key not in known:
-            raise ValueError(f"{where}: unknown key {name!r}{_nearest(str(key), known)}; known: {sorted(known)}")
+            raise ValueError(f"{where}: unknown key {name!r}{nearest_name(str(key), known)}; known: {sorted(known)}")
         old = known[key]
         if dataclasses.is_dataclass(old):
             if not isinstance(value, dict):

@@ -6,17 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from distill.objectives import coverage, distances, embed, energy_distance, fidelity
-
-RESOLUTION = 0.01
-"""Plans that differ by less count as one: 1 % of half an action's range (root mean square over the chunk), about 2 mm on the
-tasks here, half of what demonstrations are disturbed by. Where only one way is left a teacher's plans differ by less than a
-millimetre, and the same teacher with 25 instead of 50 solver steps would be outside its own support (docs/lab-notes.md)."""
-
-
-def neighbour_radii(points_BND: Tensor, neighbours: int) -> Tensor:
-    """Distance `[B, N]` of every point to its `neighbours`-th nearest other point of the same observation."""
-    return distances(points_BND, points_BND).sort(-1).values[..., neighbours]
+from distill.objectives import coverage, distances, embed, energy_distance, fidelity, neighbour_radii
+from students.selection import ALIKE
 
 
 def set_fidelity(
@@ -27,7 +18,7 @@ def set_fidelity(
     chamfer_*: mean distance to the nearest chunk of the other set, both ways; energy_distance: unbiased.
     precision, recall (Kynkaanniemi et al. 2019, eq. 1-2), coverage (Naeem et al. 2020, eq. 8): by balls that reach to
     the `neighbours`-th neighbour. outside_share: share of the policy's samples that are farther from every teacher
-    sample than any teacher sample is from its own nearest one, and than RESOLUTION; outside_share_strict: without the
+    sample than any teacher sample is from its own nearest one, and than ALIKE; outside_share_strict: without the
     latter.
     Raises ValueError when a set has fewer than `neighbours` + 1 chunks.
     """
@@ -46,7 +37,7 @@ def set_fidelity(
         "precision": float((distance_BMK <= teacher_radius_BK[:, None]).any(2).float().mean()),
         "recall": float((distance_BMK <= policy_radius_BM[:, :, None]).any(1).float().mean()),
         "coverage": float((distance_BMK.amin(1) <= teacher_radius_BK).float().mean()),
-        "outside_share": float((distance_BMK.amin(-1) > farthest_B1.clamp(min=RESOLUTION)).float().mean()),
+        "outside_share": float((distance_BMK.amin(-1) > farthest_B1.clamp(min=ALIKE)).float().mean()),
         "outside_share_strict": float((distance_BMK.amin(-1) > farthest_B1).float().mean()),
     }
 

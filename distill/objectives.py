@@ -7,7 +7,6 @@ square difference, so its unit is half of an action dimension's range whatever T
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from distill.neighbours import Backend, nearest
+from envs.specs import nearest_name
 
 # a root has no slope at zero; below this squared distance two chunks count as one
 TINY = 1e-12
@@ -41,15 +41,25 @@ def chunk_weights(weights_A: Tensor, horizon: int, execution_horizon: int, unexe
 
 
 def distances(first_BMD: Tensor, second_BKD: Tensor) -> Tensor:
-    """All Euclidean distances `[B, M, K]`, by differences, with a gradient that stays finite at zero distance."""
-    return ((first_BMD[:, :, None] - second_BKD[:, None]).square().sum(-1) + TINY).sqrt()
+    """All Euclidean distances `[B, M, K]`, by differences."""
+    return _row_distances(first_BMD[:, :, None], second_BKD[:, None])
+
+
+def _row_distances(first_BMD: Tensor, second_BMD: Tensor) -> Tensor:
+    """Euclidean distances `[B, M]` of partners, with a gradient that stays finite at zero distance."""
+    return ((first_BMD - second_BMD).square().sum(-1) + TINY).sqrt()
+
+
+def neighbour_radii(points_BND: Tensor, neighbours: int) -> Tensor:
+    """Distance `[B, N]` of every point to its `neighbours`-th nearest other point of the same observation."""
+    return distances(points_BND, points_BND).sort(-1).values[..., neighbours]
 
 
 def _to_nearest(from_BMD: Tensor, to_BKD: Tensor, backend: Backend) -> Tensor:
     """Mean over b and m of min_k d(from_bm, to_bk); the search has no gradient, the distance to its winner has."""
     _, index_BM = nearest(from_BMD.detach(), to_BKD.detach(), backend)
     winner_BMD = to_BKD.gather(1, index_BM[..., None].expand(-1, -1, to_BKD.shape[-1]))
-    return ((from_BMD - winner_BMD).square().sum(-1) + TINY).sqrt().mean()
+    return _row_distances(from_BMD, winner_BMD).mean()
 
 
 def coverage(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor, backend: Backend = "auto") -> Tensor:
@@ -105,13 +115,6 @@ def _pairs(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Ten
     return distances(embed(student_BMTA, weights_A), embed(teacher_BKTA.detach(), weights_A))
 
 
-def _own_nearest(teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
-    """Distance `[B, K]` of every hypothesis to the nearest other one of its observation."""
-    teacher_BKD = embed(teacher_BKTA.detach(), weights_A)
-    own_BKK = distances(teacher_BKD, teacher_BKD)
-    return (own_BKK + torch.eye(own_BKK.shape[-1], device=own_BKK.device) * own_BKK.amax()).amin(-1)
-
-
 def rs_imle(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor, epsilon: float = 0.03) -> Tensor:
     """RS-IMLE: mean over k of min { d(t_k, s_m) : m with d(t_k, s_m) > epsilon } (Vashist et al. 2024, arXiv 2409.17439).
 
@@ -126,7 +129,7 @@ def rs_imle_adaptive(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tens
 
     A fixed epsilon rejects everything where the hypotheses lie close together, and then nothing is learnt there.
     """
-    epsilon_B = scale * _own_nearest(teacher_BKTA, weights_A).median(-1).values
+    epsilon_B = scale * neighbour_radii(embed(teacher_BKTA.detach(), weights_A), 1).median(-1).values
     return _rejecting(student_BMTA, teacher_BKTA, weights_A, epsilon_B[:, None, None])
 
 
@@ -240,8 +243,7 @@ def large_pool(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) ->
     if student_BMTA.shape[1] <= hypotheses:
         raise ValueError(f"got {student_BMTA.shape[1]} samples, expected {hypotheses} winners and at least one other")
     winner_BKD = embed(student_BMTA[:, :hypotheses], weights_A)
-    teacher_BKD = embed(teacher_BKTA.detach(), weights_A)
-    covered = ((winner_BKD - teacher_BKD).square().sum(-1) + TINY).sqrt().mean()
+    covered = _row_distances(winner_BKD, embed(teacher_BKTA.detach(), weights_A)).mean()
     return covered + fidelity(student_BMTA[:, hypotheses:], teacher_BKTA, weights_A)
 
 
@@ -300,10 +302,8 @@ def objective(name: str) -> Objective:
         match = _TERM.fullmatch(text)
         if match is None or match["name"] not in OBJECTIVES:
             unknown = match["name"] if match else text
-            close = difflib.get_close_matches(unknown, list(OBJECTIVES), n=1)
-            hint = f". Did you mean {close[0]!r}?" if close else ""
             raise ValueError(f"unknown objective {unknown!r}; expected one of {sorted(OBJECTIVES)}, or a weighted sum "
-                             f"such as 'chamfer+0.5energy_distance'{hint}")
+                             f"such as 'chamfer+0.5energy_distance'{nearest_name(unknown, OBJECTIVES)}")
         term = OBJECTIVES[match["name"]]
         if match["knob"]:
             if not term.knob:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -20,26 +19,22 @@ from tqdm import tqdm
 import envs
 from distill.cache import CachePlan, HypothesisDataset, episode_seed, training_frames, write_index, write_shards
 from distill.demonstrated import DemonstrationMemory, NearestDemonstration, SupportMonitor
-from distill.fidelity import average, set_fidelity
-from distill.modes import mode_figures, summarise_modes
+from distill.measuring import choose_checkpoint, draw_reference, measure_latency, measure_policy
 from distill.objectives import chunk_weights
 from distill.plan import Plan, make_plan
-from distill.policies import Policy, StudentPolicy, TeacherPolicy, device_of, postprocess, sample_set
+from distill.policies import Policy, StudentPolicy, TeacherPolicy
 from distill.recipes import Batch, Ingredients, Lesson, Recipe, recipe
-from distill.rollouts import Episode, run_episodes, summarise, to_json
 from distill.run import Run, Stage
 from distill.stages import write_json
 from distill.training import Share, StepBatches, batch_indices, fit
 from envs.demonstrations import Demonstrations, record, stored_starts, windows
 from envs.specs import STATE, Demonstration
 from students import Student, load_student
-from students.selection import ONE_SAMPLE, Selection
 from teachers import load_teacher, make_teacher
 from teachers.native import TrainedTeacher
 from teachers.networks import PolicyShape
 from teachers.normalisation import Normaliser
 
-CLIP_EPISODES = 3
 _TRIES = 5
 
 
@@ -131,6 +126,11 @@ class Pipeline:
     def demonstrations(self) -> Demonstrations:
         return Demonstrations.load(self.demos(), self.spec)
 
+    def _normaliser(self, demonstrations: Demonstrations) -> Normaliser:
+        normaliser = Normaliser(len(self.spec.state_names), self.spec.action.size)
+        normaliser.fit(demonstrations.statistics())
+        return normaliser
+
     # -- 2. the teacher ---------------------------------------------------------------------------------------------
 
     def teach(self) -> Path:
@@ -145,7 +145,7 @@ class Pipeline:
         def load(folder: Path) -> Policy:
             return TeacherPolicy(self.teacher(folder), self.config.evaluate.teacher_steps[0])
 
-        return self._do(self.plan.teach, lambda folder: self._choose(folder, trained, load))
+        return self._do(self.plan.teach, lambda folder: choose_checkpoint(self, folder, trained, load))
 
     def _train_teacher(self, folder: Path) -> None:
         config, settings = self.config, self.config.teacher
@@ -269,7 +269,7 @@ class Pipeline:
         def load(folder: Path) -> Policy:
             return StudentPolicy(self.student(folder), name)
 
-        return self._do(self.plan.students[name], lambda folder: self._choose(folder, trained, load))
+        return self._do(self.plan.students[name], lambda folder: choose_checkpoint(self, folder, trained, load))
 
     def _train_student(self, folder: Path, name: str, alone: bool = False) -> None:
         config, chosen, device = self.config, recipe(name), self.run.accelerator.device
@@ -317,9 +317,7 @@ class Pipeline:
             teacher.requires_grad_(False)
             shape, normaliser = teacher.shape, teacher.normaliser
         else:
-            shape = config.shape()
-            normaliser = Normaliser(shape.state_size, shape.action_size)
-            normaliser.fit(self.demonstrations().statistics())
+            shape, normaliser = config.shape(), self._normaliser(self.demonstrations())
         student = config.student
         weights_TA = chunk_weights(
             torch.tensor(self.spec.action.weights, device=device), shape.horizon, config.evaluate.execution_horizon,
@@ -331,90 +329,25 @@ class Pipeline:
     def student(self, folder: Path) -> Student:
         return load_student(folder).to(self.run.accelerator.device)
 
-    def _choose(self, folder: Path, trained: Path, load: Callable[[Path], Policy]) -> None:
-        """Copy the checkpoint with the best mean of success rate and mode entropy on the validation starts.
-
-        Loss is no proxy for either, and success alone would take a policy that knows one way only. Of equals the last.
-        """
-        starts = stored_starts(
-            self.config.task, self.config.seed, "validation", self.config.evaluate.validation_starts
-        )
-        candidates = sorted(trained.glob("candidate-*"))
-        rows: list[dict[str, Any]] = []
-        for path in candidates:
-            summary = summarise(self.spec, self._roll_out(load(path), starts, "validation"))
-            success = summary["successes"] / summary["episodes"]
-            rows.append({"step": int(path.name.rsplit("-", 1)[1]), "success_rate": success, "entropy": summary["entropy"]})
-        best = max(range(len(rows)), key=lambda row: (rows[row]["success_rate"] + (rows[row]["entropy"] or 0.0), row))
-        for index, row in enumerate(rows):
-            row["chosen"] = index == best
-        if self.run.is_main:
-            for name in ("config.json", "model.safetensors"):
-                shutil.copyfile(candidates[best] / name, folder / name)
-            write_json(folder / "validation.json", rows)
-
     # -- 5. the measuring -------------------------------------------------------------------------------------------
-
-    def _roll_out(self, policy: Policy, starts: np.ndarray, what: str, keep_actions: int = 0) -> list[Episode]:
-        mine, evaluate = self.run.my_share(range(len(starts))), self.config.evaluate
-        with tqdm(total=len(mine), desc=f"{policy.name} ({what})", unit="episode", disable=not self.run.is_main) as bar:
-            episodes = run_episodes(
-                self.config.task, policy, starts, mine, evaluate.execution_horizon,
-                episode_seed(self.config.seed, what, 0, 0), keep_actions, lambda done: bar.update(done - bar.n),
-                selection=self.selection(policy), monitor=self.monitor(),
-            )  # fmt: skip
-        return self.run.gather(episodes)
-
-    def selection(self, policy: Policy) -> Selection:
-        """How a policy's samples are chosen from: a student's speed can buy that, a teacher would pay for every candidate."""
-        evaluate = self.config.evaluate
-        if not isinstance(policy, StudentPolicy):
-            return ONE_SAMPLE
-        return Selection(evaluate.selection, evaluate.selection_candidates, evaluate.forget_every)
 
     def reference(self) -> Path:
         """Two independent fresh teacher sets per held-out observation: what fidelity compares with, and its floor."""
         self.teach(), self.starts()
-        return self._do(self.plan.reference, self._draw_reference)
-
-    def _draw_reference(self, folder: Path) -> None:
-        policy = TeacherPolicy(self.teacher(self.teach()), self.config.evaluate.teacher_steps[0])
-        count = len(self.stored()["observations"])
-        parts = [(int(row), self._chunks_of(policy, int(row), stream)) for stream in ("reference", "floor")
-                 for row in self.run.my_share(range(count))]  # fmt: skip
-        gathered = self.run.gather(parts)
-        if self.run.is_main:
-            half = {"reference": [], "floor": []}  # type: dict[str, list[tuple[int, np.ndarray]]]
-            for row, (stream, chunks) in gathered:
-                half[stream].append((row, chunks))
-            save_file(
-                {name: torch.from_numpy(np.stack([chunks for _, chunks in sorted(rows, key=lambda item: item[0])]))
-                 for name, rows in half.items()},
-                str(folder / "reference.safetensors"),
-            )  # fmt: skip
-
-    def _chunks_of(self, policy: Policy, row: int, stream: str) -> tuple[str, np.ndarray]:
-        """Fresh samples `[S, T, A]`, raw units, for held-out observation `row`."""
-        state_1OS = self.stored()["observations"][row : row + 1].numpy()
-        generator = torch.Generator().manual_seed(episode_seed(self.config.seed, stream, row, 0))
-        evaluate = self.config.evaluate
-        chunks_STA = sample_set(
-            policy, state_1OS, generator, evaluate.fidelity_samples, self.selection(policy), evaluate.execution_horizon
-        )
-        return stream, postprocess(policy, chunks_STA)
+        return self._do(self.plan.reference, partial(draw_reference, self))
 
     def evaluate_teacher(self, steps: int) -> Path:
         """The teacher at a number of solver steps, on the test starts."""
         self.reference()
         return self._do(
             self.plan.teachers_evaluated[steps],
-            lambda folder: self._evaluate(folder, TeacherPolicy(self.teacher(self.teach()), steps)),
+            lambda folder: measure_policy(self, folder, TeacherPolicy(self.teacher(self.teach()), steps)),
         )
 
     def evaluate_baseline(self, name: str) -> Path:
         """A policy that needs no training, on the test starts."""
         self.reference()
-        return self._do(self.plan.baselines_evaluated[name], lambda folder: self._evaluate(folder, self.baseline()))
+        return self._do(self.plan.baselines_evaluated[name], lambda folder: measure_policy(self, folder, self.baseline()))
 
     def baseline(self) -> Policy:
         """The chunk of the nearest demonstration (distill.demonstrated)."""
@@ -426,12 +359,10 @@ class Pipeline:
         """Says which observations are unlike those that were demonstrated; made once a process."""
         if self._monitor is None:
             demonstrations = self.demonstrations()
-            normaliser = Normaliser(len(self.spec.state_names), len(self.spec.action.names))
-            normaliser.fit(demonstrations.statistics())
             frames = np.arange(demonstrations.num_frames)
             states, _ = windows(demonstrations, frames, self.config.teacher.observation_steps, 1)
             starts = torch.from_numpy(demonstrations.start_index[demonstrations.episode_index])
-            self._monitor = SupportMonitor(torch.from_numpy(states), starts, normaliser)
+            self._monitor = SupportMonitor(torch.from_numpy(states), starts, self._normaliser(demonstrations))
         return self._monitor
 
     def evaluate_student(self, objective: str) -> Path:
@@ -440,35 +371,8 @@ class Pipeline:
         student = self.distill_one(objective)
         return self._do(
             self.plan.students_evaluated[objective],
-            lambda folder: self._evaluate(folder, StudentPolicy(self.student(student), objective)),
+            lambda folder: measure_policy(self, folder, StudentPolicy(self.student(student), objective)),
         )
-
-    def _evaluate(self, folder: Path, policy: Policy) -> None:
-        """Rollouts from the stored test starts, and the policy's sets against the reference's."""
-        episodes = self._roll_out(policy, self.stored()["test"].numpy(), "test", CLIP_EPISODES)
-        reference = load_file(str(self.reference() / "reference.safetensors"))
-        rows = self.run.my_share(range(len(reference["reference"])))
-        drawn = {row: torch.from_numpy(self._chunks_of(policy, row, policy.name)[1]) for row in rows}
-        normalise = policy.module.normaliser.normalise_action  # type: ignore[union-attr]
-        device = device_of(policy)
-        weights_A = torch.tensor(self.spec.action.weights, device=device)
-        parts, modes = [], []
-        for row in rows:
-            sets = [normalise(chunks.to(device))[None]  # type: ignore[operator]
-                    for chunks in (drawn[row], reference["reference"][row], reference["floor"][row])]  # fmt: skip
-            parts.append((1, set_fidelity(sets[0], sets[1], weights_A)))
-            modes.append(mode_figures(sets[0][0], sets[1][0], sets[2][0], weights_A))
-        parts, modes = self.run.gather(parts), self.run.gather(modes)
-        if self.run.is_main:
-            write_json(folder / "result.json", {
-                "policy": policy.name, "nfe": policy.evaluations,
-                "parameters": sum(value.numel() for value in policy.module.parameters()),
-                "summary": summarise(self.spec, episodes), "episodes": to_json(episodes),
-                "fidelity": {**average(parts), "observations": len(parts),
-                             "samples": self.config.evaluate.fidelity_samples},
-                "observation_modes": summarise_modes(modes),
-                "planned_set": np.round(drawn[0].numpy()[:32], 4).tolist(),
-            })  # fmt: skip
 
     def evaluate(self) -> None:
         """Every policy on the same stored test starts, then the latency of all of them side by side."""
@@ -492,18 +396,7 @@ class Pipeline:
 
     def latency(self) -> Path:
         self.distill()
-        return self._do(self.plan.latency, self._measure_latency)
-
-    def _measure_latency(self, folder: Path) -> None:
-        from distill.latency import measure
-
-        if self.run.is_main:
-            settings, states = self.config.evaluate, self.stored()["observations"].numpy()
-            write_json(
-                folder / "latency.json",
-                measure(self.policies(), states, settings.latency_calls, settings.latency_warmup,
-                        settings.execution_horizon, self.config.seed, self.selection),
-            )
+        return self._do(self.plan.latency, partial(measure_latency, self))
 
     # -- 6. the report ----------------------------------------------------------------------------------------------
 

@@ -60,13 +60,12 @@ def make_plan(config: Config) -> Plan:
     )  # fmt: skip
     rollouts: dict[str, object] = {**origin, "execution_horizon": evaluate.execution_horizon}
     # among students only, and one sample knows neither candidates nor forgetting
-    selection: dict[str, object] = {}
-    if evaluate.selection != "one":
-        selection = {"selection": evaluate.selection}
-    if evaluate.selection in ("consistent", "kept_latent"):
-        selection |= {"forget_every": evaluate.forget_every}
-    if evaluate.selection in ("consistent", "typical"):
-        selection |= {"candidates_of_selection": evaluate.selection_candidates}
+    how = evaluate.student_selection
+    selection: dict[str, object] = {} if how.kind == "one" else {"selection": how.kind}
+    if how.remembers:
+        selection |= {"forget_every": how.forget_every}
+    if how.several:
+        selection |= {"candidates_of_selection": how.candidates}
     choice = {**rollouts, "validation": evaluate.validation_starts}
     train, teach = None, None
     if config.teacher.path is None:

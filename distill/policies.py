@@ -11,7 +11,7 @@ from torch import Tensor
 
 from envs.specs import STATE
 from students import Student
-from students.selection import Selection, first_typical
+from students.selection import Memory, Selection, choose
 from teachers.contract import Observation
 from teachers.native import TrainedTeacher
 from teachers.networks import PolicyShape
@@ -120,9 +120,8 @@ def sample_set(
     """`[S, T, A]` normalised chunks that an episode would carry out at this observation, were it asked S times afresh."""
     condition_1C = policy.encode(preprocess(policy, state_1OS))
     device = device_of(policy)
-    if selection.kind != "typical":  # the others need a last plan: a first one is a single sample
-        return policy.head(condition_1C, policy.draw(samples, generator)[None].to(device))[0]
-    draws = policy.draw(samples * selection.candidates, generator)[None].to(device)
-    candidates_SNTA = policy.head(condition_1C, draws)[0].unflatten(0, (samples, selection.candidates))
+    candidates = selection.candidates if selection.kind == "typical" else 1  # the others choose by a last plan
+    draws = policy.draw(samples * candidates, generator)[None].to(device)
+    candidates_SNTA = policy.head(condition_1C, draws)[0].unflatten(0, (samples, candidates))
     weights_A = torch.tensor(policy.shape.action_weights, device=device)
-    return candidates_SNTA[torch.arange(samples, device=device), first_typical(candidates_SNTA, executed, weights_A)]
+    return choose(selection, candidates_SNTA, [Memory()] * samples, executed, weights_A)[0]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,9 +13,10 @@ from torch import Tensor, nn
 from distill import rivals
 from distill.cache import noise_of
 from distill.objectives import OBJECTIVES, Objective, objective
-from envs.specs import STATE
+from envs.specs import STATE, nearest_name
 from students.flow_map import FlowMapStudent
 from students.one_step import OneStepStudent
+from teachers import TEACHERS
 from teachers.flow import FlowTeacher
 from teachers.native import TrainedTeacher
 from teachers.networks import PolicyShape
@@ -116,8 +115,8 @@ class SetRecipe:
                 f"student.num_latents: got {settings.num_latents}, but {name} has only the {config.sample.num_hypotheses} "
                 "noises of the cache an observation; lower it or raise sample.num_hypotheses"
             )
-        own = config.teacher.path is None
-        if self.objective.noise and own and (config.teacher.kind == "energy" or config.sample.solver == "ddpm"):
+        kind = TEACHERS.get(config.teacher.kind) if config.teacher.path is None else None
+        if self.objective.noise and kind is not None and not kind.one_noise(config.sample.solver):
             raise ValueError(
                 f"{name} pairs each chunk with the one noise it was made from, and this teacher takes new noise at every "
                 "step; use --student.objectives chamfer_energy --student.default chamfer_energy"
@@ -128,14 +127,13 @@ class SetRecipe:
 
     def build(self, given: Ingredients) -> nn.Module:
         settings = given.settings
-        chunk = (given.shape.horizon, given.shape.action_size)
-        if self.objective.noise and (given.teacher is None or given.teacher.noise_shape(1) != chunk):
+        if self.objective.noise and (given.teacher is None or not given.teacher.one_noise(given.teacher.solver)):
             raise ValueError(
                 f"{self.label} pairs each chunk with the one noise it was made from; {type(given.teacher).__name__} takes "
                 "more than one. Use the objective chamfer_energy"
             )
         if self.objective.noise or not self.teacher:  # IMLE Policy's latent, too, is a noise of the chunk's shape
-            student = OneStepStudent(given.shape, math.prod(chunk), identity=True)
+            student = OneStepStudent(given.shape, given.shape.horizon * given.shape.action_size, identity=True)
         else:
             student = OneStepStudent(given.shape, settings.latent_size, codes=settings.codes)
         student.normaliser.load_state_dict(given.normaliser.state_dict())
@@ -271,10 +269,8 @@ def recipe(name: str) -> Recipe:
     if name in RECIPES:
         return RECIPES[name]
     if re.fullmatch("[a-z_]+", name):  # no sum
-        close = difflib.get_close_matches(name, list(RECIPES), n=1)
-        hint = f". Did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"student.objectives: unknown {name!r}; expected one of {sorted(RECIPES)}, or a weighted sum such as "
-                         f"'chamfer+0.5energy_distance'{hint}")
+                         f"'chamfer+0.5energy_distance'{nearest_name(name, RECIPES)}")
     chosen = objective(name)
     return SetRecipe(chosen, chosen.label)
 

@@ -99,12 +99,12 @@ def _policy_row(
     success = np.array([episode["success"] for episode in result["episodes"]])
     teacher_success = np.array([episode["success"] for episode in reference["episodes"]])
     low, high = wilson_interval(summary["successes"], summary["episodes"])
+    selection = config.evaluate.student_selection
     row: dict[str, Any] = {
         "name": name, "kind": kind, "objective": name if kind == "student" else None,
         "is_default_student": name == config.student.default, "is_reference_teacher": result is reference,
         "parameters": result["parameters"], "nfe": result["nfe"],
-        "candidates": config.evaluate.selection_candidates
-        if kind == "student" and config.evaluate.selection in ("typical", "consistent") else 1,
+        "candidates": selection.candidates if kind == "student" and selection.several else 1,
         "episodes": summary["episodes"], "successes": summary["successes"],
         "success_rate": summary["successes"] / summary["episodes"], "success_low": low, "success_high": high,
         "difference": None, "difference_low": None, "difference_high": None, "mcnemar_p": None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import gymnasium
@@ -12,7 +11,7 @@ from envs.avoid import AvoidEnv
 from envs.detour import DetourEnv
 from envs.handles import HandlesEnv
 from envs.panda import PandaEnv
-from envs.specs import FAILURES, STATE, TaskSpec
+from envs.specs import FAILURES, STATE, TaskSpec, nearest_name
 
 TASKS: dict[str, type[PandaEnv]] = {env.spec_task.name: env for env in (AvoidEnv, DetourEnv, HandlesEnv)}
 """Every task by name. A new task is one file and one line here."""
@@ -34,8 +33,7 @@ def task_spec(name: str) -> TaskSpec:
 
 def _task(name: str) -> type[PandaEnv]:
     if name not in TASKS:
-        near = difflib.get_close_matches(name, TASKS, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = nearest_name(name, TASKS, "; did you mean", cutoff=0.4)
         raise ValueError(f"unknown task {name!r}, the tasks are {sorted(TASKS)}{hint}")
     return TASKS[name]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import ctypes.util
-import difflib
 import functools
 import importlib
 import subprocess
@@ -15,6 +14,8 @@ from typing import Any
 
 import mujoco
 import numpy as np
+
+from envs.specs import nearest_name
 
 BACKENDS = ("egl", "osmesa", "raycast")
 """In the order in which `auto` tries them. The first two are named explicitly, so MUJOCO_GL plays no part."""
@@ -105,9 +106,7 @@ def camera_id(model: mujoco.MjModel, camera: str) -> int:
     index = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, camera)
     if index < 0:
         names = [model.camera(i).name for i in range(model.ncam)]
-        near = difflib.get_close_matches(camera, names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"got camera {camera!r}, expected one of {names}{hint}")
+        raise ValueError(f"got camera {camera!r}, expected one of {names}{nearest_name(camera, names, '; did you mean')}")
     if np.any(model.cam_sensorsize[index] != 0):
         raise ValueError(f"camera {camera!r} is given by sensorsize, expected fovy: write fovy= in its MJCF")
     return index

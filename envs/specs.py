@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +13,12 @@ STATE = "observation.state"
 
 FAILURES = ("collision", "dropped", "off_table", "timeout", "unstable", "policy_error")
 """Every way an episode can fail. An episode that does not succeed carries exactly one of these names."""
+
+
+def nearest_name(value: str, choices: Iterable[str], opening: str = ". Did you mean", cutoff: float = 0.6) -> str:
+    """The end of an error message that names the choice most like `value`; "" where none is like it."""
+    close = difflib.get_close_matches(value, list(choices), n=1, cutoff=cutoff)
+    return f"{opening} {close[0]!r}?" if close else ""
 
 
 @dataclass(frozen=True)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from envs.specs import STATE
 from teachers.contract import Observation
 from teachers.flow import FlowTeacher
-from teachers.networks import PolicyShape, StateEncoder, TimeEmbedding, TrajectoryTransformer
-from teachers.normalisation import Normaliser
-from teachers.pretrained import load_weights, read_config, save_policy
+from teachers.networks import PolicyShape, TimeEmbedding, TrajectoryTransformer
+from teachers.pretrained import PretrainedPolicy
 
 
-class FlowMapStudent(nn.Module):
+class FlowMapStudent(PretrainedPolicy):
     """(observation, noise `[T, A]`) to a chunk `[T, A]`, for M noises per observation at once.
 
     The network F(x_t, t, s | o) says where the straight line from x_t through x_{t+s} arrives at time 1, so that
@@ -29,10 +24,7 @@ class FlowMapStudent(nn.Module):
     KIND = "flow_map_student"
 
     def __init__(self, shape: PolicyShape) -> None:
-        super().__init__()
-        self.shape = shape
-        self.normaliser = Normaliser(shape.state_size, shape.action_size)
-        self.encoder = StateEncoder(shape.observation_steps, shape.state_size, shape.width)
+        super().__init__(shape)
         self.time = TimeEmbedding(shape.width)
         self.span = TimeEmbedding(shape.width)
         # the span says nothing at first: a student with the teacher's weights is the teacher
@@ -57,11 +49,6 @@ class FlowMapStudent(nn.Module):
         return self.shape.horizon, self.shape.action_size
 
     # -- the map -------------------------------------------------------------------------------------------------
-
-    def encode(self, observation: Observation) -> Tensor:
-        """Raw observation to the condition `[B, C]`, once for all latents."""
-        condition_BC: Tensor = self.encoder(self.normaliser.normalise_state(observation[STATE]))
-        return condition_BC
 
     def end_point(self, x_NTA: Tensor, time_B: Tensor, span_B: Tensor, condition_BC: Tensor) -> Tensor:
         """One network evaluation: F(x_t, t, s) `[N, T, A]`, N / B chunks for each condition `[B, C]`, time and span."""
@@ -117,25 +104,6 @@ class FlowMapStudent(nn.Module):
             raise ValueError(f"latents: got {tuple(latents_BMTA.shape)}, expected ({batch}, M, {horizon}, {actions})")
         chunks_BMTA = self.generate(self.encode(observation), latents_BMTA, num_steps)
         return chunks_BMTA if normalised else self.normaliser.unnormalise_action(chunks_BMTA)
-
-    # -- on disk -------------------------------------------------------------------------------------------------
-
-    def save_pretrained(self, folder: Path | str) -> None:
-        """Write ``config.json`` and ``model.safetensors`` (statistics included); refuses unset statistics."""
-        self.normaliser.check()
-        save_policy(folder, self.KIND, {"shape": asdict(self.shape)}, self)
-
-    @classmethod
-    def from_pretrained(cls, folder: Path | str) -> FlowMapStudent:
-        """Read a folder that `save_pretrained` wrote; ValueError says what is wrong with it."""
-        config: dict[str, Any] = read_config(folder, cls.KIND)
-        try:
-            student = cls(PolicyShape(**config["shape"]))
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{folder}/config.json does not describe a {cls.KIND}: {error}") from error
-        load_weights(folder, student)
-        student.normaliser.check()
-        return student.eval()
 
 
 def _rows(value_B: Tensor, like_NTA: Tensor) -> Tensor:

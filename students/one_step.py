@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +11,14 @@ from torch import Tensor, nn
 from envs.specs import STATE
 from teachers.contract import Observation
 from teachers.native import TrainedTeacher
-from teachers.networks import PolicyShape, StateEncoder, TrajectoryTransformer
-from teachers.normalisation import Normaliser
-from teachers.pretrained import load_weights, read_config, save_policy
+from teachers.networks import PolicyShape, TrajectoryTransformer
+from teachers.pretrained import PretrainedPolicy
 
 CODE_GAIN = 8.0
 """A step sees few of the codes, so each of them learns by this factor faster than the other weights."""
 
 
-class OneStepStudent(nn.Module):
+class OneStepStudent(PretrainedPolicy):
     """(observation, latent `[Z]`) to a chunk `[T, A]` in one pass, for M latents per observation at once.
 
     The latent is lifted to a chunk-shaped input, so that every other weight has a twin in the teacher; the constant
@@ -35,14 +32,12 @@ class OneStepStudent(nn.Module):
     def __init__(self, shape: PolicyShape, latent_size: int, identity: bool = False, codes: int = 0) -> None:
         """codes: 0 lifts all of the latent linearly; identity: and begins with a latent that is the chunk-shaped input
         itself, for the teacher's own noise as latent."""
-        super().__init__()
+        super().__init__(shape)
         if latent_size < 1:
             raise ValueError(f"latent_size must be at least 1, got {latent_size}")
         if codes < 0 or codes == 1 or (codes and identity):
             raise ValueError(f"codes: got {codes}, expected at least 2, or 0 for none (with identity: none)")
-        self.shape, self.latent_size, self.codes = shape, latent_size, codes
-        self.normaliser = Normaliser(shape.state_size, shape.action_size)
-        self.encoder = StateEncoder(shape.observation_steps, shape.state_size, shape.width)
+        self.latent_size, self.codes = latent_size, codes
         self.time_C = nn.Parameter(torch.zeros(shape.width))
         chunk_size, linear_size = shape.horizon * shape.action_size, latent_size - bool(codes)
         # each entry of the lifted latent has unit variance, as the noise had that the teacher's trunk was trained on
@@ -58,28 +53,12 @@ class OneStepStudent(nn.Module):
     def latent_shape(self) -> tuple[int, ...]:
         return (self.latent_size,)
 
-    @classmethod
-    def from_teacher(
-        cls, teacher: TrainedTeacher, latent_size: int, warm_start: bool = True, codes: int = 0
-    ) -> OneStepStudent:
-        """A student of the teacher's shape and statistics; with `warm_start` also of its weights, frozen at pure noise."""
-        student = cls(teacher.shape, latent_size, codes=codes)
-        student.normaliser.load_state_dict(teacher.normaliser.state_dict())
-        if warm_start:
-            student.warm_start(teacher)
-        return student
-
     def warm_start(self, teacher: TrainedTeacher) -> None:
         """Take the weights of a teacher of the same shape, with its time frozen at pure noise."""
         self.encoder.load_state_dict(teacher.encoder.state_dict())
         self.trunk.load_state_dict(teacher.trunk.state_dict())
         with torch.no_grad():
             self.time_C.copy_(teacher.start_condition())
-
-    def encode(self, observation: Observation) -> Tensor:
-        """Raw observation to the condition `[B, C]`, once for all latents."""
-        condition_BC: Tensor = self.encoder(self.normaliser.normalise_state(observation[STATE]))
-        return condition_BC
 
     def lift(self, latents_BMZ: Tensor) -> Tensor:
         """Standard normal latents to inputs `[B, M, T*A]` of unit variance."""
@@ -113,20 +92,9 @@ class OneStepStudent(nn.Module):
         chunks_BMTA = self.generate(self.encode(observation), latents_BMZ)
         return chunks_BMTA if normalised else self.normaliser.unnormalise_action(chunks_BMTA)
 
-    def save_pretrained(self, folder: Path | str) -> None:
-        """Write ``config.json`` and ``model.safetensors`` (statistics included); refuses unset statistics."""
-        self.normaliser.check()
-        save_policy(folder, self.KIND, {"shape": asdict(self.shape), "latent_size": self.latent_size,
-                                       "codes": self.codes}, self)
+    def settings(self) -> dict[str, Any]:
+        return {"latent_size": self.latent_size, "codes": self.codes}
 
     @classmethod
-    def from_pretrained(cls, folder: Path | str) -> OneStepStudent:
-        """Read a folder that `save_pretrained` wrote; ValueError says what is wrong with it."""
-        config: dict[str, Any] = read_config(folder, cls.KIND)
-        try:
-            student = cls(PolicyShape(**config["shape"]), config["latent_size"], codes=config.get("codes", 0))
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{folder}/config.json does not describe a {cls.KIND}: {error}") from error
-        load_weights(folder, student)
-        student.normaliser.check()
-        return student.eval()
+    def from_settings(cls, shape: PolicyShape, settings: dict[str, Any]) -> Self:
+        return cls(shape, settings["latent_size"], codes=settings.get("codes", 0))

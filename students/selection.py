@@ -14,7 +14,9 @@ STRAY = 4.0
 """A candidate this many times as far from its nearest fellow as is usual among them is a stray (kind ``typical``)."""
 
 ALIKE = 0.01
-"""Candidates nearer than this are never strays: 1 % of half an action's range, root mean square."""
+"""Plans that differ by less count as one: 1 % of half an action's range (root mean square over the chunk), about 2 mm on the
+tasks here, half of what demonstrations are disturbed by. Where only one way is left a teacher's plans differ by less than a
+millimetre, and the same teacher with 25 instead of 50 solver steps would be outside its own support (docs/lab-notes.md)."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,16 @@ class Selection:
             raise ValueError(f"candidates: got {self.candidates}, expected at least 1 (32 are usual)")
         if self.forget_every < 0:
             raise ValueError(f"forget_every: got {self.forget_every}, expected at least 0 (0 never forgets, 5 is usual)")
+
+    @property
+    def several(self) -> bool:
+        """Whether several candidates are drawn, of which one is chosen."""
+        return self.kind in ("consistent", "typical")
+
+    @property
+    def remembers(self) -> bool:
+        """Whether something is kept from replan to replan, to be forgotten every `forget_every`."""
+        return self.kind in ("consistent", "kept_latent")
 
 
 ONE_SAMPLE = Selection()
@@ -68,7 +80,7 @@ def draw_candidates(
     if selection.kind == "kept_latent":
         kept = draw(1) if memory.draw is None or _forgets(selection, memory) else memory.draw
         return kept, replace(memory, draw=kept)
-    several = selection.kind == "typical" or (selection.kind == "consistent" and executed < horizon)
+    several = selection.several and (selection.kind == "typical" or executed < horizon)
     return draw(selection.candidates if several else 1), memory
 
 
@@ -102,16 +114,15 @@ def first_typical(candidates_BNTA: Tensor, executed: int, weights_A: Tensor) -> 
     """Index `[B]` of the first candidate that is no stray.
 
     A stray's distance to the nearest other candidate is more than `STRAY` times the median of such distances, and more
-    than `ALIKE`. Distance: weighted root mean square over the actions that are carried out. A candidate with NaN is no
+    than `ALIKE`. Distance: over the actions that are carried out, as the objectives'. A candidate with NaN is no
     stray, so that a broken policy is seen, not hidden.
     """
     count = candidates_BNTA.shape[1]
     if count < 3:
         return torch.zeros(len(candidates_BNTA), dtype=torch.long, device=candidates_BNTA.device)
-    done_BNTA = candidates_BNTA[:, :, :executed] * (weights_A / weights_A.sum()).sqrt()
-    difference_BNN = (done_BNTA[:, :, None] - done_BNTA[:, None]).square().sum(-1).mean(-1).sqrt()
-    difference_BNN = difference_BNN + torch.eye(count, device=difference_BNN.device) * 1e6
-    alone_BN = difference_BNN.amin(-1)
+    done_BNTA = candidates_BNTA[:, :, :executed]
+    distance_BNN = _distance(done_BNTA[:, :, None], done_BNTA[:, None], weights_A)
+    alone_BN = (distance_BNN + torch.eye(count, device=distance_BNN.device) * 1e6).amin(-1)
     usual_B1 = alone_BN.median(-1, keepdim=True).values
     return (~(alone_BN > (STRAY * usual_B1).clamp(min=ALIKE))).int().argmax(-1)
 
@@ -119,9 +130,9 @@ def first_typical(candidates_BNTA: Tensor, executed: int, weights_A: Tensor) -> 
 def nearest_to_rest(candidates_BNTA: Tensor, last_BTA: Tensor, executed: int, weights_A: Tensor) -> Tensor:
     """Index `[B]` of the candidate whose first actions are nearest to what the last plan had left (arXiv 2502.12371).
 
-    Candidate action i stands beside action executed + i of the last plan. The distance is the weighted root mean square
-    over these T - executed actions, as the objectives'; of equals the first. A candidate with NaN counts as nearest, so
-    that a broken policy is seen, not hidden. Raises ValueError unless at least one action is left.
+    Candidate action i stands beside action executed + i of the last plan. The distance is the
+    objectives' over these T - executed actions; of equals the first. A candidate with NaN counts as nearest, so that a
+    broken policy is seen, not hidden. Raises ValueError unless at least one action is left.
     """
     horizon = candidates_BNTA.shape[2]
     if not 1 <= executed < horizon:
@@ -129,9 +140,13 @@ def nearest_to_rest(candidates_BNTA: Tensor, last_BTA: Tensor, executed: int, we
             f"got {executed} executed actions of a plan of {horizon}, expected 1 to {horizon - 1}: with nothing left of "
             "the last plan there is nothing to compare with"
         )
-    squares_BNTA = (candidates_BNTA[:, :, : horizon - executed] - last_BTA[:, None, executed:]).square()
-    mean_BNT = (squares_BNTA * weights_A).sum(-1) / weights_A.sum()
-    return mean_BNT.mean(-1).sqrt().argmin(1)
+    return _distance(candidates_BNTA[:, :, : horizon - executed], last_BTA[:, None, executed:], weights_A).argmin(1)
+
+
+def _distance(first: Tensor, second: Tensor, weights_A: Tensor) -> Tensor:
+    """Weighted root mean square difference `[..]` of chunks `[.., T, A]`, as the objectives'."""
+    scale_A = (weights_A / weights_A.sum()).sqrt()
+    return (first * scale_A - second * scale_A).square().sum(-1).mean(-1).sqrt()
 
 
 def _forgets(selection: Selection, memory: Memory) -> bool:

@@ -44,22 +44,12 @@ def training_schedule() -> DDPMScheduler:
 @torch.inference_mode(False)
 def sampling_schedule(num_steps: int) -> DDIMScheduler:
     """The same schedule for `num_steps` equal steps, the first at the last level ("trailing", arXiv 2305.08891)."""
-    check_steps(num_steps)
+    DiffusionTeacher.check_steps(num_steps)
     from diffusers.schedulers import DDIMScheduler
 
     schedule = DDIMScheduler(**_SCHEDULE, timestep_spacing="trailing")
     schedule.set_timesteps(num_steps)
     return schedule
-
-
-def check_steps(num_steps: int, name: str = "num_steps") -> None:
-    """Raise ValueError, with the name of the setting, unless the steps divide the levels.
-
-    diffusers takes steps of LEVELS // num_steps whatever that leaves over, and would stop short of the data.
-    """
-    if num_steps < 1 or LEVELS % num_steps:
-        possible = [steps for steps in range(1, LEVELS + 1) if LEVELS % steps == 0]
-        raise ValueError(f"{name}: got {num_steps}, a diffusion teacher needs a divisor of {LEVELS}: one of {possible}")
 
 
 class DiffusionTeacher(TrainedTeacher):
@@ -72,6 +62,7 @@ class DiffusionTeacher(TrainedTeacher):
     KIND = "diffusion_teacher"
     SOLVERS = ("ddim", "ddpm")
     CACHE_SOLVER = "ddim"
+    FRESH_NOISE = ("ddpm",)
 
     def __init__(self, shape: PolicyShape, solver: str = "ddim") -> None:
         super().__init__(shape, solver)
@@ -97,18 +88,10 @@ class DiffusionTeacher(TrainedTeacher):
         clean_NTA: Tensor = self.trunk(x_NTA, condition_BC + self.time(flow_time(level_B)))
         return clean_NTA
 
-    def noise_shape(self, num_steps: int) -> tuple[int, ...]:
-        """Standard normal numbers of one chunk: the first noise `[T, A]`; for "ddpm" `[1 + num_steps, T, A]`.
-
-        The last step's are multiplied by zero: nothing is added to the clean chunk.
-        """
-        chunk = self.shape.horizon, self.shape.action_size
-        return chunk if self.solver == "ddim" else (1 + num_steps, *chunk)
-
     def solve(self, condition_BC: Tensor, noise_BK: Tensor, num_steps: int) -> Tensor:
         """Normalised chunks `[B, K, T, A]` from noise `[B, K, *noise_shape]`. ValueError unless num_steps divides LEVELS."""
         schedule = sampling_schedule(num_steps)
-        stochastic = self.solver == "ddpm"
+        stochastic = not self.one_noise(self.solver)
         noise_N = noise_BK.flatten(0, 1)
         x_NTA = noise_N[:, 0] if stochastic else noise_N
         for step, level in enumerate(schedule.timesteps.tolist()):
@@ -121,5 +104,15 @@ class DiffusionTeacher(TrainedTeacher):
 
     def evaluations(self, num_steps: int) -> int:
         """Network evaluations (NFE) of `num_steps` steps: one each. ValueError unless they divide LEVELS."""
-        check_steps(num_steps)
+        self.check_steps(num_steps)
         return num_steps
+
+    @classmethod
+    def check_steps(cls, num_steps: int, name: str = "num_steps") -> None:
+        """Raise ValueError, with the name of the setting, unless the steps divide the levels.
+
+        diffusers takes steps of LEVELS // num_steps whatever that leaves over, and would stop short of the data.
+        """
+        if num_steps < 1 or LEVELS % num_steps:
+            possible = [steps for steps in range(1, LEVELS + 1) if LEVELS % steps == 0]
+            raise ValueError(f"{name}: got {num_steps}, a diffusion teacher needs a divisor of {LEVELS}: one of {possible}")

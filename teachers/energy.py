@@ -40,6 +40,7 @@ class EnergyTeacher(TrainedTeacher):
     KIND = "energy_teacher"
     SOLVERS = ("langevin",)
     CACHE_SOLVER = "langevin"
+    FRESH_NOISE = ("langevin",)
 
     def __init__(self, shape: PolicyShape, solver: str = "langevin") -> None:
         super().__init__(shape, solver)
@@ -80,13 +81,6 @@ class EnergyTeacher(TrainedTeacher):
         energy_N: Tensor = ((x_NTA / 2 - f_NTA) * x_NTA / sigma_N11**2).sum((1, 2))
         return energy_N
 
-    def noise_shape(self, num_steps: int) -> tuple[int, ...]:
-        """Standard normal numbers of one chunk, `[1 + num_steps, T, A]`: where it starts, and what each step adds.
-
-        The last step's are multiplied by zero.
-        """
-        return 1 + num_steps, self.shape.horizon, self.shape.action_size
-
     def solve(self, condition_BC: Tensor, noise_BK: Tensor, num_steps: int) -> Tensor:
         """Normalised chunks `[B, K, T, A]` from noise `[B, K, 1 + num_steps, T, A]`, by Langevin steps that get smaller.
 
@@ -96,8 +90,7 @@ class EnergyTeacher(TrainedTeacher):
 
         Works under no_grad and inference_mode, and returns no gradient. ValueError for fewer than one step.
         """
-        if num_steps < 1:
-            raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+        self.check_steps(num_steps)
         # the energy's gradient is needed whatever the caller switched off; tensors of inference_mode have to be copied
         with torch.inference_mode(False), torch.enable_grad():
             condition_BC, noise_N = condition_BC.detach().clone(), noise_BK.flatten(0, 1).clone()

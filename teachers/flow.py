@@ -69,10 +69,6 @@ class FlowTeacher(TrainedTeacher):
         velocity_NTA: Tensor = (end_NTA - x_NTA) / (1 - time_N).clamp(min=1e-3)[:, None, None]
         return velocity_NTA
 
-    def noise_shape(self, num_steps: int) -> tuple[int, ...]:
-        """Shape of the standard normal numbers that one chunk is made from; the solver adds none."""
-        return self.shape.horizon, self.shape.action_size
-
     def solve(self, condition_BC: Tensor, noise_BKTA: Tensor, num_steps: int) -> Tensor:
         """The end points `[B, K, T, A]`, normalised, of the flow from the given noise."""
         end_NTA = integrate(

@@ -1,10 +1,8 @@
-"""What the teachers that are trained here share: their parts, drawing chunks from a generator, and their folder."""
+"""What the teachers that are trained here share: their parts, and drawing chunks from a generator."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -12,12 +10,11 @@ from torch import Tensor, nn
 
 from envs.specs import STATE
 from teachers.contract import Observation
-from teachers.networks import PolicyShape, StateEncoder, TimeEmbedding, TrajectoryTransformer
-from teachers.normalisation import Normaliser
-from teachers.pretrained import load_weights, read_config, save_policy
+from teachers.networks import PolicyShape, TimeEmbedding, TrajectoryTransformer
+from teachers.pretrained import PretrainedPolicy
 
 
-class TrainedTeacher(nn.Module, ABC):
+class TrainedTeacher(PretrainedPolicy, ABC):
     """A state encoder, a time embedding (0 is pure noise, 1 is data) and a transformer from chunk to chunk.
 
     A kind says what the network is trained for (`training_draws`, `forward`) and how chunks are made with it (`solve`).
@@ -25,18 +22,16 @@ class TrainedTeacher(nn.Module, ABC):
     again from one seed, whatever batch it was drawn in.
     """
 
-    KIND: str
     SOLVERS: ClassVar[tuple[str, ...]]
     """Names that `solver` takes, the default first."""
     CACHE_SOLVER: ClassVar[str]
     """The one that hypotheses are drawn with unless another is asked for: the best at the few steps a cache can afford."""
+    FRESH_NOISE: ClassVar[tuple[str, ...]] = ()
+    """Solvers that take new noise at every step; with the others a chunk comes from one noise of its own shape."""
 
     def __init__(self, shape: PolicyShape, solver: str) -> None:
-        super().__init__()
+        super().__init__(shape)
         self.use_solver(solver)
-        self.shape = shape
-        self.normaliser = Normaliser(shape.state_size, shape.action_size)
-        self.encoder: nn.Module = StateEncoder(shape.observation_steps, shape.state_size, shape.width)
         self.time = TimeEmbedding(shape.width)
         self.trunk: nn.Module = TrajectoryTransformer(shape)
 
@@ -51,10 +46,6 @@ class TrainedTeacher(nn.Module, ABC):
         """The training loss, a scalar; action_BTA in raw units."""
 
     @abstractmethod
-    def noise_shape(self, num_steps: int) -> tuple[int, ...]:
-        """Shape of the standard normal numbers that one chunk is made from."""
-
-    @abstractmethod
     def solve(self, condition_BC: Tensor, noise_BK: Tensor, num_steps: int) -> Tensor:
         """Condition and noise `[B, K, *noise_shape]` to normalised chunks `[B, K, T, A]`."""
 
@@ -62,18 +53,32 @@ class TrainedTeacher(nn.Module, ABC):
     def evaluations(self, num_steps: int) -> int:
         """Network evaluations (NFE) that `num_steps` solver steps cost."""
 
+    @classmethod
+    def check_steps(cls, num_steps: int, name: str = "num_steps") -> None:
+        """Raise ValueError, with the name of the setting, for a number of solver steps that this kind cannot take."""
+        if num_steps < 1:
+            raise ValueError(f"{name} must be at least 1, got {num_steps}")
+
+    @classmethod
+    def one_noise(cls, solver: str) -> bool:
+        """Whether this solver ("": the cache's) makes a chunk from one noise `[T, A]`."""
+        return (solver or cls.CACHE_SOLVER) not in cls.FRESH_NOISE
+
     def use_solver(self, solver: str) -> None:
         """Draw chunks with this one of `SOLVERS` from now on. Raises ValueError for another."""
         if solver not in self.SOLVERS:
             raise ValueError(f"unknown solver {solver!r} of a {self.KIND}; expected one of {sorted(self.SOLVERS)}")
         self.solver = solver
 
-    # -- sampling --------------------------------------------------------------------------------------------------
+    def noise_shape(self, num_steps: int) -> tuple[int, ...]:
+        """Standard normal numbers of one chunk: `[T, A]`, or `[1 + num_steps, T, A]` where each step takes its own.
 
-    def encode(self, observation: Observation) -> Tensor:
-        """Raw observation to the condition `[B, C]`, once for all chunks that are drawn from it."""
-        condition_BC: Tensor = self.encoder(self.normaliser.normalise_state(observation[STATE]))
-        return condition_BC
+        The last step's are multiplied by zero: nothing is added to the clean chunk.
+        """
+        chunk = self.shape.horizon, self.shape.action_size
+        return chunk if self.one_noise(self.solver) else (1 + num_steps, *chunk)
+
+    # -- sampling --------------------------------------------------------------------------------------------------
 
     def start_condition(self) -> Tensor:
         """What stands for the time `[C]` at pure noise: a student that starts from this teacher goes on from there."""
@@ -99,22 +104,8 @@ class TrainedTeacher(nn.Module, ABC):
     # -- on disk ---------------------------------------------------------------------------------------------------
 
     def settings(self) -> dict[str, Any]:
-        """The constructor's arguments beside the shape, as `config.json` holds them."""
         return {"solver": self.solver}
 
-    def save_pretrained(self, folder: Path | str) -> None:
-        """Write ``config.json`` and ``model.safetensors`` (statistics included); refuses unset statistics."""
-        self.normaliser.check()
-        save_policy(folder, self.KIND, {"shape": asdict(self.shape), **self.settings()}, self)
-
     @classmethod
-    def from_pretrained(cls, folder: Path | str) -> Self:
-        """Read a folder that `save_pretrained` wrote; ValueError says what is wrong with it."""
-        config = read_config(folder, cls.KIND)
-        try:
-            teacher = cls(PolicyShape(**config.pop("shape")), **config)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{folder}/config.json does not describe a {cls.KIND}: {error}") from error
-        load_weights(folder, teacher)
-        teacher.normaliser.check()
-        return teacher.eval()
+    def from_settings(cls, shape: PolicyShape, settings: dict[str, Any]) -> Self:
+        return cls(shape, **settings)

@@ -1,57 +1,102 @@
-"""Policy folders: `config.json` (what it is) beside `model.safetensors` (weights and normalisation statistics)."""
+"""Policies and their folders: `config.json` (what it is) beside `model.safetensors` (weights and statistics)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
+
+from envs.specs import STATE
+from teachers.contract import Observation
+from teachers.networks import PolicyShape, StateEncoder
+from teachers.normalisation import Normaliser
 
 SCHEMA_VERSION = 1
 
 
-def save_policy(folder: Path | str, kind: str, config: Mapping[str, Any], model: nn.Module) -> None:
-    """Write ``config.json`` and ``model.safetensors`` into `folder` (made if missing)."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"schema_version": SCHEMA_VERSION, "kind": kind, **config}, indent=2)
-    (folder / "config.json").write_text(text + "\n")
-    save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()},
-              str(folder / "model.safetensors"))
+class PretrainedPolicy(nn.Module):
+    """What all networks of ours share: the statistics, the state encoder, and a folder to lie in."""
+
+    KIND: ClassVar[str]
+    """What `config.json` calls them."""
+
+    def __init__(self, shape: PolicyShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.normaliser = Normaliser(shape.state_size, shape.action_size)
+        self.encoder: nn.Module = StateEncoder(shape.observation_steps, shape.state_size, shape.width)
+
+    def encode(self, observation: Observation) -> Tensor:
+        """Raw observation to the condition `[B, C]`, once for all chunks that are made for it."""
+        condition_BC: Tensor = self.encoder(self.normaliser.normalise_state(observation[STATE]))
+        return condition_BC
+
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments beside the shape, as `config.json` holds them."""
+        return {}
+
+    @classmethod
+    def from_settings(cls, shape: PolicyShape, settings: dict[str, Any]) -> Self:
+        """The untrained policy of these settings; KeyError or TypeError when they are not those of this kind."""
+        return cls(shape)
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write ``config.json`` and ``model.safetensors`` (statistics included); refuses unset statistics."""
+        self.normaliser.check()
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {"schema_version": SCHEMA_VERSION, "kind": self.KIND, "shape": asdict(self.shape), **self.settings()}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        save_file(weights, str(folder / "model.safetensors"))
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> Self:
+        """Read a folder that `save_pretrained` wrote; ValueError says what is wrong with it."""
+        config = _read_config(folder, cls.KIND)
+        try:
+            policy = cls.from_settings(PolicyShape(**config.pop("shape")), config)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{folder}/config.json does not describe a {cls.KIND}: {error}") from error
+        _load_weights(folder, policy)
+        policy.normaliser.check()
+        return policy.eval()
 
 
-def _read(folder: Path | str) -> tuple[Path, Any]:
+def _read(folder: Path | str) -> tuple[Path, Any, Any]:
+    """The path of a ``config.json``, what it holds, and the kind it names."""
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise ValueError(f"no policy at {folder}: expected a folder with config.json and model.safetensors")
     try:
-        return path, json.loads(path.read_text())
+        config = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not readable JSON ({error}); save the policy again") from error
+    return path, config, config.get("kind") if isinstance(config, dict) else type(config).__name__
 
 
 def read_kind(folder: Path | str, known: Collection[str]) -> str:
     """The kind that a policy folder's ``config.json`` names. Raises ValueError when it is none of the known ones."""
-    path, config = _read(folder)
-    kind = config.get("kind") if isinstance(config, dict) else type(config).__name__
+    path, _, kind = _read(folder)
     if kind not in known:
         raise ValueError(f"{path} describes a {kind!r}, expected one of {sorted(known)}: point at the right folder")
     return str(kind)
 
 
-def read_config(folder: Path | str, kind: str) -> dict[str, Any]:
+def _read_config(folder: Path | str, kind: str) -> dict[str, Any]:
     """The ``config.json`` of a policy folder of this kind, without ``schema_version`` and ``kind``.
 
     Raises ValueError when the folder, the file or the kind is not what was expected.
     """
-    path, config = _read(folder)
-    if not isinstance(config, dict) or config.get("kind") != kind:
-        got = config.get("kind") if isinstance(config, dict) else type(config).__name__
+    path, config, got = _read(folder)
+    if got != kind:
         raise ValueError(f"{path} describes a {got!r}, expected a {kind!r}: point at the right folder")
     if config.get("schema_version") != SCHEMA_VERSION:
         raise ValueError(
@@ -61,7 +106,7 @@ def read_config(folder: Path | str, kind: str) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in ("schema_version", "kind")}
 
 
-def load_weights(folder: Path | str, model: nn.Module) -> None:
+def _load_weights(folder: Path | str, model: nn.Module) -> None:
     """Fill `model` from ``model.safetensors``, strictly.
 
     Raises ValueError for a missing or broken file, missing or foreign tensors, wrong shapes, values that are not finite.

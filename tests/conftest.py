@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
+import teachers
 from envs.specs import STATE
+from students.one_step import OneStepStudent
 from teachers.contract import Observation
-from teachers.flow import FlowTeacher
+from teachers.native import TrainedTeacher
 from teachers.networks import PolicyShape
 
 torch.set_num_threads(1)
@@ -29,15 +30,7 @@ STATISTICS = {
 }
 """Centres 0.5, 0.0 and half ranges 0.25, 0.3 of the state; centres 0.5, -0.1 and half ranges 0.3, 0.3 of the action."""
 
-Make = Callable[..., FlowTeacher]
-
-
-def shake(model: nn.Module, seed: int) -> None:
-    """Random weights everywhere: fresh from the constructor the transformer's blocks do nothing (adaLN-zero)."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for value in model.parameters():
-            value.copy_(torch.randn(value.shape, generator=generator) * 0.3)
+Make = Callable[..., TrainedTeacher]
 
 
 @pytest.fixture
@@ -53,13 +46,34 @@ def statistics() -> dict[str, dict[str, np.ndarray]]:
 
 @pytest.fixture
 def make_teacher() -> Make:
-    """A small flow teacher with random weights in every layer; keyword arguments change its shape."""
+    """A small teacher, by default a flow teacher, with random weights in every layer; other arguments change its shape."""
 
-    def make(seed: int = 0, solver: str = "euler", **changes: Any) -> FlowTeacher:
-        teacher = FlowTeacher(replace(SMALL, **changes), solver)
-        shake(teacher, seed)
+    def make(seed: int = 0, solver: str = "euler", kind: str = "flow", scale: float = 0.3, **changes: Any) -> TrainedTeacher:
+        teacher = teachers.make_teacher(kind, replace(SMALL, **changes), solver)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():  # fresh from the constructor the transformer's blocks do nothing (adaLN-zero)
+            for value in teacher.parameters():
+                value.copy_(torch.randn(value.shape, generator=generator) * scale)
         teacher.normaliser.fit(STATISTICS)
         return teacher.eval()
+
+    return make
+
+
+@pytest.fixture
+def make_student(make_teacher: Make) -> Callable[..., OneStepStudent]:
+    """A one-step student of a teacher's shape and statistics (unless one is given, of a small flow teacher's), warm or not."""
+
+    def make(
+        teacher: TrainedTeacher | None = None, latent_size: int = 5, codes: int = 0, warm: bool = True
+    ) -> OneStepStudent:
+        teacher = teacher or make_teacher()
+        torch.manual_seed(0)
+        student = OneStepStudent(teacher.shape, latent_size, codes=codes)
+        student.normaliser.load_state_dict(teacher.normaliser.state_dict())
+        if warm:
+            student.warm_start(teacher)
+        return student.eval()
 
     return make
 

@@ -15,7 +15,6 @@ from distill import latency
 from distill.latency import STAGES, measure
 from distill.policies import Policy, StudentPolicy, TeacherPolicy
 from envs.specs import STATE
-from students.one_step import OneStepStudent
 from students.selection import ONE_SAMPLE, Selection
 from teachers.networks import PolicyShape
 
@@ -106,7 +105,7 @@ def test_a_policy_that_sleeps_is_slower_and_in_its_head() -> None:
      (Selection("consistent", 7), 8, 1), (Selection("kept_latent", 7), 5, 1), (ONE_SAMPLE, 5, 1)],
 )  # fmt: skip
 def test_every_candidate_is_part_of_the_call_and_of_its_head(
-    make_teacher, selection: Selection, horizon: int, candidates: int
+    make_teacher, make_student, selection: Selection, horizon: int, candidates: int
 ) -> None:
     heads: list[tuple[str, tuple[int, ...]]] = []
     trunks: list[tuple[int, ...]] = []
@@ -122,7 +121,7 @@ def test_every_candidate_is_part_of_the_call_and_of_its_head(
             return super().head(condition_BC, draws)
 
     teacher = make_teacher()
-    student = OneStepStudent.from_teacher(teacher, 1, codes=4).eval()
+    student = make_student(teacher, 1, codes=4)
     student.trunk.register_forward_hook(lambda _, __, chunks: trunks.append(tuple(chunks.shape)))
 
     def chosen(policy: Policy) -> Selection:
@@ -136,10 +135,10 @@ def test_every_candidate_is_part_of_the_call_and_of_its_head(
     assert trunks == [(candidates, 8, 2)] * 6
 
 
-def test_what_is_timed_as_the_last_stage_is_the_choice(make_teacher) -> None:
+def test_what_is_timed_as_the_last_stage_is_the_choice(make_student) -> None:
     """One plan leaves each call, the whole one and the one in stages, however many were made."""
     left: list[tuple[int, ...]] = []
-    student = OneStepStudent.from_teacher(make_teacher(), 1, codes=4).eval()
+    student = make_student(latent_size=1, codes=4)
     plain = student.normaliser.unnormalise_action
 
     def noting(chunks: Tensor) -> Tensor:

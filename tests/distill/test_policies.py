@@ -9,21 +9,15 @@ import torch
 from distill.policies import Policy, StudentPolicy, TeacherPolicy, postprocess, preprocess, sample_set
 from distill.rollouts import decide
 from envs.specs import STATE
-from students.one_step import OneStepStudent
 from students.selection import ALIKE, KINDS, ONE_SAMPLE, Memory, Selection, first_typical
 
 TYPICAL = Selection("typical", 16)
 
 
-def _student(make_teacher) -> OneStepStudent:
-    torch.manual_seed(0)
-    return OneStepStudent.from_teacher(make_teacher(), 5).eval()
-
-
 @pytest.fixture(params=["euler", "heun", "student"])
-def policy(request, make_teacher) -> Policy:
+def policy(request, make_teacher, make_student) -> Policy:
     if request.param == "student":
-        return StudentPolicy(_student(make_teacher), "chamfer")
+        return StudentPolicy(make_student(), "chamfer")
     return TeacherPolicy(make_teacher(solver=request.param), 3)
 
 
@@ -39,9 +33,8 @@ class Ways(StudentPolicy):
 
 
 @pytest.fixture
-def ways(make_teacher) -> Ways:
-    torch.manual_seed(0)
-    return Ways(OneStepStudent.from_teacher(make_teacher(), 1), "ways")
+def ways(make_student) -> Ways:
+    return Ways(make_student(latent_size=1), "ways")
 
 
 def _states(count: int) -> np.ndarray:
@@ -76,8 +69,8 @@ def test_a_teachers_plan_is_its_sample(make_teacher) -> None:
     np.testing.assert_allclose(one[0], asked[0].numpy(), rtol=1e-5, atol=1e-6)
 
 
-def test_a_students_plan_is_its_forward(make_teacher) -> None:
-    student = _student(make_teacher)
+def test_a_students_plan_is_its_forward(make_student) -> None:
+    student = make_student()
     policy = StudentPolicy(student, "chamfer")
     latents = torch.randn(6, 5, generator=_generators(3)[0])
     with torch.no_grad():
@@ -88,13 +81,13 @@ def test_a_students_plan_is_its_forward(make_teacher) -> None:
     np.testing.assert_allclose(_decide(policy, _states(1), _generators(3)), one.numpy(), rtol=1e-5, atol=1e-6)
 
 
-def test_names_and_evaluations(make_teacher) -> None:
+def test_names_and_evaluations(make_teacher, make_student) -> None:
     euler, heun = make_teacher(), make_teacher(solver="heun")
     teachers = [TeacherPolicy(euler, 50), TeacherPolicy(heun, 4), TeacherPolicy(euler, 1)]
     assert [(policy.name, policy.evaluations) for policy in teachers] == [
         ("teacher_50", 50), ("teacher_4", 7), ("teacher_1", 1)
     ]  # fmt: skip
-    student = StudentPolicy(_student(make_teacher), "chamfer_energy")
+    student = StudentPolicy(make_student(), "chamfer_energy")
     assert (student.name, student.evaluations, student.shape) == ("chamfer_energy", 1, euler.shape)
 
 

@@ -16,11 +16,11 @@ from distill import figures
 from distill import report_tables as tables
 from distill.clips import write_clip
 from distill.config import Config, StudentConfig, TeacherConfig
-from distill.fidelity import RESOLUTION
 from distill.plan import make_plan
 from distill.report import strict_json, write_report
 from distill.results import distilling
 from distill.stages import commit, partial_folder
+from students.selection import ALIKE
 
 PATH = [[0.0, 0.0], [0.1, 0.05], [0.2, 0.0]]
 
@@ -206,7 +206,7 @@ def test_a_baseline_is_called_one_and_no_student(tmp_path, results):
 
 def test_outside_is_said_with_its_resolution(results):
     meaning = dict(tables.fidelity_table(results).columns)["Outside"]
-    assert f"and than {100 * RESOLUTION:g} % of half an action's range" in meaning
+    assert f"and than {100 * ALIKE:g} % of half an action's range" in meaning
 
 
 def test_what_distilling_cost_is_said_in_both(tmp_path, results):

@@ -16,7 +16,6 @@ from distill.policies import StudentPolicy, TeacherPolicy, postprocess, sample_s
 from distill.rollouts import Episode, episode_generator, rms_jerk, run_episodes, summarise, to_json
 from envs.demonstrations import stored_starts
 from envs.specs import STATE, ActionSpec, TaskSpec
-from students.one_step import OneStepStudent
 from students.selection import ONE_SAMPLE, Selection
 from teachers.contract import Observation
 from teachers.networks import PolicyShape
@@ -156,10 +155,9 @@ def test_actions_are_kept_for_the_first_episodes_only(small_shape: PolicyShape) 
 
 
 @pytest.mark.parametrize("who", ["teacher", "student"])
-def test_by_default_an_episode_is_the_plain_receding_horizon_of_one_sample(who: str, make_teacher) -> None:
+def test_by_default_an_episode_is_the_plain_receding_horizon_of_one_sample(who: str, make_teacher, make_student) -> None:
     teacher = make_teacher()
-    torch.manual_seed(0)
-    student = OneStepStudent.from_teacher(teacher, 5).eval()
+    student = make_student(teacher)
     policy = TeacherPolicy(teacher, 2) if who == "teacher" else StudentPolicy(student, "chamfer")
     for index in (0, 3):
         episode = _roll(policy, [index], 3, keep_actions=9)[0]  # type: ignore[arg-type]

@@ -12,16 +12,10 @@ import torch
 
 from envs.specs import STATE
 from students.one_step import CODE_GAIN, OneStepStudent
-from teachers.flow import FlowTeacher
 
 
 def _latents(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def _student_of(teacher: FlowTeacher, latent_size: int = 5, codes: int = 0) -> OneStepStudent:
-    torch.manual_seed(0)
-    return OneStepStudent.from_teacher(teacher, latent_size, codes=codes)
 
 
 def _middles(codes: int) -> torch.Tensor:
@@ -41,10 +35,10 @@ def _telling(student: OneStepStudent) -> OneStepStudent:
 
 
 def test_a_warm_student_that_is_given_the_noise_says_what_the_teacher_predicts_at_t_0(
-    make_teacher, observation
+    make_teacher, make_student, observation
 ) -> None:
     teacher = make_teacher()
-    student = OneStepStudent.from_teacher(teacher, latent_size=16)  # T * A = 16: a latent can hold a whole noise
+    student = make_student(teacher, latent_size=16)  # T * A = 16: a latent can hold a whole noise
     with torch.no_grad():
         student.from_latent.weight.copy_(torch.eye(16))
     noise_BMTA = _latents(3, 4, 8, 2)
@@ -58,9 +52,9 @@ def test_a_warm_student_that_is_given_the_noise_says_what_the_teacher_predicts_a
     torch.testing.assert_close(raw, teacher.sample_from_noise(observation, noise_BMTA, 1), rtol=1e-5, atol=1e-5)
 
 
-def test_a_cold_student_has_the_teachers_shape_and_statistics_but_not_its_weights(make_teacher) -> None:
+def test_a_cold_student_has_the_teachers_shape_and_statistics_but_not_its_weights(make_teacher, make_student) -> None:
     teacher = make_teacher()
-    cold = OneStepStudent.from_teacher(teacher, 5, warm_start=False)
+    cold = make_student(teacher, warm=False)
     assert cold.shape == teacher.shape
     for name, value in teacher.normaliser.state_dict().items():
         assert torch.equal(cold.normaliser.state_dict()[name], value)
@@ -69,10 +63,10 @@ def test_a_cold_student_has_the_teachers_shape_and_statistics_but_not_its_weight
     assert not cold.time_C.any()
 
 
-def test_training_the_student_leaves_the_teacher_alone(make_teacher, observation) -> None:
+def test_training_the_student_leaves_the_teacher_alone(make_teacher, make_student, observation) -> None:
     teacher = make_teacher()
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    student = _student_of(teacher)
+    student = make_student(teacher)
     student(observation, _latents(3, 2, 5)).square().sum().backward()
     for value in student.parameters():
         assert value.grad is not None and bool(value.grad.any())
@@ -81,8 +75,8 @@ def test_training_the_student_leaves_the_teacher_alone(make_teacher, observation
     assert all(value.grad is None for value in teacher.parameters())
 
 
-def test_a_lifted_latent_is_as_large_as_the_noise_the_trunk_knows(make_teacher) -> None:
-    student = _student_of(make_teacher(horizon=64), latent_size=8)
+def test_a_lifted_latent_is_as_large_as_the_noise_the_trunk_knows(make_teacher, make_student) -> None:
+    student = make_student(make_teacher(horizon=64), latent_size=8)
     lifted = student.lift(_latents(1, 4000, 8)).detach()
     assert float(lifted.square().mean()) == pytest.approx(1.0, abs=0.15)  # 128 entries of 8 weights each
 
@@ -90,8 +84,8 @@ def test_a_lifted_latent_is_as_large_as_the_noise_the_trunk_knows(make_teacher) 
 # -- latents -------------------------------------------------------------------------------------------------------
 
 
-def test_every_latent_makes_its_own_chunk(make_teacher, observation) -> None:
-    student, latents = _student_of(make_teacher()).requires_grad_(False), _latents(3, 4, 5)
+def test_every_latent_makes_its_own_chunk(make_student, observation) -> None:
+    student, latents = make_student().requires_grad_(False), _latents(3, 4, 5)
     together = student(observation, latents)
     assert together.shape == (3, 4, 8, 2)
     for b in range(3):
@@ -101,30 +95,30 @@ def test_every_latent_makes_its_own_chunk(make_teacher, observation) -> None:
     assert float((together[:, 0] - together[:, 1]).abs().amax()) > 1e-3
 
 
-def test_a_chunk_is_one_evaluation_of_the_network(make_teacher, observation) -> None:
-    student, calls = _student_of(make_teacher()), []
+def test_a_chunk_is_one_evaluation_of_the_network(make_student, observation) -> None:
+    student, calls = make_student(), []
     student.encoder.register_forward_hook(lambda _, arguments, __: calls.append(("encoder", len(arguments[0]))))
     student.trunk.register_forward_hook(lambda _, arguments, __: calls.append(("trunk", len(arguments[0]))))
     student(observation, _latents(3, 7, 5))
     assert calls == [("encoder", 3), ("trunk", 21)]
 
 
-def test_raw_and_normalised_chunks_differ_by_the_statistics_only(make_teacher, observation) -> None:
-    student, latents = _student_of(make_teacher()), _latents(3, 2, 5)
+def test_raw_and_normalised_chunks_differ_by_the_statistics_only(make_student, observation) -> None:
+    student, latents = make_student(), _latents(3, 2, 5)
     raw, normalised = student(observation, latents), student(observation, latents, normalised=True)
     # centres 0.5, -0.1 and half ranges 0.3 of the fixture's statistics
     torch.testing.assert_close(raw, normalised * 0.3 + torch.tensor([0.5, -0.1]), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (2, 4, 5), (3, 4, 6), (3, 4, 1, 5)])
-def test_latents_of_another_shape_are_refused(make_teacher, observation, shape: tuple[int, ...]) -> None:
+def test_latents_of_another_shape_are_refused(make_student, observation, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"latents: got .* expected \(3, M, 5\)"):
-        _student_of(make_teacher())(observation, torch.zeros(shape))
+        make_student()(observation, torch.zeros(shape))
 
 
-def test_a_latent_of_no_size_is_refused(make_teacher) -> None:
+def test_a_latent_of_no_size_is_refused(make_student) -> None:
     with pytest.raises(ValueError, match="latent_size must be at least 1, got 0"):
-        OneStepStudent.from_teacher(make_teacher(), 0)
+        make_student(latent_size=0)
 
 
 # -- codes ---------------------------------------------------------------------------------------------------------
@@ -159,16 +153,16 @@ def test_codes_are_drawn_evenly(small_shape) -> None:
     assert counts.shape == (32,) and float(((counts - 500.0).square() / 500).sum()) < 31 + 5 * math.sqrt(62)
 
 
-def test_only_the_codes_that_were_chosen_get_a_gradient(make_teacher, observation) -> None:
-    student = _student_of(make_teacher(), 1, 6)
+def test_only_the_codes_that_were_chosen_get_a_gradient(make_student, observation) -> None:
+    student = make_student(None, 1, 6)
     assert student.code_book is not None and student.from_latent is None
     student(observation, _middles(6)[[1, 4]].expand(3, 2, 1)).square().sum().backward()
     assert student.code_book.grad is not None
     assert student.code_book.grad.any(1).tolist() == [False, True, False, False, True, False]
 
 
-def test_with_codes_alone_an_observation_has_as_many_chunks(make_teacher, observation) -> None:
-    student = _student_of(make_teacher(), 1, 4).requires_grad_(False)
+def test_with_codes_alone_an_observation_has_as_many_chunks(make_student, observation) -> None:
+    student = make_student(None, 1, 4).requires_grad_(False)
     latents = _latents(3, 60, 1)
     chunks, codes = student(observation, latents), student(observation, _middles(4).expand(3, 4, 1))
     far = (chunks[:, :, None] - codes[:, None]).abs().amax((-1, -2))  # [B, latent, code]
@@ -177,8 +171,8 @@ def test_with_codes_alone_an_observation_has_as_many_chunks(make_teacher, observ
     assert float(apart.min()) > 1e-2
 
 
-def test_the_numbers_after_the_code_are_lifted_linearly(make_teacher) -> None:
-    student, latents = _student_of(make_teacher(), 3, 4).requires_grad_(False), _latents(2, 5, 3)
+def test_the_numbers_after_the_code_are_lifted_linearly(make_student) -> None:
+    student, latents = make_student(None, 3, 4).requires_grad_(False), _latents(2, 5, 3)
     assert student.code_book is not None and student.from_latent is not None
     assert student.code_book.shape == (4, 16) and student.from_latent.weight.shape == (16, 2)
     for b in range(2):
@@ -190,15 +184,15 @@ def test_the_numbers_after_the_code_are_lifted_linearly(make_teacher) -> None:
             torch.testing.assert_close(student.lift(latents)[b, m], expected)
 
 
-def test_a_code_is_as_large_as_the_noise_the_trunk_knows(make_teacher) -> None:
-    lifted = _student_of(make_teacher(horizon=64), 1, 128).lift(_middles(128)[None]).detach()
+def test_a_code_is_as_large_as_the_noise_the_trunk_knows(make_teacher, make_student) -> None:
+    lifted = make_student(make_teacher(horizon=64), 1, 128).lift(_middles(128)[None]).detach()
     assert float(lifted.mean()) == pytest.approx(0.0, abs=0.05)  # 128 codes of 128 entries
     assert float(lifted.square().mean()) == pytest.approx(1.0, abs=0.06)
 
 
-def test_a_warm_start_with_codes_takes_all_the_teachers_other_weights(make_teacher, observation) -> None:
+def test_a_warm_start_with_codes_takes_all_the_teachers_other_weights(make_teacher, make_student, observation) -> None:
     teacher = make_teacher()
-    student = _student_of(teacher, 1, 4)
+    student = make_student(teacher, 1, 4)
     own = {name for name, _ in student.named_parameters() if not name.startswith(("encoder.", "trunk."))}
     assert own == {"time_C", "code_book"}
     for room in ("encoder", "trunk", "normaliser"):
@@ -223,8 +217,8 @@ def test_codes_that_are_none_are_refused(small_shape, codes: int, identity: bool
 # -- on disk -------------------------------------------------------------------------------------------------------
 
 
-def test_a_saved_student_comes_back_to_the_last_bit(make_teacher, observation, tmp_path: Path) -> None:
-    student = _student_of(make_teacher()).eval()
+def test_a_saved_student_comes_back_to_the_last_bit(make_student, observation, tmp_path: Path) -> None:
+    student = make_student()
     student.save_pretrained(tmp_path)
     again = OneStepStudent.from_pretrained(tmp_path)
     assert again.latent_size == 5 and again.shape == student.shape and not again.training
@@ -232,8 +226,8 @@ def test_a_saved_student_comes_back_to_the_last_bit(make_teacher, observation, t
 
 
 @pytest.mark.parametrize("latent_size", [1, 3])
-def test_a_saved_student_keeps_its_codes(make_teacher, observation, tmp_path: Path, latent_size: int) -> None:
-    student, latents = _student_of(make_teacher(), latent_size, 6).eval(), _latents(3, 9, latent_size)
+def test_a_saved_student_keeps_its_codes(make_student, observation, tmp_path: Path, latent_size: int) -> None:
+    student, latents = make_student(None, latent_size, 6), _latents(3, 9, latent_size)
     student.save_pretrained(tmp_path)
     again = OneStepStudent.from_pretrained(tmp_path)
     assert (again.codes, again.latent_size) == (6, latent_size)
@@ -245,8 +239,8 @@ def test_a_saved_student_keeps_its_codes(make_teacher, observation, tmp_path: Pa
         OneStepStudent.from_pretrained(tmp_path)
 
 
-def test_a_student_from_before_there_were_codes_has_none(make_teacher, observation, tmp_path: Path) -> None:
-    student = _student_of(make_teacher()).eval()
+def test_a_student_from_before_there_were_codes_has_none(make_student, observation, tmp_path: Path) -> None:
+    student = make_student()
     student.save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     saved = json.loads(path.read_text())
@@ -263,8 +257,8 @@ def test_a_student_without_statistics_is_not_saved(small_shape, tmp_path: Path) 
     assert not (tmp_path / "student").exists()
 
 
-def test_a_truncated_student_is_refused(make_teacher, tmp_path: Path) -> None:
-    _student_of(make_teacher()).save_pretrained(tmp_path)
+def test_a_truncated_student_is_refused(make_student, tmp_path: Path) -> None:
+    make_student().save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(ValueError, match="model.safetensors is not a whole safetensors file"):

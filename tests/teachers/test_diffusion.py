@@ -27,10 +27,8 @@ def _signal(level: int) -> float:
 
 
 @pytest.fixture
-def teacher(small_shape: PolicyShape, statistics) -> DiffusionTeacher:
-    teacher = DiffusionTeacher(small_shape)
-    teacher.normaliser.fit(statistics)
-    return teacher.eval()
+def teacher(make_teacher) -> DiffusionTeacher:
+    return make_teacher(kind="diffusion", scale=0.2)
 
 
 def test_the_schedule_is_the_squared_cosine_and_ends_in_noise() -> None:

@@ -22,10 +22,8 @@ class _Constant(nn.Module):
 
 
 @pytest.fixture
-def teacher(small_shape: PolicyShape, statistics) -> EnergyTeacher:
-    teacher = EnergyTeacher(small_shape)
-    teacher.normaliser.fit(statistics)
-    return teacher.eval()
+def teacher(make_teacher) -> EnergyTeacher:
+    return make_teacher(kind="energy", scale=0.2)
 
 
 def test_noise_levels_fall_by_equal_factors() -> None:

@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 
 from envs.specs import STATE
-from students.one_step import OneStepStudent
 from teachers import TEACHERS, load_teacher, make_teacher
 from teachers.contract import Observation, check_teacher
-from teachers.native import TrainedTeacher
 from teachers.networks import PolicyShape
 
 SOLVERS = [(kind, solver) for kind, teacher in TEACHERS.items() for solver in teacher.SOLVERS]
@@ -25,19 +23,9 @@ def _generator(seed: int) -> torch.Generator:
 
 
 @pytest.fixture
-def make(small_shape: PolicyShape, statistics):
-    """A small teacher of a kind with random weights in every layer, small enough that its samples stay finite."""
-
-    def build(kind: str, solver: str = "", **changes: int) -> TrainedTeacher:
-        teacher = make_teacher(kind, replace(small_shape, **changes), solver)
-        generator = _generator(1)
-        with torch.no_grad():
-            for value in teacher.parameters():
-                value.copy_(torch.randn(value.shape, generator=generator) * 0.2)
-        teacher.normaliser.fit(statistics)
-        return teacher.eval()
-
-    return build
+def make(make_teacher):
+    """A teacher of a kind and a solver, with weights so small that its samples stay finite."""
+    return lambda kind, solver="": make_teacher(1, solver, kind, scale=0.2)
 
 
 # -- sampling ----------------------------------------------------------------------------------------------------------
@@ -149,12 +137,12 @@ def test_a_saved_teacher_is_loaded_by_its_kind_to_the_last_bit(
     assert torch.equal(*(each.sample(observation, 3, 4, _generator(0)) for each in (teacher, again)))
 
 
-def test_a_folder_of_another_kind_is_refused_with_the_known_ones(make, tmp_path: Path) -> None:
+def test_a_folder_of_another_kind_is_refused_with_the_known_ones(make, make_student, tmp_path: Path) -> None:
     teacher = make("flow")
     teacher.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="describes a 'flow_teacher', expected a 'energy_teacher'"):
         TEACHERS["energy"].from_pretrained(tmp_path)
-    OneStepStudent.from_teacher(teacher, 4).save_pretrained(tmp_path)
+    make_student(teacher, 4).save_pretrained(tmp_path)
     known = r"\['diffusion_teacher', 'energy_teacher', 'flow_teacher'\]"
     with pytest.raises(ValueError, match=f"describes a 'one_step_student', expected one of {known}"):
         load_teacher(tmp_path)
@@ -179,9 +167,9 @@ def test_a_teacher_is_made_by_its_name(small_shape: PolicyShape) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(TEACHERS))
-def test_a_student_starts_from_every_kind(make, kind: str) -> None:
+def test_a_student_starts_from_every_kind(make, make_student, kind: str) -> None:
     teacher = make(kind)
-    student = OneStepStudent.from_teacher(teacher, 4)
+    student = make_student(teacher, 4)
     for part in ("encoder", "trunk"):
         for name, value in getattr(teacher, part).state_dict().items():
             assert torch.equal(getattr(student, part).state_dict()[name], value)

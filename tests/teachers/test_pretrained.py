@@ -78,8 +78,8 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
         FlowTeacher.from_pretrained(tmp_path / "nowhere")
 
 
-def test_a_teacher_is_not_taken_for_a_student_nor_the_other_way_round(folder: Path, tmp_path: Path) -> None:
-    OneStepStudent.from_teacher(FlowTeacher.from_pretrained(folder), 4).save_pretrained(tmp_path / "student")
+def test_a_teacher_is_not_taken_for_a_student_nor_the_other_way_round(make_student, folder: Path, tmp_path: Path) -> None:
+    make_student(FlowTeacher.from_pretrained(folder), 4).save_pretrained(tmp_path / "student")
     with pytest.raises(ValueError, match="describes a 'flow_teacher', expected a 'one_step_student'"):
         OneStepStudent.from_pretrained(folder)
     with pytest.raises(ValueError, match="describes a 'one_step_student', expected a 'flow_teacher'"):

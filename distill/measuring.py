@@ -1,0 +1,132 @@
+"""What is measured of the policies of a run: roll-outs, the choice among checkpoints, sets of samples, and latency."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from distill.cache import episode_seed
+from distill.fidelity import average, set_fidelity
+from distill.modes import mode_figures, summarise_modes
+from distill.policies import Policy, StudentPolicy, TeacherPolicy, device_of, postprocess, sample_set
+from distill.rollouts import Episode, run_episodes, summarise, to_json
+from distill.stages import write_json
+from envs.demonstrations import stored_starts
+from students.selection import ONE_SAMPLE, Selection
+
+if TYPE_CHECKING:
+    from distill.pipeline import Pipeline
+
+CLIP_EPISODES = 3
+
+
+def selection(pipeline: Pipeline, policy: Policy) -> Selection:
+    """How a policy's samples are chosen from: a student's speed can buy that, a teacher would pay for every candidate."""
+    return pipeline.config.evaluate.student_selection if isinstance(policy, StudentPolicy) else ONE_SAMPLE
+
+
+def _roll_out(
+    pipeline: Pipeline, policy: Policy, starts: np.ndarray, what: str, keep_actions: int = 0
+) -> list[Episode]:
+    config, run = pipeline.config, pipeline.run
+    mine = run.my_share(range(len(starts)))
+    with tqdm(total=len(mine), desc=f"{policy.name} ({what})", unit="episode", disable=not run.is_main) as bar:
+        episodes = run_episodes(
+            config.task, policy, starts, mine, config.evaluate.execution_horizon,
+            episode_seed(config.seed, what, 0, 0), keep_actions, lambda done: bar.update(done - bar.n),
+            selection=selection(pipeline, policy), monitor=pipeline.monitor(),
+        )  # fmt: skip
+    return run.gather(episodes)
+
+
+def choose_checkpoint(pipeline: Pipeline, folder: Path, trained: Path, load: Callable[[Path], Policy]) -> None:
+    """Copy the checkpoint with the best mean of success rate and mode entropy on the validation starts.
+
+    Loss is no proxy for either, and success alone would take a policy that knows one way only. Of equals the last.
+    """
+    config = pipeline.config
+    starts = stored_starts(config.task, config.seed, "validation", config.evaluate.validation_starts)
+    candidates = sorted(trained.glob("candidate-*"))
+    rows: list[dict[str, Any]] = []
+    for path in candidates:
+        summary = summarise(pipeline.spec, _roll_out(pipeline, load(path), starts, "validation"))
+        success = summary["successes"] / summary["episodes"]
+        rows.append({"step": int(path.name.rsplit("-", 1)[1]), "success_rate": success, "entropy": summary["entropy"]})
+    best = max(range(len(rows)), key=lambda row: (rows[row]["success_rate"] + (rows[row]["entropy"] or 0.0), row))
+    for index, row in enumerate(rows):
+        row["chosen"] = index == best
+    if pipeline.run.is_main:
+        for name in ("config.json", "model.safetensors"):
+            shutil.copyfile(candidates[best] / name, folder / name)
+        write_json(folder / "validation.json", rows)
+
+
+def draw_reference(pipeline: Pipeline, folder: Path) -> None:
+    """Two independent sets of fresh teacher samples for every held-out observation, ``reference`` and ``floor``."""
+    policy = TeacherPolicy(pipeline.teacher(pipeline.teach()), pipeline.config.evaluate.teacher_steps[0])
+    streams, count = ("reference", "floor"), len(pipeline.stored()["observations"])
+    parts = [(stream, row, _chunks_of(pipeline, policy, row, stream))
+             for stream in streams for row in pipeline.run.my_share(range(count))]  # fmt: skip
+    gathered = sorted(pipeline.run.gather(parts), key=lambda part: part[1])
+    if pipeline.run.is_main:
+        sets = {name: np.stack([chunks for stream, _, chunks in gathered if stream == name]) for name in streams}
+        save_file({name: torch.from_numpy(chunks) for name, chunks in sets.items()}, str(folder / "reference.safetensors"))
+
+
+def _chunks_of(pipeline: Pipeline, policy: Policy, row: int, stream: str) -> np.ndarray:
+    """Fresh samples `[S, T, A]`, raw units, for held-out observation `row`."""
+    state_1OS = pipeline.stored()["observations"][row : row + 1].numpy()
+    generator = torch.Generator().manual_seed(episode_seed(pipeline.config.seed, stream, row, 0))
+    samples, executed = pipeline.config.evaluate.fidelity_samples, pipeline.config.evaluate.execution_horizon
+    chunks_STA = sample_set(policy, state_1OS, generator, samples, selection(pipeline, policy), executed)
+    return postprocess(policy, chunks_STA)
+
+
+def measure_policy(pipeline: Pipeline, folder: Path, policy: Policy) -> None:
+    """Rollouts from the stored test starts, and the policy's sets against the reference's."""
+    run = pipeline.run
+    episodes = _roll_out(pipeline, policy, pipeline.stored()["test"].numpy(), "test", CLIP_EPISODES)
+    reference = load_file(str(pipeline.reference() / "reference.safetensors"))
+    rows = run.my_share(range(len(reference["reference"])))
+    drawn = {row: torch.from_numpy(_chunks_of(pipeline, policy, row, policy.name)) for row in rows}
+    normalise = policy.module.normaliser.normalise_action  # type: ignore[union-attr]
+    device = device_of(policy)
+    weights_A = torch.tensor(pipeline.spec.action.weights, device=device)
+    parts, modes = [], []
+    for row in rows:
+        sets = [normalise(chunks.to(device))[None]  # type: ignore[operator]
+                for chunks in (drawn[row], reference["reference"][row], reference["floor"][row])]  # fmt: skip
+        parts.append((1, set_fidelity(sets[0], sets[1], weights_A)))
+        modes.append(mode_figures(sets[0][0], sets[1][0], sets[2][0], weights_A))
+    parts, modes = run.gather(parts), run.gather(modes)
+    if run.is_main:
+        write_json(folder / "result.json", {
+            "policy": policy.name, "nfe": policy.evaluations,
+            "parameters": sum(value.numel() for value in policy.module.parameters()),
+            "summary": summarise(pipeline.spec, episodes), "episodes": to_json(episodes),
+            "fidelity": {**average(parts), "observations": len(parts),
+                         "samples": pipeline.config.evaluate.fidelity_samples},
+            "observation_modes": summarise_modes(modes),
+            "planned_set": np.round(drawn[0].numpy()[:32], 4).tolist(),
+        })  # fmt: skip
+
+
+def measure_latency(pipeline: Pipeline, folder: Path) -> None:
+    """All policies side by side, in the first process alone."""
+    from distill.latency import measure
+
+    if pipeline.run.is_main:
+        settings, states = pipeline.config.evaluate, pipeline.stored()["observations"].numpy()
+        write_json(
+            folder / "latency.json",
+            measure(pipeline.policies(), states, settings.latency_calls, settings.latency_warmup,
+                    settings.execution_horizon, pipeline.config.seed, partial(selection, pipeline)),
+        )  # fmt: skip
