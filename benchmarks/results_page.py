@@ -8,7 +8,6 @@ Every number and every sentence that judges is computed from the files. benchmar
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import math
 import re
@@ -29,27 +28,30 @@ RESULTS = ROOT / "benchmarks/results/objectives"
 PAGE = ROOT / "docs/results.md"
 REFERENCE = "teacher_50"
 DEFAULT = Config().student.default
-MAPS = ("objectives", "rivals")
-"""Phases that compare the maps themselves: one table a task, of students that carry out the one sample they make."""
-SAME_TEACHER = ("maps", "small", "ablations")
+MAIN = ("main", "objectives", "rivals")
+"""Phases that are one table a task, the section main."""
+SAME_TEACHER = ("small", "ablations")
 """Sections whose rows change the student only: compared with the main teacher, which their own runs may roll out otherwise."""
 BELOW = 0.05
 """Further below the teacher than this, in share of episodes, a student is listed among what did not work."""
 
 Row = Mapping[str, Any]
 Key = tuple[str, str, str]
-"""section (main, maps, small, ...), the row's label within it, policy."""
+"""section (main, small, ...), the row's label within it, policy."""
 Found = dict[Key, dict[int, Row]]
 """What is there for one task: a row for every key and seed."""
+Promise = tuple[str, bool | None, str]
+"""what is promised, whether it holds (None: cannot be told), the figure that says so."""
 
 
 @dataclass(frozen=True)
 class Pooled:
-    """A policy over the seeds that are there; successes and modes summed, the rest means over seeds (None: not known).
+    """A policy over the seeds that are there; successes and modes summed, the rest means over seeds (None: not known in one).
 
+    entropy: not known where nothing was solved; rarest: the least share that a mode has of what was solved.
     difference: (points / 100, low, high) to its teacher at 50 steps, episode by episode; None for that teacher itself.
     modes: the fewest that a seed reached; lost: (seed, modes, its teacher's modes) where it lacks most of them, else None.
-    share_error, share_floor: of mode shares, see distill.statistics; outside_ratio: to its teacher's own.
+    share_error, share_ratio: of mode shares, and by its floor, see distill.statistics; outside_ratio: to its teacher's own.
     train_s: processor seconds; cost: those of sampling (where the recipe needs it) and training, by the teacher's training.
     """
 
@@ -65,9 +67,11 @@ class Pooled:
     modes: int
     modes_total: int
     lost: tuple[int, int, int] | None
+    rarest: float | None
     entropy: float | None
+    teacher_entropy: float | None
     share_error: float | None
-    share_floor: float | None
+    share_ratio: float | None
     energy: float
     outside: float
     outside_ratio: float | None
@@ -81,24 +85,18 @@ class Pooled:
 
     @property
     def is_default(self) -> bool:
-        return self.key == default_of(self.key)
+        return self.key == DEFAULT_KEY
 
 
 DEFAULT_KEY: Key = ("main", "", DEFAULT)
-ONE_SAMPLE_KEY: Key = ("maps", "one sample", DEFAULT)
 TEACHER_KEY: Key = ("main", "", REFERENCE)
-
-
-def default_of(key: Key) -> Key:
-    """The default student that a key is compared with: one whose samples are selected as its own are."""
-    return ONE_SAMPLE_KEY if key[0] == "maps" else DEFAULT_KEY
 
 
 # -- reading and pooling -------------------------------------------------------------------------------------------------
 
 
-def read(folder: Path) -> tuple[dict[str, Found], list[str], list[datetime.date]]:
-    """What was measured by task, the hardware in words, and the days on which the files were written.
+def read(folder: Path) -> tuple[dict[str, Found], list[str]]:
+    """What was measured by task, and the hardware in words.
 
     Of rows that are there twice the newer one is taken. Raises ValueError when there is no file.
     """
@@ -112,11 +110,9 @@ def read(folder: Path) -> tuple[dict[str, Found], list[str], list[datetime.date]
         hardware.add(stored["hardware"])
         found = tasks.setdefault(stored["task"], {})
         for row in stored["rows"]:
-            key = ("maps" if row["phase"] in MAPS else row["phase"], row["row"], row["policy"])
-            if key[0] == "maps" and _is_teacher(key):  # it carries out one sample everywhere
-                key = ("main", "", row["policy"])
+            key = ("main" if row["phase"] in MAIN else row["phase"], row["row"], row["policy"])
             found.setdefault(key, {})[stored["seed"]] = row
-    return tasks, sorted(hardware), [datetime.date.fromtimestamp(path.stat().st_mtime) for path in paths]
+    return tasks, sorted(hardware)
 
 
 def at(found: Found, seeds: Iterable[int]) -> Found:
@@ -179,9 +175,10 @@ def pool(found: Found, key: Key) -> Pooled:
     success = _successes(rows.values())
     counts, their_counts = _counts(list(rows.values())), _counts(its)
     modes = {**their_counts, **counts}
-    error, floor = None, None
+    error, ratio = None, None
     if gap is not None and any(counts.values()) and any(their_counts.values()):
         error, floor = mode_share_error([counts.get(mode, 0) for mode in modes], [their_counts.get(mode, 0) for mode in modes])
+        ratio = error / floor if floor else 0.0  # the floor is 0 only where both took one and the same mode
     reached = [(seed, _reached(row), _reached(teachers[seed])) for seed, row in rows.items()]
     poorest = min(reached, key=lambda each: each[1] - each[2])
     outside, own = (_mean(row["fidelity"]["outside_share"] for row in side) for side in (rows.values(), its))
@@ -198,7 +195,9 @@ def pool(found: Found, key: Key) -> Pooled:
         episodes=success.size, success=float(success.mean()), interval=wilson_interval(int(success.sum()), success.size),
         difference=gap, modes=min(mine for _, mine, _ in reached), modes_total=one["modes_total"],
         lost=poorest if poorest[1] < poorest[2] else None,
-        entropy=_mean(row["entropy"] for row in rows.values()), share_error=error, share_floor=floor,
+        rarest=min(counts.values()) / sum(counts.values()) if any(counts.values()) else None,
+        entropy=_mean(row["entropy"] for row in rows.values()), teacher_entropy=_mean(row["entropy"] for row in its),
+        share_error=error, share_ratio=ratio,
         energy=energy, outside=outside, outside_ratio=outside / own if own else None,
         train_s=None if trained is None else trained / len(rows),
         cost=None if is_teacher or spent is None or taught is None else spent / taught,
@@ -219,8 +218,10 @@ def _counts(rows: Sequence[Row]) -> dict[str, int]:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    return float(np.mean(known)) if known else None
+    """None where one is not known; one that is not finite is left out."""
+    finite = [value for value in values if value is None or math.isfinite(value)]
+    known = [value for value in finite if value is not None]
+    return float(np.mean(known)) if known and len(known) == len(finite) else None
 
 
 def _total(rows: Collection[Row], names: Collection[str]) -> float | None:
@@ -244,10 +245,11 @@ def table(rows: Sequence[Pooled], against: Mapping[Key, str] | None = None, ahea
         name = f"**{row.label}**" if row.is_default else row.label
         seeds = str(len(row.seeds)) if len(row.seeds) == most else f"**{len(row.seeds)} of {most}**"
         ratio = "" if row.outside_ratio is None or row.difference is None else f" ({number(row.outside_ratio, 2)} ×)"
+        shares = "reference" if row.difference is None else _fixed(row.share_ratio, 1)
         lines.append(_line([
             f"{name} ▲" if row.key in marked else name, seeds, str(row.episodes), str(row.nfe), f"{row.parameters:,}",
             _rate(row), _gap(row.difference),
-            f"{row.modes}/{row.modes_total}", _fixed(row.entropy), _mode_shares(row), number(row.energy),
+            f"{row.modes}/{row.modes_total}", _fixed(row.entropy), shares, number(row.energy),
             f"{percent(row.outside)}{ratio}", _fixed(row.train_s, 0), _share(row.cost),
             *([against.get(row.key, NOTHING), percent(row.switches)] if against is not None else []),
         ]))  # fmt: skip
@@ -274,13 +276,6 @@ def _rate(row: Pooled) -> str:
     return f"{percent(row.success)} ({100 * row.interval[0]:.1f} to {100 * row.interval[1]:.1f})"
 
 
-def _mode_shares(row: Pooled) -> str:
-    if row.share_error is None or row.share_floor is None:
-        return "reference" if row.difference is None else NOTHING
-    # the floor is 0 only where both took one and the same mode
-    return f"{row.share_error / row.share_floor:.1f}" if row.share_floor else "0.0"
-
-
 def _ordered(rows: Iterable[Pooled]) -> list[Pooled]:
     """Teachers by their steps, then students by success."""
     return sorted(rows, key=lambda row: (not row.is_teacher, -row.nfe if row.is_teacher else -row.success, row.label))
@@ -288,9 +283,9 @@ def _ordered(rows: Iterable[Pooled]) -> list[Pooled]:
 
 def to_default(found: Found, key: Key) -> tuple[float, float, float] | None:
     """Difference to its default student of the same seeds and starts, None for itself or where that is not there."""
-    default = found.get(default_of(key), {})
+    default = found.get(DEFAULT_KEY, {})
     rows = {seed: row for seed, row in found[key].items() if seed in default}
-    return difference(rows, default) if rows and key != default_of(key) else None
+    return difference(rows, default) if rows and key != DEFAULT_KEY else None
 
 
 def ahead_of_default(found: Found, rows: Sequence[Pooled]) -> list[Pooled]:
@@ -302,7 +297,7 @@ def ahead_of_default(found: Found, rows: Sequence[Pooled]) -> list[Pooled]:
 def comparison(found: Found, rows: Sequence[Pooled]) -> str:
     """Sentences on where the default student is beaten, by success and by the three distances to the teacher."""
     others = [row for row in rows if not row.is_teacher and not row.is_default]
-    if not others or default_of(others[0].key) not in found:
+    if not others or DEFAULT_KEY not in found:
         return "The default student or another one to compare it with is not there yet."
     ahead = ahead_of_default(found, others)
     said = []
@@ -312,64 +307,102 @@ def comparison(found: Found, rows: Sequence[Pooled]) -> str:
         said.append(f"{row.label} by {_gap(gap)} points{'' if gap[1] > 0 else ', which may be chance'}")
     text = f"▲ More episodes solved than by the default from the same starts: {'; '.join(said)}." if said else (
         "No other student here solves more episodes than the default from the same starts.")  # fmt: skip
+    pairs = [both for row in others if (both := beside_default(found, row.key))]
     for what, field in (("energy distance", "energy"), ("outside share", "outside"), ("mode-share error", "share_error")):
-        nearer = [row.label for row in others if _less(found, row, field)]
+        each = [(one.label, getattr(one, field), getattr(default, field)) for one, default in pairs]
+        nearer = [label for label, mine, its in each if mine is not None and its is not None and mine < its]
         text += f" Lower {what} than the default's: {', '.join(nearer) or 'none'}."
     return f"{text} These three have no interval; a small lead may be chance."
 
 
-def _less(found: Found, row: Pooled, field: str) -> bool:
-    default = default_of(row.key)
-    common = at(found, set(found[row.key]) & set(found[default]))
-    if row.key not in common:
-        return False
-    mine, its = (getattr(pool(common, key), field) for key in (row.key, default))
-    return mine is not None and its is not None and mine < its
+def beside_default(found: Found, key: Key) -> tuple[Pooled, Pooled] | None:
+    """A key and the default student on the seeds that both have; None where there is no such seed."""
+    common = at(found, set(found[key]) & set(found[DEFAULT_KEY]))
+    return (pool(common, key), pool(common, DEFAULT_KEY)) if common.get(key) else None
 
 
 # -- the sections --------------------------------------------------------------------------------------------------------
 
 
+def promises(found: Found, key: Key) -> str:
+    """What the project promises of the default student, or of one with fewer parameters, on the seeds that it has."""
+    row = pool(found, key)
+    assert row.difference is not None
+    gap, low, _ = (f"{100 * value:+.2f}".replace("-", "−") for value in row.difference)
+    its, all_modes, modes = row.teacher_entropy or 0.0, row.modes == row.modes_total, f"{row.modes}/{row.modes_total}"
+    entropies = f"{_fixed(row.entropy)}, teacher {_fixed(row.teacher_entropy)}"
+    over = f"seeds: {len(row.seeds)}, episodes: {row.episodes:,}"
+    made: list[Promise] = [
+        ("success at most 1 point below the teacher's by the 95 % interval", row.difference[1] >= -0.01,
+         f"{gap} points, lower end {low}; {over}"),
+        ("all modes in every seed, and where there are two, each in 35 to 65 % of what is solved",
+         all_modes and (row.modes_total != 2 or (row.rarest or 0.0) >= 0.35),
+         f"{modes}, the rarest {percent(row.rarest)}"),
+        ("entropy at most 0.02 below the teacher's", _evenness(row) >= its - 0.02, entropies),
+        ("mode-share error at most 1.2 × that of sampling alone", row.share_ratio is not None and row.share_ratio <= 1.2,
+         _fixed(row.share_ratio, 2)),
+        ("outside share at most 1.5 × the teacher's own", not row.outside or (row.outside_ratio or math.inf) <= 1.5,
+         f"{percent(row.outside)}, {_fixed(row.outside_ratio, 2)} ×"),
+        ("distilling at most 25 % of the teacher's training", None if row.cost is None else row.cost <= 0.25,
+         percent(row.cost)),
+        _ahead_of_rivals(found),
+    ] if key == DEFAULT_KEY else [
+        ("success at least 95 %", row.success >= 0.95, f"{percent(row.success)}; {over}"),
+        ("all modes in every seed", all_modes, modes),
+        ("entropy at least 0.9 × the teacher's", _evenness(row) >= 0.9 * its, entropies),
+    ]  # fmt: skip
+    words = {True: "holds", False: "fails", None: "cannot be told"}
+    each = "; ".join(f"{what}: **{words[holds]}** ({figure})" for what, holds, figure in made)
+    return f"Of the promises {sum(holds is True for _, holds, _ in made)} of {len(made)} hold: {each}."
+
+
+def _ahead_of_rivals(found: Found) -> Promise:
+    """On the seeds that each has in common with the default."""
+    what, holds, figures = "ahead of every rival on success and on entropy", [], []
+    for key in keys_of(found, "main", teachers=False):
+        # by the files: beside a script there is no package benchmarks to import objectives.RIVALS from
+        if any(row["phase"] == "rivals" for row in found[key].values()) and (both := beside_default(found, key)):
+            gap, (its, mine) = to_default(found, key), both
+            assert gap is not None
+            holds.append(gap[0] < 0 and _evenness(mine) > _evenness(its))
+            figures.append(f"{its.label} {_gap(gap)} points, entropy {_fixed(its.entropy)} to {_fixed(mine.entropy)}")
+    return what, all(holds) if holds else None, ", ".join(figures) or "none was measured on its seeds"
+
+
+def _evenness(row: Pooled) -> float:
+    """Entropy; a policy that solves nothing has none and is behind all."""
+    return -1.0 if row.entropy is None else row.entropy
+
+
 def summary(tasks: Mapping[str, Found]) -> str:
     """One line a task: the teacher, the default student, the best of the others."""
     lines = [_line(["task", "teacher, 50 steps", "default student, 1 NFE", "difference, points", "modes", "entropy, teacher / "
-                    "student", "outside, of the teacher's own", "share of the teacher's training", "best of the others",
-                    "one sample: default, best of the others"]),
-             _line(["---"] * 10)]  # fmt: skip
+                    "student", "outside, of the teacher's own", "share of the teacher's training",
+                    "best of the others, points against the default"]),
+             _line(["---"] * 9)]  # fmt: skip
     for task, found in tasks.items():
-        rows = {key: pool(found, key) for key in keys_of(found, "main")}
-        teacher, default = rows.get(TEACHER_KEY), rows.get(DEFAULT_KEY)
-        if teacher is None or default is None:
+        if DEFAULT_KEY not in found:
             continue
-        maps = {key: pool(found, key) for key in keys_of(found, "maps")}
-        plain = percent(maps[ONE_SAMPLE_KEY].success) if ONE_SAMPLE_KEY in maps else NOTHING
+        default = pool(found, DEFAULT_KEY)
+        teacher = pool(at(found, default.seeds), TEACHER_KEY)
+        others = {key: gap for key in keys_of(found, "main", teachers=False) if (gap := to_default(found, key))}
+        best = max(others, key=lambda key: others[key][0], default=None)
         lines.append(_line([
             f"`{task}`", percent(teacher.success), percent(default.success), _gap(default.difference),
             f"{default.modes}/{default.modes_total}", f"{_fixed(teacher.entropy)} / {_fixed(default.entropy)}",
-            NOTHING if default.outside_ratio is None else f"{number(default.outside_ratio, 2)} ×",
-            _share(default.cost), _best(rows.values()), f"{plain}; {_best(maps.values())}",
+            NOTHING if default.outside_ratio is None else f"{number(default.outside_ratio, 2)} ×", _share(default.cost),
+            f"{label_of(best)}, {points(others[best][0])}" if best else NOTHING,
         ]))  # fmt: skip
     return "\n\n".join(["## In short", "\n".join(lines)]) if len(lines) > 2 else ""
 
 
-def _best(rows: Iterable[Pooled]) -> str:
-    others = [row for row in _ordered(rows) if not row.is_teacher and not row.is_default]
-    return f"{recipe(others[0].key[2]).label}, {percent(others[0].success)}" if others else NOTHING
-
-
 def main_section(task: str, found: Found, students: Iterable[Key]) -> str:
-    """All policies of one task, then the maps themselves, and which students of other tasks were not measured here."""
+    """All policies of one task, what the default keeps of the promises, and which other tasks' students are not here."""
     rows = _ordered(pool(found, key) for key in keys_of(found, "main"))
     if not rows:
         return ""
-    parts = [f"## `{task}`", f"{preset_line(task)} The students here carry out a plan that is so selected.",
+    parts = [f"## `{task}`", preset_line(task), *([promises(found, DEFAULT_KEY)] if DEFAULT_KEY in found else []),
              table(rows, ahead=ahead_of_default(found, rows)), comparison(found, rows)]  # fmt: skip
-    maps = keys_of(found, "maps")
-    if maps:
-        rows = _ordered(pool(found, key) for key in (*([TEACHER_KEY] if TEACHER_KEY in found else []), *maps))
-        parts += ["**The maps themselves.** Every student carries out the one sample it makes, as the teacher does, and is "
-                  "compared with the default that does so, too.",
-                  table(rows, ahead=ahead_of_default(found, rows)), comparison(found, rows)]  # fmt: skip
     absent = sorted({label_of(key) for key in students if key not in found})
     return "\n\n".join([*parts, *([f"Measured on another task but not here: {', '.join(absent)}."] if absent else [])])
 
@@ -385,21 +418,20 @@ def changed_section(tasks: Mapping[str, Found], section: str, title: str, text: 
         beside = [key for key in (TEACHER_KEY, DEFAULT_KEY) if key in found]
         rows = [pool(found, key) for key in (*beside, *keys)]
         against = {row.key: _gap(gap) for row in rows if not row.is_teacher and (gap := to_default(found, row.key))}
-        parts += [f"**`{task}`.** {preset_line(task)}", table(rows, against, ahead_of_default(found, rows)),
-                  comparison(found, rows)]  # fmt: skip
+        parts += [f"**`{task}`.** {preset_line(task)}",
+                  *(promises(found, key) for key in keys if section == "small"),
+                  table(rows, against, ahead_of_default(found, rows)), comparison(found, rows)]  # fmt: skip
     return "\n\n".join(parts) if len(parts) > 2 else ""
 
 
 def preset_line(task: str) -> str:
     """The default recipe's settings of a task, from its preset."""
     config = apply_preset(Config(), ROOT / f"configs/{task}.yaml")
-    evaluate = config.evaluate
-    several = f" of {evaluate.selection_candidates}" if evaluate.selection in ("typical", "consistent") else ""
     return (
         f"By `configs/{task}.yaml`, as it was when this page was made, the default has K = {config.sample.num_hypotheses}, "
         f"M = {config.student.num_latents}, codes = {config.student.codes}, latent size = {config.student.latent_size}, "
         f"teacher steps = {config.sample.num_steps}, width = {config.student.width or config.teacher.width}, "
-        f"selection: {evaluate.selection}{several}."
+        f"selection: {config.evaluate.selection}."
     )
 
 
@@ -476,7 +508,7 @@ def failed_section(tasks: Mapping[str, Found]) -> str:
                 seed, mine, its = row.lost
                 why.append(f"{mine} of {row.modes_total} modes in seed {seed}, its teacher {its}")
             if why:
-                section = "" if row.key[0] in ("main", "maps") else f" ({row.key[0]})"
+                section = "" if row.key[0] == "main" else f" ({row.key[0]})"
                 lines.append(f"- `{task}`, {row.label}{section}: {percent(row.success)} solved, {'; '.join(why)}.")
     return "\n\n".join([
         "## What did not work",
@@ -488,31 +520,28 @@ def failed_section(tasks: Mapping[str, Found]) -> str:
 
 def page(folder: Path) -> str:
     """The whole page. Raises ValueError when nothing was measured yet."""
-    tasks, hardware, dates = read(folder)
-    days = " to ".join(dict.fromkeys(str(day) for day in (min(dates), max(dates))))
-    students = {key for found in tasks.values() for section in ("main", "maps")
-                for key in keys_of(found, section, teachers=False)}  # fmt: skip
+    tasks, hardware = read(folder)
+    students = {key for found in tasks.values() for key in keys_of(found, "main", teachers=False)}
     sections = [
         "# Which objective keeps success and every mode",
         "This page is written by `benchmarks/results_page.py` from `benchmarks/results/objectives/*.json`, which hold "
         "every episode's outcome. `python benchmarks/objectives.py` makes the files and this page again. Hardware: "
-        f"{'; '.join(hardware)}. The files were written: {days}.",
+        f"{'; '.join(hardware)}.",
         "- **success**: share of episodes from stored starts, the same for every policy of a seed; 95 % Wilson interval over "
         "the episodes of all seeds. It knows the chance of the episodes, not that of the training.\n"
         "- **against its teacher**: paired difference in percentage points to the teacher at 50 steps of the same seed, 95 % "
         "bootstrap interval.\n"
         "- **modes**: ways taken in the seed that took fewest, of those there are; **entropy**: how evenly, 1 is even, mean "
-        "over seeds.\n"
+        "over seeds, – where one solved nothing.\n"
         "- **mode shares**: total variation between the shares of the modes and the teacher's, by what it would be between "
         "two runs of one policy: about 1 is no difference that can be seen.\n"
         "- **energy distance**, **outside**: per observation, to fresh teacher samples; outside is the share of plans farther "
         "from every teacher plan than these are from each other, in brackets over the teacher's own share.\n"
         "- **training**: processor seconds, mean over seeds; **share of the teacher's training**: sampling (for those recipes "
         "that use hypotheses) and training, over the training of the teacher.\n"
-        "- **one sample** before a student's name: it carries out the first plan it makes; without these words one of several "
-        "is selected, as the preset or the row says. A teacher always carries out one sample.\n"
-        "- **bold** policy: the default recipe; **bold** seeds: fewer than other rows of the table have; **▲**: solves more "
-        "episodes than the default of the table.",
+        "- **bold** policy: the default recipe; **▲**: solves more episodes than it; **bold** seeds: fewer than other rows of "
+        "the table have. Such a row is compared with its teacher and with the default on its own seeds, and every sentence on "
+        "common seeds. A policy carries out the one sample it makes, except where the row says another selection.",
         summary(tasks),
         *(main_section(task, found, students) for task, found in tasks.items()),
         changed_section(tasks, "small", "A smaller student", "To read here: what is lost when the student has fewer parameters "

@@ -88,16 +88,18 @@ class StudentConfig:
 
     objectives: set objectives (distill.objectives), weighted sums of them, or rivals (distill.recipes).
     codes, latent_size: the first number of a latent chooses one of `codes` learned inputs (0: none), the other
-    latent_size - 1 are lifted linearly (students.one_step).
+    latent_size - 1 are lifted linearly (students.one_step); code_shares: how often each code is taken is learned
+    (distill.shares), else all are alike.
     default: the one whose student the report presents; num_latents: M, student samples per observation a step.
     unexecuted_weight: weight, in the objectives' distance, of a chunk's actions after the execution horizon; 1 is plain.
     width, depth: of the student's transformer; 0 is the teacher's. Another size cannot start from the teacher's weights.
     candidates: how many checkpoints of the last part of training compete on the validation starts.
     """
 
-    objectives: tuple[str, ...] = ("regression", "chamfer", "chamfer_energy")
-    default: str = "chamfer_energy"
+    objectives: tuple[str, ...] = ("regression", "chamfer")
+    default: str = "chamfer"
     codes: int = 128
+    code_shares: bool = True
     latent_size: int = 1
     num_latents: int = 8
     unexecuted_weight: float = 0.25
@@ -130,7 +132,7 @@ class EvaluateConfig:
     teacher_steps: tuple[int, ...] = (50, 10, 4, 2, 1)
     baselines: tuple[str, ...] = ("nearest_demonstration",)
     execution_horizon: int = 8
-    selection: str = "typical"
+    selection: str = "one"
     selection_candidates: int = 8
     forget_every: int = 5
     fidelity_observations: int = 64

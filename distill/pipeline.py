@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 import envs
@@ -25,17 +26,22 @@ from distill.plan import Plan, make_plan
 from distill.policies import Policy, StudentPolicy, TeacherPolicy
 from distill.recipes import Batch, Ingredients, Lesson, Recipe, recipe
 from distill.run import Run, Stage
+from distill.shares import calibrate
 from distill.stages import write_json
 from distill.training import Share, StepBatches, batch_indices, fit
 from envs.demonstrations import Demonstrations, record, stored_starts, windows
 from envs.specs import STATE, Demonstration
 from students import Student, load_student
+from students.one_step import OneStepStudent
 from teachers import load_teacher, make_teacher
 from teachers.native import TrainedTeacher
 from teachers.networks import PolicyShape
 from teachers.normalisation import Normaliser
 
 _TRIES = 5
+
+CALIBRATION_ROWS = 2048
+"""Observations whose hypotheses the shares of a student's codes are calibrated on, at most."""
 
 
 class Pipeline:
@@ -269,7 +275,27 @@ class Pipeline:
         def load(folder: Path) -> Policy:
             return StudentPolicy(self.student(folder), name)
 
-        return self._do(self.plan.students[name], lambda folder: choose_checkpoint(self, folder, trained, load))
+        def choose(folder: Path) -> None:
+            choose_checkpoint(self, folder, trained, load)
+            self._calibrate(folder)
+
+        return self._do(self.plan.students[name], choose)
+
+    def _calibrate(self, folder: Path) -> None:
+        """Set the shares of the chosen student's codes right on hypotheses, where it learns any (distill.shares)."""
+        if not self.run.is_main:
+            return
+        student = self.student(folder)
+        if not isinstance(student, OneStepStudent) or student.share_head is None:
+            return
+        dataset, device = HypothesisDataset(self.sample()), self.run.accelerator.device
+        rows = np.unique(np.linspace(0, len(dataset) - 1, min(CALIBRATION_ROWS, len(dataset))).round().astype(int))
+        batches = ({key: value.to(device) for key, value in batch.items()}
+                   for batch in DataLoader(Subset(dataset, rows.tolist()), batch_size=16))  # fmt: skip
+        began = time.process_time()
+        figures = calibrate(student, batches, self._weights(student.shape.horizon), self.config.seed)
+        student.save_pretrained(folder)
+        write_json(folder / "calibration.json", {**figures, "cpu_seconds": round(time.process_time() - began, 3)})
 
     def _train_student(self, folder: Path, name: str, alone: bool = False) -> None:
         config, chosen, device = self.config, recipe(name), self.run.accelerator.device
@@ -310,7 +336,7 @@ class Pipeline:
         return batches
 
     def _ingredients(self, chosen: Recipe) -> Ingredients:
-        config, device = self.config, self.run.accelerator.device
+        config = self.config
         teacher = self.teacher(self.teach()) if chosen.teacher else None
         if teacher is not None:
             teacher.use_solver(config.sample.solver or teacher.CACHE_SOLVER)  # what its hypotheses were drawn with
@@ -318,13 +344,16 @@ class Pipeline:
             shape, normaliser = teacher.shape, teacher.normaliser
         else:
             shape, normaliser = config.shape(), self._normaliser(self.demonstrations())
-        student = config.student
-        weights_TA = chunk_weights(
-            torch.tensor(self.spec.action.weights, device=device), shape.horizon, config.evaluate.execution_horizon,
-            student.unexecuted_weight,
-        )  # fmt: skip
+        student, weights_TA = config.student, self._weights(shape.horizon)
         shape = replace(shape, width=student.width or shape.width, depth=student.depth or shape.depth)
         return Ingredients(shape, normaliser, teacher, student, config.sample.num_hypotheses, weights_TA)
+
+    def _weights(self, horizon: int) -> Tensor:
+        """Weights `[T, A]` of the distance between chunks."""
+        weights_A = torch.tensor(self.spec.action.weights, device=self.run.accelerator.device)
+        return chunk_weights(
+            weights_A, horizon, self.config.evaluate.execution_horizon, self.config.student.unexecuted_weight
+        )
 
     def student(self, folder: Path) -> Student:
         return load_student(folder).to(self.run.accelerator.device)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from distill import rivals
 from distill.cache import noise_of
 from distill.objectives import OBJECTIVES, Objective, objective
+from distill.shares import share_loss
 from envs.specs import STATE, nearest_name
 from students.flow_map import FlowMapStudent
 from students.one_step import OneStepStudent
@@ -119,7 +120,7 @@ class SetRecipe:
         if self.objective.noise and kind is not None and not kind.one_noise(config.sample.solver):
             raise ValueError(
                 f"{name} pairs each chunk with the one noise it was made from, and this teacher takes new noise at every "
-                "step; use --student.objectives chamfer_energy --student.default chamfer_energy"
+                "step; use --student.objectives chamfer --student.default chamfer"
             )
 
     def rows(self, settings: StudentConfig) -> int:
@@ -130,12 +131,14 @@ class SetRecipe:
         if self.objective.noise and (given.teacher is None or not given.teacher.one_noise(given.teacher.solver)):
             raise ValueError(
                 f"{self.label} pairs each chunk with the one noise it was made from; {type(given.teacher).__name__} takes "
-                "more than one. Use the objective chamfer_energy"
+                "more than one. Use the objective chamfer"
             )
         if self.objective.noise or not self.teacher:  # IMLE Policy's latent, too, is a noise of the chunk's shape
             student = OneStepStudent(given.shape, given.shape.horizon * given.shape.action_size, identity=True)
         else:
-            student = OneStepStudent(given.shape, settings.latent_size, codes=settings.codes)
+            # a single sample has no others to share with
+            shares = settings.code_shares and settings.codes > 0 and not self.objective.one_sample
+            student = OneStepStudent(given.shape, settings.latent_size, codes=settings.codes, shares=shares)
         student.normaliser.load_state_dict(given.normaliser.state_dict())
         if given.teacher is not None and settings.warm_start and given.teacher.shape == given.shape:
             student.warm_start(given.teacher)
@@ -160,13 +163,21 @@ class SetRecipe:
             teacher_BKTA = teacher_BKTA.gather(1, order_BK[..., None, None].expand(-1, -1, *teacher_BKTA.shape[2:]))
             seeds = batch["seed"].gather(1, order_BK[:, : given.settings.num_latents]).cpu().numpy()
             latents_BMZ = noise_of(seeds, tuple(teacher_BKTA.shape[2:])).flatten(2).to(teacher_BKTA.device)
+        condition_BC = student.encode(observation)
+        log_share_BJ = student.log_shares(condition_BC)
+        drawn_BMZ = latents_BMZ  # what is tried is drawn as the shares say, the winners among it are not
         if self.objective.choose is not None:
             with torch.no_grad():
-                tried_BPTA = student(observation, latents_BMZ, normalised=True)
-                index_BN = self.objective.choose(tried_BPTA, teacher_BKTA, given.weights_TA, given.settings.num_latents)
+                drawn_BMTA = student.generate(condition_BC, latents_BMZ)
+                index_BN = self.objective.choose(drawn_BMTA, teacher_BKTA, given.weights_TA, given.settings.num_latents)
             latents_BMZ = latents_BMZ.gather(1, index_BN[..., None].expand(-1, -1, latents_BMZ.shape[-1]))
-        student_BMTA = student(observation, latents_BMZ, normalised=True)
-        return self.objective.loss(student_BMTA, teacher_BKTA, given.weights_TA)
+        student_BMTA = student.generate(condition_BC, latents_BMZ)
+        loss = self.objective.loss(student_BMTA, teacher_BKTA, given.weights_TA)
+        if log_share_BJ is not None:
+            taken_BM = log_share_BJ.gather(1, student.choose_codes(drawn_BMZ, log_share_BJ))
+            chunks = student_BMTA if self.objective.choose is None else drawn_BMTA
+            loss = loss + share_loss(taken_BM, chunks, teacher_BKTA, given.weights_TA)
+        return loss
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,10 @@ def distilling(config: Config, plan: Plan) -> dict[str, Any]:
     sampled = recipe(config.student.default).data == "hypotheses"
     teacher, sample = cpu_seconds(plan.train), cpu_seconds(plan.sample) if sampled else None
     students = {name: cpu_seconds(stage) for name, stage in plan.train_students.items()}
+    for name, seconds in students.items():  # the shares of its codes were set right after the choice among checkpoints
+        calibration = config.folder / plan.students[name].name / "calibration.json"
+        if seconds and calibration.is_file():
+            students[name] = seconds + _read(calibration)["cpu_seconds"]
     trained = students[config.student.default]
     known = teacher and trained and (sample or not sampled)
     return {"teacher_cpu_s": teacher, "sample_cpu_s": sample, "students": students,

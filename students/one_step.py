@@ -17,26 +17,35 @@ from teachers.pretrained import PretrainedPolicy
 CODE_GAIN = 8.0
 """A step sees few of the codes, so each of them learns by this factor faster than the other weights."""
 
+SHARE_GAIN = 8.0
+"""Logarithms of shares begin at zero and have far to go: they learn by this factor faster."""
+
 
 class OneStepStudent(PretrainedPolicy):
     """(observation, latent `[Z]`) to a chunk `[T, A]` in one pass, for M latents per observation at once.
 
     The latent is lifted to a chunk-shaped input, so that every other weight has a twin in the teacher; the constant
     `time_C` stands where the teacher added its time embedding. The first number of a latent chooses one of `codes`
-    learned inputs, evenly; the others are lifted linearly. A continuous map from a continuous latent has to pass between
-    two ways wherever it changes from one to the other, and what it makes there hits the obstacle; codes need not.
+    learned inputs; the others are lifted linearly. A continuous map from a continuous latent has to pass between two ways
+    wherever it changes from one to the other, and what it makes there hits the obstacle; codes need not. With `shares` the
+    condition says how often each code is chosen, else all are alike: so a code need not leave a way that ends, it is only
+    no longer taken, and the ways are as frequent as the teacher's although no code is (distill.shares).
     """
 
     KIND = "one_step_student"
 
-    def __init__(self, shape: PolicyShape, latent_size: int, identity: bool = False, codes: int = 0) -> None:
+    def __init__(
+        self, shape: PolicyShape, latent_size: int, identity: bool = False, codes: int = 0, shares: bool = False
+    ) -> None:
         """codes: 0 lifts all of the latent linearly; identity: and begins with a latent that is the chunk-shaped input
-        itself, for the teacher's own noise as latent."""
+        itself, for the teacher's own noise as latent; shares: the codes' shares are learned, even to begin with."""
         super().__init__(shape)
         if latent_size < 1:
             raise ValueError(f"latent_size must be at least 1, got {latent_size}")
         if codes < 0 or codes == 1 or (codes and identity):
             raise ValueError(f"codes: got {codes}, expected at least 2, or 0 for none (with identity: none)")
+        if shares and not codes:
+            raise ValueError("shares: got codes 0, expected at least 2: there is nothing to share out")
         self.latent_size, self.codes = latent_size, codes
         self.time_C = nn.Parameter(torch.zeros(shape.width))
         chunk_size, linear_size = shape.horizon * shape.action_size, latent_size - bool(codes)
@@ -48,6 +57,15 @@ class OneStepStudent(PretrainedPolicy):
         elif self.from_latent is not None:
             nn.init.normal_(self.from_latent.weight, std=latent_size**-0.5)
         self.trunk = TrajectoryTransformer(shape)
+        self.share_head = nn.Linear(shape.width, codes) if shares else None
+        self.share_correction: nn.Sequential | None = None
+        if self.share_head is not None:
+            # learned with everything else is the linear part; the correction is frozen then, and learned by
+            # distill.shares.calibrate
+            last = nn.Linear(shape.width, codes)
+            for parameter in (*self.share_head.parameters(), *last.parameters()):
+                nn.init.zeros_(parameter)
+            self.share_correction = nn.Sequential(nn.Linear(shape.width, shape.width), nn.GELU(), last).requires_grad_(False)
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -60,15 +78,35 @@ class OneStepStudent(PretrainedPolicy):
         with torch.no_grad():
             self.time_C.copy_(teacher.start_condition())
 
-    def lift(self, latents_BMZ: Tensor) -> Tensor:
+    def log_shares(self, condition_BC: Tensor) -> Tensor | None:
+        """Logarithm of the share of every code, `[B, J]`; None where all are alike."""
+        if self.share_head is None or self.share_correction is None:
+            return None
+        logits_BJ: Tensor = SHARE_GAIN * self.share_head(condition_BC) + self.share_correction(condition_BC)
+        return logits_BJ.log_softmax(-1)
+
+    def choose_codes(self, latents_BMZ: Tensor, log_share_BJ: Tensor | None = None) -> Tensor:
+        """Index `[B, M]` of the code that the first number of each latent stands for, even shares unless given others."""
+        # the share of the normal distribution below the first number is even between 0 and 1
+        below_BM = 0.5 * (1 + torch.erf(latents_BMZ[..., 0] / math.sqrt(2)))
+        if log_share_BJ is None:
+            code_BM = (below_BM * self.codes).long()
+        else:
+            up_to_BJ = log_share_BJ.detach().exp().cumsum(-1)
+            # strictly below the sum, so that a last code without a share is never taken
+            below_BM = below_BM.clamp(max=1 - 2**-23) * up_to_BJ[:, -1:]
+            code_BM = (below_BM[..., None] >= up_to_BJ[:, None]).sum(-1)
+        return code_BM.clamp(max=self.codes - 1)
+
+    def lift(self, latents_BMZ: Tensor, log_share_BJ: Tensor | None = None) -> Tensor:
         """Standard normal latents to inputs `[B, M, T*A]` of unit variance."""
+        return self._lift(self.choose_codes(latents_BMZ, log_share_BJ) if self.codes else None, latents_BMZ)
+
+    def _lift(self, code: Tensor | None, latents_BMZ: Tensor) -> Tensor:
         lifted: Tensor | float = 0.0
         linear = latents_BMZ
         if self.code_book is not None:
-            # the share of the normal distribution below the first number is even between 0 and 1
-            below_BM = 0.5 * (1 + torch.erf(latents_BMZ[..., 0] / math.sqrt(2)))
-            code_BM = (below_BM * self.codes).long().clamp(max=self.codes - 1)
-            lifted, linear = CODE_GAIN * self.code_book[code_BM], latents_BMZ[..., 1:]
+            lifted, linear = CODE_GAIN * self.code_book[code], latents_BMZ[..., 1:]
         if self.from_latent is not None:
             lifted = lifted + self.from_latent(linear)
         assert isinstance(lifted, Tensor)
@@ -76,10 +114,23 @@ class OneStepStudent(PretrainedPolicy):
 
     def generate(self, condition_BC: Tensor, latents_BMZ: Tensor) -> Tensor:
         """One network evaluation: condition and latents to normalised chunks `[B, M, T, A]`."""
-        batch, samples = latents_BMZ.shape[:2]
-        lifted = self.lift(latents_BMZ).reshape(batch * samples, self.shape.horizon, self.shape.action_size)
-        chunks: Tensor = self.trunk(lifted, condition_BC + self.time_C)
-        return chunks.unflatten(0, (batch, samples))
+        return self.from_lifted(condition_BC, self.lift(latents_BMZ, self.log_shares(condition_BC)))
+
+    def every_code(self, condition_BC: Tensor, latents_BJZ: Tensor) -> Tensor:
+        """The normalised chunk of each of the J codes, `[B, J, T, A]`; of the latents all but the first number is used.
+
+        Raises ValueError for a student without codes.
+        """
+        if not self.codes:
+            raise ValueError("every_code: this student has no codes")
+        code_BJ = torch.arange(self.codes, device=condition_BC.device).expand(len(condition_BC), -1)
+        return self.from_lifted(condition_BC, self._lift(code_BJ, latents_BJZ))
+
+    def from_lifted(self, condition_BC: Tensor, lifted_BMD: Tensor) -> Tensor:
+        """The trunk's normalised chunks `[B, M, T, A]` of inputs `[B, M, T*A]`."""
+        inputs = lifted_BMD.reshape(-1, self.shape.horizon, self.shape.action_size)
+        chunks: Tensor = self.trunk(inputs, condition_BC + self.time_C)
+        return chunks.unflatten(0, tuple(lifted_BMD.shape[:2]))
 
     def forward(self, observation: Observation, latents_BMZ: Tensor, normalised: bool = False) -> Tensor:
         """`[B, M, T, A]` actions in raw units, or in normalised ones, where the objectives live.
@@ -93,8 +144,10 @@ class OneStepStudent(PretrainedPolicy):
         return chunks_BMTA if normalised else self.normaliser.unnormalise_action(chunks_BMTA)
 
     def settings(self) -> dict[str, Any]:
-        return {"latent_size": self.latent_size, "codes": self.codes}
+        return {"latent_size": self.latent_size, "codes": self.codes, "shares": self.share_head is not None}
 
     @classmethod
     def from_settings(cls, shape: PolicyShape, settings: dict[str, Any]) -> Self:
-        return cls(shape, settings["latent_size"], codes=settings.get("codes", 0))
+        return cls(
+            shape, settings["latent_size"], codes=settings.get("codes", 0), shares=settings.get("shares", False)
+        )

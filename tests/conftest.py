@@ -65,11 +65,11 @@ def make_student(make_teacher: Make) -> Callable[..., OneStepStudent]:
     """A one-step student of a teacher's shape and statistics (unless one is given, of a small flow teacher's), warm or not."""
 
     def make(
-        teacher: TrainedTeacher | None = None, latent_size: int = 5, codes: int = 0, warm: bool = True
+        teacher: TrainedTeacher | None = None, latent_size: int = 5, codes: int = 0, warm: bool = True, shares: bool = False
     ) -> OneStepStudent:
         teacher = teacher or make_teacher()
         torch.manual_seed(0)
-        student = OneStepStudent(teacher.shape, latent_size, codes=codes)
+        student = OneStepStudent(teacher.shape, latent_size, codes=codes, shares=shares)
         student.normaliser.load_state_dict(teacher.normaliser.state_dict())
         if warm:
             student.warm_start(teacher)

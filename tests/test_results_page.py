@@ -1,4 +1,4 @@
-"""The page of evidence from small files made by hand: what is pooled over seeds, marked, and listed as not working."""
+"""The page of evidence from small files made by hand: what is pooled over seeds, marked, judged and listed as not working."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from distill.recipes import recipe
 
 DEFAULT = results_page.DEFAULT
 LABEL = recipe(DEFAULT).label
+ALL, LOST = "1111111111", "1111111110"
+PROMISED = ("success", "modes", "entropy", "shares", "outside", "cost", "rivals")
 
 
 def row(policy, success, modes, phase="main", name="", flags=(), **changes):
@@ -37,10 +39,9 @@ SEED0 = [
     row(DEFAULT, "1111111101", (5, 4), entropy=0.98, fidelity=fidelity(0.01, 0.04)),
     row("regression", "0000000011", (2, 0), entropy=0.0, fidelity=fidelity(0.4, 0.8)),
     # measured again later: this one is taken
-    row("chamfer", "0000000000", (0, 0)),
-    row("chamfer", "1111111111", (5, 5), fidelity=fidelity(0.02, 0.01)),
-    row(DEFAULT, "1111101100", (4, 3), "objectives", "one sample", objectives.ONE_SAMPLE, fidelity=fidelity(0.02, 0.05)),
-    row("consistency", "1111111100", (4, 4), "rivals", "one sample", objectives.ONE_SAMPLE, fidelity=fidelity(0.015, 0.06)),
+    row("chamfer_energy", "0000000000", (0, 0), "objectives"),
+    row("chamfer_energy", "1111111111", (5, 5), "objectives", fidelity=fidelity(0.02, 0.01)),
+    row("consistency", "1111111100", (4, 4), "rivals", fidelity=fidelity(0.015, 0.06)),
 ]
 SEED1 = [
     row("teacher_50", "1111111110", (5, 4), nfe=50, train_cpu_s=None, entropy=0.9),
@@ -60,6 +61,10 @@ def line(page, label, after=""):
     found = re.search(rf"^\| {re.escape(label)} \|.*$", page[page.index(after) :], re.MULTILINE)
     assert found, label
     return [cell.strip() for cell in found[0].strip("|").split(" | ")]
+
+
+def verdicts(promises):
+    return re.findall(r"\*\*(.+?)\*\*", promises)
 
 
 def floor_of(first, second, share):
@@ -83,22 +88,27 @@ def test_a_policy_is_pooled_over_its_seeds(tmp_path):
     assert pooled.entropy == pytest.approx(0.97)
     # 11 left and 8 right against 10 and 9
     assert pooled.share_error == pytest.approx(1 / 19)
-    assert pooled.share_floor == pytest.approx(floor_of(19, 19, 21 / 38), rel=0.05)
+    assert pooled.share_ratio == pytest.approx(1 / 19 / floor_of(19, 19, 21 / 38), rel=0.05)
+    assert (pooled.rarest, pooled.teacher_entropy) == pytest.approx((8 / 19, 0.95))
     assert (pooled.energy, pooled.outside, pooled.outside_ratio) == pytest.approx((0.02, 0.06, 3.0))
     # 20 and 40 of training, twice 10 of sampling, twice 100 of the teacher
     assert (pooled.train_s, pooled.cost) == pytest.approx((30.0, 0.4))
 
 
 def test_what_is_not_known_is_not_made_up(tmp_path):
-    found = write(tmp_path, seed0=[*SEED0, row("chamfer", "1111111111", (5, 5), train_cpu_s=0.0)])
+    nothing = row("regression", "0000000000", (0, 0), entropy=None)
+    found = write(tmp_path, seed0=[*SEED0, row("chamfer_energy", "1111111111", (5, 5), train_cpu_s=0.0)],
+                  seed1=[*SEED1, nothing])  # fmt: skip
     teacher = results_page.pool(found, results_page.TEACHER_KEY)
     assert (teacher.difference, teacher.share_error, teacher.cost, teacher.train_s) == (None, None, None, 100.0)
     one = results_page.pool(found, ("main", "", "teacher_1"))
     assert (one.difference[0], one.share_error, one.entropy, one.lost) == (-1.0, None, None, (0, 0, 2))
-    chamfer = results_page.pool(found, ("main", "", "chamfer"))
-    assert (chamfer.train_s, chamfer.cost) == (None, None)
+    energy = results_page.pool(found, ("main", "", "chamfer_energy"))
+    assert (energy.train_s, energy.cost) == (None, None)
+    # nothing was solved in seed 1
+    assert results_page.pool(found, ("main", "", "regression")).entropy is None
     # consistency distillation uses no hypotheses: 20 / 100
-    assert results_page.pool(found, ("maps", "one sample", "consistency")).cost == pytest.approx(0.2)
+    assert results_page.pool(found, ("main", "", "consistency")).cost == pytest.approx(0.2)
 
 
 def test_the_table_of_a_task(tmp_path):
@@ -112,47 +122,96 @@ def test_the_table_of_a_task(tmp_path):
     teacher = line(page, "teacher, 50 steps", "## `detour`")
     assert teacher[1:3] == ["2", "20"] and teacher[6] == teacher[9] == "reference" and teacher[11:] == ["2.0 %", "100", "–"]
     # one seed of the two, and the later measurement of it
-    chamfer = line(page, "Chamfer student ▲", "## `detour`")
-    assert chamfer[1:6] == ["**1 of 2**", "10", "1", "1,234", "100.0 % (72.2 to 100.0)"]
-    labels = re.findall(r"^\| (.+?) \|", page[page.index("## `detour`") :].split("\n\n")[2], re.MULTILINE)
-    assert labels == ["policy", "---", "teacher, 50 steps", "teacher, 1 step", "Chamfer student ▲",
-                      f"**{LABEL}**", "Regression student"]  # fmt: skip
-    # of the same seed: 10 of 10 against 9 of 10
-    assert re.search(r"by the default from the same starts: Chamfer student by \+10\.0 .* points, which may be chance\.", page)
-    # 0.02 is more than the default's 0.01 of seed 0, and less than it is over both seeds
-    main = page[page.index("## `detour`") : page.index("**The maps themselves.**")]
-    assert "Lower energy distance than the default's: none. Lower outside share than the default's: Chamfer student." in main
-    assert "selection: typical of 8. The students here carry out a plan that is so selected." in main
-    assert "Hardware: two cores." in page
-
-
-def test_maps_are_compared_with_the_defaults_own_map(tmp_path):
-    found = write(tmp_path, seed0=SEED0, seed1=SEED1)
-    page = results_page.page(tmp_path)
-    part = page[page.index("**The maps themselves.**") : page.index("## What did not work")]
-    # 8 of 10 is ahead of the default's one sample, 7 of 10, and not of what the default does with its selection, 9 of 10
-    assert re.findall(r"^\| (.+?) \|", part, re.MULTILINE)[2:] == [
-        "teacher, 50 steps", "one sample: Consistency distillation ▲", f"**one sample: {LABEL}**"
+    energy = line(page, "Chamfer + energy student ▲", "## `detour`")
+    assert energy[1:6] == ["**1 of 2**", "10", "1", "1,234", "100.0 % (72.2 to 100.0)"]
+    main = page[page.index("## `detour`") : page.index("## What did not work")]
+    assert re.findall(r"^\| (.+?) \|", main, re.MULTILINE) == [
+        "policy", "---", "teacher, 50 steps", "teacher, 1 step", "Chamfer + energy student ▲", f"**{LABEL}**",
+        "Consistency distillation", "Regression student",
     ]  # fmt: skip
-    key = ("maps", "one sample", "consistency")
-    assert results_page.to_default(found, key)[0] == pytest.approx(0.1)
-    assert results_page.to_default(found, results_page.ONE_SAMPLE_KEY) is None
-    assert line(part, "one sample: Consistency distillation ▲")[6].startswith("−20.0 (")  # to the main phase's teacher
-    assert "the same starts: one sample: Consistency distillation by +10.0 (" in part
-    # 0.015 against 0.02, 6 % against 5 %
-    assert "Lower energy distance than the default's: one sample: Consistency distillation. Lower outside" in part
-    assert "Lower outside share than the default's: none." in part
-    short = line(page, "`detour`")
-    assert short[-2:] == ["Chamfer student, 100.0 %", "70.0 %; Consistency distillation, 80.0 %"]
+    assert line(main, "Consistency distillation")[6].startswith("−20.0 (")  # to the teacher of its own seed
+    # of the same seed: 10 of 10 against 9 of 10
+    assert re.search(r"by the default from the same starts: Chamfer \+ energy student by \+10\.0 .* points, which may be", main)
+    # 0.02 and 0.015 are more than the default's 0.01 of seed 0, and not more than it is over both seeds
+    assert "Lower energy distance than the default's: none. Lower outside share than the default's: Chamfer + e" in main
+    assert "selection: one." in main and "Hardware: two cores." in page
+    assert line(page, "`detour`")[-1] == "Chamfer + energy student, +10.0"
 
 
-def test_a_teacher_of_the_maps_is_the_main_teacher(tmp_path):
-    teacher = row("teacher_50", "1111111111", (5, 5), "objectives", "one sample", objectives.ONE_SAMPLE, nfe=50)
-    found = write(tmp_path, seed0=[teacher, *SEED0[-2:]])
-    assert set(found) == {results_page.TEACHER_KEY, results_page.ONE_SAMPLE_KEY, ("maps", "one sample", "consistency")}
-    page = results_page.page(tmp_path)  # the main phase is not there yet
+def test_the_promises_of_a_task(tmp_path):
+    found = write(tmp_path, seed0=SEED0, seed1=SEED1)
+    said = results_page.promises(found, results_page.DEFAULT_KEY)
+    # one of twenty won and one lost, 8 of 19 to the right, 0.97 and 0.95, 0.06 / 0.02, (60 + 20) / 200
+    assert verdicts(said) == ["fails", "holds", "holds", "holds", "fails", "fails", "holds"]
+    assert re.match(r"Of the promises 4 of 7 hold: success .*\(\+0\.00 points, lower end −\d+\.\d\d; seeds: 2, ep", said)
+    for figure in ("episodes: 20)", "(2/2, the rarest 42.1 %)", "(0.970, teacher 0.950)", "(6.0 %, 3.00 ×)", "(40.0 %)"):
+        assert figure in said
+    # the rival's seed alone: 8 of 10 against 9 of 10
+    assert re.search(r"\(Consistency distillation −10\.0 \(.*?\) points, entropy 0\.500 to 0\.980\)\.$", said)
+    page = results_page.page(tmp_path)
+    assert page.count("Of the promises") == 1 and said in page[page.index("## `detour`") :]
+
+
+@pytest.mark.parametrize(
+    ("mine", "rival", "broken"),
+    [
+        ({}, {}, ""),  # each at its very limit
+        ({"success": LOST}, {"success": "1" * 8 + "00"}, "success"),
+        ({"mode_counts": {"left": 7, "right": 3}}, {}, "modes"),
+        ({"mode_counts": {"left": 8, "right": 2}}, {}, "modes shares"),
+        ({"mode_counts": {"left": 10, "right": 0}}, {}, "modes shares"),
+        ({"mode_counts": {"a": 8, "b": 1, "c": 1}, "modes_total": 3}, {}, "shares"),  # of other ways than its teacher's
+        ({"mode_counts": {"left": 5, "right": 5}, "modes_total": 3}, {}, "modes"),
+        ({"entropy": 0.9599}, {}, "entropy"),
+        ({"entropy": None}, {"entropy": None}, "entropy rivals"),
+        ({"fidelity": fidelity(0.01, 0.0301)}, {}, "outside"),
+        ({"train_cpu_s": 15.1}, {}, "cost"),
+        ({}, {"success": ALL}, "rivals"),
+        ({}, {"entropy": 0.96}, "rivals"),
+        ({}, {"entropy": None}, ""),
+    ],
+)
+def test_every_promise_can_fail(tmp_path, mine, rival, broken):
+    kept = {"train_cpu_s": 15.0, "entropy": 0.96, "fidelity": fidelity(0.01, 0.03)}
+    found = write(tmp_path, seed0=[
+        row("teacher_50", ALL, (5, 5), nfe=50, entropy=0.98), row(DEFAULT, ALL, (5, 5)) | kept | mine,
+        row("reflow", LOST, (5, 4), "rivals", entropy=0.95) | rival, row("imle", ALL, (5, 5), "objectives", entropy=1.0),
+    ])  # fmt: skip
+    said = verdicts(results_page.promises(found, results_page.DEFAULT_KEY))
+    assert [name for name, verdict in zip(PROMISED, said, strict=True) if verdict != "holds"] == broken.split()
+    assert set(said) <= {"holds", "fails"}
+
+
+def test_a_promise_that_cannot_be_told(tmp_path):
+    default = row(DEFAULT, ALL, (5, 5), train_cpu_s=None, fidelity=fidelity(0.01, 0.0))
+    teacher = row("teacher_50", ALL, (5, 5), nfe=50, fidelity=fidelity(0.01, 0.0))
+    # the rival has another seed than the default
+    found = write(tmp_path, seed0=[teacher, default], seed1=[teacher, row("reflow", ALL, (5, 5), "rivals")])
+    said = results_page.promises(found, results_page.DEFAULT_KEY)
+    assert verdicts(said) == [*["holds"] * 5, *["cannot be told"] * 2] and "5 of 7 hold" in said
+    assert "seeds: 1, episodes: 10" in said
+
+
+def test_the_promises_of_a_smaller_student(tmp_path):
+    def rows(success, entropy, modes=(10, 9)):
+        return [row("teacher_50", "1" * 20, (10, 10), "small", "8 x", nfe=50, entropy=1.0),
+                row(DEFAULT, success, modes, "small", "8 x", entropy=entropy)]  # fmt: skip
+
+    # 19 of 20 and 0.9 are enough; nothing of the main phase is there
+    for task, made in (("detour", rows("1" * 19 + "0", 0.9)), ("handles", rows("1" * 18 + "00", None, (18, 0)))):
+        write(tmp_path, task, seed0=made)
+    part = results_page.page(tmp_path).split("## A smaller student")[1].split("\n## ")[0]
+    said = re.findall("^Of the promises.*", part, re.MULTILINE)
+    assert [verdicts(each) for each in said] == [["holds"] * 3, ["fails"] * 3]
+    assert said[0].startswith("Of the promises 3 of 3 hold: ") and "(95.0 %; seeds: 1, episodes: 20)" in said[0]
+
+
+def test_a_task_without_its_main_phase(tmp_path):
+    write(tmp_path, seed0=[SEED0[0], SEED0[-2], SEED0[-1]])
+    page = results_page.page(tmp_path)
     assert "The default student or another one to compare it with is not there yet." in page
-    assert line(page, "one sample: Consistency distillation ▲", "**The maps")[6].startswith("−20.0 (")
+    assert "Of the promises" not in page and "## In short" not in page
+    assert line(page, "Consistency distillation")[6].startswith("−20.0 (")
 
 
 def test_what_did_not_work_is_listed(tmp_path):
@@ -161,8 +220,7 @@ def test_what_did_not_work_is_listed(tmp_path):
     lines = [each for each in listed.splitlines() if each.startswith("- ")]
     assert [re.sub(r" \(.*?\)", "", each) for each in lines] == [
         "- `detour`, Regression student: 20.0 % solved, −80.0 points to its teacher; 1 of 2 modes in seed 0, its teacher 2.",
-        f"- `detour`, one sample: {LABEL}: 70.0 % solved, −30.0 points to its teacher.",
-        "- `detour`, one sample: Consistency distillation: 80.0 % solved, −20.0 points to its teacher.",
+        "- `detour`, Consistency distillation: 80.0 % solved, −20.0 points to its teacher.",
     ]
     (tmp_path / "detour-seed0.json").unlink()
     assert "None of those measured." in results_page.page(tmp_path)
@@ -173,8 +231,7 @@ def test_a_student_that_another_task_has_is_missed(tmp_path):
     write(tmp_path, "handles", seed0=SEED0[:4])
     page = results_page.page(tmp_path)
     assert page.count("Measured on another task but not here") == 1
-    absent = ", ".join(sorted(["Chamfer student", "one sample: Consistency distillation", f"one sample: {LABEL}"]))
-    assert f"but not here: {absent}." in page.split("## `handles`")[1]
+    assert "but not here: Chamfer + energy student, Consistency distillation." in page.split("## `handles`")[1]
     assert not re.search("## (Ablations|A smaller|Few|Teachers)", page)
 
 
@@ -183,14 +240,13 @@ def test_ablations_stand_beside_the_default_of_the_same_seed(tmp_path):
     rows = [
         *SEED0, selected, row(DEFAULT, "1111111111", (5, 5), "ablations", "K = 32", switch_rate=0.25),
         row(DEFAULT, "1111111000", (4, 3), "ablations", "K = 4"),
-        row(DEFAULT, "1111101100", (4, 3), "ablations", "selection: one", objectives.ONE_SAMPLE),
+        row(DEFAULT, "1111101100", (4, 3), "ablations", "selection: typical"),
     ]  # fmt: skip
     write(tmp_path, seed0=rows, seed1=SEED1)
     part = results_page.page(tmp_path).split("## Ablations")[1].split("\n## ")[0]
     assert re.findall(r"^\| (.+?) \| 1 \|", part, re.MULTILINE) == [
-        "teacher, 50 steps", f"**{LABEL}**", "K = 4", "K = 32 ▲", "selection: one"
+        "teacher, 50 steps", f"**{LABEL}**", "K = 4", "K = 32 ▲", "selection: typical"
     ]  # fmt: skip
-    assert line(part, "selection: one")[-2].startswith("−20.0 (")  # to the default with its selection
     few = line(part, "K = 4")
     assert few[6].startswith("−30.0 (") and few[-2].startswith("−20.0 (")  # to the main teacher, to the default
     assert line(part, "K = 32 ▲")[-1] == "25.0 %"
@@ -233,9 +289,9 @@ def test_distilled_against_the_demonstrations_alone(tmp_path):
 
 
 def test_episodes_that_do_not_pair_are_refused(tmp_path):
-    found = write(tmp_path, seed0=[SEED0[0], row("chamfer", "111", (2, 1))])
-    with pytest.raises(ValueError, match="chamfer of seed 0 has 3 episodes, what it is compared with has 10"):
-        results_page.pool(found, ("main", "", "chamfer"))
+    found = write(tmp_path, seed0=[SEED0[0], row("imle", "111", (2, 1))])
+    with pytest.raises(ValueError, match="imle of seed 0 has 3 episodes, what it is compared with has 10"):
+        results_page.pool(found, ("main", "", "imle"))
     with pytest.raises(ValueError, match="run benchmarks/objectives.py"):
         results_page.read(tmp_path / "nothing")
 
@@ -252,21 +308,21 @@ def test_every_row_of_the_grid_is_a_run_that_can_be_made(phase, monkeypatch):
             assert config.task == task and config.evaluate.teacher_steps[0] == 50
 
 
-def test_maps_are_measured_with_one_sample_and_said_to_be(monkeypatch):
+def test_one_table_holds_students_that_are_measured_alike(monkeypatch):
     monkeypatch.chdir(objectives.ROOT)
-    maps = [row for phase in results_page.MAPS for row in objectives.PHASES[phase]]
-    assert {(row.label, row.flags) for row in maps} == {(results_page.ONE_SAMPLE_KEY[1], objectives.ONE_SAMPLE)}
-    names = [name for row in maps for name in row.recipes]
-    assert {DEFAULT, "chamfer", "regression", *objectives.SETS, *objectives.RIVALS} <= set(names)
-    assert len(names) == len(set(names))
-    assert read_command(["evaluate", *objectives.ONE_SAMPLE])[2].evaluate.selection == "one"
-    # whatever else selects otherwise than the presets says so in its label
-    others = [row for phase, rows in objectives.PHASES.items() if phase not in results_page.MAPS for row in rows]
-    told = {row.label for row in others if "--evaluate.selection" in row.flags}
-    assert told == {f"selection: {kind}" for kind in ("one", "consistent", "kept_latent")}
+    rows = [row for phase in results_page.MAIN for row in objectives.PHASES[phase]]
+    assert {(row.label, row.flags, row.name) for row in rows} == {("", (), "")}
+    names = [name for row in rows for name in row.recipes]
+    assert {DEFAULT, "regression", *objectives.SETS, *objectives.RIVALS} <= set(names) and len(names) == len(set(names))
+    # the page knows a rival by its phase
+    assert [name for row in objectives.PHASES["rivals"] for name in row.recipes] == list(objectives.RIVALS)
+    # whatever selects otherwise than the presets says so in its label
+    assert all(read_command(["evaluate", "--config", f"configs/{task}.yaml"])[2].evaluate.selection == "one"
+               for task in objectives.TASKS)  # fmt: skip
+    told = {row.label for rows in objectives.PHASES.values() for row in rows if "--evaluate.selection" in row.flags}
+    assert told == {f"selection: {kind}" for kind in ("typical", "consistent", "kept_latent")}
 
 
 def test_the_page_knows_every_phase_of_the_grid():
-    known = {"main", *results_page.MAPS, *results_page.SAME_TEACHER, "teachers", "demonstrations"}
-    assert set(objectives.PHASES) == known - {"maps"}
+    assert set(objectives.PHASES) == {*results_page.MAIN, *results_page.SAME_TEACHER, "teachers", "demonstrations"}
     assert objectives.DEFAULT == results_page.DEFAULT and objectives.RESULTS == results_page.RESULTS

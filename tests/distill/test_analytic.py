@@ -16,9 +16,11 @@ from torch.utils.data import DataLoader
 from distill.cache import CachePlan, HypothesisDataset, write_index, write_shards
 from distill.config import StudentConfig
 from distill.recipes import RECIPES, Batch, Ingredients, Lesson
+from distill.shares import calibrate
 from distill.training import Share, StepBatches, fit
 from envs.specs import STATE
 from students import load_student
+from students.one_step import OneStepStudent
 from teachers.contract import Observation, Teacher, check_teacher
 from teachers.native import TrainedTeacher
 from teachers.networks import PolicyShape
@@ -98,9 +100,9 @@ def test_the_cache_holds_the_mixture(dataset: HypothesisDataset, normaliser: Nor
 
 
 def _distil(name: str, dataset: HypothesisDataset, normaliser: Normaliser, folder: Path, steps: int) -> Tensor:
-    """Where the student's chunks end above fresh observations [m], `[64, 128]`; trained as the pipeline does it."""
+    """Where the student's chunks end above fresh observations [m], `[64, 512]`; trained as the pipeline does it."""
     chosen, settings = RECIPES[name], StudentConfig(
-        training_steps=steps, batch_size=32, num_latents=16, latent_size=4, warmup_steps=20, candidates=1, warm_start=False
+        training_steps=steps, batch_size=32, num_latents=16, codes=32, warmup_steps=20, candidates=1, warm_start=False
     )  # fmt: skip
     given = Ingredients(SHAPE, normaliser, None, settings, HYPOTHESES, torch.ones(4, 2))
     torch.manual_seed(0)
@@ -121,7 +123,9 @@ def _distil(name: str, dataset: HypothesisDataset, normaliser: Normaliser, folde
     assert curve[-1]["loss"] < 0.6 * curve[0]["loss"]
     trained = load_student(folder / f"candidate-{steps:06d}")
     state = torch.from_numpy(_states(np.arange(10_000, 10_064))).float()
-    latents = torch.randn(64, 128, 4, generator=torch.Generator().manual_seed(1))
+    if isinstance(trained, OneStepStudent) and trained.share_head is not None:
+        calibrate(trained, DataLoader(dataset, batch_size=64), torch.ones(4, 2), seed=0)
+    latents = torch.randn(64, 512, 1, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         chunks = trained({STATE: state}, latents)
     # sideways there is one way only, whatever the recipe
@@ -134,17 +138,18 @@ def _near(height: Tensor) -> float:
     return float(((height.abs() - HEIGHT).abs() < 4 * NOISE).float().mean())
 
 
-def test_the_set_student_finds_both_modes_with_their_weights(dataset, normaliser, tmp_path: Path) -> None:
-    height = _distil("chamfer_energy", dataset, normaliser, tmp_path, steps=500)
+def test_the_default_student_finds_both_modes_with_their_weights(dataset, normaliser, tmp_path: Path) -> None:
+    height = _distil(StudentConfig().default, dataset, normaliser, tmp_path, steps=300)
     up = height > 0
-    assert float(up.float().mean()) == pytest.approx(SHARE, abs=0.05)
+    # 32768 draws: a standard deviation of 0.0022; the 8192 hypotheses themselves are 0.0044 off
+    assert float(up.float().mean()) == pytest.approx(SHARE, abs=0.02)
     assert float(height[up].median()) == pytest.approx(HEIGHT, abs=NOISE)
     assert float(height[~up].median()) == pytest.approx(-HEIGHT, abs=NOISE)
-    # a continuous map of the latent passes between the modes somewhere
-    assert 0.9 < _near(height) < 1.0
-    # for every single observation, not only over all
+    # codes need not pass between the modes
+    assert _near(height) > 0.97
+    # for every single observation, not only over all; 512 draws have a standard deviation of 0.018
     share_B = up.float().mean(1)
-    assert float(share_B.min()) > 0.55 and float(share_B.max()) < 0.95
+    assert float(share_B.min()) > 0.68 and float(share_B.max()) < 0.92 and float(share_B.std()) < 0.04
 
 
 def test_the_regression_student_ends_between_the_modes(dataset, normaliser, tmp_path: Path) -> None:

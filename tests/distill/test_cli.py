@@ -26,8 +26,8 @@ FLAGS = [
     "teacher.candidates",
     "sample.num_hypotheses", "sample.num_steps", "sample.solver", "sample.num_observations", "sample.replanning_share",
     "sample.shard_size", "sample.batch_size",
-    "student.objectives", "student.default", "student.codes", "student.latent_size", "student.num_latents",
-    "student.unexecuted_weight", "student.warm_start", "student.width", "student.depth",
+    "student.objectives", "student.default", "student.codes", "student.code_shares", "student.latent_size",
+    "student.num_latents", "student.unexecuted_weight", "student.warm_start", "student.width", "student.depth",
     "student.training_steps", "student.batch_size", "student.learning_rate", "student.weight_decay",
     "student.warmup_steps", "student.ema_decay", "student.candidates",
     "evaluate.test_starts", "evaluate.validation_starts", "evaluate.teacher_steps", "evaluate.baselines",
@@ -174,7 +174,7 @@ def test_a_dry_run_prints_every_stage_and_makes_nothing(main, capsys) -> None:
     named = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines[1:]}
     assert {"demos", "teach", "sample", "distill/regression", f"evaluate/{DEFAULT}", "evaluate/nearest_demonstration",
             "latency", "report"} <= set(named)  # fmt: skip
-    assert set(named.values()) == {"to do"} and "distill/chamfer" not in named
+    assert set(named.values()) == {"to do"} and "distill/fidelity" not in named
     assert _nothing_was_made()
 
 

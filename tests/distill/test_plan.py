@@ -15,7 +15,8 @@ from students.selection import KINDS
 from teachers.diffusion import DiffusionTeacher
 
 BASE = Config()
-BASE = replace(BASE, evaluate=replace(BASE.evaluate, teacher_steps=(4, 1)),
+# a student that selects among its samples: its settings count
+BASE = replace(BASE, evaluate=replace(BASE.evaluate, teacher_steps=(4, 1), selection="typical"),
                student=replace(BASE.student, objectives=("regression", "chamfer"), default="chamfer"))  # fmt: skip
 STUDENTS = ("regression", "chamfer")
 TRAINED = {f"train/{name}" for name in STUDENTS}
@@ -78,6 +79,7 @@ CHANGES: list[tuple[str, Any, set[str]]] = [
     ("student.learning_rate", 0.5, STUDENT_ON),
     ("student.warm_start", False, STUDENT_ON),
     ("student.codes", 0, STUDENT_ON),
+    ("student.code_shares", False, STUDENT_ON),
     ("student.width", 64, STUDENT_ON),
     ("student.depth", 2, STUDENT_ON),
     ("student.default", "regression", {"report"}),

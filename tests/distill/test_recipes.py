@@ -16,6 +16,7 @@ from distill.cache import hypothesis_seeds, noise_of
 from distill.config import Config, StudentConfig
 from distill.objectives import OBJECTIVES, chamfer, coverage, embed, fidelity
 from distill.recipes import RECIPES, Batch, Ingredients, Lesson, RivalRecipe, SetRecipe, recipe
+from distill.shares import share_loss
 from envs.specs import STATE
 from students.flow_map import FlowMapStudent
 from students.one_step import OneStepStudent
@@ -88,7 +89,11 @@ def test_a_step_sends_gradients_to_the_student_and_none_to_the_teacher(name: str
     loss = lesson({key: value for key, value in batch.items() if key not in left_out}, *draws)
     assert loss.shape == () and bool(torch.isfinite(loss)) and float(loss.detach()) > 0
     loss.backward()
-    assert all(value.grad is not None and bool(torch.isfinite(value.grad).all()) for value in student.parameters())
+    trained = [value for value in student.parameters() if value.requires_grad]
+    assert all(value.grad is not None and bool(torch.isfinite(value.grad).all()) for value in trained)
+    # all but what is learned afterwards (distill.shares.calibrate)
+    left = {key for key, value in student.named_parameters() if not value.requires_grad}
+    assert all(key.startswith("share_correction.") for key in left)
     for part in ("encoder", "trunk"):
         assert any(bool(value.grad.any()) for value in student.get_submodule(part).parameters()), part  # type: ignore[union-attr]
     assert ingredients.teacher is not None and all(value.requires_grad for value in ingredients.teacher.parameters())
@@ -185,6 +190,56 @@ def test_only_what_was_chosen_is_made_with_a_gradient(given) -> None:
         )
         RECIPES[name].loss(student, ingredients, batch, *draws)
         assert calls == [(4 * 24, False), (4 * chunks, True)]
+
+
+SHARING = [name for name in SETS if name not in (*NOISE, "imle_policy", "regression")]
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_student_learns_the_shares_of_its_codes(name: str, given) -> None:
+    def shares(**changes: Any) -> bool:
+        student = RECIPES[name].build(given(**changes))
+        assert isinstance(student, OneStepStudent)
+        return student.share_head is not None
+
+    # unless it is told not to, has no codes, or makes one sample a step, which has no others to be compared with
+    assert shares() == (name in SHARING)
+    assert not shares(code_shares=False) and not shares(codes=0)
+
+
+def test_a_sum_learns_shares_unless_one_sample_is_enough_for_all_of_it(given) -> None:
+    for name, learns in (("chamfer+0.5energy_distance", True), ("chamfer+regression", True), ("2regression", False)):
+        student = recipe(name).build(given())
+        assert isinstance(student, OneStepStudent) and (student.share_head is not None) == learns, name
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_the_shares_learn_from_all_that_was_drawn(name: str, given) -> None:
+    ingredients = given()
+    student, batch, (latents,) = _made(name, ingredients)
+    assert isinstance(student, OneStepStudent) and student.share_head is not None
+    with torch.no_grad():
+        student.share_head.weight.normal_(std=0.1, generator=_generator())
+    (got,) = torch.autograd.grad(RECIPES[name].loss(student, ingredients, batch, latents), student.share_head.weight)
+    assert bool(got.any())
+
+    def expected(latents_BMZ: Tensor) -> Tensor:
+        """Of share_loss alone, over the chunks of these latents."""
+        log_share_BJ = student.log_shares(student.encode({STATE: batch[STATE]}))
+        chunks = student({STATE: batch[STATE]}, latents_BMZ, normalised=True)
+        log_share_BM = log_share_BJ.gather(1, student.choose_codes(latents_BMZ, log_share_BJ))
+        loss = share_loss(log_share_BM, chunks, batch["hypotheses"], WEIGHTS_TA)
+        return torch.autograd.grad(loss, student.share_head.weight)[0]
+
+    torch.testing.assert_close(got, expected(latents), rtol=1e-3, atol=1e-6)
+    # what is tried was drawn as the shares say; of the winners among it that is not true
+    choose = OBJECTIVES[name].choose
+    assert (choose is not None) == (name in ("set_imle", "large_pool"))
+    if choose is not None:
+        tried = student({STATE: batch[STATE]}, latents, normalised=True).detach()
+        index_BN = choose(tried, batch["hypotheses"], WEIGHTS_TA, SETTINGS.num_latents)
+        of_winners = expected(latents.gather(1, index_BN[..., None].expand(-1, -1, latents.shape[-1])))
+        assert float((got - of_winners).norm() / got.norm()) > 0.1
 
 
 @pytest.fixture
@@ -346,7 +401,7 @@ def test_a_recipe_from_noise_has_only_the_noises_of_the_cache(name: str) -> None
 
 @pytest.mark.parametrize("name", [*NOISE, "chamfer+noise_regression"])
 def test_a_recipe_from_noise_needs_chunks_that_were_made_from_one_noise_each(name: str, given, diffusion) -> None:
-    message = f"{re.escape(name)} pairs each chunk with the one noise .* use --student.objectives chamfer_energy"
+    message = f"{re.escape(name)} pairs each chunk with the one noise .* use --student.objectives chamfer"
     for teacher, solver, fits in (
         ({}, "heun", True), ({"kind": "diffusion"}, "", True), ({"kind": "diffusion"}, "ddim", True),
         ({"kind": "diffusion", "solver": "ddpm"}, "", True),  # the cache has its own solver

@@ -247,6 +247,20 @@ def test_what_distilling_cost_is_read_from_the_stages(tmp_path):
     assert cost("chamfer", teacher=200.0, chamfer=20.0)["share"] is None
 
 
+def test_setting_the_shares_right_is_part_of_what_a_student_cost(tmp_path):
+    config = Config(runs_dir=tmp_path, student=StudentConfig(("regression", "chamfer"), "chamfer"))
+    plan = make_plan(config)
+    trained = [(stage, 20.0) for stage in plan.train_students.values()]
+    for stage, seconds in [(plan.train, 100.0), (plan.sample, 10.0), *trained]:
+        partial_folder(config.folder / stage.name, stage.key).mkdir(parents=True)
+        commit(config.folder / stage.name, stage.key, stage.made_from, 1.0, seconds)
+    folder = config.folder / plan.students["chamfer"].name
+    folder.mkdir(parents=True)
+    (folder / "calibration.json").write_text(json.dumps({"energy_after": 0.1, "cpu_seconds": 5.0}))
+    cost = distilling(config, plan)
+    assert cost["students"] == {"regression": 20.0, "chamfer": 25.0} and cost["share"] == pytest.approx(35 / 100)
+
+
 def test_a_teacher_from_elsewhere_has_no_known_cost(tmp_path):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes(b"{}")

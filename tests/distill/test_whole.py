@@ -101,6 +101,21 @@ def test_a_run_leaves_a_report_of_what_it_measured(tiny_run) -> None:
     assert (tiny_run.run / "report" / "report.md").stat().st_size > 500
 
 
+def test_the_shares_of_the_chosen_student_are_set_right(tiny_run) -> None:
+    chosen, name = tiny_run.run / "distill" / DEFAULT, "calibration.json"
+    figures = json.loads((chosen / name).read_text())
+    assert figures["cpu_seconds"] > 0 and figures["energy_after"] < figures["energy_before"]
+    step = next(row["step"] for row in json.loads((chosen / "validation.json").read_text()) if row["chosen"])
+    trained = load_student(tiny_run.run / "train" / DEFAULT / f"candidate-{step:06d}").state_dict()
+    changed = {key for key, value in load_student(chosen).state_dict().items() if not value.equal(trained[key])}
+    assert changed and all(key.startswith("share_correction.") for key in changed)
+    # one that learns none is left as it is, and what the other cost is counted
+    assert not (tiny_run.run / "distill" / "regression" / name).exists()
+    manifest = json.loads((tiny_run.run / "train" / DEFAULT / "manifest.json").read_text())
+    cost = _report(tiny_run.run)["distilling"]["students"][DEFAULT]
+    assert cost == pytest.approx(manifest["cpu_seconds"] + figures["cpu_seconds"])
+
+
 def test_the_nearest_demonstration_is_evaluated_like_a_policy(tiny_run) -> None:
     """It does what was done after the most similar frame: found again here by hand, and its rollout replayed."""
     name = "nearest_demonstration"
@@ -174,8 +189,13 @@ def test_the_checkpoint_is_chosen_on_validation_starts(tiny_run) -> None:
         chosen = next(row for row in rows if row["chosen"])
         assert chosen["success_rate"] + (chosen["entropy"] or 0.0) == best
         trained = tiny_run.run / name.replace("distill", "train").replace("teach", "train/teacher")
-        candidate = trained / f"candidate-{chosen['step']:06d}" / "model.safetensors"
-        assert (tiny_run.run / name / "model.safetensors").read_bytes() == candidate.read_bytes()
+        candidate, taken = trained / f"candidate-{chosen['step']:06d}" / "model.safetensors", tiny_run.run / name
+        if (taken / "calibration.json").exists():  # all of it, but for the shares that were set right since
+            weights, learned = load_file(str(taken / "model.safetensors")), load_file(str(candidate))
+            assert set(weights) == set(learned) and name == f"distill/{DEFAULT}"
+            assert all(value.equal(learned[key]) for key, value in weights.items() if not key.startswith("share_correction."))
+        else:
+            assert (taken / "model.safetensors").read_bytes() == candidate.read_bytes()
 
 
 def test_the_cache_is_drawn_by_the_chosen_teacher(tiny_run) -> None:
@@ -225,9 +245,9 @@ def test_a_changed_student_flag_makes_the_students_again_and_nothing_else(copied
 
 def test_one_more_objective_is_one_more_student(copied_run, main) -> None:
     before = _manifests(copied_run.run)
-    objectives = ["--student.objectives", "regression", "chamfer", DEFAULT]
+    objectives = ["--student.objectives", "regression", "fidelity", DEFAULT]
     assert main(["distill", "--config", str(copied_run.config), *objectives]) == 0
-    assert _changed(before, _manifests(copied_run.run)) == {"train/chamfer", "distill/chamfer"}
+    assert _changed(before, _manifests(copied_run.run)) == {"train/fidelity", "distill/fidelity"}
 
 
 def test_every_way_of_making_a_student_learns_from_a_teacher_from_elsewhere(copied_run, main) -> None:

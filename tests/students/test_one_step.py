@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from envs.specs import STATE
-from students.one_step import CODE_GAIN, OneStepStudent
+from students.one_step import CODE_GAIN, SHARE_GAIN, OneStepStudent
 
 
 def _latents(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -214,6 +214,139 @@ def test_codes_that_are_none_are_refused(small_shape, codes: int, identity: bool
         OneStepStudent(small_shape, 16, identity, codes)
 
 
+# -- shares --------------------------------------------------------------------------------------------------------
+
+
+def _sharing(student: OneStepStudent, *share: float) -> OneStepStudent:
+    """These shares of the codes, whatever is observed."""
+    assert student.share_head is not None
+    with torch.no_grad():
+        student.share_head.bias.copy_(torch.tensor(share).log() / SHARE_GAIN)
+    return student
+
+
+def _within(*share: float) -> torch.Tensor:
+    """The latents `[1, C, 1]` in the middle of each code's share."""
+    up_to = 0.0
+    middles = []
+    for each in share:
+        middles.append([NormalDist().inv_cdf(up_to + each / 2)])
+        up_to += each
+    return torch.tensor([middles])
+
+
+def test_codes_are_drawn_as_the_shares_say(small_shape) -> None:
+    student = OneStepStudent(small_shape, 1, codes=4, shares=True)
+    share_BJ = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.55, 0.05, 0.0, 0.4]])
+    codes = student.choose_codes(_latents(2, 20_000, 1), share_BJ.log())
+    for b in range(2):
+        counts = codes[b].bincount(minlength=4)
+        taken = share_BJ[b] > 0
+        assert counts.shape == (4,) and not counts[~taken].any()
+        # chi squared with at most 3 degrees of freedom: mean 3, standard deviation sqrt(6)
+        expected = 20_000 * share_BJ[b, taken]
+        assert float(((counts[taken] - expected).square() / expected).sum()) < 3 + 5 * math.sqrt(6)
+
+
+def test_a_code_begins_where_the_shares_before_it_end(small_shape) -> None:
+    student = OneStepStudent(small_shape, 1, codes=5, shares=True)
+    # the third and the fifth are never taken
+    log_share = torch.tensor([[0.25, 0.25, 0.0, 0.5, 0.0]]).log()
+    below = [1e-6, 0.2499, 0.2501, 0.4999, 0.5001, 0.75, 0.999999]
+    latents = torch.tensor([[[NormalDist().inv_cdf(value)] for value in below]])
+    assert student.choose_codes(latents, log_share).tolist() == [[0, 0, 1, 1, 3, 3, 3]]
+    # at the border itself the next one that is taken at all begins
+    half = torch.zeros(1, 1, 1)
+    assert student.choose_codes(half, log_share).tolist() == [[3]]
+    first = torch.tensor([[0.0, 0.25, 0.0, 0.5, 0.25]]).log()
+    assert student.choose_codes(torch.tensor([[[-math.inf], [-40.0], [-6.0]]]), first).tolist() == [[1, 1, 1]]
+
+
+@pytest.mark.parametrize("codes", [2, 7, 128])
+def test_numbers_far_out_stay_among_the_codes(small_shape, codes: int) -> None:
+    # sums of shares that are rounded end above or below 1, the share below a number may be rounded to 1
+    student = OneStepStudent(small_shape, 1, codes=codes, shares=True)
+    log_share_BJ = _latents(50, codes).log_softmax(-1)
+    far = torch.tensor([-math.inf, -6.0, 5.0, 5.3, 6.0, 40.0, math.inf])[:, None].expand(50, -1, 1)
+    chosen = student.choose_codes(far, log_share_BJ)
+    assert chosen.unique(dim=0).tolist() == [[0, 0, *[codes - 1] * 5]]
+
+
+@pytest.mark.parametrize("codes", [2, 7, 128])
+def test_shares_begin_even_and_choose_as_a_student_without_them_does(make_student, observation, codes: int) -> None:
+    plain, sharing = (make_student(None, 1, codes, shares=shares).requires_grad_(False) for shares in (False, True))
+    log_share_BJ = sharing.log_shares(sharing.encode(observation))
+    assert plain.log_shares(plain.encode(observation)) is None
+    torch.testing.assert_close(log_share_BJ.exp(), torch.full((3, codes), 1 / codes))
+    latents = _latents(3, 20_000, 1)
+    below = codes * 0.5 * (1 + torch.erf(latents[..., 0] / math.sqrt(2)))
+    inside = (below - below.round()).abs() > 1e-3  # not where rounding decides
+    assert float(inside.float().mean()) > 0.99
+    assert torch.equal(sharing.choose_codes(latents, log_share_BJ)[inside], plain.choose_codes(latents)[inside])
+    # the rest of the student is the same too
+    middles = _middles(codes).expand(3, codes, 1)
+    assert torch.equal(sharing(observation, middles), plain(observation, middles))
+
+
+def test_shares_are_of_the_observation(make_student, observation) -> None:
+    student = make_student(None, 1, 4, shares=True).requires_grad_(False)
+    student.share_head.weight.copy_(_latents(4, 16) / SHARE_GAIN)
+    share_BJ = student.log_shares(student.encode(observation)).exp()
+    torch.testing.assert_close(share_BJ.sum(-1), torch.ones(3))
+    assert float((share_BJ[0] - share_BJ[1]).abs().max()) > 1e-3
+    # a chunk is that of the code that its own observation's shares give to the latent
+    codes = student.every_code(student.encode(observation), _latents(3, 4, 1))
+    chunks = student(observation, _latents(3, 50, 1), normalised=True)
+    up_to_BJ = share_BJ.double().cumsum(-1)
+    for b in range(3):
+        for chunk, (first,) in zip(chunks[b], _latents(3, 50, 1)[b].tolist(), strict=True):
+            number = min(sum(NormalDist().cdf(first) >= value for value in up_to_BJ[b].tolist()), 3)
+            torch.testing.assert_close(chunk, codes[b, number], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("latent_size", [1, 3])
+def test_every_code_is_what_the_middles_of_the_shares_make(make_student, observation, latent_size: int) -> None:
+    share = (0.1, 0.4, 0.05, 0.45)
+    student = _sharing(make_student(None, latent_size, 4, shares=True), *share).requires_grad_(False)
+    condition_BC = student.encode(observation)
+    torch.testing.assert_close(student.log_shares(condition_BC).exp(), torch.tensor(share).expand(3, 4))
+    others = _latents(3, 4, latent_size)  # the first number is not looked at, the others are
+    latents = torch.cat([_within(*share).expand(3, -1, -1), others[..., 1:]], -1)
+    every = student.every_code(condition_BC, others)
+    assert every.shape == (3, 4, 8, 2)
+    torch.testing.assert_close(every, student.generate(condition_BC, latents), rtol=1e-5, atol=1e-5)
+    # and without shares, those of even ones
+    plain = make_student(None, latent_size, 4).requires_grad_(False)
+    even = torch.cat([_middles(4).expand(3, -1, -1), others[..., 1:]], -1)
+    torch.testing.assert_close(plain.every_code(condition_BC, others), plain.generate(condition_BC, even), rtol=1e-5, atol=1e-5)
+
+
+def test_without_codes_there_is_not_every_code(make_student, observation) -> None:
+    student = make_student()
+    with pytest.raises(ValueError, match="every_code: this student has no codes"):
+        student.every_code(student.encode(observation), _latents(3, 4, 8))
+
+
+def test_a_last_code_without_a_share_is_never_taken(make_student) -> None:
+    student = make_student(None, 1, 5, shares=True)
+    # where the share below a latent rounds to 1, the last code that has a share is meant
+    log_share_BJ = torch.tensor([[0.25, 0.25, 0.0, 0.5, 0.0], [0.3, 0.3, 0.3, 0.1, 0.0]]).log()
+    latents = torch.tensor([5.0, 5.5, 6.0, math.inf])[:, None].expand(2, -1, -1)
+    assert student.choose_codes(latents, log_share_BJ).tolist() == [[3] * 4] * 2
+
+
+def test_the_chunks_send_no_gradient_to_the_shares(make_student, observation) -> None:
+    student = make_student(None, 1, 4, shares=True)
+    student(observation, _latents(3, 5, 1)).square().sum().backward()
+    assert student.code_book.grad is not None and student.code_book.grad.any()
+    assert all(value.grad is None for name, value in student.named_parameters() if name.startswith("share_"))
+
+
+def test_shares_of_no_codes_are_refused(small_shape) -> None:
+    with pytest.raises(ValueError, match="shares: got codes 0, expected at least 2"):
+        OneStepStudent(small_shape, 4, shares=True)
+
+
 # -- on disk -------------------------------------------------------------------------------------------------------
 
 
@@ -237,6 +370,32 @@ def test_a_saved_student_keeps_its_codes(make_student, observation, tmp_path: Pa
     path.write_text(json.dumps({**saved, "codes": 1}))
     with pytest.raises(ValueError, match="codes: got 1"):
         OneStepStudent.from_pretrained(tmp_path)
+
+
+def test_a_saved_student_keeps_its_shares(make_student, observation, tmp_path: Path) -> None:
+    student, latents = make_student(None, 1, 4, shares=True), _latents(3, 60, 1)
+    even = student(observation, latents)
+    with torch.no_grad():
+        for number, value in enumerate((*student.share_head.parameters(), *student.share_correction.parameters())):
+            value.copy_(_latents(*value.shape, seed=number))
+    student.save_pretrained(tmp_path)
+    again = OneStepStudent.from_pretrained(tmp_path)
+    assert again.share_head is not None and not torch.equal(student(observation, latents), even)
+    condition_BC = student.encode(observation)
+    assert torch.equal(again.log_shares(condition_BC), student.log_shares(condition_BC))
+    assert torch.equal(again(observation, latents), student(observation, latents))
+
+
+def test_a_student_from_before_there_were_shares_has_none(make_student, observation, tmp_path: Path) -> None:
+    student, latents = make_student(None, 1, 4), _latents(3, 9, 1)
+    student.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    saved = json.loads(path.read_text())
+    assert saved.pop("shares") is False
+    path.write_text(json.dumps(saved))
+    again = OneStepStudent.from_pretrained(tmp_path)
+    assert again.codes == 4 and again.share_head is None and again.share_correction is None
+    assert torch.equal(again(observation, latents), student(observation, latents))
 
 
 def test_a_student_from_before_there_were_codes_has_none(make_student, observation, tmp_path: Path) -> None:
