@@ -35,7 +35,8 @@ class Ingredients:
     """What a recipe may use.
 
     shape: of the student's network; normaliser: the statistics it is given; teacher: None for a student that needs none;
-    num_hypotheses: K; weights_TA: of the distance between chunks.
+    num_hypotheses: K; weights_TA: of the distance between chunks; chunks_JTA: hypotheses of other observations each, one for
+    every code to begin with, normalised; None where there are none.
     """
 
     shape: PolicyShape
@@ -44,6 +45,7 @@ class Ingredients:
     settings: StudentConfig
     num_hypotheses: int
     weights_TA: Tensor
+    chunks_JTA: Tensor | None = None
 
 
 class Recipe(Protocol):
@@ -141,7 +143,7 @@ class SetRecipe:
             student = OneStepStudent(given.shape, settings.latent_size, codes=settings.codes, shares=shares)
         student.normaliser.load_state_dict(given.normaliser.state_dict())
         if given.teacher is not None and settings.warm_start and given.teacher.shape == given.shape:
-            student.warm_start(given.teacher)
+            student.warm_start(given.teacher, given.chunks_JTA)
         return student
 
     def draws(self, student: nn.Module, given: Ingredients, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:

@@ -71,12 +71,21 @@ class OneStepStudent(PretrainedPolicy):
     def latent_shape(self) -> tuple[int, ...]:
         return (self.latent_size,)
 
-    def warm_start(self, teacher: TrainedTeacher) -> None:
-        """Take the weights of a teacher of the same shape, with its time frozen at pure noise."""
+    @torch.no_grad()
+    def warm_start(self, teacher: TrainedTeacher, chunks_JTA: Tensor | None = None) -> None:
+        """Take the weights of a teacher of the same shape, with its time frozen at pure noise.
+
+        chunks_JTA: normalised chunks of the teacher, one for each code: then the codes begin on the teacher's way from
+        their noise to these (`TrainedTeacher.warm_inputs`), and the time is frozen there.
+        """
         self.encoder.load_state_dict(teacher.encoder.state_dict())
         self.trunk.load_state_dict(teacher.trunk.state_dict())
-        with torch.no_grad():
+        if chunks_JTA is None or self.code_book is None:
             self.time_C.copy_(teacher.start_condition())
+            return
+        inputs_JTA, time_C = teacher.warm_inputs(CODE_GAIN * self.code_book.view_as(chunks_JTA), chunks_JTA)
+        self.time_C.copy_(time_C)
+        self.code_book.copy_(inputs_JTA.flatten(1) / CODE_GAIN)
 
     def log_shares(self, condition_BC: Tensor) -> Tensor | None:
         """Logarithm of the share of every code, `[B, J]`; None where all are alike."""

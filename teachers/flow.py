@@ -12,6 +12,10 @@ from teachers.native import TrainedTeacher
 from teachers.networks import PolicyShape
 from teachers.solvers import SOLVERS, integrate
 
+WARM_TIME = 0.5
+"""Where on the flow a student with codes begins: at pure noise the network does not look at its input yet, and all codes
+would begin with one and the same chunk."""
+
 
 class FlowTeacher(TrainedTeacher):
     """Velocity field v(x_t, t | observation) over normalised chunks; sampling solves dx/dt = v from t=0 to t=1."""
@@ -79,6 +83,12 @@ class FlowTeacher(TrainedTeacher):
     def evaluations(self, num_steps: int) -> int:
         """Network evaluations (NFE) that `num_steps` solver steps cost."""
         return SOLVERS[self.solver].evaluations(num_steps)
+
+    @torch.no_grad()
+    def warm_inputs(self, noise_NTA: Tensor, chunk_NTA: Tensor) -> tuple[Tensor, Tensor]:
+        """x_t = (1 - t) noise + t chunk at t = WARM_TIME."""
+        time_1 = torch.full((1,), WARM_TIME, device=noise_NTA.device)
+        return (1 - WARM_TIME) * noise_NTA + WARM_TIME * chunk_NTA, self.time(time_1)[0]
 
     # -- on disk -------------------------------------------------------------------------------------------------
 

@@ -84,6 +84,13 @@ class TrainedTeacher(PretrainedPolicy, ABC):
         """What stands for the time `[C]` at pure noise: a student that starts from this teacher goes on from there."""
         return self.time(torch.zeros(1, device=self.time.frequencies.device))[0]
 
+    def warm_inputs(self, noise_NTA: Tensor, chunk_NTA: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs of the trunk `[N, T, A]`, and what stands for their time `[C]`, that a student with codes starts from.
+
+        Here pure noise; where a teacher knows what lies between the noise and its chunks, rather that.
+        """
+        return noise_NTA, self.start_condition()
+
     @torch.no_grad()
     def sample_from_noise(self, observation: Observation, noise_BK: Tensor, num_steps: int) -> Tensor:
         """Chunks `[B, K, T, A]`, raw actions, made from noise `[B, K, *noise_shape]`; the encoder runs once."""
