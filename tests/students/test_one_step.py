@@ -12,6 +12,7 @@ import torch
 
 from envs.specs import STATE
 from students.one_step import CODE_GAIN, SHARE_GAIN, OneStepStudent
+from teachers.flow import WARM_TIME
 
 
 def _latents(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -188,6 +189,33 @@ def test_a_code_is_as_large_as_the_noise_the_trunk_knows(make_teacher, make_stud
     lifted = make_student(make_teacher(horizon=64), 1, 128).lift(_middles(128)[None]).detach()
     assert float(lifted.mean()) == pytest.approx(0.0, abs=0.05)  # 128 codes of 128 entries
     assert float(lifted.square().mean()) == pytest.approx(1.0, abs=0.06)
+
+
+def test_given_chunks_the_codes_begin_halfway_and_say_what_the_teacher_predicts_there(
+    make_teacher, make_student, observation
+) -> None:
+    teacher = make_teacher()
+    student = make_student(teacher, 1, 3, warm=False)
+    noise_JTA = (CODE_GAIN * student.code_book.detach()).view(3, 8, 2).clone()
+    chunks_JTA = _latents(3, 8, 2, seed=7)
+    student.warm_start(teacher, chunks_JTA)
+    x_JTA = (1 - WARM_TIME) * noise_JTA + WARM_TIME * chunks_JTA
+    condition_BC = teacher.encode(observation)
+    got = student(observation, _middles(3).expand(3, -1, -1), normalised=True)
+    for j in range(3):
+        # the end point that the teacher sees from there: x + (1 - t) v
+        x_BTA = x_JTA[j].expand(3, -1, -1)
+        velocity = teacher.velocity(x_BTA, torch.full((3,), WARM_TIME), condition_BC)
+        torch.testing.assert_close(got[:, j], x_BTA + (1 - WARM_TIME) * velocity, rtol=1e-5, atol=1e-5)
+
+
+def test_a_teacher_that_is_no_flow_lets_the_codes_begin_at_its_noise(make_teacher, make_student) -> None:
+    teacher = make_teacher(kind="diffusion")
+    given, plain = make_student(teacher, 1, 3, warm=False), make_student(teacher, 1, 3, warm=False)
+    plain.load_state_dict(given.state_dict())
+    given.warm_start(teacher, _latents(3, 8, 2))
+    plain.warm_start(teacher)
+    assert all(torch.equal(value, plain.state_dict()[name]) for name, value in given.state_dict().items())
 
 
 def test_a_warm_start_with_codes_takes_all_the_teachers_other_weights(make_teacher, make_student, observation) -> None:
