@@ -74,7 +74,7 @@ class SampleConfig:
     """
 
     num_hypotheses: int = 12
-    num_steps: int = 12
+    num_steps: int = 20
     solver: str = ""
     num_observations: int = 2048
     replanning_share: float = 0.5
@@ -106,7 +106,7 @@ class StudentConfig:
     warm_start: bool = True
     width: int = 0
     depth: int = 0
-    training_steps: int = 1700
+    training_steps: int = 1800
     batch_size: int = 32
     learning_rate: float = 2.5e-3
     weight_decay: float = 1e-4
