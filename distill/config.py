@@ -106,7 +106,7 @@ class StudentConfig:
     warm_start: bool = True
     width: int = 0
     depth: int = 0
-    training_steps: int = 1800
+    training_steps: int = 2000
     batch_size: int = 32
     learning_rate: float = 2.5e-3
     weight_decay: float = 1e-4
