@@ -375,9 +375,20 @@ def made_table(results: Mapping[str, Any]) -> Table:
             f"{data.get('cache_num_steps', NOTHING)} solver steps each"
             + ("" if _missing(size) else f", {float(size) / 1e6:.1f} MB on disk"),
         ),
+        ("Ways among an observation's samples", _ways(data)),
         ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items()) or NOTHING),
     )
     return Table((("What", ""), ("This run", "")), tuple((Cell(name), Cell(value)) for name, value in rows))
+
+
+def _ways(data: Mapping[str, Any]) -> str:
+    """How many-moded the cached observations are, and how many of their plans say nothing new."""
+    ways = data.get("ways") or []
+    if not ways:
+        return NOTHING
+    shares = [f"{count}: {percent(number / sum(ways))}" for count, number in enumerate(ways, 1) if number]
+    repeated = percent(data.get("repeated_share"))
+    return f"{', '.join(shares)} of {sum(ways)} observations; {repeated} of the plans repeat an earlier one within 1 %"
 
 
 def wall_table(results: Mapping[str, Any]) -> Table | None:

@@ -14,12 +14,17 @@ import numpy as np
 import torch
 
 import envs
+from distill.cache import HypothesisDataset
 from distill.clips import write_clip
+from distill.modes import modes_of_cache
+from distill.objectives import embed
 from distill.recipes import recipe
 from distill.run import Stage
 from distill.stages import installed_packages, read_manifest
 from distill.statistics import mcnemar_p, mode_share_error, paired_difference, wilson_interval
+from distill.support import cache_blocks, distinct
 from envs.render import open_renderer
+from students.selection import ALIKE
 
 if TYPE_CHECKING:
     from distill.config import Config
@@ -74,6 +79,7 @@ def collect(pipeline: Pipeline, clips: dict[str, str]) -> dict[str, Any]:
             "hypotheses_per_observation": index.get("num_hypotheses"), "cache_num_steps": index.get("num_steps"),
             "cache_bytes": sum(path.stat().st_size for path in run.folder(plan.sample).glob("*.safetensors"))
             if drawn else None,
+            **(_cached(run.folder(plan.sample), pipeline.spec.action.weights) if drawn else {}),
         },
         "distilling": distilling(config, plan),
         "policies": policies,
@@ -169,6 +175,15 @@ def distilling(config: Config, plan: Plan) -> dict[str, Any]:
     known = teacher and trained and (sample or not sampled)
     return {"teacher_cpu_s": teacher, "sample_cpu_s": sample, "students": students,
             "share": (trained + (sample or 0.0)) / teacher if known else None}  # type: ignore[operator]
+
+
+def _cached(folder: Path, weights: tuple[float, ...], most: int = 512) -> dict[str, Any]:
+    """ways: how many of the cache's observations have 1, 2, .. modes; repeated_share: of hypotheses like an earlier one."""
+    dataset, weights_A = HypothesisDataset(folder), torch.tensor(weights)
+    rows = range(0, len(dataset), max(1, len(dataset) // most))
+    kept_BK = torch.cat([distinct(embed(chunks, weights_A), ALIKE) for _, chunks in cache_blocks(dataset, rows)])
+    ways = modes_of_cache(dataset, weights_A, most)["observations_by_modes"]
+    return {"ways": ways, "repeated_share": 1 - float(kept_BK.float().mean())}
 
 
 def _seconds(folder: Path) -> float | None:

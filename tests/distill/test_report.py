@@ -86,7 +86,7 @@ def results():
         "made": {"date": "2026-11-20", "seed": 7, "hardware": "2 cores", "threads": 1, "dtype": "float32",
                  "packages": {"torch": "2.13.0"}, "wall_s": {"demos": 41.25, "distill/chamfer": 340}, "processes": 1},
         "data": {"episodes": 240, "frames": 19200, "observations": 2048, "hypotheses_per_observation": 64,
-                 "cache_num_steps": 50, "cache_bytes": 67_100_000},
+                 "cache_num_steps": 50, "cache_bytes": 67_100_000, "ways": [75, 20, 0, 5], "repeated_share": 0.125},
         "distilling": {"teacher_cpu_s": 640.0, "sample_cpu_s": 60.2, "students": {"regression": 20.0, "chamfer_energy": 74.6},
                        "share": 0.210625},
         "policies": [teacher, regression, student],
@@ -161,6 +161,7 @@ def test_numbers_stand_in_the_markdown(tmp_path, results):
     assert "[report.html](report.html)" in text and "[report.json](report.json)" in text
     for words in ("| demos | 41.2 s |", "| distill/chamfer | 5 min 40 s |", "240 episodes, 19200 frames",
                   "67.1 MB on disk",
+                  "1: 75.0 %, 2: 20.0 %, 4: 5.0 % of 100 observations; 12.5 % of the plans repeat an earlier one within 1 %",
                   "| Floor: teacher against itself | 0.100 |",
                   "2000 | 96.0 % | 0.980 | chosen", "| 2.1 % (2.1 × the teacher's own) |"):  # fmt: skip
         assert words in text

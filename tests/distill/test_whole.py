@@ -78,6 +78,8 @@ def test_a_run_leaves_a_report_of_what_it_measured(tiny_run) -> None:
     assert report["made"]["processes"] == 1 and report["made"]["seed"] == 0 and report["task"]["name"] == "avoid"
     assert report["data"]["episodes"] == 2 * 24
     assert (report["data"]["observations"], report["data"]["hypotheses_per_observation"]) == (40, 4)
+    # four hypotheses are too few to tell two ways apart
+    assert report["data"]["ways"] == [40] and 0 <= report["data"]["repeated_share"] <= 0.75
     policies = {row["name"]: row for row in report["policies"]}
     assert list(policies) == ["teacher_4", "teacher_1", "nearest_demonstration", *STUDENTS]
     assert {name: row["nfe"] for name, row in policies.items()} == {
