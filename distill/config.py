@@ -132,7 +132,7 @@ class EvaluateConfig:
     teacher_steps: tuple[int, ...] = (50, 10, 4, 2, 1)
     baselines: tuple[str, ...] = ("nearest_demonstration",)
     execution_horizon: int = 8
-    selection: str = "one"
+    selection: str = "typical"
     selection_candidates: int = 8
     forget_every: int = 5
     fidelity_observations: int = 64

@@ -24,7 +24,7 @@ STEPS, ROWS, LEARNING_RATE, WEIGHT_DECAY = 1000, 64, 3e-3, 1e-3
 
 FAITH = 0.04
 """Weight of the divergence from the shares that were learned in training. A code that was hardly taken there was hardly
-trained there, and what it makes cannot be trusted: without this the calibrated students fail three times as often."""
+trained there, and what it makes cannot be trusted: without this, calibrated students fail several times as often."""
 
 
 def share_loss(log_share_BM: Tensor, student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
