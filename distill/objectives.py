@@ -51,7 +51,12 @@ def _row_distances(first_BMD: Tensor, second_BMD: Tensor) -> Tensor:
 
 
 def neighbour_radii(points_BND: Tensor, neighbours: int) -> Tensor:
-    """Distance `[B, N]` of every point to its `neighbours`-th nearest other point of the same observation."""
+    """Distance `[B, N]` of every point to its `neighbours`-th nearest other point of the same observation.
+
+    Raises ValueError where there are no more than `neighbours` points.
+    """
+    if points_BND.shape[1] <= neighbours:
+        raise ValueError(f"got {points_BND.shape[1]} chunks an observation, expected at least {neighbours + 1}")
     return distances(points_BND, points_BND).sort(-1).values[..., neighbours]
 
 

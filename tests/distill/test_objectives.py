@@ -643,3 +643,8 @@ def test_regression_collapses_to_the_mean_of_the_mixture() -> None:
     samples = _trained_on_a_mixture(regression)
     assert float(samples.mean()) == pytest.approx(-0.4, abs=0.1)  # 0.7 * -1 + 0.3 * 1, where no data is
     assert float(samples.std()) < 0.1
+
+
+def test_a_lone_hypothesis_has_no_spacing_to_adapt_to() -> None:
+    with pytest.raises(ValueError, match="got 1 chunks an observation, expected at least 2"):
+        OBJECTIVES["rs_imle_adaptive"].loss(torch.zeros(2, 3, 4, 2), torch.zeros(2, 1, 4, 2), torch.ones(2))
