@@ -427,11 +427,12 @@ def changed_section(tasks: Mapping[str, Found], section: str, title: str, text: 
 def preset_line(task: str) -> str:
     """The default recipe's settings of a task, from its preset."""
     config = apply_preset(Config(), ROOT / f"configs/{task}.yaml")
+    several = f" of {config.evaluate.selection_candidates}" if config.evaluate.student_selection.several else ""
     return (
         f"By `configs/{task}.yaml`, as it was when this page was made, the default has K = {config.sample.num_hypotheses}, "
         f"M = {config.student.num_latents}, codes = {config.student.codes}, latent size = {config.student.latent_size}, "
         f"teacher steps = {config.sample.num_steps}, width = {config.student.width or config.teacher.width}, "
-        f"selection: {config.evaluate.selection}."
+        f"selection: {config.evaluate.selection}{several}."
     )
 
 
@@ -541,7 +542,8 @@ def page(folder: Path) -> str:
         "that use hypotheses) and training, over the training of the teacher.\n"
         "- **bold** policy: the default recipe; **▲**: solves more episodes than it; **bold** seeds: fewer than other rows of "
         "the table have. Such a row is compared with its teacher and with the default on its own seeds, and every sentence on "
-        "common seeds. A policy carries out the one sample it makes, except where the row says another selection.",
+        "common seeds. Students carry out the plan that the task's selection takes, except where a row names another; "
+        "teachers carry out the one sample they make.",
         summary(tasks),
         *(main_section(task, found, students) for task, found in tasks.items()),
         changed_section(tasks, "small", "A smaller student", "To read here: what is lost when the student has fewer parameters "
