@@ -56,7 +56,7 @@ def _demonstrations(count: int) -> tuple[Row, ...]:
 
 PHASES: dict[str, tuple[Row, ...]] = {
     "main": (Row("", (DEFAULT, "regression"), teacher_steps=(50, 10, 4, 2, 1)),),
-    "small": (Row("8 x fewer parameters", (DEFAULT,), SMALL),),
+    "small": (Row("7.6 x fewer parameters", (DEFAULT,), SMALL),),
     "rivals": tuple(Row("", (name,)) for name in RIVALS),
     "objectives": (
         *(Row("", (name,), seeds=(0,)) for name in SETS),
