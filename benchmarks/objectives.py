@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distill.results import hardware
+from distill.results import hardware, student_seconds
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/objectives"
@@ -121,11 +121,6 @@ def measure(runs_dir: Path, task: str, seed: int, phase: str, row: Row) -> list[
         path = folder / stage / "manifest.json"
         return json.loads(path.read_text())["cpu_seconds"] if path.is_file() else None
 
-    def trained(policy: str) -> float | None:
-        """With what it took to set the shares of its codes right."""
-        known, calibration = seconds(f"train/{policy}"), folder / f"distill/{policy}/calibration.json"
-        return known + json.loads(calibration.read_text())["cpu_seconds"] if known and calibration.is_file() else known
-
     found = []
     for policy in (*(f"teacher_{steps}" for steps in row.teacher_steps), *row.recipes):
         result = read(f"evaluate/{policy}/result.json")
@@ -137,7 +132,7 @@ def measure(runs_dir: Path, task: str, seed: int, phase: str, row: Row) -> list[
             "switch_rate": summary.get("switch_rate"), "jerk": summary.get("jerk_rms"),
             "fidelity": {key: round(value, 6) for key, value in result["fidelity"].items()},
             "teacher_cpu_s": seconds("train/teacher"), "sample_cpu_s": seconds("sample"),
-            "train_cpu_s": trained(policy),
+            "train_cpu_s": student_seconds(folder, policy),
         })  # fmt: skip
     return found
 

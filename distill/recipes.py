@@ -170,10 +170,10 @@ class SetRecipe:
         drawn_BMZ = latents_BMZ  # what is tried is drawn as the shares say, the winners among it are not
         if self.objective.choose is not None:
             with torch.no_grad():
-                drawn_BMTA = student.generate(condition_BC, latents_BMZ)
+                drawn_BMTA = student.from_lifted(condition_BC, student.lift(latents_BMZ, log_share_BJ))
                 index_BN = self.objective.choose(drawn_BMTA, teacher_BKTA, given.weights_TA, given.settings.num_latents)
             latents_BMZ = latents_BMZ.gather(1, index_BN[..., None].expand(-1, -1, latents_BMZ.shape[-1]))
-        student_BMTA = student.generate(condition_BC, latents_BMZ)
+        student_BMTA = student.from_lifted(condition_BC, student.lift(latents_BMZ, log_share_BJ))
         loss = self.objective.loss(student_BMTA, teacher_BKTA, given.weights_TA)
         if log_share_BJ is not None:
             taken_BM = log_share_BJ.gather(1, student.choose_codes(drawn_BMZ, log_share_BJ))

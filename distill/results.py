@@ -166,15 +166,18 @@ def distilling(config: Config, plan: Plan) -> dict[str, Any]:
 
     sampled = recipe(config.student.default).data == "hypotheses"
     teacher, sample = cpu_seconds(plan.train), cpu_seconds(plan.sample) if sampled else None
-    students = {name: cpu_seconds(stage) for name, stage in plan.train_students.items()}
-    for name, seconds in students.items():  # the shares of its codes were set right after the choice among checkpoints
-        calibration = config.folder / plan.students[name].name / "calibration.json"
-        if seconds and calibration.is_file():
-            students[name] = seconds + _read(calibration)["cpu_seconds"]
+    students = {name: student_seconds(config.folder, name) for name in plan.train_students}
     trained = students[config.student.default]
     known = teacher and trained and (sample or not sampled)
     return {"teacher_cpu_s": teacher, "sample_cpu_s": sample, "students": students,
             "share": (trained + (sample or 0.0)) / teacher if known else None}  # type: ignore[operator]
+
+
+def student_seconds(run: Path, name: str) -> float | None:
+    """Processor seconds of a student's training and of setting the shares of its codes right; None where not measured."""
+    trained = (read_manifest(run / f"train/{name}") or {}).get("cpu_seconds") or None
+    calibration = run / f"distill/{name}/calibration.json"
+    return trained + _read(calibration)["cpu_seconds"] if trained and calibration.is_file() else trained
 
 
 def _cached(folder: Path, weights: tuple[float, ...], most: int = 512) -> dict[str, Any]:

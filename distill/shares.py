@@ -95,12 +95,13 @@ def calibrate(
         # it learns on standardised conditions; afterwards they are folded into its first layer
         mean_C, scale_C = condition_NC.mean(0), condition_NC.std(0, unbiased=False) + 1e-6
         standard_NC = (condition_NC - mean_C) / scale_C
+        outside_NJ = torch.cat([outside(*rows) for rows in zip(codes_NJD.split(ROWS), teacher_NKD.split(ROWS), strict=True)])
 
     def losses(row_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         log_share_BJ = (so_far_NJ[row_B] + correction(standard_NC[row_B])).log_softmax(-1)
-        share_BJ, chunks_BJD, teacher_BKD = log_share_BJ.exp(), codes_NJD[row_B], teacher_NKD[row_B]
-        energy = energy_of_shares(share_BJ, chunks_BJD, teacher_BKD).mean()
-        beyond = (share_BJ * outside(chunks_BJD, teacher_BKD)).sum(-1).mean()
+        share_BJ = log_share_BJ.exp()
+        energy = energy_of_shares(share_BJ, codes_NJD[row_B], teacher_NKD[row_B]).mean()
+        beyond = (share_BJ * outside_NJ[row_B]).sum(-1).mean()
         return energy, beyond, (share_BJ * (log_share_BJ - so_far_NJ[row_B])).sum(-1).mean()
 
     @torch.no_grad()
