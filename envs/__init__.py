@@ -9,6 +9,7 @@ import numpy as np
 
 from envs.avoid import AvoidEnv
 from envs.detour import DetourEnv
+from envs.disturbances import Disturbance
 from envs.handles import HandlesEnv
 from envs.panda import PandaEnv
 from envs.specs import FAILURES, STATE, TaskSpec, nearest_name
@@ -29,6 +30,15 @@ def make(name: str) -> PandaEnv:
 def task_spec(name: str) -> TaskSpec:
     """What is known of the task before it runs; ValueError with the nearest name for an unknown one."""
     return _task(name).spec_task
+
+
+def disturbance(name: str) -> Disturbance:
+    """What may move in the task; ValueError for an unknown task, or one in which nothing does."""
+    found = _task(name).disturbance
+    if found is None:
+        known = sorted(task for task, env in TASKS.items() if env.disturbance is not None)
+        raise ValueError(f"task {name!r} has no disturbance; the tasks that have one are {known}")
+    return found
 
 
 def _task(name: str) -> type[PandaEnv]:

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from envs.arm import AS_HAND, AS_OBSTACLE, panda_mjcf
+from envs.disturbances import Disturbance
 from envs.panda import PandaEnv, smooth_path
 from envs.specs import ActionSpec, Shape, TaskSpec
 
@@ -47,6 +48,10 @@ class AvoidEnv(PandaEnv):
     """
 
     spec_task = SPEC
+    disturbance = Disturbance(
+        moves="tool", step=(3, 20), steps=10, low_m=0.0, high_m=0.0,
+        summary="Somebody catches the arm and holds it fast for 0.5 s.",
+    )  # fmt: skip
     start_low = (0.29, -0.04)
     start_high = (0.31, 0.04)
 

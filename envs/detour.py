@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from envs.arm import AS_OBJECT, AS_OBSTACLE, FINGER_OPEN_M, panda_mjcf
+from envs.disturbances import Disturbance
 from envs.panda import PandaEnv, last_side, smooth_path
 from envs.specs import ActionSpec, Shape, TaskSpec
 
@@ -47,6 +48,10 @@ class DetourEnv(PandaEnv):
     start_low = (0.345, -0.02, 0.345, -0.02, 0.105)
     start_high = (0.375, 0.02, 0.375, 0.02, 0.135)
     carried = "cube"
+    disturbance = Disturbance(
+        moves="object", step=(1, 7), steps=2, low_m=0.03, high_m=0.04,
+        summary="The cube is pushed to a side.",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from envs.arm import AS_OBJECT, FINGER_OPEN_M, panda_mjcf
+from envs.disturbances import Disturbance
 from envs.panda import PandaEnv, last_side, smooth_path
 from envs.specs import ActionSpec, Shape, TaskSpec
 
@@ -49,6 +50,10 @@ class HandlesEnv(PandaEnv):
     start_low = (0.48, -0.02, 0.48, -0.012, 0.14)
     start_high = (0.52, 0.02, 0.52, 0.012, 0.17)
     carried = "tray"
+    disturbance = Disturbance(
+        moves="object", step=(2, 14), steps=2, low_m=0.03, high_m=0.04,
+        summary="The tray is pushed to a side.",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__()

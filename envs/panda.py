@@ -12,6 +12,7 @@ import mujoco
 import numpy as np
 
 from envs.arm import FINGER_OPEN_M, HOME_Q, PHYSICS_DT_S, compile_model, solve_ik
+from envs.disturbances import Disturbance, Move
 from envs.specs import FAILURES, STATE, Shape, TaskSpec
 
 BLOCKS = 5
@@ -59,8 +60,8 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     """One task of the Panda: absolute tool targets in, states out; contact physics decides what happened.
 
     A task module gives `spec_task`, `start_low`, `start_high` and the methods marked abstract; a task with an object to
-    grasp names its free body in `carried`. Everything that varies from start to start must live in `data`, because
-    `model` is shared by all environments of the process.
+    grasp names its free body in `carried`, one that can be disturbed says in `disturbance` what moves then. Everything that
+    varies from start to start must live in `data`, because `model` is shared by all environments of the process.
 
     `step`'s and `reset`'s info always holds `is_success: bool`, `failure: str` ("" or one of `FAILURES`) and
     `mode: str` ("" until the task was carried out in a mode of the spec).
@@ -71,6 +72,7 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     start_low: ClassVar[tuple[float, ...]]
     start_high: ClassVar[tuple[float, ...]]
     carried: ClassVar[str] = ""
+    disturbance: ClassVar[Disturbance | None] = None
 
     def __init__(self) -> None:
         spec = self.spec_task
@@ -92,6 +94,8 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         self._reference = np.zeros(3)
         self._steps = 0
         self._running = False
+        self._move: Move | None = None
+        self._moved_steps = 0
         self._last_state = np.zeros(len(spec.state_names), dtype=np.float32)
         mujoco.mj_forward(self.model, self.data)  # positions mean something before the first reset, too
         self.observation_space = gymnasium.spaces.Dict(
@@ -194,6 +198,7 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         mujoco.mj_forward(self.model, self.data)
         self._reference = np.array(tool, dtype=np.float64)
         self._steps = 0
+        self._move = None
         self._running = True
         return self._observe(), {"is_success": False, "failure": "", "mode": ""}
 
@@ -225,10 +230,60 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         info = {"is_success": success, "failure": failure, "mode": mode}
         return self._observe(), float(success), terminated, truncated, info
 
+    def disturb(self, move: Move) -> bool:
+        """Begins a move of the task's world; it takes place during the next `move.steps` control steps.
+
+        Returns False, and nothing moves, where an object is to be moved that the hand already touches or has lifted:
+        nobody pulls it out of the gripper. Raises ValueError for a task without a disturbance, RuntimeError when no
+        episode is running.
+        """
+        if self.disturbance is None:
+            raise ValueError(f"task {self.spec_task.name!r} has no disturbance; give its class one (envs.disturbances)")
+        if not self._running:
+            raise RuntimeError("no episode is running: call reset() first, and again after an episode has ended")
+        if self.disturbance.moves == "object" and self._touched():
+            return False
+        place = self.data.xpos[self._carried_body] if self.disturbance.moves == "object" else self._reference
+        self._move, self._moved_steps = move, 0
+        self._destination = place[:2] + np.array(move.offset_m)
+        return True
+
+    def _touched(self) -> bool:
+        """Whether the robot touches the carried object."""
+        bodies = self.model.geom_bodyid[self.data.contact.geom]
+        mine = bodies == self._carried_body
+        robot = self.model.body_rootid[bodies] == self.model.body("link1").id
+        return bool((mine.any(1) & robot.any(1)).any())
+
+    def _caught(self, target: np.ndarray) -> np.ndarray:
+        """Where the tool is made to go: to `target`, or to where whoever has caught the arm moves it."""
+        if self._move is None or self.disturbance is None or self.disturbance.moves != "tool":
+            return target
+        left = self._move.steps - self._moved_steps
+        moved = self._reference.copy()
+        moved[:2] += (self._destination - moved[:2]) / left
+        return moved
+
+    def _drag(self, block: int) -> None:
+        """Gives the object the speed that brings it to its destination in time; contacts may still hold it up."""
+        if self._move is None or self.disturbance is None or self.disturbance.moves != "object":
+            return
+        blocks = BLOCKS * (self._move.steps - self._moved_steps) - (block - 1)
+        first = int(self.model.jnt_dofadr[self.model.body_jntadr[self._carried_body]])
+        away = self._destination - self.data.xpos[self._carried_body][:2]
+        self.data.qvel[first : first + 2] = away / (blocks * self._substeps * PHYSICS_DT_S)
+        self.data.qvel[first + 3 : first + 6] = 0.0  # dragged, not tipped over
+
+    def _let_lie(self) -> None:
+        """The end of a move of the object: it stops where it is."""
+        if self.disturbance is not None and self.disturbance.moves == "object":
+            first = int(self.model.jnt_dofadr[self.model.body_jntadr[self._carried_body]])
+            self.data.qvel[first : first + 6] = 0.0
+
     def _advance(self, target: np.ndarray, opening: float) -> bool:
         """One control period of physics; True as soon as a forbidden contact is seen."""
         model, data = self.model, self.data
-        way = target - self._reference
+        way = self._caught(target) - self._reference
         length = math.sqrt(float(way @ way))
         self._reference = self._reference + way * min(1.0, self._reach / max(length, 1e-9))
         old = self._q
@@ -237,11 +292,17 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
             data.ctrl[7:9] = opening
         for block in range(1, BLOCKS + 1):
             data.ctrl[:7] = old + (self._q - old) * (block / BLOCKS)
+            self._drag(block)
             mujoco.mj_step(model, data, nstep=self._substeps)
             if data.ncon:
                 geoms = data.contact.geom
                 if self._forbidden[geoms[:, 0], geoms[:, 1]].any():
                     return True
+        if self._move is not None:
+            self._moved_steps += 1
+            if self._moved_steps == self._move.steps:
+                self._move = None
+                self._let_lie()
         return False
 
     def _stable(self) -> bool:
