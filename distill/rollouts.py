@@ -96,7 +96,7 @@ def _run_wave(
     for row, (env, episode) in enumerate(zip(pool, episodes, strict=True)):
         observation, _ = env.reset(options={"start": starts_ED[episode.index]})
         history.append([observation[STATE]] * steps_O)
-        _note_place(env, episode)
+        note_place(env, episode)
         tools[row].append(env.tool_position())
     chunks: dict[int, np.ndarray] = {}
     active = list(range(len(wave)))
@@ -113,7 +113,7 @@ def _run_wave(
                 episodes[row].asked += 1
                 episodes[row].outside += outside
                 if row in chunks:
-                    _note_switch(pool[row], episodes[row], chunks[row][execution_horizon:], chunk)
+                    note_switch(pool[row], episodes[row], chunks[row][execution_horizon:], chunk)
                 chunks[row], memories[row] = chunk, memory
         for row in list(active):
             env, episode, action = pool[row], episodes[row], chunks[row][step % execution_horizon]
@@ -126,17 +126,22 @@ def _run_wave(
             episode.steps += 1
             if episode.index < keep_actions:
                 episode.actions.append([float(value) for value in action])
-            _note_place(env, episode)
+            note_place(env, episode)
             tools[row].append(env.tool_position())
             if terminated or truncated:
                 episode.success, episode.failure, episode.mode = info["is_success"], info["failure"], info["mode"]
                 active.remove(row)
         step += 1
     for env, episode, positions in zip(pool, episodes, tools, strict=True):
-        # a collision cuts its control step short, and a simulator that burst tells nothing
-        whole = positions[:-1] if episode.failure == "collision" else positions
-        episode.jerk = None if episode.failure == "unstable" else rms_jerk(np.stack(whole), env.spec_task.dt_s)
+        end_motion(env, episode, positions)
     return episodes
+
+
+def end_motion(env: PandaEnv, episode: Episode, positions: Sequence[np.ndarray]) -> None:
+    """Note the jerk of an episode that has ended, from the tool's `positions` after each of its steps."""
+    # a collision cuts its control step short, and a simulator that burst tells nothing
+    whole = positions[:-1] if episode.failure == "collision" else positions
+    episode.jerk = None if episode.failure == "unstable" else rms_jerk(np.stack(whole), env.spec_task.dt_s)
 
 
 @torch.inference_mode()
@@ -156,7 +161,8 @@ def decide(
     return postprocess(policy, chosen_BTA), remembered
 
 
-def _note_switch(env: PandaEnv, episode: Episode, rest: np.ndarray, chunk: np.ndarray) -> None:
+def note_switch(env: PandaEnv, episode: Episode, rest: np.ndarray, chunk: np.ndarray) -> None:
+    """Count whether a new plan goes another way than the `rest` of the last one would have gone, from here."""
     if not len(rest) or not np.isfinite(chunk).all():
         return
     both = [(old, new) for old, new in zip(env.ways(rest), env.ways(chunk), strict=True) if old and new]
@@ -175,7 +181,8 @@ def rms_jerk(positions_LD: np.ndarray, dt_s: float) -> float | None:
     return math.sqrt(float(np.square(jerk_LD).sum(-1).mean()))
 
 
-def _note_place(env: PandaEnv, episode: Episode) -> None:
+def note_place(env: PandaEnv, episode: Episode) -> None:
+    """Note where the tool is now, and the object."""
     episode.path.append([round(float(value), 4) for value in env.tool_position()[:2]])
     carried = env.carried_position()
     if carried is not None:
