@@ -147,6 +147,32 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class MovingConfig:
+    """Rollouts in a world that goes on while the policy computes, undisturbed and disturbed (distill.moving).
+
+    Off while no time is named: they take as long as all the other rollouts together.
+
+    latency_ms: stated times of a policy call [ms], every policy is rolled out at each of them; reproducible.
+    time_scales: every policy is rolled out at its own measured time (median of the whole call, latency stage) x this.
+    teacher_steps: solver steps at which the teacher takes part, beside the default student.
+    execution_horizon: control steps from one question to the next, for whoever is fast enough; 0 is evaluate's.
+    patience: who is not is asked every patience x the steps that a plan takes to make (distill.moving.Clock).
+    starts: how many of the test starts, the first; 0 is all.
+    """
+
+    latency_ms: tuple[float, ...] = ()
+    time_scales: tuple[float, ...] = ()
+    teacher_steps: tuple[int, ...] = (50, 10)
+    execution_horizon: int = 4
+    patience: float = 2.0
+    starts: int = 0
+
+    @property
+    def is_on(self) -> bool:
+        return bool(self.latency_ms or self.time_scales)
+
+
+@dataclass(frozen=True)
 class Config:
     """One run: `runs_dir`/`name`, by default `<task>-seed<seed>`.
 
@@ -164,6 +190,7 @@ class Config:
     sample: SampleConfig = field(default_factory=SampleConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    moving: MovingConfig = field(default_factory=MovingConfig)
 
     @property
     def folder(self) -> Path:
@@ -184,6 +211,7 @@ _MAY_BE_ZERO = {
     "seed", "processes", "demos.episodes", "teacher.warmup_steps", "student.width", "student.depth",
     "student.codes", "student.warmup_steps",
     "evaluate.forget_every", "evaluate.latency_warmup",
+    "moving.execution_horizon", "moving.starts",
 }  # fmt: skip
 
 
@@ -193,7 +221,7 @@ BASELINES = ("nearest_demonstration",)
 def validate(config: Config) -> None:
     """Raise ValueError, before any work, for everything that can be known to be wrong from the config alone."""
     envs.task_spec(config.task)
-    for section in ("", "demos", "teacher", "sample", "student", "evaluate"):
+    for section in ("", "demos", "teacher", "sample", "student", "evaluate", "moving"):
         values = getattr(config, section) if section else config
         for item in dataclasses.fields(values):
             value, name = getattr(values, item.name), f"{section}.{item.name}" if section else item.name
@@ -256,12 +284,50 @@ def validate(config: Config) -> None:
             f"evaluate.execution_horizon: got {config.evaluate.execution_horizon}, a chunk has only "
             f"{config.teacher.horizon} actions (teacher.horizon); choose at most that"
         )
+    _check_moving(config)
     shape = config.shape()
     if config.teacher.path is None and (student.width or student.depth):
         try:
             dataclasses.replace(shape, width=student.width or shape.width, depth=student.depth or shape.depth)
         except ValueError as error:
             raise ValueError(f"student.width, student.depth: {error} (heads are the teacher's)") from error
+
+
+def _check_moving(config: Config) -> None:
+    """What can be wrong with the rollouts in a moving world, which are checked only where they are asked for."""
+    moving, evaluate = config.moving, config.evaluate
+    if not moving.is_on:
+        return
+    envs.disturbance(config.task)
+    for name, lowest in (("latency_ms", "0 or more milliseconds"), ("time_scales", "more than 0")):
+        for value in (values := getattr(moving, name)):
+            number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
+            if not number or (value == 0 and name == "time_scales") or values.count(value) > 1:
+                raise ValueError(
+                    f"moving.{name}: got {list(values)}, expected different numbers, each {lowest}. "
+                    f"Change --moving.{name.replace('_', '-')}"
+                )
+    if moving.patience < 1:
+        raise ValueError(
+            f"moving.patience: got {moving.patience}, expected at least 1: a policy makes one plan at a time. "
+            "Change --moving.patience"
+        )
+    steps = moving.teacher_steps
+    if not steps or len(set(steps)) != len(steps) or not set(steps) <= set(evaluate.teacher_steps):
+        raise ValueError(
+            f"moving.teacher_steps: got {list(steps)}, expected different numbers, all of evaluate.teacher_steps "
+            f"{list(evaluate.teacher_steps)}: add them there, or leave them out here"
+        )
+    if config.teacher.path is None and moving.execution_horizon > config.teacher.horizon:
+        raise ValueError(
+            f"moving.execution_horizon: got {moving.execution_horizon}, a chunk has only {config.teacher.horizon} actions "
+            "(teacher.horizon); choose at most that"
+        )
+    if moving.starts > evaluate.test_starts:
+        raise ValueError(
+            f"moving.starts: got {moving.starts}, there are only {evaluate.test_starts} test starts "
+            "(evaluate.test_starts); choose at most that, or 0 for all"
+        )
 
 
 def check_steps_of(kind: type[TrainedTeacher], config: Config) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from distill.cache import episode_seed
 from distill.fidelity import average, set_fidelity
 from distill.modes import mode_figures, summarise_modes
+from distill.moving import CONDITIONS, Clock, MovingEpisode, delay_steps, outcome, run_moving
 from distill.policies import Policy, StudentPolicy, TeacherPolicy, device_of, postprocess, sample_set
 from distill.rollouts import Episode, run_episodes, summarise, to_json
 from distill.stages import write_json
@@ -130,3 +132,49 @@ def measure_latency(pipeline: Pipeline, folder: Path) -> None:
             measure(pipeline.policies(), states, settings.latency_calls, settings.latency_warmup,
                     settings.execution_horizon, pipeline.config.seed, partial(selection, pipeline)),
         )  # fmt: skip
+
+
+def measure_moving(pipeline: Pipeline, folder: Path, name: str) -> None:
+    """One policy in a world that goes on while it computes, at every time of `moving`, undisturbed and disturbed."""
+    config, run, spec = pipeline.config, pipeline.run, pipeline.spec
+    policy = next(policy for policy in pipeline.policies() if policy.name == name)
+    every = config.moving.execution_horizon or config.evaluate.execution_horizon
+    starts = pipeline.stored()["test"].numpy()[: config.moving.starts or None]
+    mine, seed = run.my_share(range(len(starts))), episode_seed(config.seed, "moving", 0, 0)
+    done: dict[Clock, dict[str, list[MovingEpisode]]] = {}
+    times = call_times(pipeline, name)
+    for time in times:
+        clock = Clock(delay_steps(time["latency_ms"], spec.dt_s), every, config.moving.patience)
+        time |= {"delay_steps": clock.delay, "period_steps": clock.period}
+        if clock in done:  # times that take as many control steps are one and the same roll-out
+            continue
+        done[clock] = {}
+        for condition in CONDITIONS:
+            title = f"{name} ({clock.delay} steps late, {condition})"
+            with tqdm(total=len(mine), desc=title, unit="episode", disable=not run.is_main) as bar:
+                episodes = run_moving(
+                    config.task, policy, starts, mine, clock, seed, condition == "disturbed",
+                    progress=partial(_advance_to, bar), selection=selection(pipeline, policy),
+                )  # fmt: skip
+            done[clock][condition] = sorted(run.gather(episodes), key=lambda each: each.episode.index)
+    if run.is_main:
+        for time in times:
+            rolled = done[Clock(time["delay_steps"], every, config.moving.patience)]
+            time |= {condition: [outcome(each) for each in rolled[condition]] for condition in CONDITIONS}
+        write_json(folder / "result.json", {
+            "policy": name, "dt_s": spec.dt_s, "every_steps": every, "patience": config.moving.patience, "times": times,
+        })  # fmt: skip
+
+
+def _advance_to(bar: tqdm, count: int) -> None:
+    bar.update(count - bar.n)
+
+
+def call_times(pipeline: Pipeline, name: str) -> list[dict[str, Any]]:
+    """The times [ms] a call of the policy is given: the stated ones, then the measured one (of the latency stage) scaled."""
+    moving = pipeline.config.moving
+    times: list[dict[str, Any]] = [{"scale": None, "latency_ms": float(stated)} for stated in moving.latency_ms]
+    if moving.time_scales:
+        measured = json.loads((pipeline.latency() / "latency.json").read_text())[name]["median_ms"]
+        times += [{"scale": float(scale), "latency_ms": scale * measured} for scale in moving.time_scales]
+    return times

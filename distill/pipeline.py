@@ -20,7 +20,7 @@ from tqdm import tqdm
 import envs
 from distill.cache import CachePlan, HypothesisDataset, episode_seed, training_frames, write_index, write_shards
 from distill.demonstrated import DemonstrationMemory, NearestDemonstration, SupportMonitor
-from distill.measuring import choose_checkpoint, draw_reference, measure_latency, measure_policy
+from distill.measuring import choose_checkpoint, draw_reference, measure_latency, measure_moving, measure_policy
 from distill.objectives import chunk_weights
 from distill.plan import Plan, make_plan
 from distill.policies import Policy, StudentPolicy, TeacherPolicy
@@ -420,6 +420,7 @@ class Pipeline:
         for objective in self.config.student.objectives:
             self.evaluate_student(objective)
         self.latency()
+        self.moving()
 
     def policies(self) -> list[Policy]:
         """All that are compared; their stages have been done, so one process may ask by itself."""
@@ -433,6 +434,12 @@ class Pipeline:
     def latency(self) -> Path:
         self.distill()
         return self._do(self.plan.latency, partial(measure_latency, self))
+
+    def moving(self) -> None:
+        """The teacher and the default student in a world that goes on while they compute, where that is asked for."""
+        for name, stage in self.plan.moving.items():
+            self.latency()
+            self._do(stage, partial(measure_moving, self, name=name))
 
     # -- 6. the report ----------------------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ class Plan:
     baselines_evaluated: dict[str, Stage]
     students_evaluated: dict[str, Stage]
     latency: Stage
+    moving: dict[str, Stage]
     report: Stage
 
     def all(self) -> list[Stage]:
@@ -45,7 +46,7 @@ class Plan:
         return [
             self.demos, self.starts, *teacher, self.sample, *students, self.reference,
             *self.teachers_evaluated.values(), *self.baselines_evaluated.values(),
-            *self.students_evaluated.values(), self.latency, self.report,
+            *self.students_evaluated.values(), self.latency, *self.moving.values(), self.report,
         ]  # fmt: skip
 
 
@@ -124,11 +125,36 @@ def make_plan(config: Config) -> Plan:
                       for stage in group.values()],
          **selection, "calls": evaluate.latency_calls, "warmup": evaluate.latency_warmup},
     )  # fmt: skip
-    report = Stage("report", {"latency": latency.key, "default": config.student.default, "run": config.folder.name})
+    moving = _moving(config, latency, {
+        **{f"teacher_{steps}": {"teacher": teacher_key, "num_steps": steps} for steps in config.moving.teacher_steps},
+        config.student.default: {"student": students[config.student.default].key, **selection},
+    }, {**origin, "test": evaluate.test_starts})  # fmt: skip
+    shown: dict[str, object] = {"latency": latency.key, "default": config.student.default, "run": config.folder.name}
+    if moving:  # so that reports of runs without it keep their key
+        shown["moving"] = [stage.key for stage in moving.values()]
+    report = Stage("report", shown)
     return Plan(
         demos, starts, train, teach, sample, train_students, students, reference, teachers_evaluated,
-        baselines_evaluated, students_evaluated, latency, report,
+        baselines_evaluated, students_evaluated, latency, moving, report,
     )  # fmt: skip
+
+
+def _moving(
+    config: Config, latency: Stage, policies: dict[str, dict[str, object]], starts: dict[str, object]
+) -> dict[str, Stage]:
+    """A stage per policy that is rolled out in a moving world; none while that is off."""
+    settings = config.moving
+    if not settings.is_on:
+        return {}
+    disturbance = asdict(envs.disturbance(config.task))
+    shared: dict[str, object] = {
+        **starts, "disturbance": disturbance, "latency_ms": [float(value) for value in settings.latency_ms],
+        "execution_horizon": settings.execution_horizon or config.evaluate.execution_horizon, "starts": settings.starts,
+        "patience": float(settings.patience),
+    }  # fmt: skip
+    if settings.time_scales:  # times that were measured once are what these rollouts are made from
+        shared |= {"time_scales": [float(value) for value in settings.time_scales], "latency": latency.key}
+    return {name: Stage(f"moving/{name}", {**policy, **shared}) for name, policy in policies.items()}
 
 
 def external_teacher_key(folder: Path) -> str:
@@ -167,6 +193,11 @@ def check_external_teacher(config: Config) -> None:
         raise ValueError(
             f"{alone[0]} needs no teacher and plans teacher.horizon = {config.teacher.horizon} actions, but the teacher at "
             f"{config.teacher.path} that it is compared with plans {shape.horizon}; add --teacher.horizon {shape.horizon}"
+        )
+    if config.moving.is_on and config.moving.execution_horizon > shape.horizon:
+        raise ValueError(
+            f"moving.execution_horizon is {config.moving.execution_horizon}, the teacher at {config.teacher.path} plans "
+            f"{shape.horizon} actions; choose at most that"
         )
     if config.evaluate.execution_horizon > shape.horizon:
         raise ValueError(

@@ -35,6 +35,8 @@ FLAGS = [
     "evaluate.selection", "evaluate.selection_candidates", "evaluate.forget_every",
     "evaluate.fidelity_observations", "evaluate.fidelity_samples", "evaluate.latency_calls",
     "evaluate.latency_warmup",
+    "moving.latency_ms", "moving.time_scales", "moving.teacher_steps", "moving.execution_horizon", "moving.patience",
+    "moving.starts",
 ]  # fmt: skip
 
 

@@ -162,11 +162,55 @@ def test_the_choice_of_checkpoints_is_made_again_without_training_the_teacher_ag
     assert {"teach"} | CHOSEN <= changed and not {"demos", "train/teacher"} & changed
 
 
+MOVING = {"moving/teacher_4", "moving/chamfer"}
+
+
+def _moving(**changes: Any) -> Config:
+    return replace(BASE, moving=replace(BASE.moving, **{"latency_ms": (0.0, 100.0), "teacher_steps": (4,), **changes}))
+
+
+def test_a_moving_world_has_stages_only_when_it_is_asked_for_and_changes_no_other_but_the_report() -> None:
+    before, after = _keys(BASE), _keys(_moving())
+    assert set(after) - set(before) == MOVING
+    assert {name for name in before if before[name] != after[name]} == {"report"}
+    # while it is off nothing about it matters
+    assert _changed("moving.execution_horizon", 2) == _changed("moving.teacher_steps", (1,)) == set()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "expected"),
+    [
+        ("moving.latency_ms", (0.0,), MOVING | {"report"}),
+        ("moving.time_scales", (2.0,), MOVING | {"report"}),
+        ("moving.execution_horizon", 2, MOVING | {"report"}),
+        ("moving.execution_horizon", 0, MOVING | {"report"}),
+        ("moving.patience", 1.0, MOVING | {"report"}),
+        ("moving.starts", 9, MOVING | {"report"}),
+        ("moving.teacher_steps", (4, 1), {"moving/teacher_1", "report"}),
+        ("evaluate.execution_horizon", 9, {"teach", "sample", "reference"} | TRAINED | CHOSEN | EVALUATED | END | MOVING),
+        ("evaluate.selection", "one", SELECTED | {"moving/chamfer"}),
+        ("evaluate.latency_calls", 9, END),  # only stated times: measured ones do not matter
+        ("student.default", "regression", {"moving/chamfer", "moving/regression", "report"}),
+    ],
+)
+def test_what_makes_the_rollouts_in_a_moving_world_again(flag: str, value: Any, expected: set[str]) -> None:
+    assert _changed(flag, value, _moving()) == expected
+
+
+def test_a_time_may_be_written_as_a_whole_number() -> None:
+    assert _keys(_moving(latency_ms=(0, 100))) == _keys(_moving())
+
+
+def test_measured_times_are_what_the_rollouts_are_made_from() -> None:
+    assert _changed("evaluate.latency_calls", 9, _moving(time_scales=(2.0,))) == END | MOVING
+
+
 def test_no_flag_of_a_stage_is_forgotten() -> None:
     """Every value that a stage is given changes a key: a flag added later may not be left out."""
     base = _with(BASE, "evaluate.selection", "consistent")  # the one that looks at all of its settings
+    base = replace(base, moving=_moving().moving)
     forgotten = []
-    for section in ("demos", "teacher", "sample", "student", "evaluate"):
+    for section in ("demos", "teacher", "sample", "student", "evaluate", "moving"):
         for item in fields(getattr(base, section)):
             old = getattr(getattr(base, section), item.name)
             values: dict[type, Any] = {bool: lambda v: not v, int: lambda v: v + 8, float: lambda v: v / 2}
