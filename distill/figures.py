@@ -127,6 +127,43 @@ def success_against_speed(policies: Sequence[Mapping[str, Any]]) -> bytes:
     return _png(figure)
 
 
+def success_against_latency(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Success over the time that a policy call is given [ms]: a line per policy, dashed where nothing disturbs it.
+
+    Lines join the stated times, which are the same for all; large open markers are at a policy's own measured time, scaled.
+    """
+    figure, axes = _axes(8.6, 4.2)
+    teachers = list(dict.fromkeys(row["policy"] for row in rows if not row["is_default_student"]))
+    for policy in dict.fromkeys(row["policy"] for row in rows):
+        mine = [row for row in rows if row["policy"] == policy]
+        student = mine[0]["is_default_student"]
+        colour = STUDENT if student else (TEACHER, *FEW_MODES[2:])[teachers.index(policy) % len(FEW_MODES[1:])]
+        marker = MARKERS["student" if student else "teacher"]
+        for condition, line in (("disturbed", "-"), ("calm", ":")):
+            stated = sorted((row["latency_ms"], row[condition]) for row in mine if row["scale"] is None)
+            own = [(row["latency_ms"], row[condition]) for row in mine if row["scale"] is not None]
+            for points, style, size, face in ((stated, line, 5, colour), (own, "", 9, "none")):
+                if not points or (points is own and condition == "calm"):
+                    continue
+                rates = np.array([100 * each["success_rate"] for _, each in points])
+                ends = np.array([[100 * each["success_low"], 100 * each["success_high"]] for _, each in points]).T
+                name = f"{_plain(mine[0]['label'])}, {'own time, scaled' if points is own else condition}"
+                axes.errorbar(
+                    [ms for ms, _ in points], rates, yerr=np.abs(ends - rates), linestyle=style, color=colour, marker=marker,
+                    markersize=size, markerfacecolor=face, elinewidth=1.2, capsize=3, zorder=4, label=name,
+                    alpha=0.5 if condition == "calm" else 1.0,
+                )  # fmt: skip
+    axes.set_xscale("symlog", linthresh=10)  # so that 0 has a place
+    axes.set_xlim(left=0)
+    axes.set_ylim(-4, 104)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("time of a policy call [ms], log scale above 10")
+    axes.set_ylabel("success [%] (higher is better)")
+    axes.legend(fontsize=8, frameon=False, loc="lower left")
+    return _png(figure)
+
+
 def mode_histogram(modes: Sequence[str], series: Sequence[tuple[str, str, Mapping[str, int]]]) -> bytes:
     """Share of the successful rollouts that took each mode; series: (label, colour, count per mode)."""
     figure, axes = _axes(9.6 if len(modes) > 8 else 6.4, 3.8)

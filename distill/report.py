@@ -16,10 +16,12 @@ import numpy as np
 
 from distill import figures
 from distill import report_tables as tables
+from distill.moving_report import moving_line, moving_table
 
 SCHEMA_VERSION = 1
 REQUIRED = ("schema_version", "run", "task", "made", "data", "policies")
 CLIP_KINDS = {".webp": "image/webp", ".png": "image/png", ".gif": "image/gif", ".jpg": "image/jpeg"}
+MOVING = "A world that does not wait"
 CLIP_BYTES = 16_000_000
 """Clips are put into the page up to this many bytes together; the rest is named and left beside it."""
 
@@ -73,6 +75,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         parts.append(f"## {title}")
         parts.append(_md_table(table) if table else missing)
         parts += [_distilling(results)] if title == "Wall time" else []
+        parts += [moving_line(results)] if title == MOVING else []
     clips = [f"- {_md(_label(results, name))}: [{_md(path)}]({quote(path)})" for name, path in _clips(results).items()]
     parts.append("## Rollout clips")
     parts.append("\n".join(clips) if clips else "No clips were recorded in this run.")
@@ -102,6 +105,8 @@ def html(folder: Path, results: Mapping[str, Any]) -> str:
         histogram=_histogram(results),
         stages=_stages(results),
         curves=_curves(results),
+        moving=_moving(results),
+        moving_line=moving_line(results),
         tables={title: (table, missing) for title, table, missing in _sections(results)},
         distilling=_distilling(results),
         clips=clips,
@@ -122,6 +127,11 @@ def _sections(results: Mapping[str, Any]) -> list[tuple[str, tables.Table | None
             "Fidelity of the sets",
             tables.fidelity_table(results),
             "Distances to fresh teacher samples were not measured in this run.",
+        ),
+        (
+            MOVING, moving_table(results),
+            "Rollouts in a world that goes on while a policy computes were not asked for in this run "
+            "(--moving.latency-ms, --moving.time-scales).",
         ),
         (
             "Choice of checkpoints",
@@ -232,6 +242,11 @@ def _histogram(results: Mapping[str, Any]) -> str:
 def _stages(results: Mapping[str, Any]) -> str:
     timed = any((policy.get("latency") or {}).get("stages") for policy in results["policies"])
     return _uri(figures.latency_stages(results["policies"])) if timed else ""
+
+
+def _moving(results: Mapping[str, Any]) -> str:
+    rows = (results.get("moving") or {}).get("rows") or []
+    return _uri(figures.success_against_latency(rows)) if rows else ""
 
 
 def _curves(results: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ import envs
 from distill.cache import HypothesisDataset
 from distill.clips import write_clip
 from distill.modes import modes_of_cache
+from distill.moving_report import moving_rows
 from distill.objectives import embed
 from distill.recipes import recipe
 from distill.run import Stage
@@ -93,6 +94,21 @@ def collect(pipeline: Pipeline, clips: dict[str, str]) -> dict[str, Any]:
         },
         "clips": clips,
         "fidelity_floor": _floor(pipeline),
+        "moving": _moving(pipeline, policies),
+    }  # fmt: skip
+
+
+def _moving(pipeline: Pipeline, policies: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What the rollouts in a moving world gave; None where they were not asked for."""
+    stages = pipeline.plan.moving
+    if not stages:
+        return None
+    results = [_read(pipeline.run.folder(stage) / "result.json") for stage in stages.values()]
+    labels = {policy["name"]: policy["label"] for policy in policies}
+    return {
+        "disturbance": envs.disturbance(pipeline.config.task).summary, "dt_s": pipeline.spec.dt_s,
+        "every_steps": results[0]["every_steps"],
+        "patience": results[0]["patience"], "rows": moving_rows(results, labels, pipeline.config.student.default),
     }  # fmt: skip
 
 
