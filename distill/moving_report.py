@@ -36,7 +36,7 @@ def moving_rows(results: Sequence[Mapping[str, Any]], labels: Mapping[str, str],
                 "disturbed_episodes": sum(each["moved_at"] is not None for each in time["disturbed"]),
                 "answered_episodes": len(answers),
                 **{condition: _condition(time[condition], None if name == student else against[condition])
-                   for condition in CONDITIONS},
+                   for condition in CONDITIONS if condition in time},
             })  # fmt: skip
     return rows
 

@@ -48,6 +48,8 @@ class AvoidEnv(PandaEnv):
     """
 
     spec_task = SPEC
+    # The state is the tool's place alone: a pillar that moved could not be seen. An arm that stands still can be: whoever does
+    # not look goes on counting, and is told to go where it should be by now, round a corner.
     disturbance = Disturbance(
         moves="tool", step=(3, 20), steps=10, low_m=0.0, high_m=0.0,
         summary="Somebody catches the arm and holds it fast for 0.5 s.",

@@ -50,8 +50,9 @@ class HandlesEnv(PandaEnv):
     start_low = (0.48, -0.02, 0.48, -0.012, 0.14)
     start_high = (0.52, 0.02, 0.52, 0.012, 0.17)
     carried = "tray"
+    # Pushed on the way to it, by as much as brings a finger down on the deck or the handle where it was aimed.
     disturbance = Disturbance(
-        moves="object", step=(2, 14), steps=2, low_m=0.03, high_m=0.04,
+        moves="object", step=(2, 11), steps=2, low_m=0.03, high_m=0.04,
         summary="The tray is pushed to a side.",
     )  # fmt: skip
 

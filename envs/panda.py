@@ -94,8 +94,8 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         self._reference = np.zeros(3)
         self._steps = 0
         self._running = False
-        self._move: Move | None = None
-        self._moved_steps = 0
+        self._move_steps_left = 0
+        self._destination = np.zeros(2)
         self._last_state = np.zeros(len(spec.state_names), dtype=np.float32)
         mujoco.mj_forward(self.model, self.data)  # positions mean something before the first reset, too
         self.observation_space = gymnasium.spaces.Dict(
@@ -198,7 +198,7 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         mujoco.mj_forward(self.model, self.data)
         self._reference = np.array(tool, dtype=np.float64)
         self._steps = 0
-        self._move = None
+        self._move_steps_left = 0
         self._running = True
         return self._observe(), {"is_success": False, "failure": "", "mode": ""}
 
@@ -244,9 +244,13 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         if self.disturbance.moves == "object" and self._touched():
             return False
         place = self.data.xpos[self._carried_body] if self.disturbance.moves == "object" else self._reference
-        self._move, self._moved_steps = move, 0
         self._destination = place[:2] + np.array(move.offset_m)
+        self._move_steps_left = move.steps
         return True
+
+    def _is_moved(self, what: str) -> bool:
+        """Whether a disturbance is moving the ``tool`` or the ``object`` just now."""
+        return self._move_steps_left > 0 and self.disturbance is not None and self.disturbance.moves == what
 
     def _touched(self) -> bool:
         """Whether the robot touches the carried object."""
@@ -255,35 +259,25 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         robot = self.model.body_rootid[bodies] == self.model.body("link1").id
         return bool((mine.any(1) & robot.any(1)).any())
 
-    def _caught(self, target: np.ndarray) -> np.ndarray:
-        """Where the tool is made to go: to `target`, or to where whoever has caught the arm moves it."""
-        if self._move is None or self.disturbance is None or self.disturbance.moves != "tool":
-            return target
-        left = self._move.steps - self._moved_steps
-        moved = self._reference.copy()
-        moved[:2] += (self._destination - moved[:2]) / left
-        return moved
+    def _drag(self, seconds: float) -> None:
+        """Gives the object the speed that brings it to its destination in that time, or stops it when none is left.
 
-    def _drag(self, block: int) -> None:
-        """Gives the object the speed that brings it to its destination in time; contacts may still hold it up."""
-        if self._move is None or self.disturbance is None or self.disturbance.moves != "object":
-            return
-        blocks = BLOCKS * (self._move.steps - self._moved_steps) - (block - 1)
+        Contacts may still hold it up: nothing is put anywhere.
+        """
         first = int(self.model.jnt_dofadr[self.model.body_jntadr[self._carried_body]])
-        away = self._destination - self.data.xpos[self._carried_body][:2]
-        self.data.qvel[first : first + 2] = away / (blocks * self._substeps * PHYSICS_DT_S)
-        self.data.qvel[first + 3 : first + 6] = 0.0  # dragged, not tipped over
-
-    def _let_lie(self) -> None:
-        """The end of a move of the object: it stops where it is."""
-        if self.disturbance is not None and self.disturbance.moves == "object":
-            first = int(self.model.jnt_dofadr[self.model.body_jntadr[self._carried_body]])
+        if not seconds:
             self.data.qvel[first : first + 6] = 0.0
+            return
+        self.data.qvel[first : first + 2] = (self._destination - self.data.xpos[self._carried_body][:2]) / seconds
+        self.data.qvel[first + 3 : first + 6] = 0.0  # pushed, not tipped over
 
     def _advance(self, target: np.ndarray, opening: float) -> bool:
         """One control period of physics; True as soon as a forbidden contact is seen."""
         model, data = self.model, self.data
-        way = self._caught(target) - self._reference
+        if self._is_moved("tool"):  # whoever has caught the arm leads it, whatever it is told
+            target = self._reference.copy()
+            target[:2] += (self._destination - target[:2]) / self._move_steps_left
+        way = target - self._reference
         length = math.sqrt(float(way @ way))
         self._reference = self._reference + way * min(1.0, self._reach / max(length, 1e-9))
         old = self._q
@@ -292,17 +286,16 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
             data.ctrl[7:9] = opening
         for block in range(1, BLOCKS + 1):
             data.ctrl[:7] = old + (self._q - old) * (block / BLOCKS)
-            self._drag(block)
+            if self._is_moved("object"):
+                self._drag((BLOCKS * self._move_steps_left - block + 1) * self._substeps * PHYSICS_DT_S)
             mujoco.mj_step(model, data, nstep=self._substeps)
             if data.ncon:
                 geoms = data.contact.geom
                 if self._forbidden[geoms[:, 0], geoms[:, 1]].any():
                     return True
-        if self._move is not None:
-            self._moved_steps += 1
-            if self._moved_steps == self._move.steps:
-                self._move = None
-                self._let_lie()
+        if self._is_moved("object") and self._move_steps_left == 1:
+            self._drag(0.0)  # there, and left lying
+        self._move_steps_left = max(0, self._move_steps_left - 1)
         return False
 
     def _stable(self) -> bool:

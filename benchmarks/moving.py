@@ -1,0 +1,120 @@
+"""Who still succeeds when the world moves and does not wait? Teacher and student of finished runs, at scaled times of a call.
+
+    python benchmarks/moving.py --runs runs --tasks avoid handles --seeds 0 1
+
+Takes the teacher and the student `chamfer` of the runs `<task>-seed<n>`; nothing is trained. A policy call is given the
+time that it takes on an idle core (`--times`, for 50 and 10 solver steps and for the student) times each of `--scales`:
+x 2.33 makes the 50-step teacher's 116 ms, as on the hardware of arXiv 2603.09415; x 0 is no latency. Roll-outs are kept in
+benchmarks/results/moving/ and not done again; the table pools the seeds, and the student is paired with each teacher.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import envs
+from distill.cache import episode_seed
+from distill.config import EvaluateConfig
+from distill.moving import CONDITIONS, Clock, delay_steps, outcome, run_moving
+from distill.moving_report import moving_rows
+from distill.policies import Policy, StudentPolicy, TeacherPolicy
+from distill.stages import sha256_file, write_json
+from envs.demonstrations import stored_starts
+from students import load_student
+from students.selection import ONE_SAMPLE
+from teachers import load_teacher
+
+ROOT = Path(__file__).resolve().parents[1]
+STUDENT = "chamfer"
+LABELS = {"teacher_50": "teacher, 50 steps", "teacher_10": "teacher, 10 steps", STUDENT: "student"}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the finished runs are")
+    parser.add_argument("--tasks", nargs="+", default=["avoid", "handles"], choices=sorted(envs.TASKS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--starts", type=int, default=240)
+    parser.add_argument("--scales", nargs="+", type=float, default=[0.0, 2.33, 10.0])
+    parser.add_argument("--times", nargs=3, type=float, default=[49.69, 10.08, 2.56], help="[ms]; the README's, one thread")
+    parser.add_argument("--every", type=int, default=4, help="control steps from one question to the next")
+    parser.add_argument("--patience", type=float, default=2.0)
+    parser.add_argument("--calm", action="store_true", help="without the disturbance, too: what coming late costs by itself")
+    arguments = parser.parse_args()
+    for task in arguments.tasks:
+        results = [_policy_results(arguments, task, name, ms) for name, ms in zip(LABELS, arguments.times, strict=True)]
+        _show(task, arguments, moving_rows(results, LABELS, STUDENT))
+
+
+def _policy_results(arguments: argparse.Namespace, task: str, name: str, ms: float) -> dict[str, Any]:
+    """One policy's roll-outs at every scale, the seeds one after the other, as the stage `moving` writes them."""
+    dt_s, times = envs.task_spec(task).dt_s, []
+    for scale in arguments.scales:
+        clock = Clock(delay_steps(scale * ms, dt_s), arguments.every, arguments.patience)
+        rolled = {
+            condition: [each for seed in arguments.seeds
+                        for each in _rolled(arguments, task, seed, name, clock, condition)]
+            for condition in CONDITIONS if condition == "disturbed" or arguments.calm
+        }  # fmt: skip
+        times.append({"scale": scale, "latency_ms": scale * ms, "delay_steps": clock.delay, "period_steps": clock.period,
+                      **rolled})  # fmt: skip
+    return {"policy": name, "dt_s": dt_s, "times": times}
+
+
+def _rolled(
+    arguments: argparse.Namespace, task: str, seed: int, name: str, clock: Clock, condition: str
+) -> list[dict[str, Any]]:
+    folder = arguments.runs / f"{task}-seed{seed}"
+    weights = folder / ("distill/" + STUDENT if name == STUDENT else "teach")
+    made_from = {
+        "weights": sha256_file(weights / "model.safetensors"), "clock": [clock.delay, clock.period, arguments.starts],
+        "disturbance": str(envs.disturbance(task)) if condition == "disturbed" else "",
+    }  # fmt: skip
+    kept = (ROOT / "benchmarks/results/moving"
+            / f"{task}-seed{seed}-{name}-{condition}-{clock.delay}-{clock.period}.json")  # fmt: skip
+    if kept.is_file() and (found := json.loads(kept.read_text()))["made_from"] == made_from:
+        episodes: list[dict[str, Any]] = found["episodes"]
+        return episodes
+    policy: Policy
+    if name == STUDENT:
+        policy, selection = StudentPolicy(load_student(weights), name), EvaluateConfig().student_selection
+    else:
+        policy, selection = TeacherPolicy(load_teacher(weights), int(name.removeprefix("teacher_"))), ONE_SAMPLE
+    starts = stored_starts(task, seed, "test", arguments.starts)
+    runs = run_moving(task, policy, starts, range(len(starts)), clock, episode_seed(seed, "moving", 0, 0),
+                      condition == "disturbed", selection=selection)  # fmt: skip
+    episodes = [outcome(run) for run in runs]
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_json(kept, {"made_from": made_from, "episodes": episodes})
+    print(f"{kept.stem}: {np.mean([each['success'] for each in episodes]):.3f}", flush=True)
+    return episodes
+
+
+def _show(task: str, arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    print(f"\n{task}, seeds {arguments.seeds}, asked every {arguments.every} steps, patience {arguments.patience:g}")
+    print("| × | policy | ms | steps late / between | calm | disturbed | student against it | p | collisions | reaction ms |")
+    print("|" + "---|" * 10)
+    for row in rows:
+        calm, moved = f"{100 * row['calm']['success_rate']:.1f} %" if arguments.calm else "–", row["disturbed"]
+        gap = "–" if moved["student_difference"] is None else (
+            f"{100 * moved['student_difference']:+.1f} "
+            f"({100 * moved['student_low']:+.1f} to {100 * moved['student_high']:+.1f})"
+        )  # fmt: skip
+        p = "–" if moved["mcnemar_p"] is None else f"{moved['mcnemar_p']:.2g}"
+        reaction = "–" if row["reaction_ms"] is None else f"{row['reaction_ms']:.0f}"
+        print(
+            f"| {row['scale']:g} | {row['label']} | {row['latency_ms']:.1f} | {row['delay_steps']} / {row['period_steps']} | "
+            f"{calm} | {100 * moved['success_rate']:.1f} % ({100 * moved['success_low']:.1f} to "
+            f"{100 * moved['success_high']:.1f}) | {gap} | {p} | {moved['failures'].get('collision', 0)} | {reaction} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
