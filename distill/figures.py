@@ -132,7 +132,7 @@ def success_against_latency(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
     Lines join the stated times, which are the same for all; large open markers are at a policy's own measured time, scaled.
     """
-    figure, axes = _axes(8.6, 4.2)
+    figure, axes = _axes(8.6, 4.8)
     teachers = list(dict.fromkeys(row["policy"] for row in rows if not row["is_default_student"]))
     for policy in dict.fromkeys(row["policy"] for row in rows):
         mine = [row for row in rows if row["policy"] == policy]
@@ -160,7 +160,7 @@ def success_against_latency(rows: Sequence[Mapping[str, Any]]) -> bytes:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("time of a policy call [ms], log scale above 10")
     axes.set_ylabel("success [%] (higher is better)")
-    axes.legend(fontsize=8, frameon=False, loc="lower left")
+    figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=3)
     return _png(figure)
 
 
