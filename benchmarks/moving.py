@@ -4,8 +4,9 @@
 
 Takes the teacher and the student `chamfer` of the runs `<task>-seed<n>`; nothing is trained. A policy call is given the
 time that it takes on an idle core (`--times`, for 50 and 10 solver steps and for the student) times each of `--scales`:
-x 2.33 makes the 50-step teacher's 116 ms, as on the hardware of arXiv 2603.09415; x 0 is no latency. Roll-outs are kept in
-benchmarks/results/moving/ and not done again; the table pools the seeds, and the student is paired with each teacher.
+x 2.33 makes the 50-step teacher's 116 ms, as on the hardware of arXiv 2603.09415; x 0 is no latency. Roll-outs are kept
+(`--kept`) and not done again; the table pools the seeds, and the student is paired with each teacher. Its rows are added to
+benchmarks/results/moving.json.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from students import load_student
 from students.selection import ONE_SAMPLE
 from teachers import load_teacher
 
-ROOT = Path(__file__).resolve().parents[1]
+TARGET = Path(__file__).resolve().parent / "results/moving.json"
 STUDENT = "chamfer"
 LABELS = {"teacher_50": "teacher, 50 steps", "teacher_10": "teacher, 10 steps", STUDENT: "student"}
 
@@ -46,11 +47,17 @@ def main() -> None:
     parser.add_argument("--times", nargs=3, type=float, default=[49.69, 10.08, 2.56], help="[ms]; the README's, one thread")
     parser.add_argument("--every", type=int, default=4, help="control steps from one question to the next")
     parser.add_argument("--patience", type=float, default=2.0)
+    parser.add_argument("--kept", type=Path, default=Path("runs/moving-rollouts"), help="every episode's outcome")
     parser.add_argument("--calm", action="store_true", help="without the disturbance, too: what coming late costs by itself")
     arguments = parser.parse_args()
     for task in arguments.tasks:
         results = [_policy_results(arguments, task, name, ms) for name, ms in zip(LABELS, arguments.times, strict=True)]
-        _show(task, arguments, moving_rows(results, LABELS, STUDENT))
+        rows = moving_rows(results, LABELS, STUDENT)
+        _show(task, arguments, rows)
+        found = json.loads(TARGET.read_text()) if TARGET.is_file() else {}
+        which = f"{task}, seeds {arguments.seeds}, every {arguments.every}, patience {arguments.patience:g}"
+        settings = {"starts": arguments.starts, "times_ms": arguments.times, "disturbance": str(envs.disturbance(task))}
+        write_json(TARGET, {**found, which: {**settings, "rows": rows}})
 
 
 def _policy_results(arguments: argparse.Namespace, task: str, name: str, ms: float) -> dict[str, Any]:
@@ -77,8 +84,7 @@ def _rolled(
         "weights": sha256_file(weights / "model.safetensors"), "clock": [clock.delay, clock.period, arguments.starts],
         "disturbance": str(envs.disturbance(task)) if condition == "disturbed" else "",
     }  # fmt: skip
-    kept = (ROOT / "benchmarks/results/moving"
-            / f"{task}-seed{seed}-{name}-{condition}-{clock.delay}-{clock.period}.json")  # fmt: skip
+    kept = arguments.kept / f"{task}-seed{seed}-{name}-{condition}-{clock.delay}-{clock.period}.json"
     if kept.is_file() and (found := json.loads(kept.read_text()))["made_from"] == made_from:
         episodes: list[dict[str, Any]] = found["episodes"]
         return episodes

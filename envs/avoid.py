@@ -48,11 +48,11 @@ class AvoidEnv(PandaEnv):
     """
 
     spec_task = SPEC
-    # The state is the tool's place alone: a pillar that moved could not be seen. An arm that stands still can be: whoever does
-    # not look goes on counting, and is told to go where it should be by now, round a corner.
+    # The state is the tool's place alone: a pillar that moved could not be seen, an arm that is pushed can be. Before the first
+    # row, where there is room; the plan that was made before then leads past the wrong side of a pillar, or over it.
     disturbance = Disturbance(
-        moves="tool", step=(3, 20), steps=10, low_m=0.0, high_m=0.0,
-        summary="Somebody catches the arm and holds it fast for 0.5 s.",
+        moves="tool", step=(0, 4), steps=3, low_m=0.03, high_m=0.045,
+        summary="The arm is pushed to a side.",
     )  # fmt: skip
     start_low = (0.29, -0.04)
     start_high = (0.31, 0.04)
