@@ -51,8 +51,10 @@ def main() -> None:
     parser.add_argument("--calm", action="store_true", help="without the disturbance, too: what coming late costs by itself")
     arguments = parser.parse_args()
     for task in arguments.tasks:
-        results = [_policy_results(arguments, task, name, ms) for name, ms in zip(LABELS, arguments.times, strict=True)]
-        rows = moving_rows(results, LABELS, STUDENT)
+        times = dict(zip(LABELS, arguments.times, strict=True))
+        # the quick ones first, so that one who stops it early has them
+        results = {name: _policy_results(arguments, task, name, times[name]) for name in reversed(LABELS)}
+        rows = moving_rows([results[name] for name in LABELS], LABELS, STUDENT)
         _show(task, arguments, rows)
         found = json.loads(TARGET.read_text()) if TARGET.is_file() else {}
         which = f"{task}, seeds {arguments.seeds}, every {arguments.every}, patience {arguments.patience:g}"
