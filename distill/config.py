@@ -74,7 +74,7 @@ class SampleConfig:
     """
 
     num_hypotheses: int = 12
-    num_steps: int = 20
+    num_steps: int = 16
     solver: str = ""
     num_observations: int = 2048
     replanning_share: float = 0.5
@@ -106,7 +106,7 @@ class StudentConfig:
     warm_start: bool = True
     width: int = 0
     depth: int = 0
-    training_steps: int = 2000
+    training_steps: int = 1400
     batch_size: int = 32
     learning_rate: float = 2.5e-3
     weight_decay: float = 1e-4
@@ -133,7 +133,7 @@ class EvaluateConfig:
     baselines: tuple[str, ...] = ("nearest_demonstration",)
     execution_horizon: int = 8
     selection: str = "typical"
-    selection_candidates: int = 8
+    selection_candidates: int = 16
     forget_every: int = 5
     fidelity_observations: int = 64
     fidelity_samples: int = 64
