@@ -69,12 +69,12 @@ class SampleConfig:
 
     replanning_share: share of the observations taken where a policy is asked for a chunk, every `execution_horizon`-th
     frame of an episode from its first on; the rest is taken anywhere.
-    num_steps: the teacher's solver steps; solver: one of its kind's, "" the one that does best with few steps.
+    solver, num_steps: of the teacher; "" and 0: the solver of its kind that does best with few steps, and as many as it needs.
     shard_size: observations a shard; batch_size: observations a network call.
     """
 
     num_hypotheses: int = 12
-    num_steps: int = 16
+    num_steps: int = 0
     solver: str = ""
     num_observations: int = 2048
     replanning_share: float = 0.5
@@ -181,7 +181,7 @@ class Config:
 
 # counts that may be zero; every other int of a config must be at least 1
 _MAY_BE_ZERO = {
-    "seed", "processes", "demos.episodes", "teacher.warmup_steps", "student.width", "student.depth",
+    "seed", "processes", "demos.episodes", "teacher.warmup_steps", "sample.num_steps", "student.width", "student.depth",
     "student.codes", "student.warmup_steps",
     "evaluate.forget_every", "evaluate.latency_warmup",
 }  # fmt: skip
@@ -266,7 +266,11 @@ def validate(config: Config) -> None:
 
 def check_steps_of(kind: type[TrainedTeacher], config: Config) -> None:
     """Raise ValueError for numbers of solver steps that a kind of teacher cannot take."""
-    kind.check_steps(config.sample.num_steps, "sample.num_steps")
+    if config.sample.num_steps:
+        kind.check_steps(config.sample.num_steps, "sample.num_steps")
+    elif config.sample.solver:
+        raise ValueError(f"sample.num_steps: got 0 with sample.solver {config.sample.solver!r}, expected how many of its "
+                         "steps; 0 goes with the kind's own solver")
     for steps in config.evaluate.teacher_steps:
         kind.check_steps(steps, "evaluate.teacher_steps")
 

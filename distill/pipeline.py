@@ -214,8 +214,9 @@ class Pipeline:
         if len(frames) < settings.num_observations:
             self.run.say(f"  only {len(frames)} observations in the demonstrations, all are taken")
         cache_plan = CachePlan(
-            frames, settings.num_hypotheses, settings.num_steps, settings.shard_size, settings.batch_size, self.config.seed
-        )
+            frames, settings.num_hypotheses, settings.num_steps or teacher.CACHE_STEPS, settings.shard_size,
+            settings.batch_size, self.config.seed,
+        )  # fmt: skip
         shards = self.run.my_share(range(cache_plan.num_shards))
         with tqdm(total=len(shards), desc="sample", unit="shard", disable=not self.run.is_main) as bar:
             write_shards(

@@ -79,6 +79,7 @@ def make_plan(config: Config) -> Plan:
         teacher_key = external_teacher_key(config.teacher.path)
     drawn = asdict(config.sample)
     drawn["solver"] = drawn["solver"] or TEACHERS[config.teacher.kind].CACHE_SOLVER
+    drawn["num_steps"] = drawn["num_steps"] or TEACHERS[config.teacher.kind].CACHE_STEPS
     sample = Stage(
         "sample",
         {"teacher": teacher_key, "demos": demos.key, "sample": drawn, "seed": config.seed,
