@@ -23,22 +23,24 @@ def known_depth(depth: np.ndarray, range_m: float) -> tuple[np.ndarray, int]:
 
 
 def pixel_rays(intrinsics: np.ndarray, height: int, width: int) -> np.ndarray:
-    """`[H*W, 3]` through the pixels' middles, row by row, of length 1 along the camera's z: times depth it is a point."""
+    """`[3, H*W]` through the pixels' middles, row by row, of length 1 along the camera's z: times depth it is a point."""
     column, row = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-    pixels_P3 = np.stack([column, row, np.ones_like(row)], axis=-1).reshape(-1, 3)
-    return pixels_P3 @ np.linalg.inv(intrinsics).T
+    rays_3P: np.ndarray = np.linalg.inv(intrinsics) @ np.stack([column, row, np.ones_like(row)]).reshape(3, -1)
+    return rays_3P
 
 
-def place(rays_P3: np.ndarray, depth_P: np.ndarray, base_from_camera: np.ndarray) -> np.ndarray:
-    """Points `[P, 3]` in the base frame [m]. rays_P3: of `pixel_rays`; depth_P: [m]; base_from_camera: `[4, 4]`."""
-    rotated_P3 = rays_P3 @ base_from_camera[:3, :3].T
-    points_P3: np.ndarray = rotated_P3 * depth_P[:, None] + base_from_camera[:3, 3]
-    return points_P3
+def place(rays_3P: np.ndarray, depth_P: np.ndarray, base_from_camera: np.ndarray) -> np.ndarray:
+    """Points `[3, P]` in the base frame [m]. rays_3P: of `pixel_rays`; depth_P: [m]; base_from_camera: `[4, 4]`."""
+    points_3P: np.ndarray = (base_from_camera[:3, :3] @ rays_3P) * depth_P + base_from_camera[:3, 3:]
+    return points_3P
 
 
-def inside(points_P3: np.ndarray, low: tuple[float, ...], high: tuple[float, ...]) -> np.ndarray:
+def inside(points_3P: np.ndarray, low: tuple[float, ...], high: tuple[float, ...]) -> np.ndarray:
     """`[P]` bool: in the box; never for a point with NaN."""
-    return np.all((points_P3 >= np.array(low)) & (points_P3 <= np.array(high)), axis=1)
+    within = np.ones(points_3P.shape[1], dtype=bool)
+    for along_P, least, most in zip(points_3P, low, high, strict=True):
+        within &= (along_P >= least) & (along_P <= most)
+    return within
 
 
 def choose(points_M3: np.ndarray, count: int, sampling: str, rng: np.random.Generator) -> tuple[np.ndarray, int]:

@@ -60,25 +60,31 @@ class RaycastRenderer(Renderer):
         self._boxes_G83 = centre + half * _CORNERS
 
     def render(self, data: mujoco.MjData, camera: str) -> tuple[np.ndarray, np.ndarray]:
+        depth_P, rgb_P3 = self._picture(data, camera, coloured=True)
+        assert rgb_P3 is not None
+        return rgb_P3.reshape(self.height, self.width, 3), depth_P.astype(np.float32).reshape(self.height, self.width)
+
+    def depth(self, data: mujoco.MjData, camera: str) -> np.ndarray:
+        return self._picture(data, camera, coloured=False)[0].astype(np.float32).reshape(self.height, self.width)
+
+    def _picture(self, data: mujoco.MjData, camera: str, coloured: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        """Depth `[P]` and colours `[P, 3]`, or None unless wanted."""
         index = camera_id(self.model, camera)
         if index not in self._rays:
             self._rays[index] = pinhole_rays(self.width, self.height, focal_pixels(self.model, index, self.height))
-        if self._from_geoms and index in self._fixed_cameras:
-            depth_P, rgb_P3 = self._render_fixed(data, index)
-        else:
-            depth_P, rgb_P3 = self._draw(self.model, data, index, self._world_rays(data, index), self._rays[index][:, 2])
-        return rgb_P3.reshape(self.height, self.width, 3), depth_P.astype(np.float32).reshape(self.height, self.width)
-
-    def _render_fixed(self, data: mujoco.MjData, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """`_draw` of a fixed camera: the still picture, and before it what moves."""
+        forward_P = self._rays[index][:, 2]
+        if index not in self._fixed_cameras or not self._from_geoms:
+            return self._draw(self.model, data, index, self._world_rays(data, index), forward_P, coloured)
         still = self._still_picture(data, index)
-        depth_P, rgb_P3 = still.depth_P.copy(), still.rgb_P3.copy()
+        depth_P, rgb_P3 = still.depth_P.copy(), still.rgb_P3.copy() if coloured else None
         pixels_R = np.flatnonzero(self._may_move(data, index))
         if len(pixels_R):
-            forward_R = self._rays[index][pixels_R, 2]
-            depth_R, rgb_R3 = self._draw(still.moving, data, index, still.world_P3[pixels_R], forward_R)
+            world_R3 = still.world_P3[pixels_R]
+            depth_R, rgb_R3 = self._draw(still.moving, data, index, world_R3, forward_P[pixels_R], coloured)
             before_R = depth_R < still.depth_P[pixels_R]
-            depth_P[pixels_R[before_R]], rgb_P3[pixels_R[before_R]] = depth_R[before_R], rgb_R3[before_R]
+            depth_P[pixels_R[before_R]] = depth_R[before_R]
+            if rgb_P3 is not None and rgb_R3 is not None:
+                rgb_P3[pixels_R[before_R]] = rgb_R3[before_R]
         return depth_P, rgb_P3
 
     def _still_picture(self, data: mujoco.MjData, index: int) -> _Still:
@@ -90,8 +96,10 @@ class RaycastRenderer(Renderer):
         key = tuple(part.tobytes() for part in parts)
         if index not in self._still or self._still[index].key != key:  # somebody may move a wall, or paint it
             world_P3 = self._world_rays(data, index)
-            seen = self._draw(_without(model, self._moving_G), data, index, world_P3, self._rays[index][:, 2])
-            self._still[index] = _Still(key, _without(model, fixed_G), world_P3, *seen)
+            still = _without(model, self._moving_G)
+            depth_P, rgb_P3 = self._draw(still, data, index, world_P3, self._rays[index][:, 2], coloured=True)
+            assert rgb_P3 is not None
+            self._still[index] = _Still(key, _without(model, fixed_G), world_P3, depth_P, rgb_P3)
         return self._still[index]
 
     def _may_move(self, data: mujoco.MjData, index: int) -> np.ndarray:
@@ -120,12 +128,13 @@ class RaycastRenderer(Renderer):
         return np.ascontiguousarray(self._rays[index] @ data.cam_xmat[index].reshape(3, 3).T)
 
     def _draw(
-        self, model: mujoco.MjModel, data: mujoco.MjData, index: int, world_R3: np.ndarray, forward_R: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self, model: mujoco.MjModel, data: mujoco.MjData, index: int, world_R3: np.ndarray, forward_R: np.ndarray,
+        coloured: bool,
+    ) -> tuple[np.ndarray, np.ndarray | None]:  # fmt: skip
         """Depth `[R]` [m] and colours `[R, 3]` uint8 along rays, whose part along the camera's z is `forward_R`."""
         count = len(world_R3)
         geom_R, distance_R, normal_R3 = self._geom[:count], self._distance[:count], self._normal[:count]
-        wanted = {"normal": normal_R3.reshape(-1) if self._from_geoms else None} if _RAYS_GIVE_NORMALS else {}
+        wanted = {"normal": normal_R3.reshape(-1) if self._from_geoms and coloured else None} if _RAYS_GIVE_NORMALS else {}
         mujoco.mj_multiRay(
             m=model, d=data, pnt=data.cam_xpos[index], vec=world_R3.reshape(-1), geomgroup=_GROUPS, flg_static=1,
             bodyexclude=-1, geomid=geom_R, dist=distance_R, nray=count, cutoff=mujoco.mjMAXVAL, **wanted,
@@ -133,6 +142,8 @@ class RaycastRenderer(Renderer):
         depth_R = -distance_R * forward_R
         unseen_R = (geom_R < 0) | (depth_R >= self.far_m)
         depth_R[unseen_R] = self.far_m
+        if not coloured:
+            return depth_R, None
         if not self._from_geoms:
             depth = depth_R.astype(np.float32).reshape(self.height, self.width)
             normal_R3 = self._normals_of(depth, index) @ data.cam_xmat[index].reshape(3, 3).T

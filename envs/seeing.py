@@ -74,11 +74,13 @@ class Eyes:
         settings, seen, unknown = self.spec.settings, {}, 0
         depths, colours = {}, {}
         for name in settings.cameras:
-            rgb, depth = self._renderer.render(data, name)
+            if settings.images or settings.colours:
+                rgb, depth = self._renderer.render(data, name)
+                colours[name] = rgb.astype(np.float32) / np.float32(255)
+            else:
+                depth = self._renderer.depth(data, name)
             depths[name], holes = known_depth(depth, settings.range_m)
             unknown += holes
-            if settings.images or settings.colours:
-                colours[name] = rgb.astype(np.float32) / np.float32(255)
             if settings.images:
                 seen[f"{IMAGES}.{name}"] = np.ascontiguousarray(colours[name].transpose(2, 0, 1))
             if settings.depth:
@@ -99,12 +101,12 @@ class Eyes:
         """`[N, 3 + C]` float32 of all cameras, and how many of them are repeated."""
         settings, points, paints = self.spec.settings, [], []
         for name, depth in depths.items():
-            near_P = np.flatnonzero(depth.reshape(-1) < settings.range_m)  # at the range nothing was seen; NaN is not less
-            placed_P3 = place(self._rays[name][near_P], depth.reshape(-1)[near_P], poses[name])
-            kept_P = inside(placed_P3, settings.crop_low, settings.crop_high)
-            points.append(placed_P3[kept_P])
+            placed_3P = place(self._rays[name], depth.reshape(-1), poses[name])
+            # at the range nothing was seen; NaN is not less
+            kept_P = inside(placed_3P, settings.crop_low, settings.crop_high) & (depth.reshape(-1) < settings.range_m)
+            points.append(placed_3P[:, kept_P].T)
             if settings.colours:
-                paints.append(colours[name].reshape(-1, 3)[near_P[kept_P]])
+                paints.append(colours[name].reshape(-1, 3)[kept_P])
         points_M3 = np.concatenate(points)
         chosen_N, repeated = choose(points_M3, settings.num_points, settings.sampling, rng)
         parts = [points_M3[chosen_N], np.concatenate(paints)[chosen_N]] if settings.colours else [points_M3[chosen_N]]

@@ -183,6 +183,7 @@ def test_what_is_drawn_once_and_what_moves_make_the_picture_that_all_rays_make()
             for camera in ("above", "ahead"):
                 for ours, theirs in zip(clever.render(data, camera), plain.render(data, camera), strict=True):
                     np.testing.assert_array_equal(ours, theirs)
+                np.testing.assert_array_equal(clever.depth(data, camera), plain.render(data, camera)[1])
 
 
 def test_rays_by_hand():
