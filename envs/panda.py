@@ -101,7 +101,7 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         self.eyes: Eyes | None = None
         self.blind = False
         self._last_seen: dict[str, np.ndarray] = {}
-        self._made_up: dict[str, int] = {}
+        self.made_up: dict[str, int] = {}
         mujoco.mj_forward(self.model, self.data)  # positions mean something before the first reset, too
         state_box = gymnasium.spaces.Box(-np.inf, np.inf, (len(spec.state_names),), np.float32)
         self._state_space: dict[str, gymnasium.spaces.Space[Any]] = {STATE: state_box}
@@ -256,14 +256,14 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         if self.eyes is None:
             raise RuntimeError("this environment has no cameras: make it with envs.make(task, cameras=CameraSettings())")
         if self._stable() or not self._last_seen:
-            self._last_seen, self._made_up = self.eyes.see(self.data, self._steps)
+            self._last_seen, self.made_up = self.eyes.see(self.data, self._steps)
         return {name: values.copy() for name, values in self._last_seen.items()}
 
     def close(self) -> None:
         """Closes the cameras, if there are any."""
         if self.eyes is not None:
             self.eyes.close()
-            self.eyes, self._last_seen, self._made_up = None, {}, {}
+            self.eyes, self._last_seen, self.made_up = None, {}, {}
             self.observation_space = gymnasium.spaces.Dict(self._state_space)
 
     def _advance(self, target: np.ndarray, opening: float) -> bool:
@@ -297,7 +297,7 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         return {STATE: self._last_state.copy(), **seen}
 
     def _info(self, success: bool, failure: str, mode: str) -> dict[str, Any]:
-        counts = {"cameras": dict(self._made_up)} if self.eyes is not None else {}
+        counts = {"cameras": dict(self.made_up)} if self.eyes is not None and not self.blind else {}
         return {"is_success": success, "failure": failure, "mode": mode, **counts}
 
     def _put_carried(self, x: float, y: float, z: float) -> None:

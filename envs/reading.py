@@ -1,0 +1,97 @@
+"""Windows of demonstrations as a torch data set: what was observed in O frames, and the action chunk that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from envs.cameras import IMAGES, POINTS
+from envs.demonstrations import Demonstrations, window_frames
+from envs.frames import as_seen
+from envs.specs import STATE
+
+ACTION = "action"
+
+
+class WindowDataset(Dataset[dict[str, Tensor]]):
+    """One window per frame of demonstrations; a list of frame numbers is read as one batch.
+
+    ``observation.state`` `[O, S]`, the camera features that were asked for (`[O, 3, H, W]` in 0..1, `[O, 1, H, W]` [m]
+    with NaN where depth is unknown, `[O, N, 3 + C]` [m]) and ``action`` `[T, A]`, all float32; a batch has B before them.
+    """
+
+    def __init__(
+        self, demonstrations: Demonstrations, features: Sequence[str] = (), *, observation_steps: int = 2,
+        horizon: int = 16, cache_mb: float = 0,
+    ) -> None:  # fmt: skip
+        """features: names of camera features, of `CamerasSpec.shapes`.
+
+        cache_mb: so much memory may be used to keep images and depth inflated once they were read, feature by feature
+        in the order of their names here, each whole or not at all. Every worker of a loader keeps its own.
+        Raises ValueError for a feature that is not stored, naming it and those there are.
+        """
+        if features and demonstrations.cameras is None:
+            raise ValueError(f"wanted {list(features)}, but these demonstrations were recorded without cameras: record again")
+        if demonstrations.cameras is not None:
+            demonstrations.cameras.require(features)
+        self.demonstrations, self.features = demonstrations, tuple(features)
+        self.observation_steps, self.horizon = observation_steps, horizon
+        self._kept: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        left, frames = cache_mb * 2**20, demonstrations.num_frames
+        for name in features:
+            if name != POINTS and demonstrations.cameras is not None:
+                settings = demonstrations.cameras.spec.settings
+                size = (frames, settings.height, settings.width)
+                shape, dtype = ((*size, 3), np.uint8) if name.startswith(IMAGES) else (size, np.uint16)
+                needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
+                if needed <= left:
+                    left -= needed
+                    self._kept[name] = np.empty(shape, dtype), np.zeros(frames, bool)  # memory is taken as it is filled
+
+    def __len__(self) -> int:
+        return self.demonstrations.num_frames
+
+    def __getitem__(self, index: int | Sequence[int] | np.ndarray) -> dict[str, Tensor]:
+        """One window, or for several frame numbers a batch of them. ValueError for a frame that is not there."""
+        if isinstance(index, (int, np.integer)):
+            return {name: values[0] for name, values in self[[int(index)]].items()}
+        demonstrations, frames_B = self.demonstrations, np.asarray(index, dtype=np.int64)
+        history_BO, future_BT = window_frames(demonstrations, frames_B, self.observation_steps, self.horizon)
+        read = {STATE: demonstrations.state[history_BO], ACTION: demonstrations.action[future_BT]}
+        for name in self.features:
+            values = self._read(name, history_BO.reshape(-1))
+            read[name] = values.reshape(*history_BO.shape, *values.shape[1:])
+        return {name: torch.from_numpy(values) for name, values in read.items()}
+
+    def _read(self, name: str, frames_M: np.ndarray) -> np.ndarray:
+        cameras = self.demonstrations.cameras
+        assert cameras is not None
+        if name not in self._kept:
+            return cameras.read(name, frames_M)
+        kept, ready = self._kept[name]
+        for frame in np.unique(frames_M[~ready[frames_M]]).tolist():
+            cameras.raw(name, [frame], kept[frame : frame + 1])
+            ready[frame] = True
+        return as_seen(name, kept[frames_M], cameras.spec)
+
+
+def batch_loader(
+    dataset: WindowDataset, batches: Iterable[Sequence[int]], workers: int = 0, ahead: int = 2
+) -> DataLoader[dict[str, Tensor]]:
+    """Batches in the order of `batches`, lists of frame numbers, read by so many processes, each `ahead` batches ahead.
+
+    With 0 workers the training process reads by itself. The order and the contents do not depend on `workers`.
+    """
+    return DataLoader(
+        dataset, batch_size=None, sampler=batches, num_workers=workers, collate_fn=_as_it_is,
+        prefetch_factor=ahead if workers else None, persistent_workers=workers > 0,
+    )  # fmt: skip
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
