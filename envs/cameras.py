@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,26 @@ class CameraSettings:
             raise ValueError(f"sampling must be one of {SAMPLINGS}, got {self.sampling!r}")
         if any(low >= high for low, high in zip(self.crop_low, self.crop_high, strict=True)):
             raise ValueError(f"crop_low must be below crop_high, got {self.crop_low} and {self.crop_high}")
+
+    def only(self, features: Sequence[str]) -> CameraSettings:
+        """The cheapest settings that still give these features, each as these settings give it.
+
+        A cloud needs all cameras; without one, only those that are named are kept. Raises ValueError for features that
+        are not given, or none.
+        """
+        kinds = {
+            kind: tuple(camera for camera in self.cameras if on and f"{kind}.{camera}" in features)
+            for kind, on in ((IMAGES, self.images), (DEPTH, self.depth))
+        }
+        given = {f"{kind}.{camera}" for kind, cameras in kinds.items() for camera in cameras}
+        wrong = sorted(set(features) - given - ({POINTS} if self.num_points else set()))
+        if wrong or not features:
+            raise ValueError(f"these settings give no {wrong or 'empty list of features'}: {self}")
+        clouded = POINTS in features
+        return replace(
+            self, images=bool(kinds[IMAGES]), depth=bool(kinds[DEPTH]), num_points=self.num_points if clouded else 0,
+            cameras=self.cameras if clouded else tuple(c for c in self.cameras if c in kinds[IMAGES] + kinds[DEPTH]),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -137,6 +157,14 @@ class CamerasSpec:
                 return camera
         hint = nearest_name(name, self.settings.cameras, "; did you mean")
         raise ValueError(f"there is no camera {name!r} here, only {list(self.settings.cameras)}{hint}")
+
+    def require(self, features: Sequence[str]) -> None:
+        """ValueError that names the first of `features` that is not given, and those that are."""
+        given = sorted(self.shapes())
+        for name in features:
+            if name not in given:
+                hint = nearest_name(name, given, "; did you mean")
+                raise ValueError(f"{name!r} is wanted, but these cameras give only {given}{hint}")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

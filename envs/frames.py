@@ -14,7 +14,6 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from envs.cameras import IMAGES, POINTS, CamerasSpec, check_seen
-from envs.specs import nearest_name
 
 SCHEMA_VERSION = 1
 DEPTH_UNIT_M, UNKNOWN, NOTHING_NEAR = 0.00025, 0, 2**16 - 1
@@ -104,17 +103,9 @@ class CameraFrames:
     def num_frames(self) -> int:
         return len(self.unknown_pixels)
 
-    def require(self, features: Sequence[str]) -> None:
-        """ValueError that names the first of `features` that is not held, and those that are."""
-        held = sorted(self.spec.shapes())
-        for name in features:
-            if name not in held:
-                hint = nearest_name(name, held, "; did you mean")
-                raise ValueError(f"these demonstrations do not hold {name!r}; of cameras they hold {held}{hint}")
-
     def raw(self, feature: str, frames: Sequence[int] | np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """What is stored of an image (uint8 `[M, H, W, 3]`) or depth (uint16 `[M, H, W]`) feature in M frames."""
-        self.require([feature])
+        self.spec.require([feature])
         size = (self.spec.settings.height, self.spec.settings.width)
         shape, dtype = ((*size, 3), np.uint8) if feature.startswith(IMAGES) else (size, np.uint16)
         found = np.empty((len(frames), *shape), dtype) if out is None else out
@@ -127,7 +118,7 @@ class CameraFrames:
 
     def read(self, feature: str, frames: Sequence[int] | np.ndarray) -> np.ndarray:
         """A feature in M frames as it was seen, `[M, *shape]` float32: see `CamerasSpec.shapes`; unknown depth is NaN."""
-        self.require([feature])
+        self.spec.require([feature])
         if feature != POINTS:
             return as_seen(feature, self.raw(feature, frames), self.spec)
         assert self.points is not None
@@ -250,7 +241,8 @@ def as_stored(feature: str, seen: np.ndarray, spec: CamerasSpec) -> np.ndarray:
 def as_seen(feature: str, stored: np.ndarray, spec: CamerasSpec) -> np.ndarray:
     """The way back, for M frames: `[M, 3, H, W]` in 0..1 or `[M, 1, H, W]` [m], float32; unknown depth is NaN."""
     if feature.startswith(IMAGES):
-        return np.ascontiguousarray(stored.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
+        channels_first = stored.transpose(0, 3, 1, 2)
+        return np.divide(channels_first, np.float32(255), out=np.empty(channels_first.shape, np.float32))
     depth = stored * np.float32(DEPTH_UNIT_M)
     depth[stored == NOTHING_NEAR] = spec.settings.range_m
     depth[stored == UNKNOWN] = np.nan

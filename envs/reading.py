@@ -38,7 +38,7 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
         if features and demonstrations.cameras is None:
             raise ValueError(f"wanted {list(features)}, but these demonstrations were recorded without cameras: record again")
         if demonstrations.cameras is not None:
-            demonstrations.cameras.require(features)
+            demonstrations.cameras.spec.require(features)
         self.demonstrations, self.features = demonstrations, tuple(features)
         self.observation_steps, self.horizon = observation_steps, horizon
         self._kept: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -46,8 +46,9 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
         for name in features:
             if name != POINTS and demonstrations.cameras is not None:
                 settings = demonstrations.cameras.spec.settings
-                size = (frames, settings.height, settings.width)
-                shape, dtype = ((*size, 3), np.uint8) if name.startswith(IMAGES) else (size, np.uint16)
+                size, image = (settings.height, settings.width), name.startswith(IMAGES)
+                # channels first, as they will be asked for: turning images over costs more than reading them from here
+                shape, dtype = ((frames, 3, *size), np.uint8) if image else ((frames, *size), np.uint16)
                 needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
                 if needed <= left:
                     left -= needed
@@ -74,10 +75,12 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
         if name not in self._kept:
             return cameras.read(name, frames_M)
         kept, ready = self._kept[name]
+        as_stored = kept.transpose(0, 2, 3, 1) if name.startswith(IMAGES) else kept
         for frame in np.unique(frames_M[~ready[frames_M]]).tolist():
-            cameras.raw(name, [frame], kept[frame : frame + 1])
+            cameras.raw(name, [frame], as_stored[frame : frame + 1])
             ready[frame] = True
-        return as_seen(name, kept[frames_M], cameras.spec)
+        chosen = kept[frames_M]
+        return as_seen(name, chosen.transpose(0, 2, 3, 1) if name.startswith(IMAGES) else chosen, cameras.spec)
 
 
 def batch_loader(

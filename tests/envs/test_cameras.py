@@ -63,6 +63,31 @@ def test_only_what_is_asked_for() -> None:
     assert set(env.reset(seed=0)[0]) == set(env.observation_space.spaces) == {STATE}
 
 
+@pytest.mark.parametrize(
+    ("features", "cameras"),
+    [((f"{IMAGES}.wrist", f"{DEPTH}.front"), ("front", "wrist")), ((f"{DEPTH}.left",), ("left",)), ((POINTS,), CAMERAS),
+     ((f"{IMAGES}.front", POINTS), CAMERAS)],
+)  # fmt: skip
+def test_narrower_settings_give_the_same_features(features: tuple[str, ...], cameras: tuple[str, ...]) -> None:
+    narrow = SMALL.only(features)
+    assert narrow.cameras == cameras
+    wide_env, env = (envs.make("handles", cameras=settings) for settings in (SMALL, narrow))
+    wide, seen = wide_env.reset(seed=0)[0], env.reset(seed=0)[0]
+    assert len(seen) < len(wide)
+    for name in features:
+        np.testing.assert_array_equal(seen[name], wide[name])
+    env.close()
+    wide_env.close()
+
+
+def test_settings_cannot_be_narrowed_to_what_they_do_not_give() -> None:
+    for settings, name in ((SMALL, f"{IMAGES}.back"), (replace(SMALL, depth=False), f"{DEPTH}.front")):
+        with pytest.raises(ValueError, match=f"give no .*{name}"):
+            settings.only([name])
+    with pytest.raises(ValueError, match="empty list of features"):
+        SMALL.only([])
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_cameras_change_nothing_else(task: str) -> None:
     plain, seeing = envs.make(task), envs.make(task, cameras=replace(SMALL, cameras=("front",)))

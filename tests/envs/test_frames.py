@@ -140,10 +140,10 @@ def test_unknown_depth_comes_back_as_unknown(episodes: list[Demonstration], tmp_
 
 def test_a_camera_that_is_not_stored_is_named_with_those_that_are(stored: Path) -> None:
     frames = cameras_of(Demonstrations.load(stored))
-    with pytest.raises(ValueError, match="do not hold 'observation.images.left'.*depth.front.*images.wrist"):
+    with pytest.raises(ValueError, match="'observation.images.left' is wanted.*depth.front.*images.wrist"):
         frames.read(f"{IMAGES}.left", [0])
     with pytest.raises(ValueError, match="did you mean 'observation.points'"):
-        frames.require(["observation.point"])
+        frames.spec.require(["observation.point"])
 
 
 # -- files that do not fit ---------------------------------------------------------------------------------------------

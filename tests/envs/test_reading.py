@@ -83,7 +83,7 @@ def test_a_worker_reads_the_same_batches_in_the_same_order(stored: Demonstration
 
 
 def test_what_is_not_stored_is_refused_before_anything_is_read(stored: Demonstrations, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="do not hold 'observation.images.left'.*observation.images.front"):
+    with pytest.raises(ValueError, match="'observation.images.left' is wanted.*give only.*observation.images.front"):
         WindowDataset(stored, [f"{IMAGES}.left"])
     blind = Demonstrations(**{**vars(stored), "cameras": None})
     with pytest.raises(ValueError, match="recorded without cameras: record again"):
