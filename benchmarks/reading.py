@@ -85,7 +85,7 @@ def train(dataset: WindowDataset, workers: int, steps: int) -> dict[str, float]:
     network = SmallEncoder(dataset[rows[0]])
     network(dataset[rows[0]])  # the lazy layers take their shapes
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
-    if dataset._kept:
+    if dataset._room:
         for frame in range(len(dataset)):
             dataset[frame]
     loader = batch_loader(dataset, rows, workers)

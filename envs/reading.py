@@ -27,7 +27,7 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
 
     def __init__(
         self, demonstrations: Demonstrations, features: Sequence[str] = (), *, observation_steps: int = 2,
-        horizon: int = 16, cache_mb: float = 0,
+        horizon: int = 16, cache_mb: float = 2048,
     ) -> None:  # fmt: skip
         """features: names of camera features, of `CamerasSpec.shapes`.
 
@@ -41,6 +41,7 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
             demonstrations.cameras.spec.require(features)
         self.demonstrations, self.features = demonstrations, tuple(features)
         self.observation_steps, self.horizon = observation_steps, horizon
+        self._room: dict[str, tuple[tuple[int, ...], type]] = {}
         self._kept: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         left, frames = cache_mb * 2**20, demonstrations.num_frames
         for name in features:
@@ -52,7 +53,10 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
                 needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
                 if needed <= left:
                     left -= needed
-                    self._kept[name] = np.empty(shape, dtype), np.zeros(frames, bool)  # memory is taken as it is filled
+                    self._room[name] = shape, dtype
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": {}}  # a worker that is not forked begins with an empty memory
 
     def __len__(self) -> int:
         return self.demonstrations.num_frames
@@ -72,8 +76,10 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
     def _read(self, name: str, frames_M: np.ndarray) -> np.ndarray:
         cameras = self.demonstrations.cameras
         assert cameras is not None
-        if name not in self._kept:
+        if name not in self._room:
             return cameras.read(name, frames_M)
+        if name not in self._kept:  # of which memory is taken only as it is filled
+            self._kept[name] = np.empty(*self._room[name]), np.zeros(len(self), bool)
         kept, ready = self._kept[name]
         as_stored = kept.transpose(0, 2, 3, 1) if name.startswith(IMAGES) else kept
         for frame in np.unique(frames_M[~ready[frames_M]]).tolist():
