@@ -166,6 +166,21 @@ class CamerasSpec:
                 hint = nearest_name(name, given, "; did you mean")
                 raise ValueError(f"{name!r} is wanted, but these cameras give only {given}{hint}")
 
+    def check_recorded(self, recorded: CamerasSpec) -> None:
+        """Refuses to see otherwise than in demonstrations: ValueError names the settings and cameras that differ.
+
+        Fewer features are no difference, as long as each is what it was then (`CameraSettings.only`).
+        """
+        then, now = recorded.settings.only(tuple(self.shapes())), self.settings
+        different = [name for name, value in asdict(now).items() if asdict(then)[name] != value]
+        if not different:
+            different = [camera.name for camera in self.cameras if camera != recorded.camera(camera.name)]
+        if different:
+            raise ValueError(
+                f"the cameras are not those of the demonstrations ({different} differ): open them with the recorded "
+                "settings, or record again"
+            )
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

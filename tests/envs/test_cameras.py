@@ -239,6 +239,21 @@ def test_a_spec_goes_to_json_and_back(seeing: PandaEnv) -> None:
         CamerasSpec(spec.settings, spec.cameras[:2])
 
 
+def test_other_cameras_than_the_recorded_ones_are_refused(seeing: PandaEnv) -> None:
+    spec = spec_of(seeing)
+    narrow = spec.settings.only([f"{IMAGES}.wrist"])
+    fewer = CamerasSpec(narrow, (spec.camera("wrist"),))
+    for same in (spec, fewer):
+        same.check_recorded(spec)
+    with pytest.raises(ValueError, match=r"\['backend'\] differ.*record again"):
+        replace(fewer, settings=replace(narrow, backend="egl")).check_recorded(spec)
+    moved = replace(spec.camera("wrist"), focal_px=20.0)
+    with pytest.raises(ValueError, match=r"\['wrist'\] differ"):
+        CamerasSpec(narrow, (moved,)).check_recorded(spec)
+    with pytest.raises(ValueError, match="give no .*observation.images.left"):
+        spec.check_recorded(fewer)
+
+
 @pytest.mark.parametrize(
     ("feature", "value", "message"),
     [
