@@ -77,7 +77,7 @@ PHASES: dict[str, tuple[Row, ...]] = {
         *(_ablation(f"K = {k}", "--sample.num-hypotheses", str(k)) for k in (4, 32)),
         *(_ablation(f"M = {m}", "--student.num-latents", str(m)) for m in (2, 4, 16)),
         *(_ablation(f"observations = {n}", "--sample.num-observations", str(n)) for n in (512, 8192)),
-        *(_ablation(f"teacher steps = {steps}", "--sample.num-steps", str(steps)) for steps in (10, 50)),
+        *(_ablation(f"teacher steps = {steps}", "--sample.num-steps", str(steps)) for steps in (4, 25)),
         _ablation("no warm start", "--student.no-warm-start"),
         _ablation("all actions alike", "--student.unexecuted-weight", "1"),
         *(_ablation(f"width {width}", "--student.width", str(width)) for width in (32, 64, 96)),

@@ -22,6 +22,7 @@ from distill.config import Config, apply_preset
 from distill.recipes import recipe
 from distill.report_tables import NOTHING, number, percent, points
 from distill.statistics import mode_share_error, paired_difference, wilson_interval
+from teachers import TEACHERS
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/objectives"
@@ -427,11 +428,12 @@ def changed_section(tasks: Mapping[str, Found], section: str, title: str, text: 
 def preset_line(task: str) -> str:
     """The default recipe's settings of a task, from its preset."""
     config = apply_preset(Config(), ROOT / f"configs/{task}.yaml")
+    steps = config.sample.num_steps or TEACHERS[config.teacher.kind].CACHE_STEPS
     several = f" of {config.evaluate.selection_candidates}" if config.evaluate.student_selection.several else ""
     return (
         f"By `configs/{task}.yaml`, as it was when this page was made, the default has K = {config.sample.num_hypotheses}, "
         f"M = {config.student.num_latents}, codes = {config.student.codes}, latent size = {config.student.latent_size}, "
-        f"teacher steps = {config.sample.num_steps}, width = {config.student.width or config.teacher.width}, "
+        f"teacher steps = {steps}, width = {config.student.width or config.teacher.width}, "
         f"selection: {config.evaluate.selection}{several}."
     )
 

@@ -69,12 +69,12 @@ class SampleConfig:
 
     replanning_share: share of the observations taken where a policy is asked for a chunk, every `execution_horizon`-th
     frame of an episode from its first on; the rest is taken anywhere.
-    num_steps: the teacher's solver steps; solver: one of its kind's, "" the one that does best with few steps.
+    solver, num_steps: of the teacher; "" and 0: the solver of its kind that does best with few steps, and as many as it needs.
     shard_size: observations a shard; batch_size: observations a network call.
     """
 
     num_hypotheses: int = 12
-    num_steps: int = 20
+    num_steps: int = 0
     solver: str = ""
     num_observations: int = 2048
     replanning_share: float = 0.5
@@ -106,7 +106,7 @@ class StudentConfig:
     warm_start: bool = True
     width: int = 0
     depth: int = 0
-    training_steps: int = 2000
+    training_steps: int = 1400
     batch_size: int = 32
     learning_rate: float = 2.5e-3
     weight_decay: float = 1e-4
@@ -133,7 +133,7 @@ class EvaluateConfig:
     baselines: tuple[str, ...] = ("nearest_demonstration",)
     execution_horizon: int = 8
     selection: str = "typical"
-    selection_candidates: int = 8
+    selection_candidates: int = 16
     forget_every: int = 5
     fidelity_observations: int = 64
     fidelity_samples: int = 64
@@ -208,7 +208,7 @@ class Config:
 
 # counts that may be zero; every other int of a config must be at least 1
 _MAY_BE_ZERO = {
-    "seed", "processes", "demos.episodes", "teacher.warmup_steps", "student.width", "student.depth",
+    "seed", "processes", "demos.episodes", "teacher.warmup_steps", "sample.num_steps", "student.width", "student.depth",
     "student.codes", "student.warmup_steps",
     "evaluate.forget_every", "evaluate.latency_warmup",
     "moving.execution_horizon", "moving.starts",
@@ -332,7 +332,11 @@ def _check_moving(config: Config) -> None:
 
 def check_steps_of(kind: type[TrainedTeacher], config: Config) -> None:
     """Raise ValueError for numbers of solver steps that a kind of teacher cannot take."""
-    kind.check_steps(config.sample.num_steps, "sample.num_steps")
+    if config.sample.num_steps:
+        kind.check_steps(config.sample.num_steps, "sample.num_steps")
+    elif config.sample.solver:
+        raise ValueError(f"sample.num_steps: got 0 with sample.solver {config.sample.solver!r}, expected how many of its "
+                         "steps; 0 goes with the kind's own solver")
     for steps in config.evaluate.teacher_steps:
         kind.check_steps(steps, "evaluate.teacher_steps")
 

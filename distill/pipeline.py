@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 import envs
@@ -28,7 +27,7 @@ from distill.recipes import Batch, Ingredients, Lesson, Recipe, recipe
 from distill.run import Run, Stage
 from distill.shares import calibrate
 from distill.stages import write_json
-from distill.training import Share, StepBatches, batch_indices, fit
+from distill.training import Share, batch_indices, fit
 from envs.demonstrations import Demonstrations, record, stored_starts, windows
 from envs.specs import STATE, Demonstration
 from students import Student, load_student
@@ -39,9 +38,6 @@ from teachers.networks import PolicyShape
 from teachers.normalisation import Normaliser
 
 _TRIES = 5
-
-CALIBRATION_EVERY = 2
-"""The shares of a student's codes are calibrated on every second observation of the cache, for half the price of all."""
 
 
 class Pipeline:
@@ -218,8 +214,9 @@ class Pipeline:
         if len(frames) < settings.num_observations:
             self.run.say(f"  only {len(frames)} observations in the demonstrations, all are taken")
         cache_plan = CachePlan(
-            frames, settings.num_hypotheses, settings.num_steps, settings.shard_size, settings.batch_size, self.config.seed
-        )
+            frames, settings.num_hypotheses, settings.num_steps or teacher.CACHE_STEPS, settings.shard_size,
+            settings.batch_size, self.config.seed,
+        )  # fmt: skip
         shards = self.run.my_share(range(cache_plan.num_shards))
         with tqdm(total=len(shards), desc="sample", unit="shard", disable=not self.run.is_main) as bar:
             write_shards(
@@ -288,10 +285,8 @@ class Pipeline:
         student = self.student(folder)
         if not isinstance(student, OneStepStudent) or student.share_head is None:
             return
-        dataset, device = HypothesisDataset(self.sample()), self.run.accelerator.device
-        rows = range(0, len(dataset), CALIBRATION_EVERY)
-        batches = ({key: value.to(device) for key, value in batch.items()}
-                   for batch in DataLoader(Subset(dataset, rows), batch_size=16))  # fmt: skip
+        dataset = HypothesisDataset(self.sample())
+        batches = (self._to_device(dataset.batch(rows)) for rows in torch.arange(len(dataset)).split(16))
         began = time.process_time()
         figures = calibrate(student, batches, self._weights(student.shape.horizon), self.config.seed)
         student.save_pretrained(folder)
@@ -329,11 +324,14 @@ class Pipeline:
         """Batches of state histories with all their hypotheses."""
 
         def batches(first: int, last: int, share: Share) -> Iterator[Batch]:
-            sampler = StepBatches(self.config.seed, first, last, batch_size, len(dataset), share)
-            for batch in DataLoader(dataset, batch_sampler=sampler):
-                yield {name: value.to(self.run.accelerator.device) for name, value in batch.items()}
+            for step in range(first, last):
+                rows = share.of(batch_indices(self.config.seed, step, batch_size, len(dataset)))
+                yield self._to_device(dataset.batch(rows))
 
         return batches
+
+    def _to_device(self, batch: Batch) -> Batch:
+        return {name: value.to(self.run.accelerator.device) for name, value in batch.items()}
 
     def _ingredients(self, chosen: Recipe) -> Ingredients:
         config = self.config
@@ -349,8 +347,8 @@ class Pipeline:
         chunks_JTA = None
         if chosen.data == "hypotheses" and student.codes:
             dataset, generator = HypothesisDataset(self.sample()), torch.Generator().manual_seed(config.seed)
-            rows = torch.randint(len(dataset), (student.codes,), generator=generator).tolist()
-            chunks_JTA = torch.stack([dataset[row]["hypotheses"][0] for row in rows]).to(weights_TA.device)
+            rows = torch.randint(len(dataset), (student.codes,), generator=generator)
+            chunks_JTA = dataset.batch(rows)["hypotheses"][:, 0].to(weights_TA.device)
         return Ingredients(
             shape, normaliser, teacher, student, config.sample.num_hypotheses, weights_TA, chunks_JTA
         )

@@ -9,6 +9,7 @@ import envs
 from distill.config import Config, check_choice, check_steps_of
 from distill.recipes import recipe
 from distill.run import Stage
+from distill.shares import constants
 from distill.stages import make_key, sha256_file
 from teachers import TEACHERS, load_teacher
 
@@ -79,6 +80,7 @@ def make_plan(config: Config) -> Plan:
         teacher_key = external_teacher_key(config.teacher.path)
     drawn = asdict(config.sample)
     drawn["solver"] = drawn["solver"] or TEACHERS[config.teacher.kind].CACHE_SOLVER
+    drawn["num_steps"] = drawn["num_steps"] or TEACHERS[config.teacher.kind].CACHE_STEPS
     sample = Stage(
         "sample",
         {"teacher": teacher_key, "demos": demos.key, "sample": drawn, "seed": config.seed,
@@ -96,9 +98,12 @@ def make_plan(config: Config) -> Plan:
         # without a teacher the network's sizes are the config's own
         return {**key, "teacher": teacher_key} if chosen.teacher else {**key, "shape": asdict(config.shape())}
 
+    def finished(name: str) -> dict[str, object]:
+        return {"calibration": constants()} if recipe(name).learns_shares(config.student) else {}
+
     train_students = {name: Stage(f"train/{name}", made_from(name)) for name in config.student.objectives}
     students = {
-        name: Stage(f"distill/{name}", {**choice, **selection, "candidates": stage.key})
+        name: Stage(f"distill/{name}", {**choice, **selection, **finished(name), "candidates": stage.key})
         for name, stage in train_students.items()
     }
     reference = Stage(

@@ -61,6 +61,10 @@ class Recipe(Protocol):
 
     @property
     def cheap(self) -> bool: ...
+    def learns_shares(self, settings: StudentConfig) -> bool:
+        """Whether its student learns how often it takes each of its codes, which is set right after training."""
+        ...
+
     def settings(self, config: Config) -> StudentConfig:
         """`config.student` as this recipe takes it."""
         ...
@@ -104,6 +108,11 @@ class SetRecipe:
     def cheap(self) -> bool:
         return self.objective.one_sample
 
+    def learns_shares(self, settings: StudentConfig) -> bool:
+        # a single sample has no others to share with
+        several = not self.objective.one_sample and not self.objective.noise and self.data == "hypotheses"
+        return several and settings.code_shares and settings.codes > 0
+
     def settings(self, config: Config) -> StudentConfig:
         # a student that needs no teacher replaces it, and is trained as long
         steps = config.student.training_steps if self.teacher else config.teacher.training_steps
@@ -138,8 +147,7 @@ class SetRecipe:
         if self.objective.noise or not self.teacher:  # IMLE Policy's latent, too, is a noise of the chunk's shape
             student = OneStepStudent(given.shape, given.shape.horizon * given.shape.action_size, identity=True)
         else:
-            # a single sample has no others to share with
-            shares = settings.code_shares and settings.codes > 0 and not self.objective.one_sample
+            shares = self.learns_shares(settings)
             student = OneStepStudent(given.shape, settings.latent_size, codes=settings.codes, shares=shares)
         student.normaliser.load_state_dict(given.normaliser.state_dict())
         if given.teacher is not None and settings.warm_start and given.teacher.shape == given.shape:
@@ -199,6 +207,9 @@ class RivalRecipe:
 
     @property
     def cheap(self) -> bool:
+        return False
+
+    def learns_shares(self, settings: StudentConfig) -> bool:
         return False
 
     def settings(self, config: Config) -> StudentConfig:

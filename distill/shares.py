@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +23,19 @@ from students.selection import ALIKE
 STEPS, ROWS, LEARNING_RATE, WEIGHT_DECAY = 1000, 64, 3e-3, 1e-3
 """Of `calibrate`: steps, observations a step, the rate it begins with (a cosine to zero follows), AdamW's decay."""
 
-FAITH = 0.04
+TRIED = 64
+"""How many codes are tried for each observation, those that were taken most there in training. What lies beyond them counts
+as a whole half range outside: it was hardly trained there, and to make its chunks would double the price."""
+
+FAITH = 0.015
 """Weight of the divergence from the shares that were learned in training. A code that was hardly taken there was hardly
 trained there, and what it makes cannot be trusted: without this, calibrated students fail several times as often."""
+
+
+def constants() -> dict[str, float]:
+    """All that `calibrate` is made with, for the key of what is made by it."""
+    return {"steps": STEPS, "rows": ROWS, "learning_rate": LEARNING_RATE, "weight_decay": WEIGHT_DECAY,
+            "tried": TRIED, "faith": FAITH}  # fmt: skip
 
 
 def share_loss(log_share_BM: Tensor, student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
@@ -49,11 +60,9 @@ def share_loss(log_share_BM: Tensor, student_BMTA: Tensor, teacher_BKTA: Tensor,
     return ((slope_BM - baseline_BM) * log_share_BM).mean()
 
 
-def energy_of_shares(share_BJ: Tensor, codes_BJD: Tensor, teacher_BKD: Tensor) -> Tensor:
-    """E(p) `[B]`, exactly, for embedded chunks; less the teacher's own term, which no share changes."""
-    to_teacher_B = (share_BJ * torch.cdist(codes_BJD, teacher_BKD).mean(-1)).sum(-1)
-    among_B = torch.einsum("bi,bij,bj->b", share_BJ, torch.cdist(codes_BJD, codes_BJD), share_BJ)
-    return 2 * to_teacher_B - among_B
+def energy_of_shares(share_BJ: Tensor, to_teacher_BJ: Tensor, among_BJJ: Tensor) -> Tensor:
+    """E(p) `[B]`, exactly, of a_j and D_ij; less the teacher's own term, which no share changes."""
+    return 2 * (share_BJ * to_teacher_BJ).sum(-1) - torch.einsum("bi,bij,bj->b", share_BJ, among_BJJ, share_BJ)
 
 
 def outside(codes_BJD: Tensor, teacher_BKD: Tensor) -> Tensor:
@@ -65,10 +74,44 @@ def outside(codes_BJD: Tensor, teacher_BKD: Tensor) -> Tensor:
     return (torch.cdist(codes_BJD, teacher_BKD).amin(-1) - border_B1).clamp(min=0)
 
 
+@dataclass(frozen=True)
+class _Codes:
+    """What is known of the codes tried for each of N observations.
+
+    condition_NC: the encoder's; so_far_NJ: logarithm of the shares of all codes; tried_NI: which are tried; to_teacher_NI: a;
+    among_NII: D; outside_NI: how far beyond the teacher's support each lies.
+    """
+
+    condition_NC: Tensor
+    so_far_NJ: Tensor
+    tried_NI: Tensor
+    to_teacher_NI: Tensor
+    among_NII: Tensor
+    outside_NI: Tensor
+
+
+@torch.no_grad()
+def _look_at_codes(
+    student: OneStepStudent, batches: Iterable[dict[str, Tensor]], weights_TA: Tensor, generator: torch.Generator
+) -> _Codes:
+    parts: list[tuple[Tensor, ...]] = []
+    for batch in batches:
+        condition_BC = student.encode({STATE: batch[STATE]})
+        so_far_BJ = student.log_shares(condition_BC)
+        assert so_far_BJ is not None
+        tried_BI = so_far_BJ.topk(min(TRIED, student.codes), -1).indices
+        latents_BIZ = torch.randn(*tried_BI.shape, student.latent_size, generator=generator).to(weights_TA.device)
+        codes_BID = embed(student.of_codes(condition_BC, tried_BI, latents_BIZ), weights_TA)
+        teacher_BKD = embed(batch["hypotheses"], weights_TA)
+        parts.append((condition_BC, so_far_BJ, tried_BI, torch.cdist(codes_BID, teacher_BKD).mean(-1),
+                      torch.cdist(codes_BID, codes_BID), outside(codes_BID, teacher_BKD)))  # fmt: skip
+    return _Codes(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
 def calibrate(
     student: OneStepStudent, batches: Iterable[dict[str, Tensor]], weights_TA: Tensor, seed: int
 ) -> dict[str, float]:
-    """Train the correction of the shares, every code's chunk known: least E(p) + expected distance outside + FAITH x
+    """Train the correction of the shares, the chunks of the codes known: least E(p) + expected distance outside + FAITH x
     KL(p, the shares so far), over all observations.
 
     batches: ``observation.state`` `[B, O, S]` and ``hypotheses`` `[B, K, T, A]`, gone through once. Returns the mean of
@@ -81,34 +124,28 @@ def calibrate(
     assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
     for parameter in last.parameters():  # begin at the shares that were learned in training, however often this is called
         nn.init.zeros_(parameter)
-    conditions, codes, hypotheses = [], [], []
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for batch in batches:
-            conditions.append(student.encode({STATE: batch[STATE]}))
-            latents = torch.randn(len(conditions[-1]), student.codes, student.latent_size, generator=generator)
-            codes.append(embed(student.every_code(conditions[-1], latents.to(weights_TA.device)), weights_TA))
-            hypotheses.append(embed(batch["hypotheses"], weights_TA))
-        condition_NC, codes_NJD, teacher_NKD = torch.cat(conditions), torch.cat(codes), torch.cat(hypotheses)
-        so_far_NJ = student.log_shares(condition_NC)
-        assert so_far_NJ is not None
-        # it learns on standardised conditions; afterwards they are folded into its first layer
-        mean_C, scale_C = condition_NC.mean(0), condition_NC.std(0, unbiased=False) + 1e-6
-        standard_NC = (condition_NC - mean_C) / scale_C
-        outside_NJ = torch.cat([outside(*rows) for rows in zip(codes_NJD.split(ROWS), teacher_NKD.split(ROWS), strict=True)])
+    codes = _look_at_codes(student, batches, weights_TA, generator)
+    # it learns on standardised conditions; afterwards they are folded into its first layer
+    mean_C, scale_C = codes.condition_NC.mean(0), codes.condition_NC.std(0, unbiased=False) + 1e-6
+    standard_NC = (codes.condition_NC - mean_C) / scale_C
 
     def losses(row_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        log_share_BJ = (so_far_NJ[row_B] + correction(standard_NC[row_B])).log_softmax(-1)
-        share_BJ = log_share_BJ.exp()
-        energy = energy_of_shares(share_BJ, codes_NJD[row_B], teacher_NKD[row_B]).mean()
-        beyond = (share_BJ * outside_NJ[row_B]).sum(-1).mean()
-        return energy, beyond, (share_BJ * (log_share_BJ - so_far_NJ[row_B])).sum(-1).mean()
+        so_far_BJ = codes.so_far_NJ[row_B]
+        log_share_BJ = (so_far_BJ + correction(standard_NC[row_B])).log_softmax(-1)
+        share_BI = log_share_BJ.gather(-1, codes.tried_NI[row_B]).exp()
+        tried_B1 = share_BI.sum(-1, keepdim=True)
+        share_BI = share_BI / tried_B1
+        energy_B = energy_of_shares(share_BI, codes.to_teacher_NI[row_B], codes.among_NII[row_B])
+        beyond_B = (share_BI * codes.outside_NI[row_B]).sum(-1) + (1 - tried_B1[:, 0])
+        divergence_B = (log_share_BJ.exp() * (log_share_BJ - so_far_BJ)).sum(-1)
+        return energy_B.mean(), beyond_B.mean(), divergence_B.mean()
 
     @torch.no_grad()
     def figures(when: str) -> dict[str, float]:
-        rows = torch.arange(len(condition_NC), device=condition_NC.device).split(ROWS)
+        rows = torch.arange(len(standard_NC), device=standard_NC.device).split(ROWS)
         sums = torch.tensor([[len(row_B) * float(value) for value in losses(row_B)] for row_B in rows]).sum(0)
-        return {f"{name}_{when}": float(value) / len(condition_NC)
+        return {f"{name}_{when}": float(value) / len(standard_NC)
                 for name, value in zip(("energy", "outside", "divergence"), sums, strict=True)}  # fmt: skip
 
     before = figures("before")
@@ -117,7 +154,7 @@ def calibrate(
     for step in range(STEPS):
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * step / STEPS))
-        row_B = torch.randint(len(condition_NC), (ROWS,), generator=generator).to(condition_NC.device)
+        row_B = torch.randint(len(standard_NC), (ROWS,), generator=generator).to(standard_NC.device)
         energy, beyond, divergence = losses(row_B)
         optimizer.zero_grad()
         (energy + beyond + FAITH * divergence).backward()

@@ -55,8 +55,8 @@ def cache_blocks(dataset: HypothesisDataset, rows: Sequence[int] | None = None) 
     """Raw states `[n, O, S]` and normalised chunks `[n, K, T, A]` of a cache, a shard's worth of rows at a time."""
     chosen = range(len(dataset)) if rows is None else rows
     for start in range(0, len(chosen), dataset.shard_size):
-        items = [dataset[row] for row in chosen[start : start + dataset.shard_size]]
-        yield torch.stack([item[STATE] for item in items]), torch.stack([item["hypotheses"] for item in items])
+        batch = dataset.batch(chosen[start : start + dataset.shard_size])
+        yield batch[STATE], batch["hypotheses"]
 
 
 # -- an index ----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from accelerate import Accelerator
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.utils.data import Sampler
 from tqdm import tqdm
 
 from distill.stages import write_bytes
@@ -71,22 +70,6 @@ def batch_indices(seed: int, step: int, batch_size: int, length: int) -> Tensor:
 def step_generator(seed: int, step: int, stream: int = 0) -> torch.Generator:
     """A generator that depends on (seed, stream, step) only."""
     return torch.Generator().manual_seed((seed * 4 + stream) * 1_000_003 + step)
-
-
-class StepBatches(Sampler[list[int]]):
-    """Batch sampler for a DataLoader: this process's rows for the steps first .. last - 1."""
-
-    def __init__(self, seed: int, first: int, last: int, batch_size: int, length: int, share: Share) -> None:
-        self.arguments = (seed, batch_size, length)
-        self.first, self.last, self.share = first, last, share
-
-    def __iter__(self) -> Iterator[list[int]]:
-        seed, batch_size, length = self.arguments
-        for step in range(self.first, self.last):
-            yield self.share.of(batch_indices(seed, step, batch_size, length)).tolist()
-
-    def __len__(self) -> int:
-        return self.last - self.first
 
 
 def learning_rate(settings: Settings, step: int) -> float:

@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 
 from envs.avoid import AvoidEnv
+from envs.cameras import CameraSettings, check_seen
 from envs.detour import DetourEnv
 from envs.disturbances import Disturbance
 from envs.handles import HandlesEnv
@@ -17,14 +18,21 @@ from envs.specs import FAILURES, STATE, TaskSpec, nearest_name
 TASKS: dict[str, type[PandaEnv]] = {env.spec_task.name: env for env in (AvoidEnv, DetourEnv, HandlesEnv)}
 """Every task by name. A new task is one file and one line here."""
 
-for _name, _env in TASKS.items():
+for _name in TASKS:
     if f"flow2one/{_name.capitalize()}-v0" not in gymnasium.registry:
-        gymnasium.register(f"flow2one/{_name.capitalize()}-v0", entry_point=f"{_env.__module__}:{_env.__name__}")
+        gymnasium.register(f"flow2one/{_name.capitalize()}-v0", entry_point="envs:make", kwargs={"name": _name})
 
 
-def make(name: str) -> PandaEnv:
-    """A fresh environment of the task; ValueError with the nearest name for an unknown one."""
-    return _task(name)()
+def make(name: str, cameras: CameraSettings | None = None) -> PandaEnv:
+    """A fresh environment of the task; ValueError with the nearest name for an unknown one.
+
+    cameras: what it sees beside the state, `CameraSettings()` for everything; without, observations hold the state only.
+    Raises ValueError for a camera that is not there, RuntimeError for a renderer that does not work here.
+    """
+    env = _task(name)()
+    if cameras is not None:
+        env.open_cameras(cameras)
+    return env
 
 
 def task_spec(name: str) -> TaskSpec:
@@ -52,7 +60,8 @@ def check_env(env: Any, *, starts: int = 3, seed: int = 0) -> None:
     """Checks that `env` keeps the contract of `PandaEnv`; an outsider's environment need not inherit from it.
 
     Looks at spaces, shapes, dtypes, refusals, info, that a start is reproduced, and that the plan of every mode leads
-    to that mode from `starts` sampled starts. Raises ValueError saying what is wrong.
+    to that mode from `starts` sampled starts. Raises ValueError saying what is wrong. Of an environment with cameras
+    (`env.eyes.spec`, see envs.cameras) every observation must hold what that spec names.
     """
     spec: TaskSpec = env.spec_task
     size, box = len(spec.state_names), env.action_space
@@ -80,7 +89,10 @@ def check_env(env: Any, *, starts: int = 3, seed: int = 0) -> None:
         for mode in spec.modes:
             first = _observed(env, env.reset(options={"start": start})[0], "reset")
             again = _observed(env, env.reset(options={"start": start})[0], "reset")
-            _require(np.array_equal(first, again), f"the start {start} gave two states, {first} and {again}")
+            told = f"{first[STATE]} and {again[STATE]}"
+            _require(np.array_equal(first[STATE], again[STATE]), f"the start {start} gave two states, {told}")
+            differ = [key for key, seen in first.items() if not np.array_equal(seen, again[key])]
+            _require(not differ, f"the start {start} was seen twice and not the same: {differ}")
             _check_episode(env, mode, rng)
 
 
@@ -108,9 +120,12 @@ def _check_episode(env: Any, mode: str, rng: np.random.Generator) -> None:
     raise ValueError(f"the episode went on after max_steps={spec.max_steps} steps; it must end with 'timeout'")
 
 
-def _observed(env: Any, observation: Any, where: str) -> np.ndarray:
+def _observed(env: Any, observation: Any, where: str) -> dict[str, np.ndarray]:
+    eyes = getattr(env, "eyes", None)
+    if eyes is not None:  # first, as it says what is wrong
+        check_seen(observation, eyes.spec)
     _require(env.observation_space.contains(observation), f"{where} gave an observation outside observation_space")
-    return np.asarray(observation[STATE])
+    return {key: np.asarray(seen) for key, seen in observation.items()}
 
 
 def _refuses(call: Any, what: str) -> None:

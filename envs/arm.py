@@ -69,7 +69,9 @@ def panda_mjcf(name: str, scene: str, *, hand: str = "", gripper: bool = True) -
         f'<body name="hand" pos="0 0 0.107" euler="0 0 {-math.pi / 4}" gravcomp="1">\n'
         f'<geom name="hand" type="capsule" fromto="0 -0.07 0.034 0 0.07 0.034" size="0.032" mass="0.7" '
         f'rgba="0.9 0.9 0.92 1" {AS_HAND}/>\n'
-        f'<site name="tool" pos="0 0 0.1034" size="0.004" group="4"/>\n{hand}{fingers}</body>\n'
+        f'<site name="tool" pos="0 0 0.1034" size="0.004" group="4"/>\n'
+        # before the hand, looking past the finger tips a little backwards; up in its image is the base's x
+        f'<camera name="wrist" pos="0.075 0 0.02" xyaxes="0 1 0 0.97 0 0.25" fovy="75"/>\n{hand}{fingers}</body>\n'
     )
     arm = tool
     for index in reversed(range(7)):
@@ -97,10 +99,10 @@ def panda_mjcf(name: str, scene: str, *, hand: str = "", gripper: bool = True) -
 <worldbody>
 <light name="sun" type="directional" pos="0.4 0 2" dir="0.2 0.1 -1" diffuse="0.45 0.45 0.45"
  specular="0.1 0.1 0.1" castshadow="false"/>
-<camera name="front" pos="1.15 0 0.6" xyaxes="0 1 0 -0.6 0 0.8" fovy="45"/>
-<camera name="overhead" pos="0.52 0 0.95" xyaxes="0 -1 0 1 0 0" fovy="42"/>
-<camera name="left" pos="0.5 0.75 0.5" xyaxes="-1 0 0 0 -0.55 0.83" fovy="45"/>
-<camera name="right" pos="0.5 -0.75 0.5" xyaxes="1 0 0 0 0.55 0.83" fovy="45"/>
+<camera name="front" pos="1.15 0 0.6" xyaxes="0 1 0 -0.6 0 0.8" fovy="38"/>
+<camera name="overhead" pos="0.52 0 0.95" xyaxes="0 -1 0 1 0 0" fovy="36"/>
+<camera name="left" pos="0.5 0.75 0.5" xyaxes="-1 0 0 0 -0.55 0.83" fovy="36"/>
+<camera name="right" pos="0.5 -0.75 0.5" xyaxes="1 0 0 0 0.55 0.83" fovy="36"/>
 <geom name="table" type="box" pos="0.45 0 -0.02" size="0.65 0.6 0.02" rgba="0.55 0.48 0.4 1" {AS_TABLE}/>
 <geom name="base" type="capsule" fromto="-0.04 0 0.06 0 0 0.08" size="0.08" rgba="0.82 0.84 0.88 1"
  contype="0" conaffinity="0"/>

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from envs.frames import CameraFrames, pack
 from envs.panda import PandaEnv
 from envs.specs import STATE, ActionSpec, Demonstration, TaskSpec
 
@@ -48,11 +49,17 @@ def record(env: PandaEnv, start: np.ndarray, mode: str, seed: int, noise_m: floa
     spec = env.spec_task
     disturbance = _smooth_noise(noise_rng, spec, plan, noise_m)
     states, actions, tools = [], [], []
+    seen, counts, poses = [], [], []
     for step in range(spec.max_steps):
         now = min(step, len(plan) - 1)  # an expert whose plan is over waits at its end
         states.append(observation[STATE])
         tools.append(env.tool_position())
         actions.append(plan[now])
+        if env.eyes is not None:
+            view = env.see() if env.blind else observation
+            seen.append({name: view[name] for name in env.eyes.spec.shapes()})
+            counts.append(env.made_up)
+            poses.append(env.eyes.poses(env.data))
         observation, _, terminated, truncated, info = env.step(plan[now] + disturbance[now])
         if terminated or truncated:
             break
@@ -64,6 +71,7 @@ def record(env: PandaEnv, start: np.ndarray, mode: str, seed: int, noise_m: floa
         tool=np.stack(tools).astype(np.float32),
         start=np.asarray(start, dtype=np.float64),
         mode=mode,
+        cameras=None if env.eyes is None else pack(env.eyes.spec, seen, counts, poses),
     )
 
 
@@ -91,6 +99,7 @@ class Demonstrations:
     episode_index: `[F]` int64, 0 .. E-1, never falling.
     episode_mode: `[E]` int64 index in `spec.modes`; episode_start: `[E, D]` float64.
     start_index: `[E]` int64, which of the stored starts the episode began at.
+    cameras: what the cameras saw in the F frames, or None.
     """
 
     spec: TaskSpec
@@ -101,6 +110,7 @@ class Demonstrations:
     episode_mode: np.ndarray
     episode_start: np.ndarray
     start_index: np.ndarray
+    cameras: CameraFrames | None = None
 
     def __post_init__(self) -> None:
         frames, episodes = len(self.state), len(self.episode_mode)
@@ -128,6 +138,8 @@ class Demonstrations:
             raise ValueError(f"episode_index must go 0, .., {episodes - 1} without gaps, every episode having frames")
         if not ((self.episode_mode >= 0) & (self.episode_mode < len(spec.modes))).all():
             raise ValueError(f"episode_mode must be in 0 .. {len(spec.modes) - 1}, got {np.unique(self.episode_mode)}")
+        if self.cameras is not None and self.cameras.num_frames != frames:
+            raise ValueError(f"the cameras saw {self.cameras.num_frames} frames, the demonstrations have {frames}")
 
     @property
     def task(self) -> str:
@@ -145,9 +157,15 @@ class Demonstrations:
     def from_episodes(
         cls, spec: TaskSpec, episodes: Sequence[Demonstration], start_index: Sequence[int] | np.ndarray
     ) -> Demonstrations:
-        """Joins episodes; `start_index[i]` says at which stored start episode i began. ValueError without episodes."""
+        """Joins episodes; `start_index[i]` says at which stored start episode i began.
+
+        ValueError without episodes, and when only some have cameras or theirs differ.
+        """
         if not episodes or len(episodes) != len(start_index):
             raise ValueError(f"need episodes and one start index each, got {len(episodes)} and {len(start_index)}")
+        seen = [e.cameras for e in episodes if e.cameras is not None]
+        if seen and len(seen) != len(episodes):
+            raise ValueError(f"{len(seen)} of {len(episodes)} episodes were recorded with cameras, expected all or none")
         return cls(
             spec=spec,
             state=np.concatenate([e.state for e in episodes]).astype(np.float32),
@@ -157,6 +175,7 @@ class Demonstrations:
             episode_mode=np.array([spec.modes.index(e.mode) for e in episodes], dtype=np.int64),
             episode_start=np.stack([e.start for e in episodes]).astype(np.float64),
             start_index=np.asarray(start_index, dtype=np.int64),
+            cameras=CameraFrames.join(seen) if seen else None,
         )
 
     def statistics(self) -> dict[str, dict[str, np.ndarray]]:
@@ -172,7 +191,10 @@ class Demonstrations:
         }
 
     def save(self, folder: str | Path) -> None:
-        """Writes ``frames.safetensors``, ``info.json`` and ``statistics.json`` into `folder` (made if needed)."""
+        """Writes ``frames.safetensors``, ``info.json`` and ``statistics.json`` into `folder` (made if needed).
+
+        What cameras saw goes into its sub-folder ``cameras``, see `CameraFrames.save`.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
@@ -192,6 +214,8 @@ class Demonstrations:
             part: {name: values.tolist() for name, values in table.items()} for part, table in self.statistics().items()
         }
         (folder / "statistics.json").write_text(json.dumps(numbers, indent=1) + "\n")
+        if self.cameras is not None:
+            self.cameras.save(folder / "cameras")
 
     @classmethod
     def load(cls, folder: str | Path, spec: TaskSpec | None = None) -> Demonstrations:
@@ -213,7 +237,8 @@ class Demonstrations:
         arrays = load_file(str(folder / "frames.safetensors"))
         if set(arrays) != set(_ARRAYS):
             raise ValueError(f"{folder}: frames.safetensors must hold {sorted(_ARRAYS)}, got {sorted(arrays)}")
-        loaded = cls(spec=stored, **arrays)
+        cameras = CameraFrames.load(folder / "cameras") if (folder / "cameras").is_dir() else None
+        loaded = cls(spec=stored, **arrays, cameras=cameras)
         counts = (info["num_frames"], info["num_episodes"])
         if counts != (loaded.num_frames, loaded.num_episodes):
             raise ValueError(
@@ -243,6 +268,14 @@ def windows(
     Never crosses into another episode: the first state is repeated before its start, the last action after its end.
     Raises ValueError for a frame outside 0 .. F-1.
     """
+    history, future = window_frames(demonstrations, frames, observation_steps, horizon)
+    return demonstrations.state[history], demonstrations.action[future]
+
+
+def window_frames(
+    demonstrations: Demonstrations, frames: np.ndarray, observation_steps: int, horizon: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of the frames in `windows`: history `[N, O]` and future `[N, T]`. Raises ValueError as it does."""
     frames = np.asarray(frames, dtype=np.int64)
     if frames.ndim != 1 or (frames.size and (frames.min() < 0 or frames.max() >= demonstrations.num_frames)):
         raise ValueError(f"frames must be [N] within 0 .. {demonstrations.num_frames - 1}, got shape {frames.shape}")
@@ -251,4 +284,4 @@ def windows(
     last = np.searchsorted(demonstrations.episode_index, episode, side="right") - 1
     history = np.maximum(frames[:, None] + np.arange(1 - observation_steps, 1), first[:, None])
     future = np.minimum(frames[:, None] + np.arange(horizon), last[:, None])
-    return demonstrations.state[history], demonstrations.action[future]
+    return history, future

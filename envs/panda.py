@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium
 import mujoco
 import numpy as np
 
 from envs.arm import FINGER_OPEN_M, HOME_Q, PHYSICS_DT_S, compile_model, solve_ik
+from envs.cameras import CameraSettings, CamerasSpec
 from envs.disturbances import Disturbance, Move
 from envs.specs import FAILURES, STATE, Shape, TaskSpec
+
+if TYPE_CHECKING:
+    from envs.seeing import Eyes
 
 BLOCKS = 5
 """Contacts are looked at five times per control step. At the greatest tool speed that is every 6 mm, so a graze of rod
@@ -64,7 +68,8 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     varies from start to start must live in `data`, because `model` is shared by all environments of the process.
 
     `step`'s and `reset`'s info always holds `is_success: bool`, `failure: str` ("" or one of `FAILURES`) and
-    `mode: str` ("" until the task was carried out in a mode of the spec).
+    `mode: str` ("" until the task was carried out in a mode of the spec). Once `open_cameras` was called, observations
+    hold what the cameras see, too, and the info's ``cameras`` what had to be made up for it (see envs.seeing).
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
@@ -97,10 +102,14 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         self._move_steps_left = 0
         self._destination = np.zeros(2)
         self._last_state = np.zeros(len(spec.state_names), dtype=np.float32)
+        self.eyes: Eyes | None = None
+        self.blind = False
+        self._last_seen: dict[str, np.ndarray] = {}
+        self.made_up: dict[str, int] = {}
         mujoco.mj_forward(self.model, self.data)  # positions mean something before the first reset, too
-        self.observation_space = gymnasium.spaces.Dict(
-            {STATE: gymnasium.spaces.Box(-np.inf, np.inf, (len(spec.state_names),), np.float32)}
-        )
+        state_box = gymnasium.spaces.Box(-np.inf, np.inf, (len(spec.state_names),), np.float32)
+        self._state_space: dict[str, gymnasium.spaces.Space[Any]] = {STATE: state_box}
+        self.observation_space = gymnasium.spaces.Dict(self._state_space)
         self.action_space = gymnasium.spaces.Box(
             self._low.astype(np.float32), self._high.astype(np.float32), dtype=np.float32
         )
@@ -200,7 +209,8 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         self._steps = 0
         self._move_steps_left = 0
         self._running = True
-        return self._observe(), {"is_success": False, "failure": "", "mode": ""}
+        observation = self._observe()
+        return observation, self._info(False, "", "")
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Drives the tool towards the absolute target `action [A]` for one control period.
@@ -227,8 +237,39 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         assert failure == "" or failure in FAILURES
         terminated = success or (failure != "" and not truncated)
         self._running = not (terminated or truncated)
-        info = {"is_success": success, "failure": failure, "mode": mode}
-        return self._observe(), float(success), terminated, truncated, info
+        observation = self._observe()
+        return observation, float(success), terminated, truncated, self._info(success, failure, mode)
+
+    def open_cameras(self, settings: CameraSettings) -> CamerasSpec:
+        """From now on every observation holds what these cameras see, beside the state; returns what that is.
+
+        While `blind` is True, `reset` and `step` leave it out, for a loop that needs it at some steps only and asks `see`.
+        Raises ValueError for a camera that is not there, RuntimeError for a renderer that does not work here.
+        """
+        from envs.seeing import Eyes  # late: who has no cameras does not load a renderer
+
+        self.close()
+        self.eyes = Eyes(self.model, settings)
+        self.observation_space = gymnasium.spaces.Dict({**self._state_space, **self.eyes.space()})
+        return self.eyes.spec
+
+    def see(self) -> dict[str, np.ndarray]:
+        """What the cameras see now: every feature of `CamerasSpec.shapes`, float32. RuntimeError without cameras.
+
+        Raises ValueError when nothing is left for a cloud. Of a simulator that is not stable, the last good view.
+        """
+        if self.eyes is None:
+            raise RuntimeError("this environment has no cameras: make it with envs.make(task, cameras=CameraSettings())")
+        if self._stable() or not self._last_seen:
+            self._last_seen, self.made_up = self.eyes.see(self.data, self._steps)
+        return {name: values.copy() for name, values in self._last_seen.items()}
+
+    def close(self) -> None:
+        """Closes the cameras, if there are any."""
+        if self.eyes is not None:
+            self.eyes.close()
+            self.eyes, self._last_seen, self.made_up = None, {}, {}
+            self.observation_space = gymnasium.spaces.Dict(self._state_space)
 
     def disturb(self, move: Move) -> bool:
         """Begins a move of the task's world; it takes place during the next `move.steps` control steps.
@@ -306,7 +347,12 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     def _observe(self) -> dict[str, np.ndarray]:
         if self._stable():
             self._last_state = self._state().astype(np.float32)
-        return {STATE: self._last_state.copy()}
+        seen = {} if self.eyes is None or self.blind else self.see()
+        return {STATE: self._last_state.copy(), **seen}
+
+    def _info(self, success: bool, failure: str, mode: str) -> dict[str, Any]:
+        counts = {"cameras": dict(self.made_up)} if self.eyes is not None and not self.blind else {}
+        return {"is_success": success, "failure": failure, "mode": mode, **counts}
 
     def _put_carried(self, x: float, y: float, z: float) -> None:
         """Places the carried object upright; the physics takes it over from there."""

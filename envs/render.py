@@ -6,6 +6,7 @@ import atexit
 import ctypes.util
 import functools
 import importlib
+import os
 import subprocess
 import sys
 import weakref
@@ -34,8 +35,6 @@ PROBE_SECONDS = 60
 LIBRARIES = {"egl": ("EGL", "libegl1 libgl1-mesa-dri"), "osmesa": ("OSMesa", "libosmesa6")}
 """Shared library each OpenGL backend needs and the Debian packages that bring it."""
 
-_RAYS_GIVE_NORMALS = "normal:" in (mujoco.mj_multiRay.__doc__ or "")  # newer MuJoCo; before, from the depth's slope
-
 
 class Renderer:
     """One model's images at one size. Use as a context manager, or call `close` before the process ends.
@@ -60,6 +59,10 @@ class Renderer:
         """
         raise NotImplementedError
 
+    def depth(self, data: mujoco.MjData, camera: str) -> np.ndarray:
+        """The depth of `render` alone, which some backends give faster."""
+        return self.render(data, camera)[1]
+
     def close(self) -> None:
         """Free what the backend holds; calling it again does nothing."""
 
@@ -81,14 +84,17 @@ def open_renderer(model: mujoco.MjModel, width: int, height: int, backend: str =
         reason = _probe(backend)
         if reason:
             raise RuntimeError(f"renderer {backend!r} is not available ({reason}); use 'auto' or 'raycast'")
-        return _open(backend, model, width, height)
+        try:
+            return _open(backend, model, width, height)
+        except ImportError as error:  # PyOpenGL is one platform's for as long as a process lives
+            raise RuntimeError(f"renderer {backend!r} cannot share a process with another OpenGL ({error})") from error
     for name in BACKENDS[:-1]:
         if not _probe(name):
             try:
                 return _open(name, model, width, height)
             except (ImportError, AttributeError, RuntimeError, OSError, mujoco.FatalError):
                 continue  # worked in a process of its own, not in this one (another GL is loaded)
-    return RaycastRenderer(model, width, height)
+    return _open_raycast(model, width, height)
 
 
 def available_backends() -> dict[str, str]:
@@ -167,7 +173,7 @@ class GlRenderer(Renderer):
         rgb, window = self._rgb[::-1].copy(), self._window[::-1]
         depth = (self.near_m / (1.0 - window * (1.0 - self.near_m / self.far_m))).astype(np.float32)
         nothing = window >= 1.0
-        rgb[nothing], depth[nothing] = _background(), self.far_m
+        rgb[nothing], depth[nothing] = background(), self.far_m
         return rgb, depth
 
     def close(self) -> None:
@@ -179,84 +185,22 @@ class GlRenderer(Renderer):
             self._gl.free()
 
 
-class RaycastRenderer(Renderer):
-    """Images by one ray per pixel: no OpenGL at all. Depth equals OpenGL's; colours do not.
-
-    Plain colours lit from the camera and from above, darker far away; no textures, and nothing is see-through.
-    """
-
-    backend = "raycast"
-
-    def __init__(self, model: mujoco.MjModel, width: int, height: int) -> None:
-        super().__init__(model, width, height)
-        pixels = width * height
-        self._rays: dict[int, np.ndarray] = {}
-        self._geom = np.empty(pixels, np.int32)
-        self._distance = np.empty(pixels, np.float64)
-        self._normal = np.zeros((pixels, 3), np.float64)
-        self._from_geoms = _RAYS_GIVE_NORMALS
-        self._groups = np.array(VISIBLE_GROUPS, np.uint8)
-
-    def render(self, data: mujoco.MjData, camera: str) -> tuple[np.ndarray, np.ndarray]:
-        index = camera_id(self.model, camera)
-        if index not in self._rays:
-            self._rays[index] = pinhole_rays(self.width, self.height, focal_pixels(self.model, index, self.height))
-        rays_P3 = self._rays[index]
-        rotation = data.cam_xmat[index].reshape(3, 3)
-        world_P3 = np.ascontiguousarray(rays_P3 @ rotation.T)
-        wanted = {"normal": self._normal.reshape(-1) if self._from_geoms else None} if _RAYS_GIVE_NORMALS else {}
-        mujoco.mj_multiRay(
-            m=self.model, d=data, pnt=data.cam_xpos[index], vec=world_P3.reshape(-1), geomgroup=self._groups,
-            flg_static=1, bodyexclude=-1, geomid=self._geom, dist=self._distance, nray=len(rays_P3),
-            cutoff=mujoco.mjMAXVAL, **wanted,
-        )  # fmt: skip
-        depth_P = -self._distance * rays_P3[:, 2]
-        seen_P = (self._geom >= 0) & (depth_P < self.far_m)
-        depth_P[~seen_P] = self.far_m
-        depth = depth_P.astype(np.float32).reshape(self.height, self.width)
-        normal_P3 = self._normal if self._from_geoms else self._normals_of(depth, index) @ rotation.T
-        toward_P = -np.einsum("pk,pk->p", normal_P3, world_P3)  # < 0: this normal points away, so it is turned round
-        from_above_P = np.maximum(np.sign(toward_P) * normal_P3[:, 2], 0.0)
-        light_P = (0.35 + 0.35 * np.abs(toward_P) + 0.4 * from_above_P) / (1.0 + 0.03 * depth_P)
-        colour_P3 = np.clip(self._colours()[self._geom] * light_P[:, None], 0.0, 1.0)
-        rgb_P3 = (colour_P3 * 255.0 + 0.5).astype(np.uint8)
-        rgb_P3[~seen_P] = _background()
-        return rgb_P3.reshape(self.height, self.width, 3), depth
-
-    def _colours(self) -> np.ndarray:
-        """`[G, 3]` colour of every geom now (a task may recolour): its own, or its material's when it has none."""
-        colours_G3 = self.model.geom_rgba[:, :3].copy()
-        unset = np.array((0.5, 0.5, 0.5, 1.0), np.float32)
-        plain = np.all(self.model.geom_rgba == unset, axis=1) & (self.model.geom_matid >= 0)
-        colours_G3[plain] = self.model.mat_rgba[self.model.geom_matid[plain], :3]
-        return colours_G3
-
-    def _normals_of(self, depth: np.ndarray, index: int) -> np.ndarray:
-        """`[P, 3]` unit normals in the camera's frame from the slope of the depth image."""
-        rays_P3 = self._rays[index]
-        points = (rays_P3 / -rays_P3[:, 2:]).reshape(*depth.shape, 3) * depth[..., None]
-        across = np.gradient(points, axis=1) if self.width > 1 else np.broadcast_to([1.0, 0, 0], points.shape)
-        down = np.gradient(points, axis=0) if self.height > 1 else np.broadcast_to([0, 1.0, 0], points.shape)
-        normals = np.cross(across, down).reshape(-1, 3)
-        return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-
-
-def pinhole_rays(width: int, height: int, focal: float) -> np.ndarray:
-    """`[H*W, 3]` unit rays through pixel centres, row by row from the top left; x right, y up, looking along -z."""
-    column, row = np.meshgrid(np.arange(width) + 0.5 - width / 2, np.arange(height) + 0.5 - height / 2)
-    rays = np.stack([column / focal, -row / focal, -np.ones_like(row)], axis=-1).reshape(-1, 3)
-    return rays / np.linalg.norm(rays, axis=1, keepdims=True)
-
-
-def _background() -> np.ndarray:
+def background() -> np.ndarray:
+    """`BACKGROUND` as `[3]` uint8."""
     return (np.array(BACKGROUND) * 255.0 + 0.5).astype(np.uint8)
 
 
 def _open(backend: str, model: mujoco.MjModel, width: int, height: int) -> Renderer:
     if backend == "raycast":
-        return RaycastRenderer(model, width, height)
+        return _open_raycast(model, width, height)
     module = importlib.import_module(f"mujoco.{backend}")  # late: importing it loads that OpenGL
     return GlRenderer(model, width, height, backend, module.GLContext)
+
+
+def _open_raycast(model: mujoco.MjModel, width: int, height: int) -> Renderer:
+    from envs.raycast import RaycastRenderer  # late: that module is built on this one
+
+    return RaycastRenderer(model, width, height)
 
 
 def _close_if_alive(reference: weakref.ref[Any]) -> None:
@@ -285,9 +229,10 @@ def _probe(backend: str) -> str:
     """Why a backend does not work, or "": a broken OpenGL can end a process, so it is tried in one of its own."""
     if backend == "raycast":
         return ""
+    without = {name: value for name, value in os.environ.items() if name != "PYOPENGL_PLATFORM"}  # set by an open renderer
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _PROBE, backend], cwd=Path(__file__).resolve().parent.parent,
+            [sys.executable, "-c", _PROBE, backend], cwd=Path(__file__).resolve().parent.parent, env=without,
             capture_output=True, text=True, errors="replace", timeout=PROBE_SECONDS,
         )  # fmt: skip
     except subprocess.TimeoutExpired:

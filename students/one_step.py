@@ -65,7 +65,9 @@ class OneStepStudent(PretrainedPolicy):
             last = nn.Linear(shape.width, codes)
             for parameter in (*self.share_head.parameters(), *last.parameters()):
                 nn.init.zeros_(parameter)
-            self.share_correction = nn.Sequential(nn.Linear(shape.width, shape.width), nn.GELU(), last).requires_grad_(False)
+            self.share_correction = nn.Sequential(
+                nn.Linear(shape.width, shape.width), nn.GELU(), nn.Linear(shape.width, shape.width), nn.GELU(), last
+            ).requires_grad_(False)
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -125,14 +127,13 @@ class OneStepStudent(PretrainedPolicy):
         """One network evaluation: condition and latents to normalised chunks `[B, M, T, A]`."""
         return self.from_lifted(condition_BC, self.lift(latents_BMZ, self.log_shares(condition_BC)))
 
-    def every_code(self, condition_BC: Tensor, latents_BJZ: Tensor) -> Tensor:
-        """The normalised chunk of each of the J codes, `[B, J, T, A]`; of the latents all but the first number is used.
+    def of_codes(self, condition_BC: Tensor, code_BJ: Tensor, latents_BJZ: Tensor) -> Tensor:
+        """The normalised chunks `[B, J, T, A]` of given codes; of the latents all but the first number is used.
 
         Raises ValueError for a student without codes.
         """
         if not self.codes:
-            raise ValueError("every_code: this student has no codes")
-        code_BJ = torch.arange(self.codes, device=condition_BC.device).expand(len(condition_BC), -1)
+            raise ValueError("of_codes: this student has no codes")
         return self.from_lifted(condition_BC, self._lift(code_BJ, latents_BJZ))
 
     def from_lifted(self, condition_BC: Tensor, lifted_BMD: Tensor) -> Tensor:

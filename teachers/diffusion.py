@@ -62,6 +62,7 @@ class DiffusionTeacher(TrainedTeacher):
     KIND = "diffusion_teacher"
     SOLVERS = ("ddim", "ddpm")
     CACHE_SOLVER = "ddim"
+    CACHE_STEPS = 20
     FRESH_NOISE = ("ddpm",)
 
     def __init__(self, shape: PolicyShape, solver: str = "ddim") -> None:

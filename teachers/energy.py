@@ -40,6 +40,7 @@ class EnergyTeacher(TrainedTeacher):
     KIND = "energy_teacher"
     SOLVERS = ("langevin",)
     CACHE_SOLVER = "langevin"
+    CACHE_STEPS = 20
     FRESH_NOISE = ("langevin",)
 
     def __init__(self, shape: PolicyShape, solver: str = "langevin") -> None:

@@ -23,6 +23,7 @@ class FlowTeacher(TrainedTeacher):
     KIND = "flow_teacher"
     SOLVERS = tuple(SOLVERS)
     CACHE_SOLVER = "shrinking"
+    CACHE_STEPS = 8
 
     def __init__(self, shape: PolicyShape, solver: str = "euler", time_power: float = 1.0) -> None:
         super().__init__(shape, solver)

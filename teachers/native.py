@@ -26,6 +26,8 @@ class TrainedTeacher(PretrainedPolicy, ABC):
     """Names that `solver` takes, the default first."""
     CACHE_SOLVER: ClassVar[str]
     """The one that hypotheses are drawn with unless another is asked for: the best at the few steps a cache can afford."""
+    CACHE_STEPS: ClassVar[int]
+    """How many of its steps."""
     FRESH_NOISE: ClassVar[tuple[str, ...]] = ()
     """Solvers that take new noise at every step; with the others a chunk comes from one noise of its own shape."""
 

@@ -11,13 +11,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from distill.cache import CachePlan, HypothesisDataset, write_index, write_shards
 from distill.config import StudentConfig
 from distill.recipes import RECIPES, Batch, Ingredients, Lesson
 from distill.shares import calibrate
-from distill.training import Share, StepBatches, fit
+from distill.training import Share, batch_indices, fit
 from envs.specs import STATE
 from students import load_student
 from students.one_step import OneStepStudent
@@ -109,7 +108,8 @@ def _distil(name: str, dataset: HypothesisDataset, normaliser: Normaliser, folde
     student = chosen.build(given)
 
     def batches(first: int, last: int, share: Share) -> Iterator[Batch]:
-        yield from DataLoader(dataset, batch_sampler=StepBatches(0, first, last, 32, len(dataset), share))
+        for step in range(first, last):
+            yield dataset.batch(share.of(batch_indices(0, step, 32, len(dataset))))
 
     def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
         value: Tensor = model(batch, *chosen.draws(student, given, 32, generator))
@@ -124,7 +124,8 @@ def _distil(name: str, dataset: HypothesisDataset, normaliser: Normaliser, folde
     trained = load_student(folder / f"candidate-{steps:06d}")
     state = torch.from_numpy(_states(np.arange(10_000, 10_064))).float()
     if isinstance(trained, OneStepStudent) and trained.share_head is not None:
-        calibrate(trained, DataLoader(dataset, batch_size=64), torch.ones(4, 2), seed=0)
+        batches_of_all = (dataset.batch(rows) for rows in torch.arange(len(dataset)).split(64))
+        calibrate(trained, batches_of_all, torch.ones(4, 2), seed=0)
     latents = torch.randn(64, 512, 1, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         chunks = trained({STATE: state}, latents)

@@ -24,7 +24,7 @@ from distill.cache import (
     write_index,
     write_shards,
 )
-from distill.training import Share, StepBatches, batch_indices
+from distill.training import batch_indices
 from envs.specs import STATE
 from teachers.diffusion import DiffusionTeacher
 
@@ -322,14 +322,20 @@ def test_only_the_shards_that_are_asked_for_are_opened(cached: Path, monkeypatch
     assert opened == [shard_name(2), shard_name(0)]
 
 
-def test_a_data_loader_gives_the_rows_of_every_step(cached: Path) -> None:
+def test_a_batch_is_its_rows_in_their_order(cached: Path) -> None:
     dataset = HypothesisDataset(cached)
-    sampler = StepBatches(5, 1, 4, 3, len(dataset), Share())
-    batches = list(DataLoader(dataset, batch_sampler=sampler))
-    assert len(batches) == len(sampler) == 3
-    for step, batch in enumerate(batches, start=1):
-        rows = batch_indices(5, step, 3, len(dataset)).tolist()
-        assert torch.equal(batch["hypotheses"], torch.stack([dataset[row]["hypotheses"] for row in rows]))
+    for rows in ([6], [5, 0, 7, 1, 6], [2, 2, 4], batch_indices(5, 1, 3, 8)):  # over the borders of shards of 3, and twice
+        batch = dataset.batch(rows)
+        items = [dataset[int(row)] for row in rows]
+        for name in (STATE, "hypotheses", "seed"):
+            assert batch[name].dtype == items[0][name].dtype
+            assert torch.equal(batch[name], torch.stack([item[name] for item in items]))
+
+
+def test_a_data_loader_reads_it(cached: Path) -> None:
+    dataset = HypothesisDataset(cached)
+    batches = list(DataLoader(dataset, batch_size=3))
+    assert torch.equal(torch.cat([batch["hypotheses"] for batch in batches]), dataset.batch(range(8))["hypotheses"])
 
 
 # -- which frames ----------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from distill import shares
 from distill.objectives import embed
 from distill.shares import calibrate, energy_of_shares, outside, share_loss
 from envs.specs import STATE
-from students.one_step import CODE_GAIN, OneStepStudent
+from students.one_step import CODE_GAIN, SHARE_GAIN, OneStepStudent
 from students.selection import ALIKE
 from teachers.networks import PolicyShape
 
@@ -35,6 +35,11 @@ def _levels(*values: float) -> Tensor:
     return torch.tensor(values)[:, None, None].expand(-1, 8, 2)
 
 
+def _energy(share_BJ: Tensor, codes_BJD: Tensor, teacher_BKD: Tensor) -> Tensor:
+    """E(p) of embedded chunks."""
+    return energy_of_shares(share_BJ, torch.cdist(codes_BJD, teacher_BKD).mean(-1), torch.cdist(codes_BJD, codes_BJD))
+
+
 # -- the energy ----------------------------------------------------------------------------------------------------
 
 
@@ -43,14 +48,14 @@ def test_the_energy_of_shares_on_a_line() -> None:
     codes, teacher = _line(0, 2).expand(3, 2, 1), _line(0, 0, 0, 0, 2).expand(3, 5, 1)
     share_BJ = torch.tensor([[0.5, 0.5], [0.8, 0.2], [1.0, 0.0]], dtype=torch.float64)
     # 2 (1/2 2/5 + 1/2 8/5) - 2 1/4 2;  2 (4/5 2/5 + 1/5 8/5) - 2 4/25 2;  2 2/5
-    torch.testing.assert_close(energy_of_shares(share_BJ, codes, teacher), torch.tensor([1.0, 0.64, 0.8]).double())
+    torch.testing.assert_close(_energy(share_BJ, codes, teacher), torch.tensor([1.0, 0.64, 0.8]).double())
 
 
 @pytest.mark.parametrize("codes", [3, 40])  # from 26 points on torch.cdist goes another way
 def test_the_energy_of_shares_is_its_double_sum(codes: int) -> None:
     codes_BJD, teacher_BKD = _normal(2, codes, 6), _normal(2, 5, 6, seed=1)
     share_BJ = _normal(2, codes, seed=2).softmax(-1)
-    for b, got in enumerate(energy_of_shares(share_BJ, codes_BJD, teacher_BKD).tolist()):
+    for b, got in enumerate(_energy(share_BJ, codes_BJD, teacher_BKD).tolist()):
         p, x, t = share_BJ[b], codes_BJD[b], teacher_BKD[b]
         near = sum(float(p[j] * (x[j] - t[k]).norm()) / 5 for j in range(codes) for k in range(5))
         among = sum(float(p[i] * p[j] * (x[i] - x[j]).norm()) for i in range(codes) for j in range(codes))
@@ -62,7 +67,7 @@ def test_the_energy_is_convex_in_the_shares() -> None:
     for seed in range(5):
         first, last = (_normal(7, seed=10 * seed + end).softmax(-1) for end in (2, 3))
         along_NJ = torch.stack([first.lerp(last, t / 20) for t in range(21)])
-        energy_N = energy_of_shares(along_NJ, codes_BJD.expand(21, -1, -1), teacher_BKD.expand(21, -1, -1))
+        energy_N = _energy(along_NJ, codes_BJD.expand(21, -1, -1), teacher_BKD.expand(21, -1, -1))
         assert float((energy_N[2:] - 2 * energy_N[1:-1] + energy_N[:-2]).min()) > 0
 
 
@@ -72,7 +77,7 @@ def test_the_energy_is_least_at_the_teachers_own_shares() -> None:
     teacher_KD = modes_JD.repeat_interleave(torch.tensor([2, 3, 5]), 0)
     grid = [(i / 20, j / 20, (20 - i - j) / 20) for i in range(21) for j in range(21 - i)]
     share_NJ = torch.tensor(grid, dtype=torch.float64)
-    energy_N = energy_of_shares(share_NJ, modes_JD.expand(len(grid), -1, -1), teacher_KD.expand(len(grid), -1, -1))
+    energy_N = _energy(share_NJ, modes_JD.expand(len(grid), -1, -1), teacher_KD.expand(len(grid), -1, -1))
     assert grid[int(energy_N.argmin())] == (0.2, 0.3, 0.5)
 
 
@@ -96,7 +101,7 @@ def test_over_all_draws_of_codes_the_gradient_is_that_of_the_energy(samples: int
         (gradient_BJ,) = torch.autograd.grad(loss, logits_BJ, retain_graph=True)
         # an observation's own gradient is seen as often as its own codes come up
         mean_BJ += log_share_BJ.detach()[:, code].sum(-1, keepdim=True).exp() * gradient_BJ
-    energy = energy_of_shares(log_share_BJ.exp(), embed(codes_BJTA, weights_A), embed(teacher_BKTA, weights_A)).mean()
+    energy = _energy(log_share_BJ.exp(), embed(codes_BJTA, weights_A), embed(teacher_BKTA, weights_A)).mean()
     (exact_BJ,) = torch.autograd.grad(energy, logits_BJ)
     factor = float((mean_BJ * exact_BJ).sum() / exact_BJ.square().sum())
     torch.testing.assert_close(mean_BJ, factor * exact_BJ, rtol=1e-4, atol=1e-5)
@@ -231,7 +236,7 @@ def test_calibration_finds_the_shares_of_two_ways(fixed) -> None:
     # even shares: 2 (1/2 2/5 + 1/2 8/5) - 2 1/4 2, the teacher's: 2 (4/5 2/5 + 1/5 8/5) - 2 4/25 2
     assert figures["energy_before"] == pytest.approx(1.0, abs=1e-3)
     assert figures["energy_after"] == pytest.approx(0.64, abs=1e-3)
-    assert figures["outside_before"] == figures["outside_after"] == 0.0
+    assert figures["outside_before"] == pytest.approx(0.0, abs=1e-6) == figures["outside_after"]
 
 
 @pytest.mark.parametrize("faith", [0.04, 1.0])
@@ -299,11 +304,26 @@ def test_the_figures_are_the_students_own_and_weigh_every_observation_the_same(f
     # what was learned is what the student does from now on
     share_NJ, codes = _shares(student, state), embed(_levels(-1.0, 0.0, 1.0), ONES_A).expand(70, -1, -1)
     teacher = embed(chunks, ONES_A)
-    energy, beyond = energy_of_shares(share_NJ, codes, teacher), (share_NJ * outside(codes, teacher)).sum(-1)
+    energy, beyond = _energy(share_NJ, codes, teacher), (share_NJ * outside(codes, teacher)).sum(-1)
     assert figures["energy_after"] == pytest.approx(float(energy.mean()), abs=1e-4)
     assert figures["outside_after"] == pytest.approx(float(beyond.mean()), abs=1e-4)
     divergence = (share_NJ * (3 * share_NJ).log()).sum(-1).mean()
     assert figures["divergence_after"] == pytest.approx(float(divergence), abs=1e-4)
+
+
+@pytest.mark.usefixtures("unfaithful")
+def test_only_the_codes_most_taken_are_tried_and_the_rest_counts_as_far_outside(fixed, monkeypatch) -> None:
+    monkeypatch.setattr(shares, "TRIED", 2)
+    student, state = fixed(-1.0, 1.0, 0.0), _states(32)
+    with torch.no_grad():
+        student.share_head.bias.copy_(torch.tensor([0.4, 0.4, 0.2]).log() / SHARE_GAIN)  # the stray is the least taken
+    figures = calibrate(student, _batches(state, _ten(32, 8)), ONES_A, seed=0)
+    # the two that are tried have 4/10 each: E is that of even ones, and the rest lies a half range outside
+    assert figures["energy_before"] == pytest.approx(1.0, abs=1e-3)
+    assert figures["outside_before"] == pytest.approx(0.2, abs=1e-3)
+    share_NJ = _shares(student, state)
+    assert float(share_NJ[:, 2].max()) < 0.01
+    _near(share_NJ, [0.2, 0.8, 0.0], each=0.04)
 
 
 def test_calibration_changes_the_shares_and_nothing_else(fixed) -> None:

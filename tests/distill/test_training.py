@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from distill.training import (
     RESUME,
     Share,
-    StepBatches,
     batch_indices,
     candidate_steps,
     fit,
@@ -61,11 +60,11 @@ def test_the_order_depends_on_the_seed_and_the_step_only() -> None:
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_the_shares_of_all_processes_interleave_to_the_global_batch(world: int) -> None:
-    steps = [list(StepBatches(1, 2, 5, 6, 20, Share(rank, world))) for rank in range(world)]
-    for index, step in enumerate(range(2, 5)):
-        whole = batch_indices(1, step, 6, 20).tolist()
-        assert [whole[rank::world] for rank in range(world)] == [steps[rank][index] for rank in range(world)]
-        assert sorted(sum((steps[rank][index] for rank in range(world)), [])) == sorted(whole)
+    for step in range(2, 5):
+        whole = batch_indices(1, step, 6, 20)
+        shares = [Share(rank, world).of(whole).tolist() for rank in range(world)]
+        assert shares == [whole.tolist()[rank::world] for rank in range(world)]
+        assert sorted(sum(shares, [])) == sorted(whole.tolist())
 
 
 def test_generators_of_steps_and_streams_are_apart() -> None:

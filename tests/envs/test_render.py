@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from envs import render
-from envs.render import RaycastRenderer, available_backends, focal_pixels, open_renderer, pinhole_rays
+from envs.raycast import RaycastRenderer, pinhole_rays
+from envs.render import available_backends, focal_pixels, open_renderer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,7 +53,11 @@ def renderer(request, scene):
     reason = available_backends()[request.param]
     if reason:
         pytest.skip(f"{request.param}: {reason}")
-    with open_renderer(scene[0], WIDTH, HEIGHT, request.param) as opened:
+    try:
+        opened = open_renderer(scene[0], WIDTH, HEIGHT, request.param)
+    except RuntimeError as error:  # where EGL works, OSMesa is tried by test_agreement.py, in processes of its own
+        pytest.skip(str(error))
+    with opened:
         yield opened
 
 
@@ -128,19 +133,6 @@ def test_moves_and_colours_are_seen(renderer, scene):
     assert min(there[1], there[2]) > 2 * there[0]
 
 
-@pytest.mark.parametrize("backend", ["egl", "osmesa"])
-def test_gl_and_rays_agree(backend, scene):
-    reason = available_backends()[backend]
-    if reason:
-        pytest.skip(f"{backend}: {reason}")
-    model, data = scene
-    with open_renderer(model, WIDTH, HEIGHT, backend) as gl, open_renderer(model, WIDTH, HEIGHT, "raycast") as rays:
-        for camera in ("above", "ahead"):
-            gap = np.abs(gl.render(data, camera)[1] - rays.render(data, camera)[1])
-            assert np.median(gap) < 2e-3
-            assert np.mean(gap < 5e-3) > 0.93  # the rest: outlines, and the far floor, where a plane ends in GL
-
-
 def test_two_renderers_do_not_disturb_each_other(scene):
     model, data = scene
     with open_renderer(model, 32, 32) as small, open_renderer(model, 64, 48) as large:
@@ -155,6 +147,43 @@ def test_normals_from_depth_look_like_normals_from_geoms(scene):
         old._from_geoms = False  # what an older MuJoCo does
         with_geoms, from_depth = new.render(data, "above")[0].astype(int), old.render(data, "above")[0].astype(int)
     assert np.median(np.abs(with_geoms - from_depth)) <= 1
+
+
+MOVING = """
+<mujoco>
+  <worldbody>
+    <light pos="0 0 3"/>
+    <geom type="plane" size="3 3 .1" rgba=".8 .8 .8 1"/>
+    <geom name="wall" type="box" size=".02 .3 .2" pos="0 .1 .2" rgba="0 1 0 1"/>
+    <body name="ball" pos="-.4 0 .3"><freejoint/><geom type="sphere" size=".1" rgba="1 0 0 1"/>
+      <geom type="capsule" fromto="0 0 0 .3 0 .2" size=".04" rgba="1 .5 0 1"/></body>
+    <body name="pushed" mocap="true" pos=".4 0 .1"><geom type="cylinder" size=".1 .1" rgba="0 0 1 1"/></body>
+    <camera name="above" pos="0 0 2" fovy="60"/>
+    <camera name="ahead" pos="0 -2 .5" xyaxes="1 0 0 0 0 1" fovy="45"/>
+  </worldbody>
+</mujoco>
+"""
+
+
+def test_what_is_drawn_once_and_what_moves_make_the_picture_that_all_rays_make():
+    """Also when the ball comes before, behind and beside the camera, and the wall is moved and painted by hand."""
+    model = mujoco.MjModel.from_xml_string(MOVING)
+    data = mujoco.MjData(model)
+    rng = np.random.default_rng(0)
+    with RaycastRenderer(model, WIDTH, HEIGHT) as clever, RaycastRenderer(model, WIDTH, HEIGHT) as plain:
+        plain._fixed_cameras = set()
+        for shot in range(30):
+            data.qpos[:3] = rng.uniform((-1, -3, 0), (1, 1, 2.5))
+            data.qpos[3:7] = rng.normal(size=4)
+            data.mocap_pos[0] = rng.uniform((-1, -1, 0), (1, 1, 1))
+            if shot % 10 == 9:
+                model.geom("wall").pos[0] += 0.1
+                model.geom("wall").rgba[:3] = rng.uniform(size=3)
+            mujoco.mj_forward(model, data)
+            for camera in ("above", "ahead"):
+                for ours, theirs in zip(clever.render(data, camera), plain.render(data, camera), strict=True):
+                    np.testing.assert_array_equal(ours, theirs)
+                np.testing.assert_array_equal(clever.depth(data, camera), plain.render(data, camera)[1])
 
 
 def test_rays_by_hand():

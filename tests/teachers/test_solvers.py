@@ -28,8 +28,10 @@ def test_decay_is_multiplied_by_the_solvers_polynomial_every_step(steps: int) ->
     h = 1 / steps
     first, second = 1 - h, 1 - h + h * h / 2
     expected = {"euler": first**steps, "midpoint": second**steps, "heun": second ** (steps - 1) * first}
-    # shrinking: Euler steps of length (2 (n - i) - 1) / n^2, i = 0 .. n - 1: odd numbers over n^2, which add up to 1
-    expected["shrinking"] = math.prod(1 - odd / steps**2 for odd in range(1, 2 * steps, 2))
+    # shrinking: midpoint steps of length (2 (n - i) - 1) / n^2, i = 0 .. n - 1: odd numbers over n^2, which add up to 1; the
+    # last is an Euler step
+    lengths = [odd / steps**2 for odd in range(3, 2 * steps, 2)]
+    expected["shrinking"] = math.prod(1 - one + one * one / 2 for one in lengths) * (1 - 1 / steps**2)
     assert set(expected) == set(SOLVERS)
     for solver, factor in expected.items():
         torch.testing.assert_close(integrate(_decay, START, steps, solver), START * factor, rtol=1e-13, atol=0)
@@ -39,13 +41,13 @@ def test_a_field_of_time_alone_gives_the_rectangle_midpoint_and_trapezium_rules(
     # dx/dt = 3 t^2 in two steps of 1/2.
     # Euler: 1/2 (0 + 3/4) = 3/8. Midpoint: 1/2 (3/16 + 27/16) = 15/16.
     # Heun: a trapezium, 1/2 * (0 + 3/4) / 2 = 3/16, then an Euler step, 1/2 * 3/4 = 3/8; together 9/16.
-    # Shrinking: from 0 to 3/4 and on to 1, 3/4 * 0 + 1/4 * 27/16 = 27/64.
-    for solver, integral in (("euler", 3 / 8), ("midpoint", 15 / 16), ("heun", 9 / 16), ("shrinking", 27 / 64)):
+    # Shrinking: from 0 to 3/4 by its middle and on to 1 by an Euler step, 3/4 * 27/64 + 1/4 * 27/16 = 189/256.
+    for solver, integral in (("euler", 3 / 8), ("midpoint", 15 / 16), ("heun", 9 / 16), ("shrinking", 189 / 256)):
         end = integrate(lambda x, t: 3 * t[:, None].square().expand_as(x), START, 2, solver)
         torch.testing.assert_close(end, START + integral, rtol=1e-13, atol=0)
 
 
-@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("midpoint", 2), ("heun", 2), ("shrinking", 1)])
+@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("midpoint", 2), ("heun", 2), ("shrinking", 2)])
 @pytest.mark.parametrize(
     ("field", "end"), [(_decay, START * math.exp(-1)), (_linear, (START + 1) * math.exp(-1))], ids=["decay", "linear"]
 )
@@ -74,7 +76,7 @@ def test_evaluations_are_counted_as_they_happen_and_none_is_at_the_end(solver: s
         "midpoint": [(k + half) / steps for k in range(steps) for half in (0, 0.5)],
         "heun": [(k + whole) / steps for k in range(steps) for whole in (0, 1)][:-1],
         # by hand for the three numbers of steps: 1 - 1, 1 - 1/4, 1 - 16/25, 1 - 9/25, ..
-        "shrinking": {1: [0.0], 2: [0.0, 0.75], 5: [0.0, 0.36, 0.64, 0.84, 0.96]}[steps],
+        "shrinking": {1: [0.0], 2: [0.0, 0.375, 0.75], 5: [0.0, 0.18, 0.36, 0.5, 0.64, 0.74, 0.84, 0.9, 0.96]}[steps],
     }[solver]
     assert times == pytest.approx(expected, abs=1e-12)
 
@@ -88,7 +90,7 @@ def test_the_times_of_shrinking_steps_by_hand() -> None:
 
 
 def test_evaluations_by_hand() -> None:
-    assert [SOLVERS["shrinking"].evaluations(n) for n in (1, 4, 50)] == [1, 4, 50]
+    assert [SOLVERS["shrinking"].evaluations(n) for n in (1, 4, 50)] == [1, 7, 99]
     assert [SOLVERS["euler"].evaluations(n) for n in (1, 4, 50)] == [1, 4, 50]
     assert [SOLVERS["midpoint"].evaluations(n) for n in (1, 4, 50)] == [2, 8, 100]
     assert [SOLVERS["heun"].evaluations(n) for n in (1, 4, 50)] == [1, 7, 99]
