@@ -21,7 +21,7 @@ SPARSE = 4
 refused: then most of what is usually seen is missing."""
 
 SMALLEST = 16
-"""Pixels [px] that an image has at least each way: the network halves it three times."""
+"""Pixels [px] that an image has at least each way: the network makes it eight times smaller."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class EncoderShape:
     cameras, depth_cameras: seen in colour, and in depth; image_size: (H, W) of both [px].
     num_points, point_colours: N of the cloud, 0 for none; whether its points have colours.
     width: F, of the feature and of every token; heads, queries: of the attention over the tokens.
-    channels: of the convolutions: half of it in the first layer, twice in the last two.
+    channels: of the convolutions, twice as many in the last one.
     augmentation: in training. It says nothing of what a trained network is, so shapes that differ in it alone are equal.
     """
 

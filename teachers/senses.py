@@ -14,7 +14,7 @@ OCTAVES = 4
 
 
 class ViewEncoder(nn.Module):
-    """Images `[R, C, H, W]` to `[R, size]`: four convolutions with group norm, read out at `SPOTS` places.
+    """Images `[R, C, H, W]` to `[R, size]`: three convolutions with group norm, read out at `SPOTS` places.
 
     The read-out is a spatial soft arg-max (Finn et al. 2016, arXiv 1509.06113): every spot is a distribution over the
     feature map's cells. It gives its mean place, finer than a cell, and beside it the mean there of its share of the
@@ -25,10 +25,11 @@ class ViewEncoder(nn.Module):
 
     def __init__(self, inputs: int, channels: int) -> None:
         super().__init__()
-        first, last = channels // 2, 2 * channels
+        last = 2 * channels
+        # four by four pixels at once: at batch 1 an encoder's time is spent where the images are still large
         self.layers = nn.Sequential(
-            *_convolution(inputs, first, 5, stride=2), *_convolution(first, channels, 3, stride=2),
-            *_convolution(channels, last, 3, stride=2), *_convolution(last, last, 3, stride=1),
+            nn.Conv2d(inputs, channels, 4, stride=4, bias=False), nn.GroupNorm(8, channels), nn.SiLU(),
+            *_convolution(channels, channels, stride=1), *_convolution(channels, last, stride=2),
         )  # fmt: skip
         self.heat = nn.Conv2d(last, SPOTS, 1, bias=False)
         self.sharpness_P1 = nn.Parameter(torch.full((SPOTS, 1), 2.0))
@@ -46,10 +47,10 @@ class ViewEncoder(nn.Module):
         return torch.cat([(weight_RPL @ place_L2).flatten(1), seen_RPV], dim=-1)
 
 
-def _convolution(inputs: int, outputs: int, size: int, stride: int) -> tuple[nn.Module, ...]:
+def _convolution(inputs: int, outputs: int, stride: int) -> tuple[nn.Module, ...]:
     # no bias before a group norm, which would take it away again
-    convolution = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False, padding_mode="replicate")
-    return convolution, nn.GroupNorm(8 if outputs > 8 else 4, outputs), nn.SiLU()
+    convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False, padding_mode="replicate")
+    return convolution, nn.GroupNorm(8, outputs), nn.SiLU()
 
 
 def _cells(height: int, width: int, like: Tensor) -> Tensor:

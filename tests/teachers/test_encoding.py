@@ -216,6 +216,28 @@ def test_in_training_an_encoder_asks_for_its_seeds_and_afterwards_it_does_not_he
     torch.testing.assert_close(part, augmented[1:], rtol=1e-4, atol=1e-5)
 
 
+def test_a_training_that_stopped_goes_on_to_the_same_bits(make_teacher, seeing_shape, seen: Observation) -> None:
+    action = torch.rand(3, 8, 2, generator=_generator(9))
+
+    def train(teacher: FlowTeacher, first: int, last: int) -> dict[str, Tensor]:
+        optimizer = torch.optim.SGD(teacher.parameters(), 1e-2)
+        for step in range(first, last):  # all that is drawn is a function of the step
+            loss = teacher.train()(seen, action, *teacher.training_draws(3, _generator(step)))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return {name: value.clone() for name, value in teacher.state_dict().items()}
+
+    whole = train(_seeing(make_teacher, seeing_shape, "flow"), 0, 4)
+    half = train(_seeing(make_teacher, seeing_shape, "flow"), 0, 2)
+    torch.manual_seed(123)  # whatever the global random state is
+    again = _seeing(make_teacher, seeing_shape, "flow")
+    again.load_state_dict(half)
+    rest = train(again, 2, 4)
+    assert all(torch.equal(value, whole[name]) for name, value in rest.items())
+    assert not all(torch.equal(value, whole[name]) for name, value in half.items())
+
+
 def test_without_augmentation_training_encodes_as_ever(make_teacher, seeing_shape, seen: Observation) -> None:
     plain = replace(seeing_shape, encoder=replace(seeing_shape.encoder, augmentation=NO_AUGMENTATION))
     teacher = _seeing(make_teacher, plain, "flow")
