@@ -15,7 +15,7 @@ from teachers.contract import FEATURES, Observation
 from teachers.encoder import UnifiedEncoder
 from teachers.networks import PolicyShape, StateEncoder
 from teachers.normalisation import Normaliser
-from teachers.observations import check_observation, check_sources
+from teachers.observations import check_observation, check_sources, seen_state
 
 
 class EncodingPolicy(nn.Module):
@@ -74,8 +74,7 @@ class EncodingPolicy(nn.Module):
             seen, kept_BM = augment(seen, shape, self._checked(seeds_B, len(seen[sources[0]])))
         inputs = self.normaliser.normalise(seen)
         if STATE in inputs:
-            chosen = [self.shape.state_names.index(name) for name in shape.state_names]
-            inputs[STATE] = inputs[STATE][..., chosen]
+            inputs[STATE] = inputs[STATE][..., seen_state(self.shape)]
         return self.encoder(inputs, kept_BM)
 
     def encoder_draws(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:

@@ -110,6 +110,12 @@ def feature_shape(shape: PolicyShape, name: str) -> tuple[int, ...]:
     return shape.observation_steps, 3 if name.startswith(IMAGES) else 1, *shape.encoder.image_size
 
 
+def seen_state(shape: PolicyShape) -> list[int]:
+    """Which numbers of the state a policy of this shape sees."""
+    names = shape.state_names if shape.encoder is None else shape.encoder.state_names
+    return [shape.state_names.index(name) for name in names]
+
+
 def fake_observation(shape: PolicyShape, batch: int = 2, seed: int = 0) -> Observation:
     """A made-up observation that a policy of this shape takes, so that nothing has to be recorded to try one.
 
@@ -157,8 +163,8 @@ def check_sources(shape: PolicyShape, observation: Observation, without: Collect
 def check_observation(shape: PolicyShape, observation: Observation, sources: Collection[str]) -> None:
     """Raise ValueError with everything that is wrong with these sources of an observation for an encoder of this shape.
 
-    Shapes and types; NaN or infinity in states, images and clouds; images beyond 0 .. 1; depth that is 0, negative or infinite.
-    NaN in depth is right: the pixel is unknown. A cloud may have fewer points than N, see `SPARSE`.
+    Shapes and types; NaN or infinity in images, clouds and what is seen of the state; colours beyond 0 .. 1; depth that is
+    0, negative or infinite. NaN in depth is right: the pixel is unknown. A cloud may have fewer points than N, see `SPARSE`.
     """
     wrong: list[str] = []
     batches = {}
@@ -171,10 +177,13 @@ def check_observation(shape: PolicyShape, observation: Observation, sources: Col
             least = f" with at least {least_points(expected[1])} points" if name == POINTS else ""
             wrong.append(f"{name}: got {tuple(got.shape)}, expected (B, {', '.join(map(str, expected))}){least}; "
                          "make the observation as the policy was trained, or train one for this")  # fmt: skip
-    if len(set(batches.values())) > 1:
-        wrong.append(f"batch: got {batches} observations, expected as many of every source")
+    if len(set(batches.values())) > 1 or 0 in batches.values():
+        wrong.append(f"batch: got {batches} observations, expected at least one, and as many of every source")
     if not wrong:
-        faults = [fault for name in sources for fault in _faults(name, observation[name])]
+        looked_at = {name: observation[name] for name in sources}
+        if STATE in looked_at:
+            looked_at[STATE] = looked_at[STATE][..., seen_state(shape)]
+        faults = [fault for name, value in looked_at.items() for fault in _faults(name, value)]
         # one look at the device for all of them
         found = torch.stack([flag for flag, _ in faults]).tolist()
         wrong = [say() for flag, (_, say) in zip(found, faults, strict=True) if flag]
