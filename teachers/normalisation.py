@@ -122,10 +122,12 @@ class Normaliser(nn.Module):
 
     def normalise(self, observation: Observation) -> Observation:
         """Every source of an observation, each by its name."""
-        ways = {STATE: self.normalise_state, IMAGES: self.normalise_image, DEPTH: self.normalise_depth,
-                POINTS: self.normalise_points}  # fmt: skip
-        return {name: next(way for key, way in ways.items() if name.startswith(key))(value)
-                for name, value in observation.items()}  # fmt: skip
+        ways = {STATE: self.normalise_state, IMAGES: self.normalise_image, POINTS: self.normalise_points}
+        found = {name: way(value) for name, value in observation.items() for key, way in ways.items() if name.startswith(key)}
+        views = [name for name in observation if name.startswith(DEPTH)]
+        if views:  # all at once: at batch 1 the number of operations is what costs
+            found |= zip(views, self.normalise_depth(torch.stack([observation[name] for name in views])), strict=True)
+        return found
 
     def normalise_action(self, action: Tensor) -> Tensor:
         """`[.., A]` raw units to about [-1, 1]."""
@@ -139,7 +141,7 @@ class Normaliser(nn.Module):
 
 
 def fill_unknown(value: Tensor, known: Tensor) -> Tensor:
-    """Images `[.., 1, H, W]` whose unknown pixels take the mean of the known ones around them, within `HOLE` pixels.
+    """Images `[.., R, 1, H, W]` whose unknown pixels take the mean of the known ones around them, within `HOLE` pixels.
 
     Where none of these is known it is the mean of the image's known pixels; where none at all, 0. (A constant in the place
     of every unknown pixel would draw edges all over the image, where none are.)
@@ -147,11 +149,11 @@ def fill_unknown(value: Tensor, known: Tensor) -> Tensor:
     if bool(known.all()):
         return value
     weight = known.to(value)
-    total, count = (each.flatten(0, -4) if each.ndim > 4 else each for each in (value * weight, weight))
-    around, near = (F.avg_pool2d(each, 2 * HOLE + 1, 1, HOLE) for each in (total, count))
-    overall = total.sum((-2, -1), keepdim=True) / count.sum((-2, -1), keepdim=True).clamp(min=1)
-    filled = torch.where(near > 0, around / near.clamp(min=1e-6), overall).view_as(value)
-    return torch.where(known, value, filled)
+    both_R2HW = torch.cat([value * weight, weight], dim=-3).flatten(0, -4)
+    around, near = F.avg_pool2d(both_R2HW, 2 * HOLE + 1, 1, HOLE).split(1, dim=1)
+    total, count = both_R2HW.sum((-2, -1), keepdim=True).split(1, dim=1)
+    filled = torch.where(near > 0, around / near.clamp(min=1e-6), total / count.clamp(min=1))
+    return torch.where(known, value, filled.view_as(value))
 
 
 def observed_ranges(observations: Iterable[Observation]) -> dict[str, dict[str, np.ndarray]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -183,10 +184,10 @@ def check_observation(shape: PolicyShape, observation: Observation, sources: Col
         looked_at = {name: observation[name] for name in sources}
         if STATE in looked_at:
             looked_at[STATE] = looked_at[STATE][..., seen_state(shape)]
-        faults = [fault for name, value in looked_at.items() for fault in _faults(name, value)]
-        # one look at the device for all of them
-        found = torch.stack([flag for flag, _ in faults]).tolist()
-        wrong = [say() for flag, (_, say) in zip(found, faults, strict=True) if flag]
+        ends = {name: _extremes(name, value) for name, value in looked_at.items()}
+        found = iter(torch.cat([each.float() for each in ends.values()]).tolist())  # one look at the device for all
+        told = [_fault(name, value, [next(found) for _ in ends[name]]) for name, value in looked_at.items()]
+        wrong = [fault for fault in told if fault]
     if wrong:
         raise ValueError("this observation cannot be encoded:\n  " + "\n  ".join(wrong))
 
@@ -203,29 +204,27 @@ def _fits(got: Tensor, expected: tuple[int, ...], cloud: bool) -> bool:
     return shape == expected
 
 
-def _faults(name: str, value: Tensor) -> list[tuple[Tensor, Callable[[], str]]]:
-    """Flags on the value's device, each with the sentence that is said where it is up."""
+def _extremes(name: str, value: Tensor) -> Tensor:
+    """Least and largest `[2]` or, of a cloud with colours, also the colours' `[4]`; NaN where there is one, but for depth."""
     if name.startswith(DEPTH):
-        return [(
-            (value <= 0).any() | value.isinf().any(),
-            lambda: f"{name}: got depth of 0, below, or infinite; expected metres, NaN where it is unknown",
-        )]  # fmt: skip
-    low, high = value.aminmax()  # NaN, too, where there is one
-    faults: list[tuple[Tensor, Callable[[], str]]] = [(
-        ~(low.isfinite() & high.isfinite()),
-        lambda: f"{name}: got NaN or infinity in rows {_rows(value)}; expected finite numbers"
-        + (", and unknown points left out" if name == POINTS else ""),
-    )]  # fmt: skip
-    colours = value if name.startswith(IMAGES) else value[..., 3:] if name == POINTS else value[..., :0]
-    if colours.numel():
-        least, most = (low, high) if colours is value else colours.aminmax()
-        faults.append((
-            (least < -1e-3) | (most > 1 + 1e-3),
-            lambda: f"{name}: got colours from {least:.3g} to {most:.3g}, expected 0 to 1; divide 8-bit ones by 255",
-        ))  # fmt: skip
-    return faults
+        value = value.nan_to_num(nan=1.0, posinf=torch.inf, neginf=-torch.inf)
+    ends = [*value.aminmax()]
+    if name == POINTS and value.shape[-1] > 3:
+        ends += value[..., 3:].aminmax()
+    return torch.stack(ends)
 
 
-def _rows(value: Any) -> list[int]:
-    rows: list[int] = (~value.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
-    return rows
+def _fault(name: str, value: Tensor, ends: list[float]) -> str:
+    """What is wrong with a source whose `_extremes` these are; "" for nothing."""
+    low, high = ends[:2]
+    if name.startswith(DEPTH):
+        wrong = not 0 < low <= high < math.inf
+        return f"{name}: got depth of 0, below, or infinite; expected metres, NaN where it is unknown" if wrong else ""
+    if not math.isfinite(high - low):
+        rows = (~value.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        hint = ", and unknown points left out" if name == POINTS else ""
+        return f"{name}: got NaN or infinity in rows {rows}; expected finite numbers{hint}"
+    low, high = ends[-2:]
+    if (name.startswith(IMAGES) or len(ends) == 4) and not -1e-3 <= low <= high <= 1 + 1e-3:
+        return f"{name}: got colours from {low:.3g} to {high:.3g}, expected 0 to 1; divide 8-bit ones by 255"
+    return ""
