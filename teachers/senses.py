@@ -18,8 +18,8 @@ class ViewEncoder(nn.Module):
 
     The read-out is a spatial soft arg-max (Finn et al. 2016, arXiv 1509.06113): every spot is a distribution over the
     feature map's cells. It gives its mean place, finer than a cell, and beside it the mean there of its share of the
-    channels. Heat is standardised over the image and edges are repeated, not padded with zeros: without these, one training
-    in six of a small network stayed with its spots in a corner, where nothing changes and no gradient comes from.
+    channels. Heat is standardised over the image and edges are repeated, not padded with zeros: without both, 2 of 18 short
+    trainings on 24 pixels never began to learn, with either alone 1 or 2, with both none.
     Group norm knows no batch: a row's features are the same in any batch (Wu and He 2018, arXiv 1803.08494).
     """
 
