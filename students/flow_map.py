@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from envs.specs import STATE
-from teachers.contract import Observation
+from teachers.contract import Observation, batch_of
 from teachers.flow import FlowTeacher
 from teachers.networks import PolicyShape, TimeEmbedding, TrajectoryTransformer
 from teachers.pretrained import PretrainedPolicy
@@ -38,7 +37,7 @@ class FlowMapStudent(PretrainedPolicy):
         student = cls(teacher.shape)
         student.normaliser.load_state_dict(teacher.normaliser.state_dict())
         if warm_start:
-            student.encoder.load_state_dict(teacher.encoder.state_dict())
+            student.copy_encoding(teacher)
             student.time.load_state_dict(teacher.time.state_dict())
             student.trunk.load_state_dict(teacher.trunk.state_dict())
         return student
@@ -92,17 +91,18 @@ class FlowMapStudent(PretrainedPolicy):
         return self.end_point(x_NTA, time_B, 1 - time_B, condition_BC).unflatten(0, chunks_BMTA.shape[:2])
 
     def forward(
-        self, observation: Observation, latents_BMTA: Tensor, normalised: bool = False, num_steps: int = 1
-    ) -> Tensor:
+        self, observation: Observation, latents_BMTA: Tensor, normalised: bool = False, num_steps: int = 1,
+        seeds_B: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """`[B, M, T, A]` actions in raw units, or in normalised ones, where the losses live.
 
-        Raises ValueError when the latents are not `[B, M, T, A]`.
+        seeds_B: `encoder_draws`, in training. Raises ValueError when the latents are not `[B, M, T, A]`.
         """
-        batch = observation[STATE].shape[0]
+        batch, _ = batch_of(observation)
         if latents_BMTA.ndim != 4 or latents_BMTA.shape[0] != batch or latents_BMTA.shape[2:] != self.latent_shape:
             horizon, actions = self.latent_shape
             raise ValueError(f"latents: got {tuple(latents_BMTA.shape)}, expected ({batch}, M, {horizon}, {actions})")
-        chunks_BMTA = self.generate(self.encode(observation), latents_BMTA, num_steps)
+        chunks_BMTA = self.generate(self.encode(observation, seeds_B), latents_BMTA, num_steps)
         return chunks_BMTA if normalised else self.normaliser.unnormalise_action(chunks_BMTA)
 
 

@@ -8,8 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from envs.specs import STATE
-from teachers.contract import Observation
+from teachers.contract import Observation, batch_of
 from teachers.native import TrainedTeacher
 from teachers.networks import PolicyShape, TrajectoryTransformer
 from teachers.pretrained import PretrainedPolicy
@@ -80,7 +79,7 @@ class OneStepStudent(PretrainedPolicy):
         chunks_JTA: normalised chunks of the teacher, one for each code: then the codes begin on the teacher's way from
         their noise to these (`TrainedTeacher.warm_inputs`), and the time is frozen there.
         """
-        self.encoder.load_state_dict(teacher.encoder.state_dict())
+        self.copy_encoding(teacher)
         self.trunk.load_state_dict(teacher.trunk.state_dict())
         if chunks_JTA is None or self.code_book is None:
             self.time_C.copy_(teacher.start_condition())
@@ -142,15 +141,17 @@ class OneStepStudent(PretrainedPolicy):
         chunks: Tensor = self.trunk(inputs, condition_BC + self.time_C)
         return chunks.unflatten(0, tuple(lifted_BMD.shape[:2]))
 
-    def forward(self, observation: Observation, latents_BMZ: Tensor, normalised: bool = False) -> Tensor:
+    def forward(
+        self, observation: Observation, latents_BMZ: Tensor, normalised: bool = False, seeds_B: Tensor | None = None
+    ) -> Tensor:
         """`[B, M, T, A]` actions in raw units, or in normalised ones, where the objectives live.
 
-        Raises ValueError when the latents are not `[B, M, Z]`.
+        seeds_B: `encoder_draws`, in training. Raises ValueError when the latents are not `[B, M, Z]`.
         """
-        batch = observation[STATE].shape[0]
+        batch, _ = batch_of(observation)
         if latents_BMZ.ndim != 3 or latents_BMZ.shape[0] != batch or latents_BMZ.shape[2] != self.latent_size:
             raise ValueError(f"latents: got {tuple(latents_BMZ.shape)}, expected ({batch}, M, {self.latent_size})")
-        chunks_BMTA = self.generate(self.encode(observation), latents_BMZ)
+        chunks_BMTA = self.generate(self.encode(observation, seeds_B), latents_BMZ)
         return chunks_BMTA if normalised else self.normaliser.unnormalise_action(chunks_BMTA)
 
     def settings(self) -> dict[str, Any]:

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 Observation = dict[str, Tensor]
-"""Feature name to tensor, batched: ``observation.state`` is `[B, O, S]`, raw units."""
+"""Feature name to tensor, batched, raw units: ``observation.state`` is `[B, O, S]`, and what cameras see:"""
+
+
+def batch_of(observation: Observation) -> tuple[int, torch.device]:
+    """How many observations there are, B, and where. Raises ValueError for none at all."""
+    if not observation:
+        raise ValueError("observation: got none of its features, expected at least one")
+    first = next(iter(observation.values()))
+    return first.shape[0], first.device
+
+
+IMAGES, DEPTH, POINTS = "observation.images", "observation.depth", "observation.points"
+"""``observation.images.<camera>`` `[B, O, 3, H, W]`, 0 to 1; ``observation.depth.<camera>`` `[B, O, 1, H, W]` [m], NaN where
+unknown; ``observation.points`` `[B, O, N, 3+C]`: xyz [m] in the robot's base frame, then C = 0 or 3 colours, 0 to 1."""
+FEATURES = "features"
+"""In an observation's place: `[B, F]`, what a policy's encoder made of it before."""
 
 
 @runtime_checkable
@@ -32,12 +48,15 @@ def check_teacher(
     """Raise ValueError with everything that is wrong with a teacher; return None when it keeps the contract.
 
     Checked: shape, finiteness, dtype, no gradient, same seed same result, different seed different result,
-    hypotheses that differ within one observation, at least one network evaluation counted.
+    hypotheses that differ within one observation, at least one network evaluation counted; and that nothing is passed over
+    in silence: the observation is left as it was, and a feature that is missing or holds a NaN is refused unless it does
+    not matter (a NaN may also show in the chunks, and in depth it may be made up for).
+    observation: `teachers.observations.fake_observation` makes one for teachers of ours.
     """
-    batch = next(iter(observation.values())).shape[0]
-    device = next(iter(observation.values())).device
+    batch, device = batch_of(observation)
+    before = {name: value.clone() for name, value in observation.items()}
 
-    def draw(seed: int) -> Tensor:
+    def draw(seed: int, observation: Observation = observation) -> Tensor:
         return teacher.sample(observation, num_hypotheses, num_steps, torch.Generator(device).manual_seed(seed))
 
     first = draw(0)
@@ -58,5 +77,35 @@ def check_teacher(
         wrong.append("hypotheses: the K chunks of one observation are equal; draw a noise for each")
     if teacher.evaluations(num_steps) < 1:
         wrong.append(f"evaluations: got {teacher.evaluations(num_steps)} for {num_steps} steps, expected at least 1")
+    if any(not torch.equal(value.nan_to_num(), before[name].nan_to_num()) for name, value in observation.items()):
+        wrong.append("observation: it was changed in place; work on a copy")
+    if not wrong:
+        wrong = _silences(lambda seen: draw(0, seen), observation, first)
     if wrong:
         raise ValueError("this teacher does not keep the contract:\n  " + "\n  ".join(wrong))
+
+
+def _silences(draw: Callable[[Observation], Tensor], observation: Observation, first: Tensor) -> list[str]:
+    """What is wrong with how a teacher takes observations that lack a feature, or have a NaN in it."""
+
+    def other(seen: Observation) -> Tensor | None:
+        """What it draws where that is something else; None where it refuses, or does not look."""
+        try:
+            drawn = draw(seen)
+        except (ValueError, KeyError):
+            return None
+        return None if torch.equal(drawn, first) else drawn
+
+    wrong = []
+    for name, value in observation.items():
+        if other({key: each for key, each in observation.items() if key != name}) is not None:
+            wrong.append(f"missing: without {name} it draws other chunks in silence; raise ValueError with the feature's name")
+        if not value.is_floating_point():
+            continue
+        spoilt = value.clone()
+        spoilt.view(len(spoilt), -1)[:, 0] = torch.nan
+        drawn, depth = other({**observation, name: spoilt}), name.startswith(DEPTH)
+        if drawn is not None and bool(torch.isfinite(drawn).all()) != depth:
+            how = "becomes one in the chunks; take the pixel as unknown" if depth else "is passed over in silence"
+            wrong.append(f"NaN: one in {name} {how}, or raise ValueError with the feature's name")
+    return wrong

@@ -69,20 +69,21 @@ class DiffusionTeacher(TrainedTeacher):
         super().__init__(shape, solver)
 
     def training_draws(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Noise `[B, T, A]` and levels `[B]` int64: what `forward` takes beside the data."""
+        """Noise `[B, T, A]` and levels `[B]` int64: what `forward` takes beside the data; then `encoder_draws`."""
         noise_BTA = torch.randn(batch_size, self.shape.horizon, self.shape.action_size, generator=generator)
-        return noise_BTA, torch.randint(LEVELS, (batch_size,), generator=generator)
+        level_B = torch.randint(LEVELS, (batch_size,), generator=generator)
+        return noise_BTA, level_B, *self.encoder_draws(batch_size, generator)
 
     def forward(self, observation: Observation, action_BTA: Tensor, *draws: Tensor) -> Tensor:
         """Denoising loss, a scalar: E || x_0(x_t, t | o) - x_0 ||^2 (Ho et al. 2020, eq. 14, for the clean chunk).
 
         The clean chunk is predicted and not the noise for the reason given in `FlowTeacher.velocity`.
-        action_BTA: raw units; draws: noise_BTA, standard normal, and level_B, 0 .. LEVELS - 1.
+        action_BTA: raw units; draws: noise_BTA, standard normal, level_B, 0 .. LEVELS - 1, and the encoder's.
         """
-        noise_BTA, level_B = draws
+        noise_BTA, level_B, *seeds_B = draws
         target_BTA = self.normaliser.normalise_action(action_BTA)
         x_BTA = training_schedule().add_noise(target_BTA, noise_BTA, level_B)
-        return (self.denoise(x_BTA, level_B, self.encode(observation)) - target_BTA).square().mean()
+        return (self.denoise(x_BTA, level_B, self.encode(observation, *seeds_B)) - target_BTA).square().mean()
 
     def denoise(self, x_NTA: Tensor, level_B: Tensor, condition_BC: Tensor) -> Tensor:
         """One network evaluation: clean chunks `[N, T, A]`, N / B for each condition `[B, C]` and its level `[B]`."""

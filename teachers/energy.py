@@ -49,23 +49,23 @@ class EnergyTeacher(TrainedTeacher):
     # -- training ------------------------------------------------------------------------------------------------
 
     def training_draws(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Noise `[B, T, A]` and times `[B]`, uniform in [0, 1): what `forward` takes beside the data."""
+        """Noise `[B, T, A]` and times `[B]`, uniform in [0, 1): what `forward` takes beside the data; then `encoder_draws`."""
         noise_BTA = torch.randn(batch_size, self.shape.horizon, self.shape.action_size, generator=generator)
-        return noise_BTA, torch.rand(batch_size, generator=generator)
+        return noise_BTA, torch.rand(batch_size, generator=generator), *self.encoder_draws(batch_size, generator)
 
     def forward(self, observation: Observation, action_BTA: Tensor, *draws: Tensor) -> Tensor:
         """Denoising score matching, a scalar: E w(s)^2 || x - s^2 grad E_s(x) - x_0 ||^2, x = x_0 + s noise.
 
         (Vincent 2011, times s^4; w(s) = 1 / s within [0.3, 1] lets small noise count, and not rule, the loss.)
-        action_BTA: raw units; draws: noise_BTA, standard normal, and time_B, in [0, 1). Every training step
-        differentiates a gradient, which costs about three times a flow teacher's step.
+        action_BTA: raw units; draws: noise_BTA, standard normal, time_B, in [0, 1), and the encoder's. Every
+        training step differentiates a gradient, which costs about three times a flow teacher's step.
         """
-        noise_BTA, time_B = draws
+        noise_BTA, time_B, *seeds_B = draws
         target_BTA = self.normaliser.normalise_action(action_BTA)
         sigma_B11 = noise_level(time_B)[:, None, None]
         x_BTA = (target_BTA + sigma_B11 * noise_BTA).requires_grad_()
         with sdpa_kernel(SDPBackend.MATH):  # the only attention that can be differentiated twice
-            energy_B = self.energy(x_BTA, time_B, self.encode(observation))
+            energy_B = self.energy(x_BTA, time_B, self.encode(observation, *seeds_B))
             (gradient_BTA,) = torch.autograd.grad(energy_B.sum(), x_BTA, create_graph=True)
             denoised_BTA = x_BTA - sigma_B11**2 * gradient_BTA
             return ((denoised_BTA - target_BTA) / sigma_B11.clamp(0.3, 1.0)).square().mean()

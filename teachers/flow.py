@@ -32,30 +32,32 @@ class FlowTeacher(TrainedTeacher):
     # -- training ------------------------------------------------------------------------------------------------
 
     def training_draws(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Noise `[B, T, A]` and times t = u^time_power `[B]`, u uniform: what `forward` takes beside the data.
+        """Noise `[B, T, A]` and times t = u^time_power `[B]`, u uniform, beside the data; then `encoder_draws`.
 
         A power above 1 trains more near the noise ("Let It Be Simple", arXiv 2606.05737), where few solver steps err.
         """
         noise_BTA = torch.randn(batch_size, self.shape.horizon, self.shape.action_size, generator=generator)
         time_B = torch.rand(batch_size, generator=generator)
-        return noise_BTA, time_B if self.time_power == 1 else time_B**self.time_power
+        time_B = time_B if self.time_power == 1 else time_B**self.time_power
+        return noise_BTA, time_B, *self.encoder_draws(batch_size, generator)
 
     def forward(self, observation: Observation, action_BTA: Tensor, *draws: Tensor) -> Tensor:
         """Flow-matching loss, a scalar: E w(t)^2 || v(x_t, t | o) - (x_1 - x_0) ||^2, x_t = (1 - t) x_0 + t x_1.
 
         (Lipman et al. 2023, eq. 23 with sigma_min = 0; Tong et al. 2024, arXiv 2302.00482, independent coupling.)
         w(t) = min(1, (1 - t) / 0.3) keeps the end of the time, where the velocity divides a small error by
-        almost nothing, from ruling the loss. action_BTA: raw units; draws: noise_BTA, standard normal, and time_B, in [0, 1).
+        almost nothing, from ruling the loss. action_BTA: raw units; draws: noise_BTA, standard normal, time_B, in [0, 1), and
+        the encoder's.
         """
         # imported here: only training needs torchcfm, and it brings POT and scipy into the process
         from torchcfm.conditional_flow_matching import ConditionalFlowMatcher
 
-        noise_BTA, time_B = draws
+        noise_BTA, time_B, *seeds_B = draws
         target_BTA = self.normaliser.normalise_action(action_BTA)
         _, x_BTA, velocity_BTA = ConditionalFlowMatcher(sigma=0.0).sample_location_and_conditional_flow(
             noise_BTA, target_BTA, t=time_B
         )
-        predicted_BTA = self.velocity(x_BTA, time_B, self.encode(observation))
+        predicted_BTA = self.velocity(x_BTA, time_B, self.encode(observation, *seeds_B))
         weight_B = ((1 - time_B) / 0.3).clamp(max=1.0)
         return ((predicted_BTA - velocity_BTA) * weight_B[:, None, None]).square().mean()
 

@@ -8,14 +8,13 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from envs.specs import STATE
-from teachers.contract import Observation
+from teachers.contract import Observation, batch_of
 from teachers.networks import PolicyShape, TimeEmbedding, TrajectoryTransformer
 from teachers.pretrained import PretrainedPolicy
 
 
 class TrainedTeacher(PretrainedPolicy, ABC):
-    """A state encoder, a time embedding (0 is pure noise, 1 is data) and a transformer from chunk to chunk.
+    """An encoder, a time embedding (0 is pure noise, 1 is data) and a transformer from chunk to chunk.
 
     A kind says what the network is trained for (`training_draws`, `forward`) and how chunks are made with it (`solve`).
     All its randomness is standard normal numbers of `noise_shape(num_steps)` per chunk, so that a chunk can be made
@@ -41,7 +40,7 @@ class TrainedTeacher(PretrainedPolicy, ABC):
 
     @abstractmethod
     def training_draws(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Random tensors `[B, ...]` that one training step needs, drawn on the CPU for the whole batch."""
+        """Random tensors `[B, ...]` that one training step needs, drawn on the CPU for the whole batch; the encoder's last."""
 
     @abstractmethod
     def forward(self, observation: Observation, action_BTA: Tensor, *draws: Tensor) -> Tensor:
@@ -105,9 +104,9 @@ class TrainedTeacher(PretrainedPolicy, ABC):
         """K independent chunks per observation, `[B, K, T, A]` raw actions; see `teachers.contract.Teacher`."""
         if num_hypotheses < 1:
             raise ValueError(f"num_hypotheses must be at least 1, got {num_hypotheses}")
-        state = observation[STATE]
-        shape = (state.shape[0], num_hypotheses, *self.noise_shape(num_steps))
-        noise_BK = torch.randn(shape, generator=generator, device=generator.device).to(state.device)
+        batch, device = batch_of(observation)
+        shape = (batch, num_hypotheses, *self.noise_shape(num_steps))
+        noise_BK = torch.randn(shape, generator=generator, device=generator.device).to(device)
         return self.sample_from_noise(observation, noise_BK, num_steps)
 
     # -- on disk ---------------------------------------------------------------------------------------------------

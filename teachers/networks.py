@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from envs.specs import nearest_name
+from teachers.observations import EncoderShape
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,7 @@ class PolicyShape:
     observation_steps: O, how many past observations (the present one included) are seen.
     horizon: T, actions per chunk; dt_s: control period [s].
     width, depth, heads: of the transformer; patch: how many actions make one token, so T / patch tokens.
+    encoder: what is seen beside or instead of the state, and by what network; None: all of the state, by `StateEncoder`.
     """
 
     task: str
@@ -31,11 +36,18 @@ class PolicyShape:
     depth: int = 3
     heads: int = 4
     patch: int = 8
+    encoder: EncoderShape | None = None
 
     def __post_init__(self) -> None:
         # JSON has no tuples: a config read from a folder arrives with lists
         for name in ("state_names", "action_names", "action_weights"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if isinstance(self.encoder, dict):
+            object.__setattr__(self, "encoder", EncoderShape(**self.encoder))
+        for name in () if self.encoder is None else self.encoder.state_names:
+            if name not in self.state_names:
+                hint = nearest_name(name, self.state_names)
+                raise ValueError(f"encoder.state_names: got {name!r}, expected some of {list(self.state_names)}{hint}")
         if self.horizon % self.patch:
             raise ValueError(
                 f"horizon {self.horizon} is not a multiple of patch {self.patch}: every token holds `patch` actions. "
@@ -51,6 +63,13 @@ class PolicyShape:
     @property
     def action_size(self) -> int:
         return len(self.action_names)
+
+    def described(self) -> dict[str, Any]:
+        """The fields as JSON can hold them. Without an encoder of its own a shape is described as before there were any."""
+        fields = asdict(self)
+        if self.encoder is None:
+            del fields["encoder"]
+        return fields
 
 
 class StateEncoder(nn.Module):

@@ -1,17 +1,31 @@
-"""Normalisation of states and actions to [-1, 1]; the statistics are buffers, so they travel with the weights."""
+"""Normalisation of observations and actions to [-1, 1]; the statistics are buffers, so they travel with the weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from envs.specs import STATE
+from teachers.contract import DEPTH, IMAGES, POINTS, Observation
+
+if TYPE_CHECKING:
+    from teachers.networks import PolicyShape
+
+
+HOLE = 2
+"""Pixels [px] around an unknown one from which its depth is made up."""
 
 
 class Normaliser(nn.Module):
     """Affine map of every state and action dimension from its range in the demonstrations to [-1, 1].
 
+    With `depth` and `points` also of depth, one range for all cameras, and of the points' coordinates. Colours need no
+    statistics: they lie in 0 .. 1.
     A dimension that never moves in the demonstrations (range below 1e-6) is only shifted, never divided by its range.
     Fresh from the constructor it holds NaN, and every use is refused until `fit` or a loaded checkpoint fills it.
     """
@@ -21,19 +35,38 @@ class Normaliser(nn.Module):
     action_low: Tensor
     action_high: Tensor
 
-    def __init__(self, state_size: int, action_size: int) -> None:
+    def __init__(self, state_size: int, action_size: int, depth: bool = False, points: bool = False) -> None:
         super().__init__()
         self._whole = False
-        for name, size in (("state", state_size), ("action", action_size)):
+        sizes = {"state": state_size, "action": action_size, "depth": int(depth), "points": 3 * points}
+        self._ranges = tuple(name for name, size in sizes.items() if size or name in ("state", "action"))
+        for name, size in sizes.items():
+            if name not in self._ranges:
+                continue
             self.register_buffer(f"{name}_low", torch.full((size,), float("nan")))
             self.register_buffer(f"{name}_high", torch.full((size,), float("nan")))
 
-    def fit(self, statistics: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-        """Take ``statistics["state"|"action"]["min"|"max"]``, each `[S]` or `[A]`, in raw units.
+    @classmethod
+    def of(cls, shape: PolicyShape) -> Self:
+        """An unfilled one with the statistics that a policy of this shape needs."""
+        seen = shape.encoder
+        return cls(
+            shape.state_size, shape.action_size, depth=seen is not None and bool(seen.depth_cameras),
+            points=seen is not None and seen.num_points > 0,
+        )  # fmt: skip
 
-        Raises ValueError for a wrong size or a value that is not finite.
+    def fit(self, statistics: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """Take ``statistics["state"|"action"|"depth"|"points"]["min"|"max"]``: `[S]`, `[A]`, `[1]`, `[3]`, in raw units.
+
+        Those of depth and points only where they are needed. Raises ValueError for a wrong size or a value that is not finite.
         """
-        for name in ("state", "action"):
+        lacking = [name for name in self._ranges if name not in statistics]
+        if lacking:
+            raise ValueError(
+                f"statistics: got {sorted(statistics)}, but not {lacking}, which this policy needs; observed_ranges makes "
+                "those of depth and points from observations"
+            )
+        for name in self._ranges:
             for ours, theirs in (("low", "min"), ("high", "max")):
                 buffer = getattr(self, f"{name}_{ours}")
                 value = torch.as_tensor(np.asarray(statistics[name][theirs]), dtype=torch.float32)
@@ -67,6 +100,35 @@ class Normaliser(nn.Module):
         centre, scale = self._centre_scale("state")
         return (state - centre) / scale
 
+    def normalise_depth(self, depth_m: Tensor) -> Tensor:
+        """Depth `[.., 1, H, W]` [m] to `[.., 2, H, W]`: about [-1, 1], and whether it is known: 1, or 0 where it was NaN.
+
+        An unknown pixel's first number is made up, see `fill_unknown`; the second says that it is.
+        """
+        centre, scale = self._centre_scale("depth")
+        known = ~depth_m.isnan()
+        value = torch.where(known, (depth_m.to(centre) - centre) / scale, 0.0)
+        return torch.cat([fill_unknown(value, known), known.to(value)], dim=-3)
+
+    def normalise_points(self, points: Tensor) -> Tensor:
+        """`[.., 3+C]`: coordinates [m] and colours 0 .. 1 to about [-1, 1]."""
+        centre, scale = self._centre_scale("points")
+        points = points.to(centre)
+        return torch.cat([(points[..., :3] - centre) / scale, 2 * points[..., 3:] - 1], dim=-1)
+
+    def normalise_image(self, image: Tensor) -> Tensor:
+        """Colours 0 .. 1 to [-1, 1]."""
+        return 2 * image.to(self.state_low) - 1
+
+    def normalise(self, observation: Observation) -> Observation:
+        """Every source of an observation, each by its name."""
+        ways = {STATE: self.normalise_state, IMAGES: self.normalise_image, POINTS: self.normalise_points}
+        found = {name: way(value) for name, value in observation.items() for key, way in ways.items() if name.startswith(key)}
+        views = [name for name in observation if name.startswith(DEPTH)]
+        if views:  # all at once: at batch 1 the number of operations is what costs
+            found |= zip(views, self.normalise_depth(torch.stack([observation[name] for name in views])), strict=True)
+        return found
+
     def normalise_action(self, action: Tensor) -> Tensor:
         """`[.., A]` raw units to about [-1, 1]."""
         centre, scale = self._centre_scale("action")
@@ -76,3 +138,40 @@ class Normaliser(nn.Module):
         """`[.., A]` from [-1, 1] to raw units."""
         centre, scale = self._centre_scale("action")
         return action * scale + centre
+
+
+def fill_unknown(value: Tensor, known: Tensor) -> Tensor:
+    """Images `[.., R, 1, H, W]` whose unknown pixels take the mean of the known ones around them, within `HOLE` pixels.
+
+    Where none of these is known it is the mean of the image's known pixels; where none at all, 0. (A constant in the place
+    of every unknown pixel would draw edges all over the image, where none are.)
+    """
+    if bool(known.all()):
+        return value
+    weight = known.to(value)
+    both_R2HW = torch.cat([value * weight, weight], dim=-3).flatten(0, -4)
+    around, near = F.avg_pool2d(both_R2HW, 2 * HOLE + 1, 1, HOLE).split(1, dim=1)
+    total, count = both_R2HW.sum((-2, -1), keepdim=True).split(1, dim=1)
+    filled = torch.where(near > 0, around / near.clamp(min=1e-6), total / count.clamp(min=1))
+    return torch.where(known, value, filled.view_as(value))
+
+
+def observed_ranges(observations: Iterable[Observation]) -> dict[str, dict[str, np.ndarray]]:
+    """Statistics of depth and points, as `Normaliser.fit` takes them, over all observations; of those that they have.
+
+    Raises ValueError for a depth of which no pixel is known, and for values that are infinite.
+    """
+    low: dict[str, np.ndarray] = {}
+    high: dict[str, np.ndarray] = {}
+    for observation in observations:
+        for name, value in observation.items():
+            if name != POINTS and not name.startswith(DEPTH):
+                continue
+            key = "points" if name == POINTS else "depth"
+            rows = value[..., :3].reshape(-1, 3) if key == "points" else value[~value.isnan()].reshape(-1, 1)
+            if not len(rows) or not bool(rows.isfinite().all()):
+                raise ValueError(f"{name}: got {len(rows)} known values, or infinity among them; expected finite metres")
+            least, most = (rows.amin(0).double().cpu().numpy(), rows.amax(0).double().cpu().numpy())
+            low[key] = np.minimum(low[key], least) if key in low else least
+            high[key] = np.maximum(high[key], most) if key in high else most
+    return {key: {"min": low[key], "max": high[key]} for key in low}

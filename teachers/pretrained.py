@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -13,30 +12,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from envs.specs import STATE
-from teachers.contract import Observation
-from teachers.networks import PolicyShape, StateEncoder
-from teachers.normalisation import Normaliser
+from teachers.encoding import EncodingPolicy
+from teachers.networks import PolicyShape
 
 SCHEMA_VERSION = 1
 
 
-class PretrainedPolicy(nn.Module):
-    """What all networks of ours share: the statistics, the state encoder, and a folder to lie in."""
+class PretrainedPolicy(EncodingPolicy):
+    """What all networks of ours share: the statistics, the encoder, and a folder to lie in."""
 
     KIND: ClassVar[str]
     """What `config.json` calls them."""
-
-    def __init__(self, shape: PolicyShape) -> None:
-        super().__init__()
-        self.shape = shape
-        self.normaliser = Normaliser(shape.state_size, shape.action_size)
-        self.encoder: nn.Module = StateEncoder(shape.observation_steps, shape.state_size, shape.width)
-
-    def encode(self, observation: Observation) -> Tensor:
-        """Raw observation to the condition `[B, C]`, once for all chunks that are made for it."""
-        condition_BC: Tensor = self.encoder(self.normaliser.normalise_state(observation[STATE]))
-        return condition_BC
 
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments beside the shape, as `config.json` holds them."""
@@ -52,7 +38,7 @@ class PretrainedPolicy(nn.Module):
         self.normaliser.check()
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        config = {"schema_version": SCHEMA_VERSION, "kind": self.KIND, "shape": asdict(self.shape), **self.settings()}
+        config = {"schema_version": SCHEMA_VERSION, "kind": self.KIND, "shape": self.shape.described(), **self.settings()}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         save_file(weights, str(folder / "model.safetensors"))
@@ -65,9 +51,33 @@ class PretrainedPolicy(nn.Module):
             policy = cls.from_settings(PolicyShape(**config.pop("shape")), config)
         except (KeyError, TypeError) as error:
             raise ValueError(f"{folder}/config.json does not describe a {cls.KIND}: {error}") from error
-        _load_weights(folder, policy)
+        path = Path(folder) / "model.safetensors"
+        if not path.is_file():
+            raise ValueError(f"{path} is missing: a policy folder holds config.json and model.safetensors")
+        _fill(policy, _read_weights(path), f"{path} does not fit its config.json")
         policy.normaliser.check()
         return policy.eval()
+
+
+def load_encoder(policy: EncodingPolicy, path: Path | str, parts: Collection[str] = ()) -> None:
+    """Fill a policy's encoder, or those parts of it (``colour``, ``depth``, ``points``, ..), from a local safetensors file.
+
+    path: the ``model.safetensors`` of another policy of ours, or a file of the same names (``encoder.colour...``). The rest
+    of the file is not looked at; statistics are not taken. Raises ValueError for a file that is missing, broken or does not
+    hold such a part, and for a part that this encoder does not have.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; expected weights as save_pretrained writes them, model.safetensors")
+    weights = _read_weights(path)
+    for part in parts or ("",):
+        prefix = "encoder." + (part + "." if part else "")
+        module = getattr(policy.encoder, part, None) if part else policy.encoder
+        if not isinstance(module, nn.Module):
+            known = [name for name, _ in policy.encoder.named_children()]
+            raise ValueError(f"encoder: got the part {part!r}, expected some of {known}")
+        chosen = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        _fill(module, chosen, f"{path}: its {prefix.rstrip('.')} is not that of this policy")
 
 
 def _read(folder: Path | str) -> tuple[Path, Any, Any]:
@@ -106,22 +116,21 @@ def _read_config(folder: Path | str, kind: str) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in ("schema_version", "kind")}
 
 
-def _load_weights(folder: Path | str, model: nn.Module) -> None:
-    """Fill `model` from ``model.safetensors``, strictly.
-
-    Raises ValueError for a missing or broken file, missing or foreign tensors, wrong shapes, values that are not finite.
-    """
-    path = Path(folder) / "model.safetensors"
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: a policy folder holds config.json and model.safetensors")
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises ValueError where it is broken or holds values that are not finite."""
     try:
-        weights = load_file(str(path))
+        weights: dict[str, Tensor] = load_file(str(path))
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error}); copy or save it again") from error
     bad = [name for name, value in weights.items() if not bool(torch.isfinite(value).all())]
     if bad:
         raise ValueError(f"{path}: {bad} hold values that are not finite; this policy cannot be used")
+    return weights
+
+
+def _fill(module: nn.Module, weights: dict[str, Tensor], complaint: str) -> None:
+    """Take these weights, strictly. Raises ValueError, which opens with the complaint, for missing, foreign or wrong ones."""
     try:
-        model.load_state_dict(weights, strict=True)
+        module.load_state_dict(weights, strict=True)
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit its config.json: {error}") from error
+        raise ValueError(f"{complaint}: {error}") from error

@@ -16,6 +16,7 @@ from students.one_step import OneStepStudent
 from teachers.contract import Observation
 from teachers.native import TrainedTeacher
 from teachers.networks import PolicyShape
+from teachers.observations import EncoderShape, fake_observation
 
 torch.set_num_threads(1)
 
@@ -24,9 +25,16 @@ SMALL = PolicyShape(
     dt_s=0.05, observation_steps=2, horizon=8, width=16, depth=1, heads=2, patch=4,
 )  # fmt: skip
 
+SEEING = EncoderShape(
+    state_names=("tool_y_m",), cameras=("front", "wrist"), depth_cameras=("front",), image_size=(16, 24), num_points=32,
+    point_colours=True, width=16, heads=2, queries=2, channels=16,
+)  # fmt: skip
+
 STATISTICS = {
     "state": {"min": np.array([0.25, -0.3]), "max": np.array([0.75, 0.3])},
     "action": {"min": np.array([0.2, -0.4]), "max": np.array([0.8, 0.2])},
+    "depth": {"min": np.array([0.4]), "max": np.array([1.4])},
+    "points": {"min": np.array([0.0, -0.5, 0.0]), "max": np.array([1.0, 0.5, 1.0])},
 }
 """Centres 0.5, 0.0 and half ranges 0.25, 0.3 of the state; centres 0.5, -0.1 and half ranges 0.3, 0.3 of the action."""
 
@@ -37,6 +45,18 @@ Make = Callable[..., TrainedTeacher]
 def small_shape() -> PolicyShape:
     """O = 2, S = 2, T = 8, A = 2, of the task `avoid`."""
     return SMALL
+
+
+@pytest.fixture
+def seeing_shape() -> PolicyShape:
+    """The same with an encoder for one number of the state, two cameras of 16 x 24, one in depth, and 32 coloured points."""
+    return replace(SMALL, encoder=SEEING)
+
+
+@pytest.fixture
+def seen(seeing_shape: PolicyShape) -> Observation:
+    """Three made-up observations of `seeing_shape`."""
+    return fake_observation(seeing_shape, 3, seed=7)
 
 
 @pytest.fixture

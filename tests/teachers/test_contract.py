@@ -10,6 +10,8 @@ from envs.specs import STATE
 from teachers.contract import Observation, Teacher, check_teacher
 
 OBSERVATION = {STATE: torch.arange(12.0).view(2, 3, 2)}
+FRONT, DEEP = "observation.images.front", "observation.depth.front"
+SEEN = {STATE: OBSERVATION[STATE], FRONT: torch.rand(2, 3, 3, 4, 4), DEEP: torch.full((2, 3, 1, 4, 4), 0.5)}
 
 
 class Good:
@@ -106,6 +108,72 @@ def test_every_fault_is_found_and_it_alone(broken: type[Good], complaint: str) -
     with pytest.raises(ValueError, match=complaint) as caught:
         check_teacher(broken(), OBSERVATION, action_size=4)
     assert len(str(caught.value).splitlines()) == 2, caught.value
+
+
+class Looks(Good):
+    """Moves its chunks by what it sees; refuses what is missing or not a number, and takes unknown depth for 1 m."""
+
+    def seen(self, observation: Observation, name: str) -> Tensor:
+        value = observation[name].nan_to_num(1.0) if name == DEEP else observation[name]
+        if not bool(value.isfinite().all()):
+            raise ValueError(f"{name} has NaN")
+        return value.flatten(1).mean(1)
+
+    def sample(self, observation, num_hypotheses, num_steps, generator) -> Tensor:
+        moved = sum(self.seen(observation, name) for name in (STATE, FRONT, DEEP))
+        return super().sample(observation, num_hypotheses, num_steps, generator) + moved[:, None, None, None]
+
+
+class FillsInACamera(Looks):
+    def seen(self, observation: Observation, name: str) -> Tensor:
+        return super().seen({FRONT: torch.zeros(2, 3), **observation}, name)
+
+
+class DoesNotMindNan(Looks):
+    def seen(self, observation: Observation, name: str) -> Tensor:
+        return super().seen({**observation, name: observation[name].nan_to_num(0.0)}, name)
+
+
+class LetsDepthSpoilAll(Looks):
+    def seen(self, observation: Observation, name: str) -> Tensor:
+        return observation[name].flatten(1).mean(1)
+
+
+class Overwrites(Looks):
+    def sample(self, observation, num_hypotheses, num_steps, generator) -> Tensor:
+        observation[FRONT].clamp_(max=0.1)
+        return super().sample(observation, num_hypotheses, num_steps, generator)
+
+
+def test_who_looks_at_everything_and_who_looks_at_nothing_both_pass() -> None:
+    check_teacher(Looks(), SEEN, action_size=4)
+    check_teacher(Good(), SEEN, action_size=4)
+
+
+@pytest.mark.parametrize(
+    ("broken", "complaint"),
+    [
+        (FillsInACamera, f"missing: without {FRONT} it draws other chunks in silence"),
+        (LetsDepthSpoilAll, f"NaN: one in {DEEP} becomes one in the chunks; take the pixel as unknown"),
+        (Overwrites, "observation: it was changed in place"),
+    ],
+)
+def test_what_is_passed_over_in_silence_is_found(broken: type[Good], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint) as caught:
+        check_teacher(broken(), {name: value.clone() for name, value in SEEN.items()}, action_size=4)
+    assert len(str(caught.value).splitlines()) == 2, caught.value
+
+
+def test_nan_that_becomes_a_zero_is_found_in_every_feature_but_depth() -> None:
+    with pytest.raises(ValueError) as caught:
+        check_teacher(DoesNotMindNan(), SEEN, action_size=4)
+    told = [line.strip() for line in str(caught.value).splitlines()[1:]]
+    assert [line.split(" is ")[0] for line in told] == [f"NaN: one in {name}" for name in (STATE, FRONT)]
+
+
+def test_an_observation_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="observation: got none of its features"):
+        check_teacher(Good(), {}, action_size=4)
 
 
 def test_all_faults_are_told_at_once() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from teachers.normalisation import Normaliser
+from teachers.normalisation import Normaliser, fill_unknown, observed_ranges
 
 
 def _fitted() -> Normaliser:
@@ -72,3 +72,73 @@ def test_statistics_of_the_wrong_size_or_not_finite_are_refused(value: np.ndarra
     whole = {"state": {"min": np.zeros(2), "max": value}, "action": {"min": np.zeros(3), "max": np.ones(3)}}
     with pytest.raises(ValueError, match=message):
         Normaliser(2, 3).fit(whole)
+
+
+# -- what cameras see --------------------------------------------------------------------------------------------------
+
+
+def _seeing() -> Normaliser:
+    normaliser = Normaliser(1, 1, depth=True, points=True)
+    one = {"min": np.zeros(1), "max": np.ones(1)}
+    normaliser.fit({
+        "state": one, "action": one, "depth": {"min": np.array([0.5]), "max": np.array([1.5])},
+        "points": {"min": np.array([0.0, -1.0, 0.25]), "max": np.array([1.0, 3.0, 0.25])},
+    })  # fmt: skip
+    return normaliser
+
+
+def test_there_are_statistics_only_of_what_is_seen() -> None:
+    assert list(Normaliser(2, 3).state_dict()) == ["state_low", "state_high", "action_low", "action_high"]
+    assert list(_seeing().state_dict())[4:] == ["depth_low", "depth_high", "points_low", "points_high"]
+    with pytest.raises(ValueError, match=r"got \['action', 'state'\], but not \['depth', 'points'\].*observed_ranges"):
+        _seeing().fit({name: {"min": np.zeros(1), "max": np.ones(1)} for name in ("state", "action")})
+    unset = Normaliser(1, 1, points=True)
+    with pytest.raises(ValueError, match="points_low.*points_high.*are not finite"):
+        unset.normalise_points(torch.zeros(1, 1, 2, 3))
+
+
+def test_depth_by_hand_and_whether_it_is_known() -> None:
+    depth = torch.tensor([[0.5, 1.0], [torch.nan, 1.5]])[None, None, None]
+    got = _seeing().normalise_depth(depth)
+    assert got.shape == (1, 1, 2, 2, 2)
+    assert got[0, 0, 0].tolist() == [[-1.0, 0.0], [0.0, 1.0]]  # made up from the three around it: (-1 + 0 + 1) / 3
+    assert got[0, 0, 1].tolist() == [[1.0, 1.0], [0.0, 1.0]]
+
+
+def test_points_and_colours_by_hand() -> None:
+    # centres 0.5, 1, 0.25; half ranges 0.5, 2 and none
+    got = _seeing().normalise_points(torch.tensor([[[[1.0, 0.0, 0.5, 0.0, 0.5, 1.0]]]]))
+    assert got.flatten().tolist() == [1.0, -0.5, 0.25, -1.0, 0.0, 1.0]
+    assert _seeing().normalise_image(torch.tensor([0.0, 0.25, 1.0])).tolist() == [-1.0, -0.5, 1.0]
+
+
+def test_an_unknown_pixel_takes_the_mean_of_the_known_ones_near_it() -> None:
+    value = torch.randn(2, 3, 1, 9, 8, generator=torch.Generator().manual_seed(0))
+    known = torch.rand(2, 3, 1, 9, 8, generator=torch.Generator().manual_seed(1)) > 0.7
+    known[0, 0, 0, :6, :6] = False  # a hole in whose middle nothing is near
+    known[1, 2] = False
+    filled = fill_unknown(torch.where(known, value, torch.full_like(value, 0.0)), known)
+    assert torch.equal(filled[known], value[known]) and not filled[1, 2].any()
+    for b, o, i, j in (~known).nonzero()[:, [0, 1, 3, 4]].tolist():
+        window = (b, o, 0, slice(max(0, i - 2), i + 3), slice(max(0, j - 2), j + 3))
+        near, every = value[window][known[window]], value[b, o][known[b, o]]
+        expected = float(near.mean() if len(near) else every.mean() if len(every) else 0.0)
+        assert float(filled[b, o, 0, i, j]) == pytest.approx(expected, abs=1e-5)
+    assert not known[0, 0, 0, :5, :5].any()
+
+
+def test_ranges_are_those_of_everything_observed() -> None:
+    depth = torch.tensor([1.0, torch.nan, 0.75, 2.0]).view(1, 1, 1, 2, 2)
+    cloud = torch.tensor([[0.1, -0.2, 0.3, 9.0, 9.0, 9.0], [0.4, 0.0, -0.5, 9.0, 9.0, 9.0]])[None, None]
+    got = observed_ranges([
+        {"observation.depth.a": depth, "observation.depth.b": depth / 2, "observation.points": cloud},
+        {"observation.points": cloud + 1, "observation.state": torch.tensor([torch.nan])},
+    ])  # fmt: skip
+    assert set(got) == {"depth", "points"}
+    assert (got["depth"]["min"].tolist(), got["depth"]["max"].tolist()) == ([0.375], [2.0])
+    np.testing.assert_allclose(got["points"]["min"], [0.1, -0.2, -0.5], atol=1e-6)
+    np.testing.assert_allclose(got["points"]["max"], [1.4, 1.0, 1.3], atol=1e-6)
+    depth, points = "observation.depth.a", "observation.points"
+    for name, value in ((depth, torch.nan), (depth, torch.inf), (points, torch.nan)):
+        with pytest.raises(ValueError, match=f"{name}: got . known values, or infinity"):
+            observed_ranges([{name: torch.full((1, 1, 1, 2, 3), value)}])

@@ -1,0 +1,112 @@
+"""The unified encoder: state, colour images, depth images and points of O steps to one feature, by attention over tokens."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from envs.specs import STATE
+from teachers.contract import DEPTH, IMAGES, POINTS
+from teachers.networks import PolicyShape, StateEncoder
+from teachers.senses import PointEncoder, ViewEncoder
+
+
+class UnifiedEncoder(nn.Module):
+    """Normalised sources `[B, O, ...]` to one feature `[B, F]`; see `teachers.observations.EncoderShape`.
+
+    Each source gives one token per observation step. Cameras of one kind share their convolutions, whose filters are the
+    same problem for all of them, and each has its own last layer, because each looks from elsewhere. A token is marked
+    with its source and its step. The tokens are fused by attention, so that a source can be left out without a trace.
+    """
+
+    def __init__(self, shape: PolicyShape) -> None:
+        super().__init__()
+        seen = shape.encoder
+        assert seen is not None
+        self.sources, width = seen.sources, seen.width
+        self.state = StateEncoder(1, len(seen.state_names), width) if seen.state_names else None
+        self.colour = ViewEncoder(3, seen.channels) if seen.cameras else None
+        self.depth = ViewEncoder(2, seen.channels) if seen.depth_cameras else None
+        self.points = PointEncoder(seen.point_size) if seen.num_points else None
+        self.to_token = nn.ModuleDict()  # the state's token is made already
+        for prefix, sense in self._senses():
+            for name in self.sources:
+                if sense is not None and name.startswith(prefix):
+                    self.to_token[_key(name)] = nn.Linear(sense.size, width)
+        self.source_MF = nn.Parameter(0.02 * torch.randn(len(self.sources), width))
+        self.step_OF = nn.Parameter(0.02 * torch.randn(shape.observation_steps, width))
+        self.fusion = Fusion(width, seen.heads, seen.queries)
+
+    def forward(self, inputs: dict[str, Tensor], kept_BM: Tensor | None = None) -> Tensor:
+        """`[B, F]` of the sources that are in `inputs`, all or some of this encoder's.
+
+        inputs: as `teachers.normalisation` makes them: states `[B, O, S']`, images `[B, O, 3, H, W]`, depth
+        `[B, O, 2, H, W]`, points `[B, O, N, 3+C]`; kept_BM: bool, which sources of `inputs`, in this encoder's order, each
+        row is shown; none: all.
+        """
+        tokens = []
+        made = self._tokens(inputs)
+        for index, name in enumerate(self.sources):
+            if name in made:
+                tokens.append(made[name] + self.source_MF[index] + self.step_OF)
+        steps = tokens[0].shape[1]
+        kept_BL = None if kept_BM is None else kept_BM.repeat_interleave(steps, dim=1)
+        feature_BF: Tensor = self.fusion(torch.cat(tokens, dim=1), kept_BL)
+        return feature_BF
+
+    def _tokens(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A token `[B, O, F]` of each source's every step, unmarked."""
+        made: dict[str, Tensor] = {}
+        if STATE in inputs:
+            assert self.state is not None
+            state_BOS = inputs[STATE]
+            made[STATE] = self.state(state_BOS.flatten(0, 1)[:, None]).unflatten(0, state_BOS.shape[:2])
+        for prefix, sense in self._senses():
+            names = [name for name in self.sources if name in inputs and name.startswith(prefix)]
+            if names:
+                assert sense is not None
+                # all views and steps go through the network together
+                stacked = torch.stack([inputs[name] for name in names])
+                seen = sense(stacked.flatten(0, 2)).unflatten(0, stacked.shape[:3])
+                made |= {name: self.to_token[_key(name)](each_BOD) for name, each_BOD in zip(names, seen, strict=True)}
+        return made
+
+    def _senses(self) -> tuple[tuple[str, ViewEncoder | PointEncoder | None], ...]:
+        return (IMAGES, self.colour), (DEPTH, self.depth), (POINTS, self.points)
+
+
+def _key(name: str) -> str:
+    """A source's name as that of a module, which has no dots."""
+    return name.removeprefix("observation.").replace(".", "/")
+
+
+class Fusion(nn.Module):
+    """Tokens `[B, L, F]` to one feature `[B, F]`: learned queries ask the tokens, and a perceptron joins their answers.
+
+    (Pooling by attention with seed vectors: Set Transformer, Lee et al. 2019, arXiv 1810.00825, section 3.2.)
+    """
+
+    def __init__(self, width: int, heads: int, queries: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query_QF = nn.Parameter(torch.randn(queries, width))
+        self.norm = nn.LayerNorm(width)
+        self.to_key = nn.Linear(width, width, bias=False)  # a bias adds the same to every score of a query
+        self.to_value = nn.Linear(width, width)
+        self.layers = nn.Sequential(nn.Linear(queries * width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
+
+    def forward(self, tokens_BLF: Tensor, kept_BL: Tensor | None = None) -> Tensor:
+        """kept_BL: bool; a token that is not kept gets weight 0, exactly. At least one must be kept in every row."""
+        batch, length, width = tokens_BLF.shape
+        normed_BLF = self.norm(tokens_BLF)
+
+        def by_head(rows: Tensor) -> Tensor:
+            return rows.unflatten(-1, (self.heads, width // self.heads)).transpose(-3, -2)
+
+        query = by_head(self.query_QF).expand(batch, -1, -1, -1)
+        key, value = by_head(self.to_key(normed_BLF)), by_head(self.to_value(normed_BLF))
+        mask = None if kept_BL is None else kept_BL[:, None, None].expand(-1, -1, len(self.query_QF), -1)
+        answer_BHQD = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        feature_BF: Tensor = self.layers(answer_BHQD.transpose(1, 2).flatten(1))
+        return feature_BF

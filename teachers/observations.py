@@ -1,0 +1,230 @@
+"""What an encoder sees: its description, a made-up observation of every shape, and the check of the one that came."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from envs.specs import STATE, nearest_name
+from teachers.augmentation import Augmentation
+from teachers.contract import DEPTH, IMAGES, POINTS, Observation
+
+if TYPE_CHECKING:
+    from teachers.networks import PolicyShape
+
+SPARSE = 4
+"""A cloud may have fewer points than N: the encoder takes a maximum over them, however many. Fewer than N / SPARSE are
+refused: then most of what is usually seen is missing."""
+
+SMALLEST = 16
+"""Pixels [px] that an image has at least each way: the network makes it eight times smaller."""
+
+
+@dataclass(frozen=True)
+class EncoderShape:
+    """What is seen, and the size of the network that makes one feature of it. Saved within the policy's ``config.json``.
+
+    state_names: those of the policy's state that are seen; none: no proprioception. (A task's state may hold where the
+    object is, which a policy with cameras must not be told.)
+    cameras, depth_cameras: seen in colour, and in depth; image_size: (H, W) of both [px].
+    num_points, point_colours: N of the cloud, 0 for none; whether its points have colours.
+    width: F, of the feature and of every token; heads, queries: of the attention over the tokens.
+    channels: of the convolutions, twice as many in the last one.
+    augmentation: in training. It says nothing of what a trained network is, so shapes that differ in it alone are equal.
+    """
+
+    state_names: tuple[str, ...] = ()
+    cameras: tuple[str, ...] = ()
+    depth_cameras: tuple[str, ...] = ()
+    image_size: tuple[int, int] = (84, 84)
+    num_points: int = 0
+    point_colours: bool = False
+    width: int = 128
+    heads: int = 4
+    queries: int = 4
+    channels: int = 32
+    augmentation: Augmentation = field(default=Augmentation(), compare=False)
+
+    def __post_init__(self) -> None:
+        # JSON has no tuples and no dataclasses: a config read from a folder arrives with lists and dicts
+        for name in ("state_names", "cameras", "depth_cameras", "image_size"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+            if name != "image_size" and len(set(getattr(self, name))) != len(getattr(self, name)):
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected every name once")
+        if isinstance(self.augmentation, dict):
+            object.__setattr__(self, "augmentation", Augmentation(**self.augmentation))
+        if not self.sources:
+            raise ValueError("an encoder sees nothing: name state_names, cameras or depth_cameras, or set num_points")
+        if len(self.image_size) != 2 or min(self.image_size) < SMALLEST:
+            raise ValueError(f"image_size: got {self.image_size}, expected (height, width) of at least {SMALLEST} pixels")
+        if self.num_points < 0 or (self.point_colours and not self.num_points):
+            raise ValueError(
+                f"num_points: got {self.num_points} with point_colours={self.point_colours}; expected at least 0 (no cloud), "
+                "and no colours without points"
+            )
+        if min(self.width, self.heads, self.queries) < 1 or self.width % self.heads:
+            raise ValueError(
+                f"width must be a multiple of heads, and heads and queries at least 1: got width={self.width}, "
+                f"heads={self.heads}, queries={self.queries}"
+            )
+        if self.channels < 16 or self.channels % 16:  # so that every group norm has groups of equal size
+            raise ValueError(f"channels: got {self.channels}, expected a multiple of 16")
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Every camera that is seen in colour or in depth, once."""
+        return tuple(dict.fromkeys((*self.cameras, *self.depth_cameras)))
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The features of an observation that are seen, in the order of the network's tokens."""
+        return (
+            *((STATE,) if self.state_names else ()),
+            *(f"{IMAGES}.{camera}" for camera in self.cameras),
+            *(f"{DEPTH}.{camera}" for camera in self.depth_cameras),
+            *((POINTS,) if self.num_points else ()),
+        )
+
+    @property
+    def point_size(self) -> int:
+        """3 + C, numbers of a point."""
+        return 6 if self.point_colours else 3
+
+
+def sources_of(shape: PolicyShape) -> tuple[str, ...]:
+    """The features of an observation that a policy of this shape sees."""
+    return (STATE,) if shape.encoder is None else shape.encoder.sources
+
+
+def feature_shape(shape: PolicyShape, name: str) -> tuple[int, ...]:
+    """The shape of a feature without B: (O, S), (O, 3, H, W), (O, 1, H, W) or (O, N, 3 + C)."""
+    if name == STATE:
+        return shape.observation_steps, shape.state_size
+    assert shape.encoder is not None
+    if name == POINTS:
+        return shape.observation_steps, shape.encoder.num_points, shape.encoder.point_size
+    return shape.observation_steps, 3 if name.startswith(IMAGES) else 1, *shape.encoder.image_size
+
+
+def seen_state(shape: PolicyShape) -> list[int]:
+    """Which numbers of the state a policy of this shape sees."""
+    names = shape.state_names if shape.encoder is None else shape.encoder.state_names
+    return [shape.state_names.index(name) for name in names]
+
+
+def fake_observation(shape: PolicyShape, batch: int = 2, seed: int = 0) -> Observation:
+    """A made-up observation that a policy of this shape takes, so that nothing has to be recorded to try one.
+
+    States in -1 .. 1, colours 0 .. 1, depth 0.4 .. 1.4 m with one pixel in fifty unknown, points in a box of 1 m.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    made: Observation = {}
+    for name in sources_of(shape):
+        uniform = torch.rand(batch, *feature_shape(shape, name), generator=generator)
+        if name == STATE:
+            uniform = 2 * uniform - 1
+        elif name.startswith(DEPTH):
+            unknown = torch.rand(uniform.shape, generator=generator) < 0.02
+            uniform = torch.where(unknown, torch.nan, 0.4 + uniform)
+        elif name == POINTS:
+            uniform[..., 1] -= 0.5
+        made[name] = uniform
+    return made
+
+
+# -- what came ---------------------------------------------------------------------------------------------------------
+
+
+def check_sources(shape: PolicyShape, observation: Observation, without: Collection[str] = ()) -> tuple[str, ...]:
+    """The sources to be encoded: all that this shape sees but those in `without`.
+
+    Raises ValueError for a source that did not come, with what did; for a name in `without` that is none; for leaving out all.
+    """
+    known = sources_of(shape)
+    for name in without:
+        if name not in known:
+            raise ValueError(f"without: got {name!r}, expected some of {list(known)}{nearest_name(name, known)}")
+    wanted = tuple(name for name in known if name not in without)
+    if not wanted:
+        raise ValueError(f"without: got all of {list(known)}, expected at least one source to be left")
+    missing = [name for name in wanted if name not in observation]
+    if missing:
+        raise ValueError(
+            f"observation: {missing} is missing; got {sorted(observation)}. Give it, or say that it is to be done without: "
+            f"encode(observation, without={missing})"
+        )
+    return wanted
+
+
+def check_observation(shape: PolicyShape, observation: Observation, sources: Collection[str]) -> None:
+    """Raise ValueError with everything that is wrong with these sources of an observation for an encoder of this shape.
+
+    Shapes and types; NaN or infinity in images, clouds and what is seen of the state; colours beyond 0 .. 1; depth that is
+    0, negative or infinite. NaN in depth is right: the pixel is unknown. A cloud may have fewer points than N, see `SPARSE`.
+    """
+    wrong: list[str] = []
+    batches = {}
+    for name in sources:
+        got, expected = observation[name], feature_shape(shape, name)
+        batches[name] = len(got)
+        if not got.is_floating_point():
+            wrong.append(f"{name}: got {got.dtype}, expected floats; 8-bit images are divided by 255 first")
+        if not _fits(got, expected, cloud=name == POINTS):
+            least = f" with at least {least_points(expected[1])} points" if name == POINTS else ""
+            wrong.append(f"{name}: got {tuple(got.shape)}, expected (B, {', '.join(map(str, expected))}){least}; "
+                         "make the observation as the policy was trained, or train one for this")  # fmt: skip
+    if len(set(batches.values())) > 1 or 0 in batches.values():
+        wrong.append(f"batch: got {batches} observations, expected at least one, and as many of every source")
+    if not wrong:
+        looked_at = {name: observation[name] for name in sources}
+        if STATE in looked_at:
+            looked_at[STATE] = looked_at[STATE][..., seen_state(shape)]
+        ends = {name: _extremes(name, value) for name, value in looked_at.items()}
+        found = iter(torch.cat([each.float() for each in ends.values()]).tolist())  # one look at the device for all
+        told = [_fault(name, value, [next(found) for _ in ends[name]]) for name, value in looked_at.items()]
+        wrong = [fault for fault in told if fault]
+    if wrong:
+        raise ValueError("this observation cannot be encoded:\n  " + "\n  ".join(wrong))
+
+
+def least_points(num_points: int) -> int:
+    """The fewest points that a cloud of nominally `num_points` may have."""
+    return max(1, num_points // SPARSE)
+
+
+def _fits(got: Tensor, expected: tuple[int, ...], cloud: bool) -> bool:
+    shape = tuple(got.shape[1:])
+    if cloud and len(shape) == 3 and least_points(expected[1]) <= shape[1] < expected[1]:
+        shape = shape[0], expected[1], shape[2]
+    return shape == expected
+
+
+def _extremes(name: str, value: Tensor) -> Tensor:
+    """Least and largest `[2]` or, of a cloud with colours, also the colours' `[4]`; NaN where there is one, but for depth."""
+    if name.startswith(DEPTH):
+        value = value.nan_to_num(nan=1.0, posinf=torch.inf, neginf=-torch.inf)
+    ends = [*value.aminmax()]
+    if name == POINTS and value.shape[-1] > 3:
+        ends += value[..., 3:].aminmax()
+    return torch.stack(ends)
+
+
+def _fault(name: str, value: Tensor, ends: list[float]) -> str:
+    """What is wrong with a source whose `_extremes` these are; "" for nothing."""
+    low, high = ends[:2]
+    if name.startswith(DEPTH):
+        wrong = not 0 < low <= high < math.inf
+        return f"{name}: got depth of 0, below, or infinite; expected metres, NaN where it is unknown" if wrong else ""
+    if not math.isfinite(high - low):
+        rows = (~value.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        hint = ", and unknown points left out" if name == POINTS else ""
+        return f"{name}: got NaN or infinity in rows {rows}; expected finite numbers{hint}"
+    low, high = ends[-2:]
+    if (name.startswith(IMAGES) or len(ends) == 4) and not -1e-3 <= low <= high <= 1 + 1e-3:
+        return f"{name}: got colours from {low:.3g} to {high:.3g}, expected 0 to 1; divide 8-bit ones by 255"
+    return ""
