@@ -11,6 +11,7 @@ from distill.recipes import recipe
 from distill.run import Stage
 from distill.shares import constants
 from distill.stages import make_key, sha256_file
+from students.selection import ALIKE, COPIES, STRAY
 from teachers import TEACHERS, load_teacher
 
 ENVS_VERSION = 1
@@ -68,6 +69,8 @@ def make_plan(config: Config) -> Plan:
         selection |= {"forget_every": how.forget_every}
     if how.several:
         selection |= {"candidates_of_selection": how.candidates}
+    if how.kind == "typical":
+        selection |= {"stray": STRAY, "copies": COPIES, "alike": ALIKE}
     choice = {**rollouts, "validation": evaluate.validation_starts}
     train, teach = None, None
     if config.teacher.path is None:

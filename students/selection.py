@@ -13,6 +13,9 @@ KINDS = ("one", "consistent", "kept_latent", "typical")
 STRAY = 4.0
 """A candidate this many times as far from its nearest fellow as is usual among them is a stray (kind ``typical``)."""
 
+COPIES = 3
+"""A candidate that comes this many times more is a way of its own, though no other one is near it (kind ``typical``)."""
+
 ALIKE = 0.01
 """Plans that differ by less count as one: 1 % of half an action's range (root mean square over the chunk), about 2 mm on the
 tasks here, half of what demonstrations are disturbed by. Where only one way is left a teacher's plans differ by less than a
@@ -114,15 +117,18 @@ def first_typical(candidates_BNTA: Tensor, executed: int, weights_A: Tensor) -> 
     """Index `[B]` of the first candidate that is no stray.
 
     A stray's distance to the nearest other candidate is more than `STRAY` times the median of such distances, and more
-    than `ALIKE`. Distance: over the actions that are carried out, as the objectives'. A candidate with NaN is no
-    stray, so that a broken policy is seen, not hidden.
+    than `ALIKE`. Distance: over the actions that are carried out, as the objectives'. Copies of a candidate are no others,
+    as a student with codes makes a stray twice now and then; but one with `COPIES` of them is no stray. A candidate with
+    NaN is no stray, so that a broken policy is seen, not hidden.
     """
     count = candidates_BNTA.shape[1]
     if count < 3:
         return torch.zeros(len(candidates_BNTA), dtype=torch.long, device=candidates_BNTA.device)
     done_BNTA = candidates_BNTA[:, :, :executed]
     distance_BNN = _distance(done_BNTA[:, :, None], done_BNTA[:, None], weights_A)
-    alone_BN = (distance_BNN + torch.eye(count, device=distance_BNN.device) * 1e6).amin(-1)
+    copy_BNN = distance_BNN < 1e-5  # of itself, too
+    alone_BN = distance_BNN.masked_fill(copy_BNN, 1e6).amin(-1)
+    alone_BN = alone_BN.masked_fill(copy_BNN.sum(-1) > COPIES, 0.0)
     usual_B1 = alone_BN.median(-1, keepdim=True).values
     return (~(alone_BN > (STRAY * usual_B1).clamp(min=ALIKE))).int().argmax(-1)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from students.selection import ALIKE, STRAY, Memory, Selection, choose, draw_candidates, first_typical, nearest_to_rest
+from students.selection import ALIKE, COPIES, STRAY, Memory, Selection, choose, draw_candidates, first_typical, nearest_to_rest
 
 ONE = torch.ones(1)
 
@@ -78,8 +78,8 @@ def test_with_nothing_left_there_is_nothing_to_compare(executed: int) -> None:
         ([0.5, -0.4, 1.0, 0.0, 0.02, 1.02, 0.01], 2),  # two strays
         ([0.0, 0.5, 0.02, 1.0, 1.02], 0),  # the first good one
         ([0.3, 0.3, 0.3, 0.3], 0),
-        ([0.309, 0.3, 0.3, 0.3], 0),  # alike: 0 is usual, but 0.009 is no way of its own
-        ([0.311, 0.3, 0.3, 0.3], 1),
+        ([0.309, 0.3, 0.3, 0.3, 0.3], 0),  # alike: 0 is usual, but 0.009 is no way of its own
+        ([0.311, 0.3, 0.3, 0.3, 0.3], 1),
         ([0.09, 0.0, 0.02, 0.04], 0),  # 0.05, 0.02, 0.02, 0.02
         ([0.13, 0.0, 0.02, 0.04], 1),  # 0.09
         ([0.0, 1.0, 2.0, 3.0], 0),  # everybody is as far from everybody
@@ -126,6 +126,16 @@ def test_weights_decide_who_is_a_stray() -> None:
         assert first_typical(candidates, 1, torch.tensor([1.0, 4.0])).tolist() == [expected]
 
 
+def test_copies_of_a_stray_are_no_fellows_until_they_are_many() -> None:
+    usual = [[0.0], [0.1], [0.2], [0.3], [0.4], [0.5]]
+    for copies in range(COPIES):  # beside itself
+        assert first_typical(_chunks(*[[5.0]] * (1 + copies), *usual), 1, ONE).tolist() == [1 + copies]
+    assert first_typical(_chunks(*[[5.0]] * (1 + COPIES), *usual), 1, ONE).tolist() == [0]
+    # and all copies of one: there is nothing else to take
+    for count in (3, 4, 8):
+        assert first_typical(_chunks(*[[1.0]] * count), 1, ONE).tolist() == [0]
+
+
 def test_a_batch_of_typical_choices_against_brute_force() -> None:
     weights, executed = torch.tensor([1.0, 0.25, 2.0]), 4
     candidates = 0.3 * _draws(40, 7, 6, 3) * (_draws(40, 7, 1, 1, seed=1) > 0.3)  # some at one place, some far from all
@@ -136,7 +146,8 @@ def test_a_batch_of_typical_choices_against_brute_force() -> None:
         return math.sqrt(sum(squares) / executed / 3.25)
 
     for b in range(40):
-        alone = [min(far(candidates[b, n], candidates[b, m]) for m in range(7) if m != n) for n in range(7)]
+        to_others = [[far(candidates[b, n], candidates[b, m]) for m in range(7) if m != n] for n in range(7)]
+        alone = [0.0 if row.count(0.0) >= COPIES else min(d for d in row if d > 0) for row in to_others]
         bound = max(STRAY * sorted(alone)[3], ALIKE)
         assert int(chosen[b]) == next(n for n in range(7) if alone[n] <= bound)
         assert first_typical(candidates[b : b + 1], executed, weights).tolist() == [int(chosen[b])]
