@@ -22,8 +22,9 @@ from PIL import Image
 
 import envs
 from distill.results import hardware
-from envs.cameras import CAMERAS, DEPTH, IMAGES, CameraSettings
+from envs.cameras import CAMERAS, CameraSettings
 from envs.frames import LEVEL, as_stored
+from envs.specs import DEPTH, IMAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 Pack = tuple[Callable[[np.ndarray], bytes], Callable[[bytes, np.ndarray], np.ndarray]]

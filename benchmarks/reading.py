@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 import envs
 from distill.results import hardware
-from envs.cameras import DEPTH, IMAGES, POINTS, CameraSettings
+from envs.cameras import CameraSettings
 from envs.demonstrations import Demonstrations, record, stored_starts
 from envs.reading import ACTION, WindowDataset, batch_loader
-from envs.specs import STATE
+from envs.specs import DEPTH, IMAGES, POINTS, STATE
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH, OBSERVATION_STEPS, HORIZON, WARM_UP = 64, 2, 16, 5

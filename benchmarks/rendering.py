@@ -29,10 +29,11 @@ import numpy as np
 import envs
 from distill.results import hardware
 from envs import avoid, detour, handles
-from envs.cameras import CAMERAS, POINTS, CameraSettings
+from envs.cameras import CAMERAS, CameraSettings
 from envs.clouds import inside
 from envs.panda import PandaEnv
 from envs.render import BACKENDS, available_backends, open_renderer
+from envs.specs import POINTS
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = (64, 84, 128, 240)

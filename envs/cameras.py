@@ -8,13 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from envs.specs import nearest_name
+from envs.specs import DEPTH, IMAGES, POINTS, nearest_name
 
 CAMERAS = ("front", "left", "right", "overhead", "wrist")
 """The cameras of every embedded task. All stand still but the wrist's, which hangs on the hand."""
-
-IMAGES, DEPTH, POINTS = "observation.images", "observation.depth", "observation.points"
-"""LeRobot's names. ``observation.images.<camera>`` and ``observation.depth.<camera>`` are one feature per camera."""
 
 SAMPLINGS = ("farthest", "random")
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0)

@@ -13,7 +13,8 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from envs.cameras import IMAGES, POINTS, CamerasSpec, check_seen
+from envs.cameras import CamerasSpec, check_seen
+from envs.specs import IMAGES, POINTS
 
 SCHEMA_VERSION = 1
 DEPTH_UNIT_M, UNKNOWN, NOTHING_NEAR = 0.00025, 0, 2**16 - 1

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from envs.cameras import IMAGES, POINTS
 from envs.demonstrations import Demonstrations, window_frames
 from envs.frames import as_seen
-from envs.specs import STATE
+from envs.specs import IMAGES, POINTS, STATE
 
 ACTION = "action"
 

@@ -9,9 +9,10 @@ import gymnasium
 import mujoco
 import numpy as np
 
-from envs.cameras import DEPTH, IMAGES, POINTS, CameraSettings, CameraSpec, CamerasSpec
+from envs.cameras import CameraSettings, CameraSpec, CamerasSpec
 from envs.clouds import choose, inside, known_depth, pixel_rays, place
 from envs.render import camera_id, focal_pixels, open_renderer
+from envs.specs import DEPTH, IMAGES, POINTS
 
 _FLIP = np.diag([1.0, -1.0, -1.0])
 """From OpenCV's camera axes (x right, y down, z ahead) to MuJoCo's (y up, looking along -z)."""

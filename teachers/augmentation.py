@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from teachers.contract import DEPTH, IMAGES, POINTS, Observation
+from envs.specs import DEPTH, IMAGES, POINTS
+from teachers.contract import Observation
 
 if TYPE_CHECKING:
     from teachers.observations import EncoderShape

@@ -8,8 +8,10 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from envs.specs import DEPTH
+
 Observation = dict[str, Tensor]
-"""Feature name to tensor, batched, raw units: ``observation.state`` is `[B, O, S]`, and what cameras see:"""
+"""Feature name to tensor `[B, O, ..]`, raw units: ``observation.state`` `[B, O, S]`, and what cameras see (envs.specs)."""
 
 
 def batch_of(observation: Observation) -> tuple[int, torch.device]:
@@ -20,9 +22,6 @@ def batch_of(observation: Observation) -> tuple[int, torch.device]:
     return first.shape[0], first.device
 
 
-IMAGES, DEPTH, POINTS = "observation.images", "observation.depth", "observation.points"
-"""``observation.images.<camera>`` `[B, O, 3, H, W]`, 0 to 1; ``observation.depth.<camera>`` `[B, O, 1, H, W]` [m], NaN where
-unknown; ``observation.points`` `[B, O, N, 3+C]`: xyz [m] in the robot's base frame, then C = 0 or 3 colours, 0 to 1."""
 FEATURES = "features"
 """In an observation's place: `[B, F]`, what a policy's encoder made of it before."""
 

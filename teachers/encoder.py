@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from envs.specs import STATE
-from teachers.contract import DEPTH, IMAGES, POINTS
+from envs.specs import DEPTH, IMAGES, POINTS, STATE
 from teachers.networks import PolicyShape, StateEncoder
 from teachers.senses import PointEncoder, ViewEncoder
 

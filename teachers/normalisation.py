@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from envs.specs import STATE
-from teachers.contract import DEPTH, IMAGES, POINTS, Observation
+from envs.specs import DEPTH, IMAGES, POINTS, STATE
+from teachers.contract import Observation
 
 if TYPE_CHECKING:
     from teachers.networks import PolicyShape

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from envs.specs import STATE, nearest_name
+from envs.specs import DEPTH, IMAGES, POINTS, STATE, nearest_name
 from teachers.augmentation import Augmentation
-from teachers.contract import DEPTH, IMAGES, POINTS, Observation
+from teachers.contract import Observation
 
 if TYPE_CHECKING:
     from teachers.networks import PolicyShape

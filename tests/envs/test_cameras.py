@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import envs
-from envs.cameras import CAMERAS, DEPTH, IMAGES, POINTS, CameraSettings, CameraSpec, CamerasSpec, check_seen
+from envs.cameras import CAMERAS, CameraSettings, CameraSpec, CamerasSpec, check_seen
 from envs.panda import PandaEnv
-from envs.specs import STATE
+from envs.specs import DEPTH, IMAGES, POINTS, STATE
 
 SMALL = CameraSettings(width=24, height=20, num_points=32, sampling="random")
 TASKS = sorted(envs.TASKS)

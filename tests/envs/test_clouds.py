@@ -10,10 +10,11 @@ import pytest
 
 import envs
 from envs import avoid, detour, handles
-from envs.cameras import DEPTH, POINTS, CameraSettings
+from envs.cameras import CameraSettings
 from envs.clouds import choose, farthest, inside, known_depth, pixel_rays, place
 from envs.panda import PandaEnv
 from envs.render import open_renderer
+from envs.specs import DEPTH, POINTS
 
 FINE = CameraSettings(width=600, height=600, images=False, depth=False, num_points=400_000, sampling="random")
 """A pixel is about 1 mm on the table, and N is more than is seen, so that every point is in the cloud."""

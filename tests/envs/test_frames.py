@@ -13,10 +13,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import envs
-from envs.cameras import DEPTH, IMAGES, POINTS, CameraSettings
+from envs.cameras import CameraSettings
 from envs.demonstrations import Demonstrations, record, stored_starts
 from envs.frames import DEPTH_UNIT_M, CameraFrames, Packed, as_seen, as_stored, pack
-from envs.specs import STATE, Demonstration
+from envs.specs import DEPTH, IMAGES, POINTS, STATE, Demonstration
 
 SETTINGS = CameraSettings(cameras=("front", "wrist"), width=20, height=16, num_points=24, colours=True, sampling="random")
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import envs
-from envs.cameras import DEPTH, IMAGES, POINTS, CameraSettings
+from envs.cameras import CameraSettings
 from envs.demonstrations import Demonstrations, record, stored_starts
 from envs.reading import ACTION, WindowDataset, batch_loader
-from envs.specs import STATE
+from envs.specs import DEPTH, IMAGES, POINTS, STATE
 
 FEATURES = (f"{IMAGES}.front", f"{DEPTH}.wrist", POINTS)
 
