@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--starts", type=int, default=240)
     parser.add_argument("--scales", nargs="+", type=float, default=[0.0, 2.33, 10.0])
-    parser.add_argument("--times", nargs=3, type=float, default=[49.69, 10.08, 2.56], help="[ms]; the README's, one thread")
+    parser.add_argument("--times", nargs=3, type=float, default=[49.69, 10.08, 2.56], help="[ms], one thread, idle")
     parser.add_argument("--every", type=int, default=4, help="control steps from one question to the next")
     parser.add_argument("--patience", type=float, default=2.0)
     parser.add_argument("--kept", type=Path, default=Path("runs/moving-rollouts"), help="every episode's outcome")
