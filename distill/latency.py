@@ -63,8 +63,8 @@ def measure(
 
     Actions per second = Hz x execution_horizon: what the policy could deliver, another number than Hz.
     observations: N raw ones, `[N, O, ..]`, that are already on the host, cycled through; every round calls each policy once,
-    so slow moments of the machine hit all of them alike. selection: how each policy's samples are chosen from: all the candidates
-    are part of the call.
+    so slow moments of the machine hit all of them alike. selection: how each policy's samples are chosen from: all the
+    candidates are part of the call.
     """
     generator = torch.Generator().manual_seed(seed)
     whole: dict[str, list[float]] = {policy.name: [] for policy in policies}
