@@ -41,7 +41,8 @@ def test_the_default_is_the_state_and_no_camera() -> None:
 def test_what_is_named_is_seen_and_recorded() -> None:
     encoder, settings = SEEING.encoder(envs.task_spec("detour").state_names), SEEING.camera_settings()
     assert encoder is not None and settings is not None
-    assert encoder.sources == (STATE, *(f"{kind}.{camera}" for kind in (IMAGES, DEPTH) for camera in ("front", "wrist")), POINTS)
+    views = [f"{kind}.{camera}" for kind in (IMAGES, DEPTH) for camera in ("front", "wrist")]
+    assert encoder.sources == (STATE, *views, POINTS)
     assert encoder.state_names == ROBOT and settings.cameras == CAMERAS  # a cloud is fused from all
     only = replace(SEEING, sources=("depth",), state_names=()).camera_settings()
     assert only == CameraSettings(cameras=("front", "wrist"), images=False, num_points=0)
