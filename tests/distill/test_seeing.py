@@ -74,6 +74,7 @@ def test_a_run_from_points_is_whole(points: Path) -> None:
     assert demonstrations.cameras is not None and set(demonstrations.cameras.spec.shapes()) == {POINTS}
     assert set(load_teacher(points / "teach").shape.encoder.sources) == {STATE, POINTS}  # type: ignore[union-attr]
     report = _json(points / "report" / "report.json")
+    assert report["observation"]["sources"] == ["state", "points"]
     names = {row["name"] for row in report["policies"]}
     assert names == {"teacher_2", "nearest_demonstration", "chamfer"}
     for name in names:
