@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch.utils.data import Dataset
 
 from distill.stages import sha256_file, write_bytes, write_json
 from envs.specs import STATE
-from teachers.contract import Observation, Teacher
+from teachers.contract import FEATURES, Observation, Teacher
 from teachers.native import TrainedTeacher
 from teachers.normalisation import Normaliser
 
@@ -110,6 +111,17 @@ def draw_hypotheses(
     return torch.cat(drawn)
 
 
+def keeps_features(teacher: Teacher) -> TypeGuard[TrainedTeacher]:
+    """Whether what a teacher's encoder makes of an observation is worth keeping: that of a state alone costs nothing."""
+    return isinstance(teacher, TrainedTeacher) and teacher.shape.encoder is not None
+
+
+@torch.no_grad()
+def encoded(teacher: TrainedTeacher, observation: Observation, device: torch.device) -> Observation:
+    """``{"features": [B, F]}``, on `device`, which stands for the observation from then on."""
+    return {FEATURES: teacher.features({name: value.to(device) for name, value in observation.items()})}
+
+
 def shard_name(shard: int) -> str:
     return f"shard-{shard:05d}.safetensors"
 
@@ -119,16 +131,17 @@ def write_shards(
     teacher: Teacher,
     normaliser: Normaliser,
     plan: CachePlan,
-    states: Callable[[np.ndarray], np.ndarray],
+    observe: Callable[[np.ndarray], Mapping[str, np.ndarray]],
     shards: Sequence[int],
     device: torch.device,
     progress: Callable[[int], object] = lambda shard: None,
 ) -> None:
     """Draw and write the given shards into `folder`, leaving out those that are there and whole.
 
-    states: frames `[n]` to raw state histories `[n, O, S]`; normaliser: on `device`. Chunks are stored normalised, in
-    float16 (three digits of half the range: a tenth of a millimetre to a millimetre). A shard's bytes depend on the plan
-    and the teacher only.
+    observe: frames `[n]` to what was observed there, raw, `[n, O, ..]`, the state always among it; normaliser: on `device`.
+    Chunks are stored normalised, in float16 (three digits of half the range: a tenth of a millimetre to a millimetre). Of
+    observations the state is stored and, of a teacher with an encoder for more than that, its features `[n, F]`: each
+    observation is encoded once for all its chunks, and for the students. A shard's bytes depend on the plan and the teacher.
     """
     for shard in shards:
         path = folder / shard_name(shard)
@@ -136,32 +149,42 @@ def write_shards(
         if not (path.is_file() and digest.is_file() and digest.read_text().strip() == sha256_file(path)):
             frames = plan.shard_frames(shard)
             seeds_NK = hypothesis_seeds(plan.seed, frames, plan.num_hypotheses)
-            state_NOS = torch.from_numpy(states(frames)).float()
-            chunks = []
+            states, chunks, features = [], [], []
             for start in range(0, len(frames), plan.batch_size):
                 part = slice(start, start + plan.batch_size)
-                raw_BKTA = draw_hypotheses(teacher, {STATE: state_NOS[part]}, seeds_NK[part], plan.num_steps, device)
+                observation = {name: torch.from_numpy(seen).float() for name, seen in observe(frames[part]).items()}
+                states.append(observation[STATE])
+                if keeps_features(teacher):
+                    observation = encoded(teacher, observation, device)
+                    features.append(observation[FEATURES].cpu())
+                raw_BKTA = draw_hypotheses(teacher, observation, seeds_NK[part], plan.num_steps, device)
                 chunks.append(normaliser.normalise_action(raw_BKTA).to("cpu", torch.float16))
             hypotheses = torch.cat(chunks)
             if not bool(torch.isfinite(hypotheses).all()):
                 raise ValueError(f"the teacher drew NaN or infinity in shard {shard}; train it again before sampling")
             tensors = {
-                STATE: state_NOS, "hypotheses": hypotheses, "seed": torch.from_numpy(seeds_NK),
+                STATE: torch.cat(states), "hypotheses": hypotheses, "seed": torch.from_numpy(seeds_NK),
                 "frame_index": torch.from_numpy(np.asarray(frames, dtype=np.int64)),
             }  # fmt: skip
+            if features:
+                tensors[FEATURES] = torch.cat(features)
             write_bytes(path, save(tensors))
             write_bytes(digest, (sha256_file(path) + "\n").encode())
         progress(shard)
 
 
-def write_index(folder: Path, plan: CachePlan, teacher: str) -> None:
-    """Write what the reader needs beside the shards; called once all are there. teacher: what drew them, in words."""
+def write_index(folder: Path, plan: CachePlan, teacher: str, features_of: str = "") -> None:
+    """Write what the reader needs beside the shards; called once all are there.
+
+    teacher: what drew them, in words; features_of: the key of the teacher whose features they hold, where they hold any.
+    """
     missing = [shard_name(shard) for shard in range(plan.num_shards) if not (folder / shard_name(shard)).is_file()]
     if missing:
         raise ValueError(f"{folder}: shards {missing[:5]} are missing; run the sample stage again")
     write_json(folder / INDEX, {
         "observations": len(plan.frames), "num_hypotheses": plan.num_hypotheses, "num_steps": plan.num_steps,
         "shard_size": plan.shard_size, "seed": plan.seed, "teacher": teacher, "normalised": True,
+        **({"features_of": features_of} if features_of else {}),
     })  # fmt: skip
 
 
@@ -169,14 +192,24 @@ class HypothesisDataset(Dataset[dict[str, Tensor]]):
     """Reads rows of a cache folder through memory maps, never the whole of it.
 
     An item is ``{"observation.state": [O, S], "hypotheses": [K, T, A], "seed": [K]}``, float32 and the chunks
-    normalised, the seeds int64. The files are verified by `distill.stages.verify` when the stage is opened.
+    normalised, the seeds int64; with the teacher's ``features`` `[F]` where they were kept, and ``frame_index``, which frame of
+    the demonstrations it is, where `frames` is asked for. The files are verified by `distill.stages.verify` when the stage
+    is opened.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, features_of: str = "", frames: bool = False) -> None:
+        """features_of: the key of the teacher whose features are wanted. Raises ValueError where they are not there."""
         path = folder / INDEX
         if not path.is_file():
             raise ValueError(f"no hypothesis cache at {folder} ({INDEX} is missing); run the sample stage")
         self.index = json.loads(path.read_text())
+        if features_of and self.index.get("features_of") != features_of:
+            raise ValueError(
+                f"{folder} holds features of the teacher {self.index.get('features_of')}, expected those of {features_of}: "
+                f"delete {folder} to have them made again"
+            )
+        self._names = (STATE, "hypotheses", "seed", *((FEATURES,) if features_of else ()),
+                       *(("frame_index",) if frames else ()))  # fmt: skip
         self.folder, self.shard_size = folder, int(self.index["shard_size"])
         self._open: dict[int, dict[str, Tensor]] = {}
 
@@ -195,7 +228,7 @@ class HypothesisDataset(Dataset[dict[str, Tensor]]):
             here_B = shard_B == shard
             for name, value in self._shard(shard).items():
                 if name not in found:
-                    kind = torch.int64 if name == "seed" else torch.float32
+                    kind = torch.int64 if name in ("seed", "frame_index") else torch.float32
                     found[name] = torch.empty(len(row_B), *value.shape[1:], dtype=kind)
                 found[name][here_B] = value[offset_B[here_B]].to(found[name].dtype)
         return found
@@ -204,5 +237,5 @@ class HypothesisDataset(Dataset[dict[str, Tensor]]):
         """The tensors of a shard, which stay on disk until they are looked at: they are views of a memory map."""
         if shard not in self._open:
             with safe_open(str(self.folder / shard_name(shard)), framework="pt") as file:
-                self._open[shard] = {name: file.get_tensor(name) for name in (STATE, "hypotheses", "seed")}
+                self._open[shard] = {name: file.get_tensor(name) for name in self._names}
         return self._open[shard]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 
 import envs
+from distill.observing import ObservationConfig
 from distill.recipes import recipe
 from envs.specs import nearest_name
 from students.selection import KINDS, Selection
@@ -186,6 +187,7 @@ class Config:
     processes: int = 0
     wandb: Literal["disabled", "offline", "online"] = "disabled"
     demos: DemosConfig = field(default_factory=DemosConfig)
+    observation: ObservationConfig = field(default_factory=ObservationConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
@@ -203,6 +205,7 @@ class Config:
             task=self.task, state_names=spec.state_names, action_names=spec.action.names,
             action_weights=spec.action.weights, dt_s=spec.dt_s, observation_steps=teacher.observation_steps,
             horizon=teacher.horizon, width=teacher.width, depth=teacher.depth, heads=teacher.heads, patch=teacher.patch,
+            encoder=self.observation.encoder(spec.state_names),
         )  # fmt: skip
 
 
@@ -210,7 +213,7 @@ class Config:
 _MAY_BE_ZERO = {
     "seed", "processes", "demos.episodes", "teacher.warmup_steps", "sample.num_steps", "student.width", "student.depth",
     "student.codes", "student.warmup_steps",
-    "evaluate.forget_every", "evaluate.latency_warmup",
+    "evaluate.forget_every", "evaluate.latency_warmup", "observation.shift_px",
     "moving.execution_horizon", "moving.starts",
 }  # fmt: skip
 
@@ -221,7 +224,7 @@ BASELINES = ("nearest_demonstration",)
 def validate(config: Config) -> None:
     """Raise ValueError, before any work, for everything that can be known to be wrong from the config alone."""
     envs.task_spec(config.task)
-    for section in ("", "demos", "teacher", "sample", "student", "evaluate", "moving"):
+    for section in ("", "demos", "observation", "teacher", "sample", "student", "evaluate", "moving"):
         values = getattr(config, section) if section else config
         for item in dataclasses.fields(values):
             value, name = getattr(values, item.name), f"{section}.{item.name}" if section else item.name
@@ -234,6 +237,7 @@ def validate(config: Config) -> None:
                 raise ValueError(f"{name}: got {value}, expected a share from 0 to 1. Change --{name.replace('_', '-')}")
             if not lowest <= value < float("inf"):
                 raise ValueError(f"{name}: got {value}, expected at least {lowest}. Change --{name.replace('_', '-')}")
+    config.observation.check(envs.task_spec(config.task).state_names)
     available = config.demos.train_starts * len(envs.task_spec(config.task).modes) * config.demos.per_mode
     if config.demos.episodes > available:
         raise ValueError(

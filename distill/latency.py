@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from distill.policies import Policy, device_of, postprocess, preprocess
+from distill.policies import Policy, Seen, device_of, postprocess, preprocess
 from distill.rollouts import decide
 from distill.statistics import latency_summary
 from students.selection import ONE_SAMPLE, Memory, Selection, choose, draw_candidates
@@ -35,11 +35,11 @@ def _timed(call: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
 
 @torch.inference_mode()
 def _staged_call(
-    policy: Policy, state_1OS: np.ndarray, generator: torch.Generator, selection: Selection, memory: Memory, executed: int
+    policy: Policy, seen: Seen, generator: torch.Generator, selection: Selection, memory: Memory, executed: int
 ) -> list[float]:
     """Milliseconds of the four stages, the device synchronised after each; the choice among candidates is in the last."""
     device = device_of(policy)
-    observation, preprocess_ms = _timed(lambda: preprocess(policy, state_1OS), device)
+    observation, preprocess_ms = _timed(lambda: preprocess(policy, seen), device)
     condition, encode_ms = _timed(lambda: policy.encode(observation), device)
     draw = partial(policy.draw, generator=generator)
 
@@ -56,15 +56,15 @@ def _staged_call(
 
 
 def measure(
-    policies: Sequence[Policy], states_NOS: np.ndarray, calls: int, warmup: int, execution_horizon: int, seed: int = 0,
+    policies: Sequence[Policy], observations: Seen, calls: int, warmup: int, execution_horizon: int, seed: int = 0,
     selection: Callable[[Policy], Selection] = lambda policy: ONE_SAMPLE,
 ) -> dict[str, Any]:  # fmt: skip
     """Per policy: median, p95, p99 of the whole call [ms], Hz = 1 / median, and the stages' medians.
 
     Actions per second = Hz x execution_horizon: what the policy could deliver, another number than Hz.
-    states_NOS: raw states that are already on the host, cycled through; every round calls each policy once, so slow
-    moments of the machine hit all of them alike. selection: how each policy's samples are chosen from: all the candidates
-    are part of the call.
+    observations: N raw ones, `[N, O, ..]`, that are already on the host, cycled through; every round calls each policy once,
+    so slow moments of the machine hit all of them alike. selection: how each policy's samples are chosen from: all the
+    candidates are part of the call.
     """
     generator = torch.Generator().manual_seed(seed)
     whole: dict[str, list[float]] = {policy.name: [] for policy in policies}
@@ -74,14 +74,15 @@ def measure(
     gc.disable()  # a collection in the middle of a call would be counted as the policy's time
     try:
         for call in range(-warmup, calls):
-            state_1OS = states_NOS[call % len(states_NOS)][None]
+            row = call % len(next(iter(observations.values())))
+            seen = {name: values[row : row + 1] for name, values in observations.items()}
             for policy in policies:
                 chosen, memory = selection(policy), memories[policy.name]
                 (_, remembered), milliseconds = _timed(
-                    partial(decide, policy, state_1OS, [generator], chosen, [memory], execution_horizon), device_of(policy)
+                    partial(decide, policy, seen, [generator], chosen, [memory], execution_horizon), device_of(policy)
                 )
                 memories[policy.name] = remembered[0]
-                staged = _staged_call(policy, state_1OS, generator, chosen, memory, execution_horizon)
+                staged = _staged_call(policy, seen, generator, chosen, memory, execution_horizon)
                 if call >= 0:
                     whole[policy.name].append(milliseconds)
                     stages[policy.name].append(staged)

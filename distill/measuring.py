@@ -45,6 +45,7 @@ def _roll_out(
             config.task, policy, starts, mine, config.evaluate.execution_horizon,
             episode_seed(config.seed, what, 0, 0), keep_actions, lambda done: bar.update(done - bar.n),
             selection=selection(pipeline, policy), monitor=pipeline.monitor(),
+            cameras=pipeline.cameras,
         )  # fmt: skip
     return run.gather(episodes)
 
@@ -85,10 +86,10 @@ def draw_reference(pipeline: Pipeline, folder: Path) -> None:
 
 def _chunks_of(pipeline: Pipeline, policy: Policy, row: int, stream: str) -> np.ndarray:
     """Fresh samples `[S, T, A]`, raw units, for held-out observation `row`."""
-    state_1OS = pipeline.stored()["observations"][row : row + 1].numpy()
+    seen = {name: values[row : row + 1] for name, values in pipeline.held_out().items()}
     generator = torch.Generator().manual_seed(episode_seed(pipeline.config.seed, stream, row, 0))
     samples, executed = pipeline.config.evaluate.fidelity_samples, pipeline.config.evaluate.execution_horizon
-    chunks_STA = sample_set(policy, state_1OS, generator, samples, selection(pipeline, policy), executed)
+    chunks_STA = sample_set(policy, seen, generator, samples, selection(pipeline, policy), executed)
     return postprocess(policy, chunks_STA)
 
 
@@ -126,10 +127,10 @@ def measure_latency(pipeline: Pipeline, folder: Path) -> None:
     from distill.latency import measure
 
     if pipeline.run.is_main:
-        settings, states = pipeline.config.evaluate, pipeline.stored()["observations"].numpy()
+        settings = pipeline.config.evaluate
         write_json(
             folder / "latency.json",
-            measure(pipeline.policies(), states, settings.latency_calls, settings.latency_warmup,
+            measure(pipeline.policies(), pipeline.held_out(), settings.latency_calls, settings.latency_warmup,
                     settings.execution_horizon, pipeline.config.seed, partial(selection, pipeline)),
         )  # fmt: skip
 
@@ -154,7 +155,7 @@ def measure_moving(pipeline: Pipeline, folder: Path, name: str) -> None:
             with tqdm(total=len(mine), desc=title, unit="episode", disable=not run.is_main) as bar:
                 episodes = run_moving(
                     config.task, policy, starts, mine, clock, seed, condition == "disturbed",
-                    progress=partial(_advance_to, bar), selection=selection(pipeline, policy),
+                    progress=partial(_advance_to, bar), selection=selection(pipeline, policy), cameras=pipeline.cameras,
                 )  # fmt: skip
             done[clock][condition] = sorted(run.gather(episodes), key=lambda each: each.episode.index)
     if run.is_main:

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 import envs
+from distill.histories import History, stacked
+from distill.observing import cameras_for
 from distill.policies import Policy
-from distill.rollouts import Episode, decide, end_motion, episode_generator, note_place, note_switch
+from distill.rollouts import Episode, blind_pool, decide, end_motion, episode_generator, note_place, note_switch
+from envs.cameras import CameraSettings
 from envs.disturbances import Move
 from envs.panda import PandaEnv
-from envs.specs import STATE
 from students.selection import ONE_SAMPLE, Memory, Selection
 
 CONDITIONS = ("calm", "disturbed")
@@ -100,13 +102,14 @@ def outcome(run: MovingEpisode) -> dict[str, Any]:
 def run_moving(
     task: str, policy: Policy, starts_ED: np.ndarray, indices: Sequence[int], clock: Clock, seed: int,
     disturbed: bool = True, keep_actions: int = 0, progress: Callable[[int], object] = lambda done: None,
-    at_once: int = 64, selection: Selection = ONE_SAMPLE,
+    at_once: int = 64, selection: Selection = ONE_SAMPLE, cameras: CameraSettings | None = None,
 ) -> list[MovingEpisode]:  # fmt: skip
     """Roll the policy out from ``starts_ED[indices]`` by `clock`, asynchronously.
 
     With delay 0 and no disturbance it does what `distill.rollouts.run_episodes` does with execution horizon `clock.every`.
     disturbed: each episode is given its own draw of the task's disturbance, by seed and index, so that all policies and
-    latencies meet the same. Raises ValueError for a task without one, or when a plan is followed for longer than it is.
+    latencies meet the same. cameras: those of the demonstrations, for a policy that sees with them. Raises ValueError for a
+    task without a disturbance, for a policy that sees what they do not show, or when a plan is followed for longer than it is.
     """
     spec = envs.task_spec(task)
     disturbance = envs.disturbance(task) if disturbed else None
@@ -115,7 +118,7 @@ def run_moving(
             f"a plan of {policy.name} has {policy.shape.horizon} actions, the policy is asked every {clock.every} steps; ask "
             f"at least every {policy.shape.horizon}"
         )
-    pool = [envs.make(spec.name) for _ in range(min(at_once, len(indices)))]
+    pool = blind_pool(spec.name, cameras_for(policy.shape, cameras), min(at_once, len(indices)))
     finished: list[MovingEpisode] = []
     for begin in range(0, len(indices), at_once):
         wave = indices[begin : begin + at_once]
@@ -141,12 +144,12 @@ def _run_wave(
     memories = [Memory() for _ in wave]
     tools: list[list[np.ndarray]] = [[] for _ in wave]
     generators = [episode_generator(seed, index) for index in wave]
-    steps_O, horizon = policy.shape.observation_steps, policy.shape.horizon
+    horizon = policy.shape.horizon
     executed = _executed(clock, selection, horizon)
-    history: list[list[np.ndarray]] = []
+    histories = [History(env, policy.shape.observation_steps, clock.asks) for env in pool]
     for row, (env, run) in enumerate(zip(pool, runs, strict=True)):
         observation, _ = env.reset(options={"start": starts_ED[run.episode.index]})
-        history.append([observation[STATE]] * steps_O)
+        histories[row].add(observation, 0)
         note_place(env, run.episode)
         tools[row].append(env.tool_position())
     plans: dict[int, dict[int, np.ndarray]] = {}  # by the step they were asked at, then by row
@@ -154,9 +157,9 @@ def _run_wave(
     step = 0
     while active:
         if clock.asks(step):
-            states = np.stack([np.stack(history[row][-steps_O:]) for row in active])
+            seen = stacked([histories[row] for row in active])
             planned, remembered = decide(
-                policy, states, [generators[row] for row in active], selection, [memories[row] for row in active], executed
+                policy, seen, [generators[row] for row in active], selection, [memories[row] for row in active], executed
             )
             plans = {asked: plans[asked] for asked in list(plans)[-2:]} | {step: dict(zip(active, planned, strict=True))}
             for row, memory in zip(active, remembered, strict=True):
@@ -179,7 +182,6 @@ def _run_wave(
             if run.moved_at is not None and run.reaction_steps is None and newest > run.moved_at:
                 run.reaction_steps = step - run.moved_at
             observation, _, terminated, truncated, info = env.step(chunk[index])
-            history[row] = [*history[row][1:], observation[STATE]]
             episode.steps += 1
             if episode.index < keep_actions:
                 episode.actions.append([float(value) for value in chunk[index]])
@@ -188,6 +190,8 @@ def _run_wave(
             if terminated or truncated:
                 episode.success, episode.failure, episode.mode = info["is_success"], info["failure"], info["mode"]
                 active.remove(row)
+            else:
+                histories[row].add(observation, step + 1)
         step += 1
     for env, run, positions in zip(pool, runs, tools, strict=True):
         end_motion(env, run.episode, positions)

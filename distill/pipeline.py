@@ -17,25 +17,35 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import envs
-from distill.cache import CachePlan, HypothesisDataset, episode_seed, training_frames, write_index, write_shards
+from distill.cache import (
+    CachePlan,
+    HypothesisDataset,
+    episode_seed,
+    keeps_features,
+    training_frames,
+    write_index,
+    write_shards,
+)
 from distill.demonstrated import DemonstrationMemory, NearestDemonstration, SupportMonitor
 from distill.measuring import choose_checkpoint, draw_reference, measure_latency, measure_moving, measure_policy
 from distill.objectives import chunk_weights
+from distill.observing import camera_sources, observation_of
 from distill.plan import Plan, make_plan
-from distill.policies import Policy, StudentPolicy, TeacherPolicy
+from distill.policies import Policy, Seen, StudentPolicy, TeacherPolicy
 from distill.recipes import Batch, Ingredients, Lesson, Recipe, recipe
 from distill.run import Run, Stage
 from distill.shares import calibrate
 from distill.stages import write_json
 from distill.training import Share, batch_indices, fit
 from envs.demonstrations import Demonstrations, record, stored_starts, windows
+from envs.reading import WindowDataset
 from envs.specs import STATE, Demonstration
 from students import Student, load_student
 from students.one_step import OneStepStudent
 from teachers import load_teacher, make_teacher
 from teachers.native import TrainedTeacher
 from teachers.networks import PolicyShape
-from teachers.normalisation import Normaliser
+from teachers.normalisation import Normaliser, observed_ranges
 
 _TRIES = 5
 
@@ -47,8 +57,10 @@ class Pipeline:
         self.run, self.config = run, run.config
         self.plan: Plan = make_plan(run.config)
         self.spec = envs.task_spec(run.config.task)
+        self.cameras = run.config.observation.camera_settings()
         self._done: dict[str, Path] = {}
         self._stored: dict[str, Tensor] = {}
+        self._held_out: Seen = {}
         self._monitor: SupportMonitor | None = None
 
     # -- 1. demonstrations and stored starts ------------------------------------------------------------------------
@@ -75,7 +87,7 @@ class Pipeline:
         self, folder: Path, starts: np.ndarray, jobs: list[tuple[int, str, int]], split: str, noise_m: float
     ) -> None:
         """Record the jobs (start, mode, repeat) over all processes; the order does not depend on how many there are."""
-        env = envs.make(self.config.task)
+        env = envs.make(self.config.task, self.cameras)
         mine: list[tuple[int, int, Demonstration]] = []
         failed = 0
         numbered = list(enumerate(jobs))
@@ -113,24 +125,53 @@ class Pipeline:
             held_out = Demonstrations.load(folder / "held_out", self.spec)
             frames = chosen.permutation(held_out.num_frames)[: evaluate.fidelity_observations]
             states, _ = windows(held_out, frames, config.teacher.observation_steps, 1)
-            save_file(
-                {"validation": torch.from_numpy(validation), "test": torch.from_numpy(test),
-                 "observations": torch.from_numpy(np.ascontiguousarray(states))},
-                str(folder / "starts.safetensors"),
-            )  # fmt: skip
+            stored = {"validation": torch.from_numpy(validation), "test": torch.from_numpy(test),
+                      "observations": torch.from_numpy(np.ascontiguousarray(states))}  # fmt: skip
+            if self.cameras is not None:  # what they saw stays where it is, packed; here is only where to look
+                stored["frames"] = torch.from_numpy(frames)
+            save_file(stored, str(folder / "starts.safetensors"))
 
     def stored(self) -> dict[str, Tensor]:
-        """``validation``, ``test``: starts `[E, D]`; ``observations``: held-out state histories `[F, O, S]`."""
+        """``validation``, ``test``: starts `[E, D]`; ``observations``: held-out state histories `[F, O, S]`; with cameras
+        also ``frames`` `[F]`: which frames of the held-out demonstrations these are."""
         if not self._stored:  # asked for once per observation
             self._stored = load_file(str(self.starts() / "starts.safetensors"))
         return self._stored
 
+    def held_out(self) -> Seen:
+        """The held-out observations, raw, `[F, O, ..]` each."""
+        if not self._held_out:
+            stored = self.stored()
+            seen = {STATE: stored["observations"].numpy()}
+            if self.cameras is not None:
+                demonstrations = Demonstrations.load(self.starts() / "held_out", self.spec)
+                steps = self.config.teacher.observation_steps
+                batch = self._windows(demonstrations, self.config.shape(), steps, 1)[stored["frames"].numpy()]
+                seen |= {name: value.numpy() for name, value in observation_of(batch).items()}
+            self._held_out = seen
+        return self._held_out
+
     def demonstrations(self) -> Demonstrations:
         return Demonstrations.load(self.demos(), self.spec)
 
-    def _normaliser(self, demonstrations: Demonstrations) -> Normaliser:
-        normaliser = Normaliser(len(self.spec.state_names), self.spec.action.size)
-        normaliser.fit(demonstrations.statistics())
+    def _windows(
+        self, demonstrations: Demonstrations, shape: PolicyShape, observation_steps: int, horizon: int
+    ) -> WindowDataset:
+        """Windows of demonstrations with all that a policy of this shape sees, the state always among it."""
+        return WindowDataset(demonstrations, camera_sources(shape), observation_steps=observation_steps, horizon=horizon)
+
+    def _normaliser(self, demonstrations: Demonstrations, shape: PolicyShape | None = None) -> Normaliser:
+        """The statistics that a policy of this shape needs; without one, those of states and actions."""
+        if shape is None:
+            normaliser = Normaliser(len(self.spec.state_names), self.spec.action.size)
+            normaliser.fit(demonstrations.statistics())
+            return normaliser
+        normaliser, statistics = Normaliser.of(shape), demonstrations.statistics()
+        if camera_sources(shape):
+            dataset = WindowDataset(demonstrations, camera_sources(shape), observation_steps=1, horizon=1, cache_mb=0)
+            blocks = np.array_split(np.arange(len(dataset)), -(-len(dataset) // 256))
+            statistics |= observed_ranges(dataset[block] for block in blocks)
+        normaliser.fit(statistics)
         return normaliser
 
     # -- 2. the teacher ---------------------------------------------------------------------------------------------
@@ -154,13 +195,13 @@ class Pipeline:
         demonstrations = self.demonstrations()
         torch.manual_seed(config.seed)
         teacher = make_teacher(settings.kind, config.shape(), settings.solver, settings.time_power)
-        teacher.normaliser.fit(demonstrations.statistics())
+        teacher.normaliser.load_state_dict(self._normaliser(demonstrations, teacher.shape).state_dict())
         batches = self._demonstration_batches(demonstrations, settings.batch_size, teacher.shape)
 
         def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
             # drawn for the whole batch, then shared out: the draws do not depend on the number of processes
             draws = [self.run.share.of(draw) for draw in teacher.training_draws(settings.batch_size, generator)]
-            observation, action_BTA = {STATE: batch[STATE]}, batch["action"]
+            observation, action_BTA = observation_of(batch), batch["action"]
             teacher_loss: Tensor = model(observation, action_BTA, *(draw.to(action_BTA.device) for draw in draws))
             return teacher_loss
 
@@ -174,16 +215,13 @@ class Pipeline:
     def _demonstration_batches(
         self, demonstrations: Demonstrations, batch_size: int, shape: PolicyShape
     ) -> Callable[[int, int, Share], Iterator[Batch]]:
-        """Batches of state histories and of the chunks that were demonstrated from there, as long as `shape` plans."""
-        config, device = self.config, self.run.accelerator.device
+        """Batches of observations and of the chunks that were demonstrated from there, as long as `shape` plans."""
+        dataset = self._windows(demonstrations, shape, shape.observation_steps, shape.horizon)
 
         def batches(first: int, last: int, share: Share) -> Iterator[Batch]:
             for step in range(first, last):
-                frames = batch_indices(config.seed, step, batch_size, demonstrations.num_frames)
-                states, chunks = windows(
-                    demonstrations, share.of(frames).numpy(), shape.observation_steps, shape.horizon
-                )
-                yield {STATE: torch.from_numpy(states).to(device), "action": torch.from_numpy(chunks).to(device)}
+                frames = batch_indices(self.config.seed, step, batch_size, len(dataset))
+                yield self._to_device(dataset[share.of(frames).numpy()])
 
         return batches
 
@@ -207,6 +245,11 @@ class Pipeline:
         demonstrations = self.demonstrations()
         teacher = self.teacher(self.teach())
         teacher.use_solver(settings.solver or teacher.CACHE_SOLVER)
+        dataset = self._windows(demonstrations, teacher.shape, teacher.shape.observation_steps, 1)
+
+        def observe(chosen: np.ndarray) -> Seen:
+            return {name: value.numpy() for name, value in observation_of(dataset[chosen]).items()}
+
         frames = training_frames(
             demonstrations.episode_index, settings.num_observations, settings.replanning_share,
             self.config.evaluate.execution_horizon, self.config.seed,
@@ -221,12 +264,22 @@ class Pipeline:
         with tqdm(total=len(shards), desc="sample", unit="shard", disable=not self.run.is_main) as bar:
             write_shards(
                 folder, teacher, teacher.normaliser, cache_plan,
-                lambda chosen: windows(demonstrations, chosen, teacher.shape.observation_steps, 1)[0],
-                shards, self.run.accelerator.device, lambda _: bar.update(),
+                observe, shards, self.run.accelerator.device, lambda _: bar.update(),
             )  # fmt: skip
         self.run.accelerator.wait_for_everyone()
         if self.run.is_main:
-            write_index(folder, cache_plan, f"{teacher.KIND}, {teacher.solver}")
+            features_of = self.teacher_key if keeps_features(teacher) else ""
+            write_index(folder, cache_plan, f"{teacher.KIND}, {teacher.solver}", features_of)
+
+    @property
+    def teacher_key(self) -> str:
+        """The key of the stage `teach`, or of the files at teacher.path: whose features the cache holds."""
+        return str(self.plan.sample.made_from["teacher"])
+
+    def _hypotheses(self) -> HypothesisDataset:
+        """The cache, with the teacher's features where it sees by an encoder of its own."""
+        seeing = self.config.shape().encoder is not None
+        return HypothesisDataset(self.sample(), features_of=self.teacher_key if seeing else "")
 
     # -- 4. the students --------------------------------------------------------------------------------------------
 
@@ -285,8 +338,8 @@ class Pipeline:
         student = self.student(folder)
         if not isinstance(student, OneStepStudent) or student.share_head is None:
             return
-        dataset = HypothesisDataset(self.sample())
-        batches = (self._to_device(dataset.batch(rows)) for rows in torch.arange(len(dataset)).split(16))
+        read, count = self._read_hypotheses(student.shape), len(self._hypotheses())
+        batches = (self._to_device(read(rows)) for rows in torch.arange(count).split(16))
         began = time.process_time()
         figures = calibrate(student, batches, self._weights(student.shape.horizon), self.config.seed)
         student.save_pretrained(folder)
@@ -301,7 +354,7 @@ class Pipeline:
         rows = chosen.rows(settings)
 
         if chosen.data == "hypotheses":
-            batches = self._hypothesis_batches(HypothesisDataset(self.sample()), rows)
+            batches = self._hypothesis_batches(given.shape, rows)
         else:
             batches = self._demonstration_batches(self.demonstrations(), rows, given.shape)
 
@@ -318,17 +371,31 @@ class Pipeline:
         )  # fmt: skip
         self._finish_training(folder, curve, alone)
 
-    def _hypothesis_batches(
-        self, dataset: HypothesisDataset, batch_size: int
-    ) -> Callable[[int, int, Share], Iterator[Batch]]:
-        """Batches of state histories with all their hypotheses."""
+    def _hypothesis_batches(self, shape: PolicyShape, batch_size: int) -> Callable[[int, int, Share], Iterator[Batch]]:
+        """Batches of observations with all their hypotheses."""
+        read, count = self._read_hypotheses(shape), len(self._hypotheses())
 
         def batches(first: int, last: int, share: Share) -> Iterator[Batch]:
             for step in range(first, last):
-                rows = share.of(batch_indices(self.config.seed, step, batch_size, len(dataset)))
-                yield self._to_device(dataset.batch(rows))
+                yield self._to_device(read(share.of(batch_indices(self.config.seed, step, batch_size, count))))
 
         return batches
+
+    def _read_hypotheses(self, shape: PolicyShape) -> Callable[[Tensor], Batch]:
+        """Rows of the cache to what a student of this shape is trained on.
+
+        That is the state, the features that are in the cache or, where the encoder is trained on, all that was seen.
+        """
+        if shape.encoder is None or self.config.observation.frozen:
+            return self._hypotheses().batch
+        cache = HypothesisDataset(self.sample(), frames=True)
+        dataset = self._windows(self.demonstrations(), shape, shape.observation_steps, 1)
+
+        def read(rows: Tensor) -> Batch:
+            batch = cache.batch(rows)
+            return {**batch, **observation_of(dataset[batch["frame_index"].numpy()])}
+
+        return read
 
     def _to_device(self, batch: Batch) -> Batch:
         return {name: value.to(self.run.accelerator.device) for name, value in batch.items()}
@@ -341,17 +408,19 @@ class Pipeline:
             teacher.requires_grad_(False)
             shape, normaliser = teacher.shape, teacher.normaliser
         else:
-            shape, normaliser = config.shape(), self._normaliser(self.demonstrations())
+            shape = config.shape()
+            normaliser = self._normaliser(self.demonstrations(), shape)
         student, weights_TA = config.student, self._weights(shape.horizon)
         shape = replace(shape, width=student.width or shape.width, depth=student.depth or shape.depth)
         chunks_JTA = None
         if chosen.data == "hypotheses" and student.codes:
-            dataset, generator = HypothesisDataset(self.sample()), torch.Generator().manual_seed(config.seed)
+            dataset, generator = self._hypotheses(), torch.Generator().manual_seed(config.seed)
             rows = torch.randint(len(dataset), (student.codes,), generator=generator)
             chunks_JTA = dataset.batch(rows)["hypotheses"][:, 0].to(weights_TA.device)
         return Ingredients(
-            shape, normaliser, teacher, student, config.sample.num_hypotheses, weights_TA, chunks_JTA
-        )
+            shape, normaliser, teacher, student, config.sample.num_hypotheses, weights_TA, chunks_JTA,
+            shape.encoder is not None and config.observation.frozen,
+        )  # fmt: skip
 
     def _weights(self, horizon: int) -> Tensor:
         """Weights `[T, A]` of the distance between chunks."""
@@ -384,9 +453,10 @@ class Pipeline:
         return self._do(self.plan.baselines_evaluated[name], lambda folder: measure_policy(self, folder, self.baseline()))
 
     def baseline(self) -> Policy:
-        """The chunk of the nearest demonstration (distill.demonstrated)."""
-        teacher = self.teacher(self.teach())
-        memory = DemonstrationMemory(self.demonstrations(), teacher.shape, teacher.normaliser.cpu())
+        """The chunk of the nearest demonstration by the whole state, whatever the others see (distill.demonstrated)."""
+        teacher, demonstrations = self.teacher(self.teach()), self.demonstrations()
+        shape = replace(teacher.shape, encoder=None)
+        memory = DemonstrationMemory(demonstrations, shape, self._normaliser(demonstrations))
         return NearestDemonstration(memory.to(self.run.accelerator.device))
 
     def monitor(self) -> SupportMonitor:

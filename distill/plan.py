@@ -7,12 +7,14 @@ from pathlib import Path
 
 import envs
 from distill.config import Config, check_choice, check_steps_of
+from distill.observing import recorded_with, seen_by
 from distill.recipes import recipe
 from distill.run import Stage
 from distill.shares import constants
 from distill.stages import make_key, sha256_file
 from students.selection import ALIKE, COPIES, STRAY
 from teachers import TEACHERS, load_teacher
+from teachers.observations import sources_of
 
 ENVS_VERSION = 1
 """Raised when a task's physics, expert or starts change, so that old demonstrations are not taken for new ones."""
@@ -56,12 +58,16 @@ def make_plan(config: Config) -> Plan:
     """Stages and keys of a config. Reads nothing but an external teacher's files."""
     spec, evaluate = envs.task_spec(config.task), config.evaluate
     origin = {"task": asdict(spec), "envs_version": ENVS_VERSION, "seed": config.seed}
-    demos = Stage("demos", {**origin, "demos": asdict(config.demos)})
+    cameras, encoder = recorded_with(config.observation), seen_by(config.observation, spec.state_names)
+    # a student that keeps its teacher's encoder and one that goes on training it are two; without an encoder they are one
+    frozen = {"encoder_frozen": config.observation.frozen} if encoder else {}
+    demos = Stage("demos", {**origin, "demos": asdict(config.demos), **cameras})
     starts = Stage(
         "starts", {**origin, "validation": evaluate.validation_starts, "test": evaluate.test_starts,
-                   "observations": evaluate.fidelity_observations, "observation_steps": config.teacher.observation_steps},
+                   "observations": evaluate.fidelity_observations, "observation_steps": config.teacher.observation_steps,
+                   **cameras},
     )  # fmt: skip
-    rollouts: dict[str, object] = {**origin, "execution_horizon": evaluate.execution_horizon}
+    rollouts: dict[str, object] = {**origin, **cameras, "execution_horizon": evaluate.execution_horizon}
     # among students only, and one sample knows neither candidates nor forgetting
     how = evaluate.student_selection
     selection: dict[str, object] = {} if how.kind == "one" else {"selection": how.kind}
@@ -76,7 +82,7 @@ def make_plan(config: Config) -> Plan:
     if config.teacher.path is None:
         settings = asdict(config.teacher)
         settings["solver"] = settings["solver"] or TEACHERS[config.teacher.kind].SOLVERS[0]
-        train = Stage("train/teacher", {"demos": demos.key, "teacher": settings, "seed": config.seed})
+        train = Stage("train/teacher", {"demos": demos.key, "teacher": settings, "seed": config.seed, **encoder})
         teach = Stage("teach", {**choice, "candidates": train.key, "num_steps": evaluate.teacher_steps[0]})
         teacher_key = teach.key
     else:
@@ -95,6 +101,8 @@ def make_plan(config: Config) -> Plan:
         settings = {key: value for key, value in asdict(chosen.settings(config)).items()
                     if key not in ("objectives", "default")}  # fmt: skip
         key: dict[str, object] = {"objective": name, "student": settings, "seed": config.seed}
+        if chosen.teacher:
+            key |= frozen
         if chosen.data == "hypotheses":
             return {**key, "sample": sample.key}
         key |= {"demos": demos.key, "execution_horizon": evaluate.execution_horizon}
@@ -136,7 +144,7 @@ def make_plan(config: Config) -> Plan:
     moving = _moving(config, latency, {
         **{f"teacher_{steps}": {"teacher": teacher_key, "num_steps": steps} for steps in config.moving.teacher_steps},
         config.student.default: {"student": students[config.student.default].key, **selection},
-    }, {**origin, "test": evaluate.test_starts})  # fmt: skip
+    }, {**origin, **cameras, "test": evaluate.test_starts})  # fmt: skip
     shown: dict[str, object] = {"latency": latency.key, "default": config.student.default, "run": config.folder.name}
     if moving:  # so that reports of runs without it keep their key
         shown["moving"] = [stage.key for stage in moving.values()]
@@ -188,6 +196,11 @@ def check_external_teacher(config: Config) -> None:
                 f"the teacher at {config.teacher.path} has the {what} {list(got)}, task {spec.name!r} has "
                 f"{list(expected)}: it was made for another version of the task; train it again"
             )
+    if shape.encoder != config.shape().encoder:
+        raise ValueError(
+            f"the teacher at {config.teacher.path} sees {list(sources_of(shape))} by the encoder {shape.encoder}, the config "
+            f"says {config.shape().encoder}; give the section observation of the config it was trained with"
+        )
     if shape.observation_steps != config.teacher.observation_steps:
         raise ValueError(
             f"the teacher at {config.teacher.path} sees {shape.observation_steps} observation steps, the config says "

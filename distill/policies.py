@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,12 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.specs import STATE
 from students import Student
 from students.selection import Memory, Selection, choose
 from teachers.contract import Observation
 from teachers.native import TrainedTeacher
 from teachers.networks import PolicyShape
+from teachers.observations import sources_of
+
+Seen = Mapping[str, np.ndarray]
+"""Raw observations on the host: every feature by its name, `[B, O, ..]`; the state is always among them."""
 
 
 class Policy(Protocol):
@@ -102,9 +106,13 @@ def device_of(policy: Policy) -> torch.device:
     return next(policy.module.parameters()).device
 
 
-def preprocess(policy: Policy, state_BOS: np.ndarray) -> Observation:
-    """Raw states on the host, `[B, O, S]`, to the tensors the network takes, on its device."""
-    return {STATE: torch.from_numpy(np.ascontiguousarray(state_BOS, dtype=np.float32)).to(device_of(policy))}
+def preprocess(policy: Policy, seen: Seen) -> Observation:
+    """What was seen to the tensors the network takes, on its device; what the policy does not see is left out."""
+    device = device_of(policy)
+    return {
+        name: torch.from_numpy(np.ascontiguousarray(seen[name], dtype=np.float32)).to(device)
+        for name in sources_of(policy.shape) if name in seen  # what is missing is refused by the encoder, with its name
+    }  # fmt: skip
 
 
 def postprocess(policy: Policy, chunks: Tensor) -> np.ndarray:
@@ -115,10 +123,10 @@ def postprocess(policy: Policy, chunks: Tensor) -> np.ndarray:
 
 @torch.inference_mode()
 def sample_set(
-    policy: Policy, state_1OS: np.ndarray, generator: torch.Generator, samples: int, selection: Selection, executed: int
+    policy: Policy, seen: Seen, generator: torch.Generator, samples: int, selection: Selection, executed: int
 ) -> Tensor:
-    """`[S, T, A]` normalised chunks that an episode would carry out at this observation, were it asked S times afresh."""
-    condition_1C = policy.encode(preprocess(policy, state_1OS))
+    """`[S, T, A]` normalised chunks that an episode would carry out at this one observation, were it asked S times afresh."""
+    condition_1C = policy.encode(preprocess(policy, seen))
     device = device_of(policy)
     candidates = selection.candidates if selection.kind == "typical" else 1  # the others choose by a last plan
     draws = policy.draw(samples * candidates, generator)[None].to(device)

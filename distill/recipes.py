@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from distill import rivals
 from distill.cache import noise_of
 from distill.objectives import OBJECTIVES, Objective, objective
+from distill.observing import observation_of
 from distill.shares import share_loss
-from envs.specs import STATE, nearest_name
+from envs.specs import nearest_name
 from students.flow_map import FlowMapStudent
 from students.one_step import OneStepStudent
 from teachers import TEACHERS
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from distill.config import Config, StudentConfig
 
 Batch = dict[str, Tensor]
-"""``observation.state`` `[B, O, S]`, and ``hypotheses`` `[B, K, T, A]` with ``seed`` `[B, K]`, or ``action`` `[B, T, A]`."""
+"""What was observed (``observation.*`` `[B, O, ..]`, or ``features`` `[B, F]`), and
+``hypotheses`` `[B, K, T, A]` with ``seed`` `[B, K]`, or ``action`` `[B, T, A]`."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Ingredients:
 
     shape: of the student's network; normaliser: the statistics it is given; teacher: None for a student that needs none;
     num_hypotheses: K; weights_TA: of the distance between chunks; chunks_JTA: hypotheses of other observations each, one for
-    every code to begin with, normalised; None where there are none.
+    every code to begin with, normalised; None where there are none; frozen_encoder: whether a student keeps its teacher's
+    encoder as it is.
     """
 
     shape: PolicyShape
@@ -46,6 +49,7 @@ class Ingredients:
     num_hypotheses: int
     weights_TA: Tensor
     chunks_JTA: Tensor | None = None
+    frozen_encoder: bool = False
 
 
 class Recipe(Protocol):
@@ -152,18 +156,22 @@ class SetRecipe:
         student.normaliser.load_state_dict(given.normaliser.state_dict())
         if given.teacher is not None and settings.warm_start and given.teacher.shape == given.shape:
             student.warm_start(given.teacher, given.chunks_JTA)
+        if given.frozen_encoder and given.teacher is not None:
+            student.take_encoder(given.teacher)  # also without a warm start, or with a head of another size
+            student.freeze_encoder()
         return student
 
     def draws(self, student: nn.Module, given: Ingredients, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         assert isinstance(student, OneStepStudent)
         if self.objective.noise:  # which of the K hypotheses are looked at in this step
-            return (torch.rand(rows, given.num_hypotheses, generator=generator),)
+            return torch.rand(rows, given.num_hypotheses, generator=generator), *student.encoder_draws(rows, generator)
         samples = 1 if self.objective.one_sample else given.settings.num_latents * self.objective.tried
-        return (torch.randn(rows, samples, student.latent_size, generator=generator),)
+        latents_BMZ = torch.randn(rows, samples, student.latent_size, generator=generator)
+        return latents_BMZ, *student.encoder_draws(rows, generator)
 
     def loss(self, student: nn.Module, given: Ingredients, batch: Batch, *draws: Tensor) -> Tensor:
         assert isinstance(student, OneStepStudent)
-        observation, latents_BMZ = {STATE: batch[STATE]}, draws[0]
+        latents_BMZ, *seeds_B = draws
         if self.data == "hypotheses":
             teacher_BKTA = batch["hypotheses"]
         else:
@@ -173,7 +181,7 @@ class SetRecipe:
             teacher_BKTA = teacher_BKTA.gather(1, order_BK[..., None, None].expand(-1, -1, *teacher_BKTA.shape[2:]))
             seeds = batch["seed"].gather(1, order_BK[:, : given.settings.num_latents]).cpu().numpy()
             latents_BMZ = noise_of(seeds, tuple(teacher_BKTA.shape[2:])).flatten(2).to(teacher_BKTA.device)
-        condition_BC = student.encode(observation)
+        condition_BC = student.encode(observation_of(batch), *seeds_B)
         log_share_BJ = student.log_shares(condition_BC)
         drawn_BMZ = latents_BMZ  # what is tried is drawn as the shares say, the winners among it are not
         if self.objective.choose is not None:
@@ -218,6 +226,8 @@ class RivalRecipe:
     def check(self, name: str, config: Config) -> None:
         if config.teacher.kind != "flow" and config.teacher.path is None:
             raise ValueError(f"{name} follows a teacher's flow: expected teacher.kind 'flow', got {config.teacher.kind!r}")
+        if not config.observation.frozen and not config.observation.is_plain:
+            raise ValueError(f"{name} keeps its teacher's encoder; leave observation.frozen at true")
         if config.student.width or config.student.depth:
             raise ValueError(f"{name} starts from the teacher's weights; leave student.width and student.depth at 0")
 
@@ -229,7 +239,11 @@ class RivalRecipe:
             raise ValueError(f"{self.label} follows the flow of a teacher of kind 'flow', got {type(given.teacher).__name__}")
         if given.teacher.shape != given.shape:
             raise ValueError(f"{self.label} starts from the teacher's weights; leave student.width and student.depth at 0")
-        return FlowMapStudent.from_teacher(given.teacher, given.settings.warm_start)
+        student = FlowMapStudent.from_teacher(given.teacher, given.settings.warm_start)
+        if given.frozen_encoder:
+            student.take_encoder(given.teacher)
+            student.freeze_encoder()
+        return student
 
     def draws(self, student: nn.Module, given: Ingredients, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         return self.draw(rows, (given.shape.horizon, given.shape.action_size), generator)
@@ -246,7 +260,7 @@ def _reflow(student: FlowMapStudent, given: Ingredients, batch: Batch, draws: tu
     end_NTA = batch["hypotheses"][row, (chosen_N * batch["hypotheses"].shape[1]).long()]
     seed_N1 = batch["seed"][row, (chosen_N * batch["seed"].shape[1]).long()][:, None].cpu().numpy()
     noise_NTA = noise_of(seed_N1, tuple(end_NTA.shape[1:]))[:, 0].to(end_NTA.device)
-    return rivals.reflow_loss(student, {STATE: batch[STATE]}, noise_NTA, end_NTA, time_N, given.weights_TA)
+    return rivals.reflow_loss(student, observation_of(batch), noise_NTA, end_NTA, time_N, given.weights_TA)
 
 
 def _reflow_draws(rows: int, chunk_shape: tuple[int, int], generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -257,7 +271,7 @@ def _consistency(student: FlowMapStudent, given: Ingredients, batch: Batch, draw
     assert isinstance(given.teacher, FlowTeacher)
     action_NTA, (noise_NTA, step_N) = student.normaliser.normalise_action(batch["action"]), draws
     return rivals.consistency_loss(
-        student, given.teacher, {STATE: batch[STATE]}, action_NTA, noise_NTA, step_N, weights_TA=given.weights_TA
+        student, given.teacher, observation_of(batch), action_NTA, noise_NTA, step_N, weights_TA=given.weights_TA
     )
 
 
@@ -265,7 +279,7 @@ def _shortcut(student: FlowMapStudent, given: Ingredients, batch: Batch, draws: 
     assert isinstance(given.teacher, FlowTeacher)
     action_NTA, (noise_NTA, time_N, span_N) = student.normaliser.normalise_action(batch["action"]), draws
     return rivals.shortcut_loss(
-        student, {STATE: batch[STATE]}, action_NTA, noise_NTA, time_N, span_N, teacher=given.teacher,
+        student, observation_of(batch), action_NTA, noise_NTA, time_N, span_N, teacher=given.teacher,
         weights_TA=given.weights_TA,
     )  # fmt: skip
 
@@ -273,7 +287,7 @@ def _shortcut(student: FlowMapStudent, given: Ingredients, batch: Batch, draws: 
 def _mean_flow(student: FlowMapStudent, given: Ingredients, batch: Batch, draws: tuple[Tensor, ...]) -> Tensor:
     action_NTA, (noise_NTA, time_N, span_N) = student.normaliser.normalise_action(batch["action"]), draws
     return rivals.mean_flow_loss(
-        student, {STATE: batch[STATE]}, action_NTA, noise_NTA, time_N, span_N, weights_TA=given.weights_TA
+        student, observation_of(batch), action_NTA, noise_NTA, time_N, span_N, weights_TA=given.weights_TA
     )
 
 

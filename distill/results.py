@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,8 @@ def collect(pipeline: Pipeline, clips: dict[str, str]) -> dict[str, Any]:
             if drawn else None,
             **(_cached(run.folder(plan.sample), pipeline.spec.action.weights) if drawn else {}),
         },
+        # of runs from the whole state nothing is told, so that their reports stay as they were
+        **({} if config.observation.is_plain else {"observation": asdict(config.observation)}),
         "distilling": distilling(config, plan),
         "policies": policies,
         "curves": {stage.name.removeprefix("train/"): _read(run.folder(stage) / "curve.json")

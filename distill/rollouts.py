@@ -14,8 +14,11 @@ import torch
 
 import envs
 from distill.cache import hypothesis_seeds
-from distill.policies import Policy, device_of, postprocess, preprocess
+from distill.histories import History, stacked
+from distill.observing import cameras_for
+from distill.policies import Policy, Seen, device_of, postprocess, preprocess
 from distill.statistics import mode_entropy
+from envs.cameras import CameraSettings
 from envs.panda import PandaEnv
 from envs.specs import STATE, TaskSpec
 from students.selection import ONE_SAMPLE, Memory, Selection, choose, draw_candidates
@@ -62,16 +65,17 @@ def episode_generator(seed: int, index: int) -> torch.Generator:
 def run_episodes(
     task: str, policy: Policy, starts_ED: np.ndarray, indices: Sequence[int], execution_horizon: int, seed: int,
     keep_actions: int = 0, progress: Callable[[int], object] = lambda done: None, at_once: int = 64,
-    selection: Selection = ONE_SAMPLE, monitor: Monitor | None = None,
+    selection: Selection = ONE_SAMPLE, monitor: Monitor | None = None, cameras: CameraSettings | None = None,
 ) -> list[Episode]:  # fmt: skip
     """Roll the policy out from ``starts_ED[indices]``, `at_once` episodes abreast so that the network works in batches.
 
     A chunk's first `execution_horizon` actions are carried out, then the policy is asked again. A chunk with NaN or
     infinity ends its episode as ``policy_error``. Episodes with index < keep_actions keep their actions. What each
     episode carries out of the policy's samples is `selection`'s choice; every episode remembers for itself. monitor: looks
-    at every observation that the policy is asked at, and is only counted.
+    at every observation that the policy is asked at, and is only counted. cameras: those of the demonstrations, for a policy
+    that sees with them. Raises ValueError for a policy that sees what they do not show.
     """
-    pool = [envs.make(task) for _ in range(min(at_once, len(indices)))]
+    pool = blind_pool(task, cameras_for(policy.shape, cameras), min(at_once, len(indices)))
     finished: list[Episode] = []
     for begin in range(0, len(indices), at_once):
         wave = indices[begin : begin + at_once]
@@ -83,6 +87,14 @@ def run_episodes(
     return finished
 
 
+def blind_pool(task: str, cameras: CameraSettings | None, count: int) -> list[PandaEnv]:
+    """So many environments, whose cameras see only when they are asked."""
+    pool = [envs.make(task, cameras) for _ in range(count)]
+    for env in pool:
+        env.blind = True
+    return pool
+
+
 def _run_wave(
     policy: Policy, pool: Sequence[PandaEnv], starts_ED: np.ndarray, wave: Sequence[int], execution_horizon: int,
     seed: int, keep_actions: int, selection: Selection, monitor: Monitor | None,
@@ -91,11 +103,10 @@ def _run_wave(
     memories = [Memory() for _ in wave]
     tools: list[list[np.ndarray]] = [[] for _ in wave]
     generators = [episode_generator(seed, index) for index in wave]
-    steps_O = policy.shape.observation_steps
-    history: list[list[np.ndarray]] = []
+    histories = [History(env, policy.shape.observation_steps, lambda step: step % execution_horizon == 0) for env in pool]
     for row, (env, episode) in enumerate(zip(pool, episodes, strict=True)):
         observation, _ = env.reset(options={"start": starts_ED[episode.index]})
-        history.append([observation[STATE]] * steps_O)
+        histories[row].add(observation, 0)
         note_place(env, episode)
         tools[row].append(env.tool_position())
     chunks: dict[int, np.ndarray] = {}
@@ -103,12 +114,12 @@ def _run_wave(
     step = 0
     while active:
         if step % execution_horizon == 0:
-            states = np.stack([np.stack(history[row][-steps_O:]) for row in active])
+            seen = stacked([histories[row] for row in active])
             planned, remembered = decide(
-                policy, states, [generators[row] for row in active], selection, [memories[row] for row in active],
+                policy, seen, [generators[row] for row in active], selection, [memories[row] for row in active],
                 execution_horizon,
             )  # fmt: skip
-            foreign = [False] * len(active) if monitor is None else monitor.are_outside(states)
+            foreign = [False] * len(active) if monitor is None else monitor.are_outside(seen[STATE])
             for row, chunk, memory, outside in zip(active, planned, remembered, foreign, strict=True):
                 episodes[row].asked += 1
                 episodes[row].outside += outside
@@ -122,7 +133,6 @@ def _run_wave(
                 active.remove(row)
                 continue
             observation, _, terminated, truncated, info = env.step(action)
-            history[row] = [*history[row][1:], observation[STATE]]
             episode.steps += 1
             if episode.index < keep_actions:
                 episode.actions.append([float(value) for value in action])
@@ -131,6 +141,8 @@ def _run_wave(
             if terminated or truncated:
                 episode.success, episode.failure, episode.mode = info["is_success"], info["failure"], info["mode"]
                 active.remove(row)
+            else:
+                histories[row].add(observation, step + 1)
         step += 1
     for env, episode, positions in zip(pool, episodes, tools, strict=True):
         end_motion(env, episode, positions)
@@ -146,7 +158,7 @@ def end_motion(env: PandaEnv, episode: Episode, positions: Sequence[np.ndarray])
 
 @torch.inference_mode()
 def decide(
-    policy: Policy, states_BOS: np.ndarray, generators: Sequence[torch.Generator], selection: Selection,
+    policy: Policy, seen: Seen, generators: Sequence[torch.Generator], selection: Selection,
     memories: Sequence[Memory], executed: int,
 ) -> tuple[np.ndarray, list[Memory]]:  # fmt: skip
     """The whole policy call: the chunks to carry out `[B, T, A]`, raw, and what each of the B episodes then remembers."""
@@ -155,7 +167,7 @@ def decide(
         for memory, generator in zip(memories, generators, strict=True)
     ]
     draws = torch.stack([draws for draws, _ in drawn]).to(device_of(policy))
-    candidates_BNTA = policy.head(policy.encode(preprocess(policy, states_BOS)), draws)
+    candidates_BNTA = policy.head(policy.encode(preprocess(policy, seen)), draws)
     weights_A = torch.tensor(policy.shape.action_weights, device=candidates_BNTA.device)
     chosen_BTA, remembered = choose(selection, candidates_BNTA, [memory for _, memory in drawn], executed, weights_A)
     return postprocess(policy, chosen_BTA), remembered

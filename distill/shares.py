@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.objectives import distances, embed, neighbour_radii
-from envs.specs import STATE
+from distill.observing import observation_of
 from students.one_step import OneStepStudent
 from students.selection import ALIKE
 
@@ -96,7 +96,7 @@ def _look_at_codes(
 ) -> _Codes:
     parts: list[tuple[Tensor, ...]] = []
     for batch in batches:
-        condition_BC = student.encode({STATE: batch[STATE]})
+        condition_BC = student.encode(observation_of(batch))
         so_far_BJ = student.log_shares(condition_BC)
         assert so_far_BJ is not None
         tried_BI = so_far_BJ.topk(min(TRIED, student.codes), -1).indices
@@ -114,8 +114,8 @@ def calibrate(
     """Train the correction of the shares, the chunks of the codes known: least E(p) + expected distance outside + FAITH x
     KL(p, the shares so far), over all observations.
 
-    batches: ``observation.state`` `[B, O, S]` and ``hypotheses`` `[B, K, T, A]`, gone through once. Returns the mean of
-    E(p) and of the distance outside before and after. Raises ValueError for a student that learns no shares.
+    batches: observations (or their ``features`` `[B, F]`) and ``hypotheses`` `[B, K, T, A]`, gone through once. Returns the
+    mean of E(p) and of the distance outside before and after. Raises ValueError for a student that learns no shares.
     """
     correction = student.share_correction
     if correction is None:

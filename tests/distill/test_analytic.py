@@ -72,7 +72,7 @@ def normaliser() -> Normaliser:
 def dataset(normaliser: Normaliser, tmp_path_factory: pytest.TempPathFactory) -> HypothesisDataset:
     folder = tmp_path_factory.mktemp("cache")
     plan = CachePlan(np.arange(OBSERVATIONS), HYPOTHESES, num_steps=1, shard_size=256, batch_size=64, seed=0)
-    write_shards(folder, TwoWays(), normaliser, plan, _states, range(plan.num_shards), CPU)
+    write_shards(folder, TwoWays(), normaliser, plan, lambda frames: {STATE: _states(frames)}, range(plan.num_shards), CPU)
     write_index(folder, plan, "two ways, in closed form")
     return HypothesisDataset(folder)
 

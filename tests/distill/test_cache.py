@@ -40,11 +40,15 @@ def _states(frames: np.ndarray) -> np.ndarray:
     return np.stack([np.full((2, 2), 0.3 + frame / 300) + [[0.0, 0.01], [0.02, 0.03]] for frame in frames])
 
 
-def _write(folder: Path, teacher, plan: CachePlan = PLAN, shards: list[int] | None = None, states=_states) -> list[int]:
+def _observe(frames: np.ndarray) -> dict[str, np.ndarray]:
+    return {STATE: _states(frames)}
+
+
+def _write(folder: Path, teacher, plan: CachePlan = PLAN, shards: list[int] | None = None, observe=_observe) -> list[int]:
     folder.mkdir(exist_ok=True)
     done: list[int] = []
     chosen = list(range(plan.num_shards)) if shards is None else shards
-    write_shards(folder, teacher, teacher.normaliser, plan, states, chosen, CPU, done.append)
+    write_shards(folder, teacher, teacher.normaliser, plan, observe, chosen, CPU, done.append)
     return done
 
 
@@ -125,12 +129,12 @@ def test_a_shards_bytes_do_not_depend_on_who_writes_it_or_what_else_is_written(m
 def test_a_shard_asks_for_its_own_observations_only(make_teacher, tmp_path: Path) -> None:
     asked: list[list[int]] = []
 
-    def states(frames: np.ndarray) -> np.ndarray:
+    def observe(frames: np.ndarray) -> dict[str, np.ndarray]:
         asked.append(frames.tolist())
-        return _states(frames)
+        return _observe(frames)
 
-    _write(tmp_path, make_teacher(), shards=[1], states=states)
-    assert asked == [[13, 21, 34]]
+    _write(tmp_path, make_teacher(), shards=[1], observe=observe)
+    assert asked == [[13, 21], [34]]
 
 
 @pytest.mark.parametrize(
@@ -189,7 +193,7 @@ def test_a_teacher_from_elsewhere_is_asked_for_samples_observation_by_observatio
     teacher, normaliser = Elsewhere(), make_teacher().normaliser
     for name, plan in (("one", PLAN), ("two", replace(PLAN, batch_size=3))):
         (tmp_path / name).mkdir()
-        write_shards(tmp_path / name, teacher, normaliser, plan, _states, range(3), CPU)
+        write_shards(tmp_path / name, teacher, normaliser, plan, _observe, range(3), CPU)
     # whatever the batch, each observation by itself and from the first of its seeds
     assert teacher.asked == 16 * [(1, 4, 3)] and _bytes(tmp_path / "one") == _bytes(tmp_path / "two")
     shard = load_file(str(tmp_path / "one" / shard_name(2)))
@@ -258,12 +262,12 @@ def test_shards_that_are_there_are_not_sampled_again(make_teacher, tmp_path: Pat
     _write(tmp_path, make_teacher(), shards=[0, 2])
     asked: list[list[int]] = []
 
-    def states(frames: np.ndarray) -> np.ndarray:
+    def observe(frames: np.ndarray) -> dict[str, np.ndarray]:
         asked.append(frames.tolist())
-        return _states(frames)
+        return _observe(frames)
 
-    _write(tmp_path, make_teacher(), states=states)
-    assert asked == [[13, 21, 34]]
+    _write(tmp_path, make_teacher(), observe=observe)
+    assert asked == [[13, 21], [34]]
 
 
 def test_the_index_is_not_written_before_all_shards_are_there(make_teacher, tmp_path: Path) -> None:

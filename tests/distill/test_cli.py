@@ -19,6 +19,9 @@ DEFAULT = StudentConfig().default
 FLAGS = [
     "task", "name", "runs_dir", "seed", "processes", "wandb",
     "demos.train_starts", "demos.per_mode", "demos.episodes", "demos.noise_m",
+    "observation.sources", "observation.state_names", "observation.cameras", "observation.image_size",
+    "observation.num_points", "observation.colours", "observation.width", "observation.channels", "observation.shift_px",
+    "observation.colour", "observation.point_jitter_m", "observation.dropout", "observation.frozen",
     "teacher.kind", "teacher.path", "teacher.time_power", "teacher.solver",
     "teacher.observation_steps", "teacher.horizon", "teacher.width",
     "teacher.depth", "teacher.heads", "teacher.patch", "teacher.training_steps", "teacher.batch_size",

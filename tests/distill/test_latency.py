@@ -22,7 +22,7 @@ SHAPE = PolicyShape(
     task="avoid", state_names=("tool_x_m", "tool_y_m"), action_names=("x_m", "y_m"), action_weights=(1.0, 1.0),
     dt_s=0.05, observation_steps=2, horizon=4, width=16, depth=1, heads=2, patch=4,
 )  # fmt: skip
-STATES = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
+STATES = {STATE: np.arange(12, dtype=np.float32).reshape(3, 2, 2)}
 
 
 class Fake:

@@ -49,12 +49,12 @@ def _decide(
     policy: Policy, states: np.ndarray, generators: list[torch.Generator], selection: Selection = ONE_SAMPLE
 ) -> np.ndarray:
     """The raw chunks `[B, T, A]` of episodes at their first replan, three actions of each carried out."""
-    return decide(policy, states, generators, selection, [Memory() for _ in states], 3)[0]
+    return decide(policy, {STATE: states}, generators, selection, [Memory() for _ in states], 3)[0]
 
 
 def _set(policy: Policy, seed: int, samples: int, selection: Selection = ONE_SAMPLE) -> np.ndarray:
     """Raw chunks `[S, T, A]` for the first of the states."""
-    return postprocess(policy, sample_set(policy, _states(1), _generators(seed)[0], samples, selection, 3))
+    return postprocess(policy, sample_set(policy, {STATE: _states(1)}, _generators(seed)[0], samples, selection, 3))
 
 
 def test_a_teachers_plan_is_its_sample(make_teacher) -> None:
@@ -135,9 +135,9 @@ def test_a_generator_goes_on_from_plan_to_plan(policy: Policy) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "typical"])
 def test_a_set_without_a_last_plan_is_the_policys_plain_draw(policy: Policy, kind: str) -> None:
-    got = sample_set(policy, _states(1), _generators(3)[0], 6, Selection(kind, 16), 3)
+    got = sample_set(policy, {STATE: _states(1)}, _generators(3)[0], 6, Selection(kind, 16), 3)
     with torch.inference_mode():
-        condition = policy.encode(preprocess(policy, _states(1)))
+        condition = policy.encode(preprocess(policy, {STATE: _states(1)}))
         plain = policy.head(condition, policy.draw(6, _generators(3)[0])[None])[0]
     assert torch.equal(got, plain)
 
@@ -160,7 +160,8 @@ def test_a_set_of_typical_plans_is_that_of_episodes_that_pass_strays_over(ways: 
 
 def test_a_stray_is_in_no_set(ways: Ways) -> None:
     plain, typical = (
-        sample_set(ways, _states(1), _generators(0)[0], 400, selection, 8)[:, 0, 0] for selection in (ONE_SAMPLE, TYPICAL)
+        sample_set(ways, {STATE: _states(1)}, _generators(0)[0], 400, selection, 8)[:, 0, 0]
+        for selection in (ONE_SAMPLE, TYPICAL)
     )
     assert 20 < int((plain > 2).sum()) < 80 and not bool((typical > 2).any())
     # the two ways have 3/8 and 4/8: 4/7 of what is carried out, within 4 standard errors
@@ -174,7 +175,7 @@ def test_a_stray_is_in_no_set(ways: Ways) -> None:
 
 
 def test_states_and_chunks_change_their_unit_by_the_statistics(policy: Policy) -> None:
-    assert preprocess(policy, _states(2))[STATE].dtype == torch.float32
+    assert preprocess(policy, {STATE: _states(2)})[STATE].dtype == torch.float32
     # centres 0.5, -0.1 and half ranges 0.3
     raw = postprocess(policy, torch.tensor([[[-1.0, 1.0], [0.0, 0.5]]]))
     np.testing.assert_allclose(raw, [[[0.2, 0.2], [0.5, 0.05]]], atol=1e-6)

@@ -166,7 +166,7 @@ def test_by_default_an_episode_is_the_plain_receding_horizon_of_one_sample(who: 
         states, actions, generator = [observation[STATE]] * 2, [], episode_generator(5, index)
         for step in range(episode.steps):
             if step % 3 == 0:
-                drawn = sample_set(policy, np.stack(states[-2:])[None], generator, 1, ONE_SAMPLE, 3)
+                drawn = sample_set(policy, {STATE: np.stack(states[-2:])[None]}, generator, 1, ONE_SAMPLE, 3)
                 chunk = postprocess(policy, drawn)[0]
             actions.append(chunk[step % 3])
             observation, _, terminated, truncated, info = env.step(actions[-1])

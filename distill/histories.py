@@ -1,0 +1,40 @@
+"""What one episode has seen lately: the last O frames, cameras looked through only where a policy will be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from envs.panda import PandaEnv
+from envs.specs import STATE
+
+
+class History:
+    """The last O frames of an episode; before its first step the first frame is repeated.
+
+    asks: whether the policy is asked at a control step. A camera costs more than a control step of the simulator, so the
+    frames in between, which nobody asks for, hold the state only.
+    """
+
+    def __init__(self, env: PandaEnv, observation_steps: int, asks: Callable[[int], bool]) -> None:
+        """Of an environment without cameras, or with cameras and `blind`."""
+        self._env, self._steps, self._asks = env, observation_steps, asks
+        self._frames: list[dict[str, np.ndarray]] = []
+
+    def add(self, observation: Mapping[str, np.ndarray], step: int) -> None:
+        """What `reset` (step 0) or the step before this one gave."""
+        frame = {STATE: observation[STATE]}
+        if self._env.eyes is not None and any(self._asks(step + ahead) for ahead in range(self._steps)):
+            frame |= self._env.see()
+        self._frames = [*(self._frames or [frame] * self._steps)[1:], frame]
+
+    def window(self) -> dict[str, np.ndarray]:
+        """Every feature `[O, ..]`, the newest frame last. Only at a step at which the policy is asked."""
+        return {name: np.stack([frame[name] for frame in self._frames]) for name in self._frames[-1]}
+
+
+def stacked(histories: Sequence[History]) -> dict[str, np.ndarray]:
+    """The windows of B episodes, `[B, O, ..]` each."""
+    windows = [history.window() for history in histories]
+    return {name: np.stack([window[name] for window in windows]) for name in windows[0]}
