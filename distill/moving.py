@@ -13,7 +13,7 @@ import envs
 from distill.histories import History, stacked
 from distill.observing import cameras_for
 from distill.policies import Policy
-from distill.rollouts import Episode, blind_pool, decide, end_motion, episode_generator, note_place, note_switch
+from distill.rollouts import Episode, blind_pool, carry_out, decide, end_motion, episode_generator, note_switch, start_episode
 from envs.cameras import CameraSettings
 from envs.disturbances import Move
 from envs.panda import PandaEnv
@@ -148,10 +148,7 @@ def _run_wave(
     executed = _executed(clock, selection, horizon)
     histories = [History(env, policy.shape.observation_steps, clock.asks) for env in pool]
     for row, (env, run) in enumerate(zip(pool, runs, strict=True)):
-        observation, _ = env.reset(options={"start": starts_ED[run.episode.index]})
-        histories[row].add(observation, 0)
-        note_place(env, run.episode)
-        tools[row].append(env.tool_position())
+        start_episode(env, run.episode, histories[row], tools[row], starts_ED)
     plans: dict[int, dict[int, np.ndarray]] = {}  # by the step they were asked at, then by row
     active = list(range(len(wave)))
     step = 0
@@ -181,17 +178,8 @@ def _run_wave(
                 run.moved_at = step
             if run.moved_at is not None and run.reaction_steps is None and newest > run.moved_at:
                 run.reaction_steps = step - run.moved_at
-            observation, _, terminated, truncated, info = env.step(chunk[index])
-            episode.steps += 1
-            if episode.index < keep_actions:
-                episode.actions.append([float(value) for value in chunk[index]])
-            note_place(env, episode)
-            tools[row].append(env.tool_position())
-            if terminated or truncated:
-                episode.success, episode.failure, episode.mode = info["is_success"], info["failure"], info["mode"]
+            if carry_out(env, episode, histories[row], tools[row], chunk[index], keep_actions):
                 active.remove(row)
-            else:
-                histories[row].add(observation, step + 1)
         step += 1
     for env, run, positions in zip(pool, runs, tools, strict=True):
         end_motion(env, run.episode, positions)

@@ -160,12 +160,8 @@ class Pipeline:
         """Windows of demonstrations with all that a policy of this shape sees, the state always among it."""
         return WindowDataset(demonstrations, camera_sources(shape), observation_steps=observation_steps, horizon=horizon)
 
-    def _normaliser(self, demonstrations: Demonstrations, shape: PolicyShape | None = None) -> Normaliser:
-        """The statistics that a policy of this shape needs; without one, those of states and actions."""
-        if shape is None:
-            normaliser = Normaliser(len(self.spec.state_names), self.spec.action.size)
-            normaliser.fit(demonstrations.statistics())
-            return normaliser
+    def _normaliser(self, demonstrations: Demonstrations, shape: PolicyShape) -> Normaliser:
+        """The statistics that a policy of this shape needs."""
         normaliser, statistics = Normaliser.of(shape), demonstrations.statistics()
         if camera_sources(shape):
             dataset = WindowDataset(demonstrations, camera_sources(shape), observation_steps=1, horizon=1, cache_mb=0)
@@ -338,7 +334,7 @@ class Pipeline:
         student = self.student(folder)
         if not isinstance(student, OneStepStudent) or student.share_head is None:
             return
-        read, count = self._read_hypotheses(student.shape), len(self._hypotheses())
+        read, count = self._read_hypotheses(student.shape)
         batches = (self._to_device(read(rows)) for rows in torch.arange(count).split(16))
         began = time.process_time()
         figures = calibrate(student, batches, self._weights(student.shape.horizon), self.config.seed)
@@ -373,7 +369,7 @@ class Pipeline:
 
     def _hypothesis_batches(self, shape: PolicyShape, batch_size: int) -> Callable[[int, int, Share], Iterator[Batch]]:
         """Batches of observations with all their hypotheses."""
-        read, count = self._read_hypotheses(shape), len(self._hypotheses())
+        read, count = self._read_hypotheses(shape)
 
         def batches(first: int, last: int, share: Share) -> Iterator[Batch]:
             for step in range(first, last):
@@ -381,13 +377,14 @@ class Pipeline:
 
         return batches
 
-    def _read_hypotheses(self, shape: PolicyShape) -> Callable[[Tensor], Batch]:
-        """Rows of the cache to what a student of this shape is trained on.
+    def _read_hypotheses(self, shape: PolicyShape) -> tuple[Callable[[Tensor], Batch], int]:
+        """Rows of the cache to what a student of this shape is trained on, and how many rows there are.
 
         That is the state, the features that are in the cache or, where the encoder is trained on, all that was seen.
         """
         if shape.encoder is None or self.config.observation.frozen:
-            return self._hypotheses().batch
+            kept = self._hypotheses()
+            return kept.batch, len(kept)
         cache = HypothesisDataset(self.sample(), frames=True)
         dataset = self._windows(self.demonstrations(), shape, shape.observation_steps, 1)
 
@@ -395,7 +392,7 @@ class Pipeline:
             batch = cache.batch(rows)
             return {**batch, **observation_of(dataset[batch["frame_index"].numpy()])}
 
-        return read
+        return read, len(cache)
 
     def _to_device(self, batch: Batch) -> Batch:
         return {name: value.to(self.run.accelerator.device) for name, value in batch.items()}
@@ -456,7 +453,7 @@ class Pipeline:
         """The chunk of the nearest demonstration by the whole state, whatever the others see (distill.demonstrated)."""
         teacher, demonstrations = self.teacher(self.teach()), self.demonstrations()
         shape = replace(teacher.shape, encoder=None)
-        memory = DemonstrationMemory(demonstrations, shape, self._normaliser(demonstrations))
+        memory = DemonstrationMemory(demonstrations, shape, self._normaliser(demonstrations, shape))
         return NearestDemonstration(memory.to(self.run.accelerator.device))
 
     def monitor(self) -> SupportMonitor:
@@ -466,7 +463,8 @@ class Pipeline:
             frames = np.arange(demonstrations.num_frames)
             states, _ = windows(demonstrations, frames, self.config.teacher.observation_steps, 1)
             starts = torch.from_numpy(demonstrations.start_index[demonstrations.episode_index])
-            self._monitor = SupportMonitor(torch.from_numpy(states), starts, self._normaliser(demonstrations))
+            normaliser = self._normaliser(demonstrations, replace(self.config.shape(), encoder=None))
+            self._monitor = SupportMonitor(torch.from_numpy(states), starts, normaliser)
         return self._monitor
 
     def evaluate_student(self, objective: str) -> Path:

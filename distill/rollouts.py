@@ -105,10 +105,7 @@ def _run_wave(
     generators = [episode_generator(seed, index) for index in wave]
     histories = [History(env, policy.shape.observation_steps, lambda step: step % execution_horizon == 0) for env in pool]
     for row, (env, episode) in enumerate(zip(pool, episodes, strict=True)):
-        observation, _ = env.reset(options={"start": starts_ED[episode.index]})
-        histories[row].add(observation, 0)
-        note_place(env, episode)
-        tools[row].append(env.tool_position())
+        start_episode(env, episode, histories[row], tools[row], starts_ED)
     chunks: dict[int, np.ndarray] = {}
     active = list(range(len(wave)))
     step = 0
@@ -132,21 +129,39 @@ def _run_wave(
                 episode.failure = "policy_error"
                 active.remove(row)
                 continue
-            observation, _, terminated, truncated, info = env.step(action)
-            episode.steps += 1
-            if episode.index < keep_actions:
-                episode.actions.append([float(value) for value in action])
-            note_place(env, episode)
-            tools[row].append(env.tool_position())
-            if terminated or truncated:
-                episode.success, episode.failure, episode.mode = info["is_success"], info["failure"], info["mode"]
+            if carry_out(env, episode, histories[row], tools[row], action, keep_actions):
                 active.remove(row)
-            else:
-                histories[row].add(observation, step + 1)
         step += 1
     for env, episode, positions in zip(pool, episodes, tools, strict=True):
         end_motion(env, episode, positions)
     return episodes
+
+
+def start_episode(
+    env: PandaEnv, episode: Episode, history: History, positions: list[np.ndarray], starts_ED: np.ndarray
+) -> None:
+    """Put the world at the episode's start; what is seen and where the tool is go into `history` and `positions`."""
+    observation, _ = env.reset(options={"start": starts_ED[episode.index]})
+    history.add(observation, 0)
+    _note_place(env, episode)
+    positions.append(env.tool_position())
+
+
+def carry_out(
+    env: PandaEnv, episode: Episode, history: History, positions: list[np.ndarray], action: np.ndarray, keep_actions: int
+) -> bool:
+    """One control step of an episode, noted there, in `history` and in `positions`; whether it has ended with it."""
+    observation, _, terminated, truncated, info = env.step(action)
+    episode.steps += 1
+    if episode.index < keep_actions:
+        episode.actions.append([float(value) for value in action])
+    _note_place(env, episode)
+    positions.append(env.tool_position())
+    if terminated or truncated:
+        episode.success, episode.failure, episode.mode = info["is_success"], info["failure"], info["mode"]
+        return True
+    history.add(observation, episode.steps)
+    return False
 
 
 def end_motion(env: PandaEnv, episode: Episode, positions: Sequence[np.ndarray]) -> None:
@@ -193,7 +208,7 @@ def rms_jerk(positions_LD: np.ndarray, dt_s: float) -> float | None:
     return math.sqrt(float(np.square(jerk_LD).sum(-1).mean()))
 
 
-def note_place(env: PandaEnv, episode: Episode) -> None:
+def _note_place(env: PandaEnv, episode: Episode) -> None:
     """Note where the tool is now, and the object."""
     episode.path.append([round(float(value), 4) for value in env.tool_position()[:2]])
     carried = env.carried_position()
