@@ -1,0 +1,90 @@
+"""Messages between processes: one JSON header and plain arrays over a byte stream; nothing is ever unpickled.
+
+It runs in any interpreter that has numpy, Python 3.8 or newer, and imports nothing of ours, so that a worker in a foreign
+environment can load this one file by its path. A message is
+
+    8 bytes   magic and version
+    4 + 8     lengths of the header and of the body, big endian
+    header    JSON: {"message": {..}, "arrays": [[name, dtype, shape], ..]}
+    body      the arrays' bytes one after the other, C order, little endian
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+
+MAGIC = b"flow2on1"
+LIMIT = 1 << 31
+"""Bytes of header or body that are believed; a longer one is a stream that is out of step."""
+
+DTYPES = ("|b1", "|u1", "|i1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8")
+"""What an array may hold. Objects and strings are not among them."""
+
+_LENGTHS = struct.Struct(">IQ")
+
+
+class WireError(ValueError):
+    """The stream ended, or what came is not a message of ours."""
+
+
+def send(stream: BinaryIO, message: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
+    """Write one message and flush. Raises ValueError for what cannot be told: NaN in the message, an array of objects."""
+    described, chunks = [], []
+    for name, array in (arrays or {}).items():
+        array = np.asarray(array)
+        array = np.ascontiguousarray(array).reshape(array.shape)  # the former makes a scalar an array of one
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        if array.dtype.str not in DTYPES:
+            raise ValueError(f"array {name!r}: got dtype {array.dtype}, expected one of {list(DTYPES)}")
+        described.append([name, array.dtype.str, list(array.shape)])
+        chunks.append(array.tobytes())
+    header = json.dumps({"message": dict(message), "arrays": described}, allow_nan=False).encode()
+    stream.write(MAGIC + _LENGTHS.pack(len(header), sum(map(len, chunks))) + header)
+    for chunk in chunks:
+        stream.write(chunk)
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Read one message: what was told, and its arrays by name. Raises WireError when the stream ends or is not ours."""
+    magic = _exactly(stream, len(MAGIC))
+    if magic != MAGIC:
+        raise WireError(f"expected a message, got {magic!r}: something else wrote to this stream")
+    header_length, body_length = _LENGTHS.unpack(_exactly(stream, _LENGTHS.size))
+    if header_length > LIMIT or body_length > LIMIT:
+        raise WireError(f"a message of {header_length} + {body_length} bytes is over the limit of {LIMIT}")
+    try:
+        header = json.loads(_exactly(stream, header_length))
+        message, described = dict(header["message"]), [(str(n), str(d), tuple(map(int, s))) for n, d, s in header["arrays"]]
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise error if isinstance(error, WireError) else WireError(f"the header is not ours: {error}") from error
+    sizes = []
+    for name, dtype, shape in described:
+        if dtype not in DTYPES or min(shape, default=0) < 0:
+            raise WireError(f"array {name!r}: got dtype {dtype!r} and shape {shape}, expected one of {list(DTYPES)}")
+        sizes.append(math.prod(shape) * np.dtype(dtype).itemsize)
+    if sum(sizes) != body_length:
+        raise WireError(f"the arrays need {sum(sizes)} bytes, the message has {body_length}")
+    arrays = {
+        name: np.frombuffer(_exactly(stream, size), dtype=dtype).reshape(shape).copy()
+        for (name, dtype, shape), size in zip(described, sizes)  # noqa: B905 - `strict` is newer than Python 3.8
+    }
+    return message, arrays
+
+
+def _exactly(stream: BinaryIO, count: int) -> bytes:
+    """That many bytes, waiting for them. Raises WireError when the stream ends before."""
+    parts, missing = [], count
+    while missing:
+        part = stream.read(min(missing, 1 << 20))
+        if not part:
+            raise WireError(f"the stream ended {missing} bytes before the end of a message: the other process is gone")
+        parts.append(part)
+        missing -= len(part)
+    return b"".join(parts)
