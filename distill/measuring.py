@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
+import envs
 from distill.cache import episode_seed
 from distill.fidelity import average, set_fidelity
 from distill.modes import mode_figures, summarise_modes
@@ -21,6 +23,7 @@ from distill.moving import CONDITIONS, Clock, MovingEpisode, delay_steps, outcom
 from distill.policies import Policy, StudentPolicy, TeacherPolicy, device_of, postprocess, sample_set
 from distill.rollouts import Episode, run_episodes, summarise, to_json
 from distill.stages import write_json
+from envs.cameras import CameraSettings
 from envs.demonstrations import stored_starts
 from students.selection import ONE_SAMPLE, Selection
 
@@ -128,11 +131,30 @@ def measure_latency(pipeline: Pipeline, folder: Path) -> None:
 
     if pipeline.run.is_main:
         settings = pipeline.config.evaluate
-        write_json(
-            folder / "latency.json",
-            measure(pipeline.policies(), pipeline.held_out(), settings.latency_calls, settings.latency_warmup,
-                    settings.execution_horizon, pipeline.config.seed, partial(selection, pipeline)),
+        measured = measure(
+            pipeline.policies(), pipeline.held_out(), settings.latency_calls, settings.latency_warmup,
+            settings.execution_horizon, pipeline.config.seed, partial(selection, pipeline),
         )  # fmt: skip
+        if pipeline.cameras is not None:  # every policy of a run looks through the same cameras
+            read_ms = reading_ms(pipeline.config.task, pipeline.cameras, settings.latency_calls, settings.latency_warmup)
+            for latency in measured.values():
+                latency["read_ms"] = read_ms
+        write_json(folder / "latency.json", measured)
+
+
+def reading_ms(task: str, cameras: CameraSettings, calls: int, warmup: int) -> float:
+    """Median time [ms] in which the simulated cameras give one observation. It is the simulator's: a robot's is another."""
+    env = envs.make(task, cameras=cameras)
+    try:
+        env.reset(seed=0)
+        times = []
+        for _ in range(warmup + calls):
+            begin = perf_counter_ns()
+            env.see()
+            times.append((perf_counter_ns() - begin) / 1e6)
+    finally:
+        env.close()
+    return float(np.median(times[warmup:]))
 
 
 def measure_moving(pipeline: Pipeline, folder: Path, name: str) -> None:

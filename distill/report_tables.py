@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from distill.latency import STAGES
+
 NOTHING = "–"
 SURE = 0.05
 """The exact McNemar p below which a difference is not taken for chance."""
@@ -325,13 +327,18 @@ def latency_table(results: Mapping[str, Any]) -> Table | None:
     rows = [policy for policy in results["policies"] if policy.get("latency")]
     if not rows:
         return None
-    columns = (
+    columns: tuple[tuple[str, str], ...] = (
         ("Policy", ""), ("Median [ms]", "half of the calls are faster"), ("p95 [ms]", "95 of 100 calls are faster"),
         ("p99 [ms]", "99 of 100 calls are faster"), ("Hz", "decisions per second, 1 / median"),
         ("Actions/s", "actions made per second: a decision holds several, so this is not Hz"),
         ("Calls", "timed calls, after so many for warming up"),
     )  # fmt: skip
-    keys = ("median_ms", "p95_ms", "p99_ms", "hz", "actions_per_second")
+    keys: tuple[str, ...] = ("median_ms", "p95_ms", "p99_ms", "hz", "actions_per_second")
+    stages = tuple(key for key in STAGES if any((policy["latency"].get("stages") or {}).get(key) for policy in rows))
+    columns += tuple((f"{stage.removesuffix('_ms')} [ms]", "median of this stage of the call") for stage in stages)
+    if any(policy["latency"].get("read_ms") for policy in rows):
+        columns += (("read [ms]", "the simulated cameras give one observation; not part of the call"),)
+        stages += ("read_ms",)
     cells = []
     for policy in rows:
         latency = policy["latency"]
@@ -366,6 +373,7 @@ def made_table(results: Mapping[str, Any]) -> Table:
         ("Hardware", str(made.get("hardware", NOTHING))),
         ("Threads, number type", f"{made.get('threads', NOTHING)}, {made.get('dtype', NOTHING)}"),
         ("Processes", str(made.get("processes", NOTHING))),
+        ("Seen by the policies", _seen(results)),
         ("Demonstrations", f"{data.get('episodes', NOTHING)} episodes, {data.get('frames', NOTHING)} frames"),
         (
             "Teacher samples",
@@ -379,6 +387,21 @@ def made_table(results: Mapping[str, Any]) -> Table:
         ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items()) or NOTHING),
     )
     return Table((("What", ""), ("This run", "")), tuple((Cell(name), Cell(value)) for name, value in rows))
+
+
+def _seen(results: Mapping[str, Any]) -> str:
+    """What the policies of the run see, in words."""
+    seen = results.get("observation")
+    if not seen:
+        return "the whole state"
+    sources, (height, width) = seen["sources"], seen["image_size"]
+    parts = [f"state ({', '.join(seen['state_names']) or 'all of it'})"] if "state" in sources else []
+    views = " and ".join({"images": "colours", "depth": "depth"}[kind] for kind in ("images", "depth") if kind in sources)
+    if views:
+        parts.append(f"{views} of {', '.join(seen['cameras'])} ({height} × {width} pixels)")
+    if "points" in sources:
+        parts.append(f"{seen['num_points']} points{' with colours' if seen['colours'] else ''} of all cameras")
+    return "; ".join(parts)
 
 
 def _ways(data: Mapping[str, Any]) -> str:
