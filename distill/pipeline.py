@@ -511,8 +511,9 @@ class Pipeline:
 
     def report(self) -> Path:
         """report.json, report.md and report.html."""
+        from distill.replays import render_clips
         from distill.report import write_report
-        from distill.results import collect, render_clips
+        from distill.results import collect
 
         self.evaluate()
 

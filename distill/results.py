@@ -16,7 +16,6 @@ import torch
 
 import envs
 from distill.cache import HypothesisDataset
-from distill.clips import write_clip
 from distill.modes import modes_of_cache
 from distill.moving_report import moving_rows
 from distill.objectives import embed
@@ -25,7 +24,6 @@ from distill.run import Stage
 from distill.stages import installed_packages, read_manifest
 from distill.statistics import mcnemar_p, mode_share_error, paired_difference, wilson_interval
 from distill.support import cache_blocks, distinct
-from envs.render import open_renderer
 from students.selection import ALIKE
 
 if TYPE_CHECKING:
@@ -33,8 +31,6 @@ if TYPE_CHECKING:
     from distill.pipeline import Pipeline
     from distill.plan import Plan
 
-CLIP_SIZE = (240, 180)
-_HOLD_FRAMES = 12
 
 
 def _read(path: Path) -> Any:
@@ -235,37 +231,3 @@ def hardware(device: torch.device | None) -> str:
         name = models[0] if models else name
     text = f"{name}, {os.cpu_count()} cores"
     return f"{text}; {torch.cuda.get_device_name(device)}" if device is not None and device.type == "cuda" else text
-
-
-def render_clips(pipeline: Pipeline, folder: Path) -> dict[str, str]:
-    """Replay the first test episode of the teacher, the regression student and the default student before a camera.
-
-    The actions are those that were carried out; the simulator is deterministic, so the replay is the rollout.
-    """
-    config, plan, run = pipeline.config, pipeline.plan, pipeline.run
-    steps = config.evaluate.teacher_steps[0]
-    stages = {f"teacher_{steps}": plan.teachers_evaluated[steps]}
-    for name in ("regression", config.student.default):
-        if name in plan.students_evaluated:
-            stages[name] = plan.students_evaluated[name]
-    (folder / "clips").mkdir(exist_ok=True)
-    starts = pipeline.stored()["test"].numpy()
-    clips: dict[str, str] = {}
-    env = envs.make(config.task)
-    with open_renderer(env.model, *CLIP_SIZE) as renderer:
-        for name, stage in stages.items():
-            frames = []
-            for episode in _read(run.folder(stage) / "result.json")["episodes"][:2]:
-                if not episode["actions"]:
-                    continue
-                env.reset(options={"start": starts[episode["index"]]})
-                frames.append(renderer.render(env.data, "front")[0])
-                for action in episode["actions"]:
-                    env.step(np.asarray(action, dtype=np.float32))
-                    frames.append(renderer.render(env.data, "front")[0])
-                frames += frames[-1:] * _HOLD_FRAMES
-            if frames:
-                clips[name] = f"clips/{name}.webp"
-                write_clip(folder / clips[name], frames, fps=round(1 / pipeline.spec.dt_s))
-    env.close()
-    return clips

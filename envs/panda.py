@@ -178,8 +178,11 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         "" where they leave a choice open, or end or pass too near to what stands between the ways to tell: two plans go
         different ways when both name one for the same choice and the names differ, never by small differences.
         """
-        targets = [self._command(action)[0] for action in np.clip(actions, self._low, self._high)]
-        return self._ways(np.stack([self.tool_position(), *targets]))
+        return self._ways(np.stack([self.tool_position(), *self.targets(actions)]))
+
+    def targets(self, actions: np.ndarray) -> np.ndarray:
+        """Where planned actions `[L, A]` (finite) send the tool, `[L, 3]` m."""
+        return np.stack([self._command(action)[0] for action in np.clip(actions, self._low, self._high)])
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None

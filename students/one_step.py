@@ -6,6 +6,7 @@ import math
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from teachers.contract import Observation, batch_of
@@ -18,6 +19,11 @@ CODE_GAIN = 8.0
 
 SHARE_GAIN = 8.0
 """Logarithms of shares begin at zero and have far to go: they learn by this factor faster."""
+
+SHARE_NORM = 3.0
+"""Length of the condition that the shares are told from, where an encoder of images or points made it. Its own is what the
+encoder happened to learn, 25 rather than the 1.4 to 5 of a state's, and how fast a share learns goes with its square: ways
+died out within the first steps. (A state's condition is taken as it is.)"""
 
 
 class OneStepStudent(PretrainedPolicy):
@@ -92,7 +98,8 @@ class OneStepStudent(PretrainedPolicy):
         """Logarithm of the share of every code, `[B, J]`; None where all are alike."""
         if self.share_head is None or self.share_correction is None:
             return None
-        logits_BJ: Tensor = SHARE_GAIN * self.share_head(condition_BC) + self.share_correction(condition_BC)
+        told_BC = condition_BC if self.shape.encoder is None else SHARE_NORM * F.normalize(condition_BC, dim=-1)
+        logits_BJ: Tensor = SHARE_GAIN * self.share_head(told_BC) + self.share_correction(condition_BC)
         return logits_BJ.log_softmax(-1)
 
     def choose_codes(self, latents_BMZ: Tensor, log_share_BJ: Tensor | None = None) -> Tensor:

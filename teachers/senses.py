@@ -32,7 +32,8 @@ class ViewEncoder(nn.Module):
             nn.Conv2d(inputs, channels, 4, stride=4, bias=False), nn.GroupNorm(8, channels), nn.SiLU(),
             *_convolution(channels, channels, stride=1), *_convolution(channels, last, stride=2),
         )  # fmt: skip
-        self.layers.to(memory_format=torch.channels_last)  # a third faster here at batch 1
+        # it trains a third faster, and is no slower at batch 1
+        self.layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.heat = nn.Conv2d(last, SPOTS, 1, bias=False)
         self.sharpness_P1 = nn.Parameter(torch.full((SPOTS, 1), 2.0))
         self.size = 2 * SPOTS + last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -146,3 +147,21 @@ def test_a_students_chunks_depend_on_all_that_it_sees(student: Student, seen: Ob
         assert not torch.equal(student({**seen, name: other[name]}, latents), chunks), name
     with pytest.raises(ValueError, match="'observation.points'. is missing"):
         student({name: value for name, value in seen.items() if name != "observation.points"}, latents)
+
+
+def test_how_long_an_encoders_feature_is_says_nothing_of_the_shares(seeing_shape: PolicyShape) -> None:
+    """A share's step goes with the square of that length: with one of 25 all but a code or two died out at once."""
+    condition = _randn(2, seeing_shape.width)
+    told = {}
+    for encoder in (seeing_shape.encoder, None):
+        student = OneStepStudent(replace(seeing_shape, encoder=encoder), 1, codes=4, shares=True)
+        assert student.share_head is not None
+        with torch.no_grad():
+            student.share_head.weight.copy_(_randn(4, seeing_shape.width, seed=1))
+        told[encoder is not None] = [student.log_shares(scale * condition) for scale in (1.0, 10.0)]
+    torch.testing.assert_close(*told[True])
+    assert not torch.allclose(*told[False])
+    # 3 long, times a gain of 8: the logits are 24 times the weights along its direction
+    direction = condition / condition.norm(dim=-1, keepdim=True)
+    expected = (24 * direction @ _randn(4, seeing_shape.width, seed=1).T).log_softmax(-1)
+    torch.testing.assert_close(told[True][0], expected)
