@@ -31,6 +31,9 @@ RIVALS = ("reflow", "consistency", "shortcut", "mean_flow")
 # a public study of this task (D3IL's avoiding) lost half of its modes at 7.24 times fewer parameters
 SMALL = ("--student.width", "44", "--student.training-steps", "6000", "--student.learning-rate", "0.004")
 
+# the teacher is asked beside the few demonstrated states, too (docs/lab-notes.md)
+FEW = ("--sample.num-observations", "4096", "--sample.perturbation", "0.2", "--student.training-steps", "1500")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -51,7 +54,9 @@ def _ablation(label: str, *flags: str) -> Row:
 
 def _demonstrations(count: int) -> tuple[Row, ...]:
     flags = ("--demos.train-starts", str(count), "--demos.episodes", str(count), "--teacher.training-steps", "1500")
-    return (Row(f"{count} demonstrations", (DEFAULT, "imle_policy"), flags, f"demos{count}", ("detour", "handles"), (0,)),)
+    where: tuple[str, tuple[str, ...], tuple[int, ...]] = (f"demos{count}", ("detour", "handles"), (0,))
+    label = f"{count} demonstrations"
+    return Row(label, (DEFAULT,), (*flags, *FEW), *where), Row(label, ("imle_policy",), flags, *where)
 
 
 PHASES: dict[str, tuple[Row, ...]] = {

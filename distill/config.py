@@ -72,6 +72,8 @@ class SampleConfig:
     frame of an episode from its first on; the rest is taken anywhere.
     solver, num_steps: of the teacher; "" and 0: the solver of its kind that does best with few steps, and as many as it needs.
     shard_size: observations a shard; batch_size: observations a network call.
+    perturbation: where the demonstrations have fewer observations than `num_observations`, the rest are copies of them, moved
+    at random by this much of half the range of each number of the state; 0: there are no copies. For few demonstrations 0.2.
     """
 
     num_hypotheses: int = 12
@@ -81,6 +83,7 @@ class SampleConfig:
     replanning_share: float = 0.5
     shard_size: int = 256
     batch_size: int = 64
+    perturbation: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -257,6 +260,11 @@ def validate(config: Config) -> None:
         raise ValueError("student.codes: got 1, expected at least 2, or 0 for none: one code is one way")
     if config.sample.num_hypotheses < 2:
         raise ValueError("sample.num_hypotheses: got 1, expected at least 2: one hypothesis is no set")
+    if config.sample.perturbation and not config.observation.is_plain:
+        raise ValueError(
+            f"sample.perturbation: got {config.sample.perturbation}, but images and points cannot be moved with a state; "
+            "leave it at 0, or let the policies see the whole state only"
+        )
     for name, chosen in recipes.items():
         chosen.check(name, config)
     if config.evaluate.fidelity_samples < 6:

@@ -30,6 +30,7 @@ from distill.demonstrated import DemonstrationMemory, NearestDemonstration, Supp
 from distill.measuring import choose_checkpoint, draw_reference, measure_latency, measure_moving, measure_policy
 from distill.objectives import chunk_weights
 from distill.observing import camera_sources, observation_of
+from distill.perturbing import perturbed, with_copies
 from distill.plan import Plan, make_plan
 from distill.policies import Policy, Seen, StudentPolicy, TeacherPolicy
 from distill.recipes import Batch, Ingredients, Lesson, Recipe, recipe
@@ -243,15 +244,21 @@ class Pipeline:
         teacher.use_solver(settings.solver or teacher.CACHE_SOLVER)
         dataset = self._windows(demonstrations, teacher.shape, teacher.shape.observation_steps, 1)
 
+        count, spread_S = len(dataset), settings.perturbation * teacher.normaliser.state_spread()
+
         def observe(chosen: np.ndarray) -> Seen:
-            return {name: value.numpy() for name, value in observation_of(dataset[chosen]).items()}
+            seen = {name: value.numpy() for name, value in observation_of(dataset[chosen % count]).items()}
+            return {**seen, STATE: perturbed(seen[STATE], chosen, count, spread_S, self.config.seed)}
 
         frames = training_frames(
             demonstrations.episode_index, settings.num_observations, settings.replanning_share,
             self.config.evaluate.execution_horizon, self.config.seed,
         )  # fmt: skip
         if len(frames) < settings.num_observations:
-            self.run.say(f"  only {len(frames)} observations in the demonstrations, all are taken")
+            copied = ", and perturbed copies of them" if settings.perturbation else ""
+            self.run.say(f"  only {len(frames)} observations in the demonstrations, all are taken{copied}")
+            if settings.perturbation:
+                frames = with_copies(frames, count, settings.num_observations, self.config.seed)
         cache_plan = CachePlan(
             frames, settings.num_hypotheses, settings.num_steps or teacher.CACHE_STEPS, settings.shard_size,
             settings.batch_size, self.config.seed,

@@ -87,7 +87,8 @@ def make_plan(config: Config) -> Plan:
         teacher_key = teach.key
     else:
         teacher_key = external_teacher_key(config.teacher.path)
-    drawn = asdict(config.sample)
+    # without copies of its observations a cache is what it was before there could be any
+    drawn = {name: value for name, value in asdict(config.sample).items() if name != "perturbation" or value}
     drawn["solver"] = drawn["solver"] or TEACHERS[config.teacher.kind].CACHE_SOLVER
     drawn["num_steps"] = drawn["num_steps"] or TEACHERS[config.teacher.kind].CACHE_STEPS
     sample = Stage(

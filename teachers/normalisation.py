@@ -95,6 +95,12 @@ class Normaliser(nn.Module):
         half = (high - low) / 2
         return (high + low) / 2, torch.where(half < 5e-7, torch.ones_like(half), half)
 
+    def state_spread(self) -> np.ndarray:
+        """`[S]` half the range of every number of the state, raw units; 0 of one that never moves."""
+        self.check()
+        half_S: np.ndarray = ((self.state_high - self.state_low) / 2).cpu().numpy()
+        return np.where(half_S < 5e-7, 0.0, half_S)
+
     def normalise_state(self, state: Tensor) -> Tensor:
         """`[.., S]` raw units to about [-1, 1]."""
         centre, scale = self._centre_scale("state")

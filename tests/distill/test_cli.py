@@ -28,7 +28,7 @@ FLAGS = [
     "teacher.learning_rate", "teacher.weight_decay", "teacher.warmup_steps", "teacher.ema_decay",
     "teacher.candidates",
     "sample.num_hypotheses", "sample.num_steps", "sample.solver", "sample.num_observations", "sample.replanning_share",
-    "sample.shard_size", "sample.batch_size",
+    "sample.shard_size", "sample.batch_size", "sample.perturbation",
     "student.objectives", "student.default", "student.codes", "student.code_shares", "student.latent_size",
     "student.num_latents", "student.unexecuted_weight", "student.warm_start", "student.width", "student.depth",
     "student.training_steps", "student.batch_size", "student.learning_rate", "student.weight_decay",

@@ -76,6 +76,7 @@ CHANGES: list[tuple[str, Any, set[str]]] = [
     ("sample.num_steps", 8, set()),  # what 0 stands for
     ("sample.num_observations", 99, {"sample"} | STUDENT_ON),
     ("sample.replanning_share", 0.1, {"sample"} | STUDENT_ON),
+    ("sample.perturbation", 0.2, {"sample"} | STUDENT_ON),
     ("student.training_steps", 7, STUDENT_ON),
     ("student.learning_rate", 0.5, STUDENT_ON),
     ("student.warm_start", False, STUDENT_ON),
@@ -214,7 +215,7 @@ def test_no_flag_of_a_stage_is_forgotten() -> None:
     for section in ("demos", "teacher", "sample", "student", "evaluate", "moving"):
         for item in fields(getattr(base, section)):
             old = getattr(getattr(base, section), item.name)
-            values: dict[type, Any] = {bool: lambda v: not v, int: lambda v: v + 9, float: lambda v: v / 2}
+            values: dict[type, Any] = {bool: lambda v: not v, int: lambda v: v + 9, float: lambda v: v / 2 or 0.1}
             if type(old) in values and not _changed(f"{section}.{item.name}", values[type(old)](old), base):
                 forgotten.append(f"{section}.{item.name}")
     assert forgotten == []

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from distill.cache import HypothesisDataset
 from distill.config import EvaluateConfig, StudentConfig
 from distill.recipes import recipe
 from distill.stages import verify
@@ -305,6 +307,20 @@ def test_a_diffusion_teacher_may_draw_its_cache_by_another_solver_than_its_own(c
     other = copied_run.folder / "runs" / "other"
     assert json.loads((other / "sample" / "index.json").read_text())["teacher"] == "diffusion_teacher, ddim"
     assert load_student(other / "distill" / "noise_regression").shape.horizon == 16
+
+
+def test_few_observations_are_filled_up_with_perturbed_copies(copied_run, main) -> None:
+    run = copied_run.run
+    demonstrations = Demonstrations.load(run / "demos")
+    count = demonstrations.num_frames + 7
+    assert main(["sample", "--config", str(copied_run.config), "--sample.num-observations", str(count),
+                 "--sample.perturbation", "0.2"]) == 0  # fmt: skip
+    cached = HypothesisDataset(run / "sample")
+    states_NOS = cached.batch(torch.arange(len(cached)))[STATE].numpy()
+    demonstrated = windows(demonstrations, np.arange(demonstrations.num_frames), 2, 1)[0]
+    assert len(states_NOS) == count
+    np.testing.assert_array_equal(states_NOS[:-7], demonstrated)
+    assert not np.isin(states_NOS[-7:], demonstrated).any()
 
 
 def test_a_stage_does_what_it_needs_and_nothing_after_it(tmp_path: Path, tiny_config: Path, main, monkeypatch) -> None:
