@@ -146,7 +146,8 @@ def fill_unknown(value: Tensor, known: Tensor) -> Tensor:
     Where none of these is known it is the mean of the image's known pixels; where none at all, 0. (A constant in the place
     of every unknown pixel would draw edges all over the image, where none are.)
     """
-    if bool(known.all()):
+    # a short cut only, which a graph that is exported cannot take: the rest gives the same
+    if not torch.compiler.is_exporting() and bool(known.all()):
         return value
     weight = known.to(value)
     both_R2HW = torch.cat([value * weight, weight], dim=-3).flatten(0, -4)

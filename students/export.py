@@ -1,0 +1,244 @@
+"""A student as one graph, raw observation and latents to raw chunks, for ONNX Runtime, torch.export and AOTInductor."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import math
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from envs.specs import DEPTH, POINTS, STATE, nearest_name
+from students import Student
+from students.one_step import OneStepStudent
+from teachers.contract import Observation
+from teachers.observations import fake_observation, seen_state, sources_of
+
+LATENTS, ACTIONS, SAMPLES = "latents", "actions", "samples"
+"""Names of the graph's last input, of its output, and of the one axis of both that may have any length."""
+
+TOLERANCE = 1e-4
+"""What an exported graph may differ by, in half ranges of an action."""
+
+INPUTS = 1000
+"""Random observations that every exported graph is tried on."""
+
+SAMPLE_COUNTS = (16, 1, 5)
+"""Lengths of the axis of samples that are tried in turn."""
+
+BOUNDARY = 2e-6
+"""A latent whose place among the codes' shares is within this of the border of two may take either: float32 rounds there."""
+
+FILES = {"onnx": "student.onnx", "torch": "student.torch.pt2", "aoti": "student.aoti.pt2"}
+"""Formats, and the file that each of them writes."""
+
+Call = Callable[[Observation, Tensor], Tensor]
+"""An exported graph: observation `[1, ...]` and latents `[1, M, ...]` to raw chunks `[1, M, T, A]`."""
+
+
+class StudentGraph(nn.Module):
+    """Raw observation `[1, O, ..]` and latents `[1, M, ...]` to raw chunks `[1, M, T, A]`: the student without its checks.
+
+    A graph cannot refuse anything: who calls it makes sure that states, colours and points are finite. Depth may be NaN.
+    """
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, observation: Observation, latents: Tensor) -> Tensor:
+        student = self.student
+        inputs = student.normaliser.normalise(observation)
+        if student.shape.encoder is None:
+            feature_BF = student.encoder(inputs[STATE])
+        else:
+            if STATE in inputs:
+                inputs[STATE] = inputs[STATE][..., seen_state(student.shape)]
+            feature_BF = student.encoder(inputs)
+        condition_BC = feature_BF if student.adapt is None else student.adapt(feature_BF)
+        return student.normaliser.unnormalise_action(student.generate(condition_BC, latents))
+
+
+def export_program(student: Student) -> torch.export.ExportedProgram:
+    """The student's graph for one observation and any number of latents. The student is on the CPU, in eval mode."""
+    student.normaliser.check()
+    observation = fake_observation(student.shape, 1)
+    latents = torch.randn(1, SAMPLE_COUNTS[0], *student.latent_shape)
+    shapes = {"observation": {name: {} for name in observation}, "latents": {1: torch.export.Dim.DYNAMIC}}
+    with _quiet(), torch.no_grad():
+        student(observation, latents)  # looks at the statistics, which it does once only: a graph has no such choice
+        return torch.export.export(StudentGraph(student).eval(), (observation, latents), dynamic_shapes=shapes)
+
+
+# -- the formats -------------------------------------------------------------------------------------------------------
+
+
+def check_format(name: str) -> None:
+    """Raise ValueError, before any work, for an unknown format and for one whose packages or compiler are not here."""
+    if name not in FILES:
+        raise ValueError(f"formats: unknown {name!r}; expected some of {list(FILES)}{nearest_name(name, FILES)}")
+    if name == "onnx":
+        missing = [package for package in ("onnx", "onnxscript", "onnxruntime") if not _is_installed(package)]
+        if missing:
+            raise ValueError(f'format onnx: {", ".join(missing)} not installed; pip install "flow2one[onnx]"')
+    if name == "aoti":
+        compiler = os.environ.get("CXX", "g++")
+        if shutil.which(compiler) is None:
+            raise ValueError(
+                f"format aoti: no C++ compiler, {compiler!r} was not found; install one (Debian: apt-get install g++), name "
+                "one in CXX, or leave aoti out of --formats"
+            )
+
+
+def write_format(name: str, student: Student, program: torch.export.ExportedProgram, folder: Path) -> Call:
+    """Write the format's file into the folder; what calls the graph in it, read back from there.
+
+    Raises ValueError where the compiler fails.
+    """
+    path = folder / FILES[name]
+    with _quiet():
+        if name == "onnx":
+            return _write_onnx(student, program, path)
+        if name == "torch":
+            torch.export.save(program, path)
+            return torch.export.load(path).module()
+        try:
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+            return torch._inductor.aoti_load_package(str(path))
+        except RuntimeError as error:
+            raise ValueError(f"format aoti: the C++ compiler failed ({str(error).splitlines()[0]}); see docs/export.md") from error
+
+
+def _write_onnx(student: Student, program: torch.export.ExportedProgram, path: Path) -> Call:
+    sources = list(sources_of(student.shape))
+    shapes = {"observation": {name: {} for name in sources}, "latents": {1: SAMPLES}}
+    made = torch.onnx.export(
+        program, (), input_names=[*sources, LATENTS], output_names=[ACTIONS], dynamic_shapes=shapes, dynamo=True, verbose=False,
+    )  # fmt: skip
+    assert made is not None
+    made.save(path, external_data=False)
+    return onnx_call(path)
+
+
+def onnx_call(path: Path) -> Call:
+    """The graph of an ONNX file in ONNX Runtime, on one thread of the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def call(observation: Observation, latents: Tensor) -> Tensor:
+        feed = {name: value.numpy() for name, value in observation.items()}
+        return torch.from_numpy(session.run([ACTIONS], feed | {LATENTS: latents.numpy()})[0])
+
+    return call
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # how Python says that an import of it is blocked
+        return False
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch tells of itself while it exports: a deprecation within torch, and operators of packages not here."""
+    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
+    before = registration.level
+    registration.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+            yield
+    finally:
+        registration.setLevel(before)
+
+
+# -- the check ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How near an exported graph's chunks are to the student's own.
+
+    inputs: observations tried; chunks: compared, over all of them; on_border: chunks left out, of latents that may stand for
+    either of two codes (`BOUNDARY`). largest: absolute difference in raw units; largest_normalised: in half ranges of the
+    action, which must be at most `TOLERANCE`.
+    """
+
+    inputs: int
+    chunks: int
+    on_border: int
+    largest: float
+    largest_normalised: float
+
+    @property
+    def holds(self) -> bool:
+        return self.chunks > 0 and self.largest_normalised <= TOLERANCE  # false for NaN
+
+
+@torch.no_grad()
+def measure_parity(student: Student, calls: Mapping[str, Call], inputs: int = INPUTS, seed: int = 0) -> dict[str, Parity]:
+    """Every graph against the student, one random observation after the other, with different numbers of samples."""
+    generator, block = torch.Generator().manual_seed(seed), 50
+    chunks = on_border = 0
+    largest = {name: torch.zeros(student.shape.action_size) for name in calls}
+    for begin in range(0, inputs, block):
+        count = min(block, inputs - begin)
+        observation = random_observation(student, count, generator)
+        samples = SAMPLE_COUNTS[begin // block % len(SAMPLE_COUNTS)]
+        latents = torch.randn(count, samples, *student.latent_shape, generator=generator)
+        expected_BMTA = student(observation, latents)
+        clear_BM = ~_on_border(student, student.encode(observation), latents)
+        chunks, on_border = chunks + int(clear_BM.sum()), on_border + int((~clear_BM).sum())
+        for name, call in calls.items():
+            for row in range(count):
+                one = {source: value[row : row + 1] for source, value in observation.items()}
+                got_MTA, clear_M = call(one, latents[row : row + 1])[0], clear_BM[row]
+                apart_A = (got_MTA - expected_BMTA[row])[clear_M].abs().flatten(0, 1)
+                if len(apart_A):
+                    largest[name] = torch.maximum(largest[name], apart_A.amax(0))  # NaN stays
+    _, scale_A = student.normaliser._centre_scale("action")
+    return {
+        name: Parity(inputs, chunks, on_border, float(apart_A.max()), float((apart_A / scale_A).max()))
+        for name, apart_A in largest.items()
+    }
+
+
+def random_observation(student: Student, batch: int, generator: torch.Generator) -> Observation:
+    """Made-up observations over the ranges that the student knows, states a tenth beyond them on either side."""
+    seed = int(torch.randint(2**31, (), generator=generator))
+    made = fake_observation(student.shape, batch, seed)
+    for key, beyond in ((STATE, 1.2), (DEPTH, 1.0), (POINTS, 1.0)):
+        for name in [name for name in made if name.startswith(key)]:
+            centre, scale = student.normaliser._centre_scale(key.removeprefix("observation."))
+            value = made[name]
+            uniform = beyond * (2 * torch.rand(value.shape, generator=generator) - 1)
+            if key == POINTS:
+                value[..., :3] = centre + scale * uniform[..., :3]
+            else:
+                value = torch.where(value.isnan(), value, centre + scale * uniform)  # unknown depth stays unknown
+            made[name] = value
+    return made
+
+
+def _on_border(student: Student, condition_BC: Tensor, latents: Tensor) -> Tensor:
+    """bool `[B, M]`: the latents that stand so near the border of two codes that rounding decides between them."""
+    if not isinstance(student, OneStepStudent) or not student.codes:
+        return torch.zeros(latents.shape[:2], dtype=torch.bool)
+    log_share_BJ = student.log_shares(condition_BC)
+    if log_share_BJ is None:
+        log_share_BJ = latents.new_full((len(latents), student.codes), -math.log(student.codes))
+    border_BJ = log_share_BJ.exp().cumsum(-1)
+    place_BM = 0.5 * (1 + torch.erf(latents[..., 0] / math.sqrt(2)))
+    return (place_BM[..., None] - border_BJ[:, None]).abs().amin(-1) < BOUNDARY
