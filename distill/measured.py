@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ from distill.stages import read_manifest, verify
 from distill.statistics import wilson_interval
 from students.card import Measured, Provenance, RunTime
 from students.selection import Selection
+
+FEWEST_CALLS = 100
+"""A median over fewer calls is not told as a time."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ def figures_of(student: Path) -> RunFigures:
 
 def _policy(folder: Path, label: str, latency: dict[str, Any] | None) -> Measured:
     result, latency = _read(folder / "result.json"), latency or {}
+    if latency.get("calls", 0) < FEWEST_CALLS:
+        latency = {}
     summary = result["summary"]
     low, high = wilson_interval(summary["successes"], summary["episodes"])
     return Measured(
@@ -94,7 +99,7 @@ def _report(run: Path, latency: str) -> Path | None:
     return _first(run, "report", lambda told: told.get("latency") == latency)
 
 
-def _first(parent: Path, name: str, fits: Any) -> Path | None:
+def _first(parent: Path, name: str, fits: Callable[[dict[str, Any]], bool]) -> Path | None:
     """The stage of this name that fits, the one in place before those put aside."""
     for folder in _stages(parent, name):
         if fits(_manifest(folder)["made_from"]):

@@ -1,4 +1,4 @@
-"""The model card of an exported student: what it is, and what was measured of it. What was not measured is said to be missing."""
+"""The model card of an exported student: what it is, what was measured of it, and what was not."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _notes(measured: Measured, teacher: Measured | None, provenance: Provenance)
         f"- Source: {source}; date: {provenance.date or 'not recorded'}; hardware: {provenance.hardware or 'not recorded'}.",
     ]
     if measured.calls:
-        notes.append(f"- Times: median of {measured.calls} whole calls, batch 1, of the PyTorch student, not of the files below.")
+        notes.append(f"- Times: median of {measured.calls} whole calls, batch 1, in PyTorch, not of the graphs below.")
     if teacher is None:
         notes.append("- The teacher was not measured beside it.")
     if measured.episodes:
@@ -126,6 +126,6 @@ def _notes(measured: Measured, teacher: Measured | None, provenance: Provenance)
 def _file(name: str, told: Mapping[str, Any]) -> str:
     parity = told["parity"]
     return (
-        f"- `{told['file']}` ({name}): differs from PyTorch by at most {parity['largest_normalised']:.1e} half ranges of an action, "
-        f"on {parity['inputs']:,} random observations."
+        f"- `{told['file']}` ({name}): differs from PyTorch by at most {parity['largest_normalised']:.1e} half ranges of an "
+        f"action, on {parity['inputs']:,} random observations."
     )

@@ -114,7 +114,8 @@ def write_format(name: str, student: Student, program: torch.export.ExportedProg
             torch._inductor.aoti_compile_and_package(program, package_path=str(path))
             return torch._inductor.aoti_load_package(str(path))
         except RuntimeError as error:
-            raise ValueError(f"format aoti: the C++ compiler failed ({str(error).splitlines()[0]}); see docs/export.md") from error
+            first = str(error).strip().splitlines()[0]
+            raise ValueError(f"format aoti: the C++ compiler failed ({first}); see docs/export.md") from error
 
 
 def _write_onnx(student: Student, program: torch.export.ExportedProgram, path: Path) -> Call:
