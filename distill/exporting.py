@@ -154,7 +154,7 @@ def describe(student: Student, run_time: RunTime, folder: Path, parities: dict[s
             each["names"] = list(shape.state_names)
     inputs.append({"name": LATENTS, "shape": [1, SAMPLES, *student.latent_shape], "dtype": "float32",
                    "drawn_from": "standard normal"})  # fmt: skip
-    centre_A, scale_A = student.normaliser._centre_scale("action")
+    centre_A, scale_A = student.normaliser.centre_scale("action")
     selection = run_time.selection
     return {
         "schema_version": SCHEMA_VERSION, "kind": student.KIND, "task": shape.task, "dt_s": shape.dt_s, "inputs": inputs,
