@@ -20,19 +20,9 @@ from distill.stages import installed_packages, publish, read_manifest, sha256_fi
 from envs.specs import STATE
 from students import Student, load_student
 from students.card import RunTime, model_card
-from students.export import (
-    ACTIONS,
-    FILES,
-    LATENTS,
-    SAMPLES,
-    TOLERANCE,
-    Parity,
-    check_format,
-    export_program,
-    measure_parity,
-    write_format,
-)
+from students.export import ACTIONS, FILES, LATENTS, SAMPLES, check_format, export_program, write_format
 from students.hub import check_upload, upload
+from students.parity import TOLERANCE, Parity, measure_parity
 from students.selection import ALIKE, COPIES, STRAY
 from teachers.observations import feature_shape, sources_of
 

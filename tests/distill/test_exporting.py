@@ -66,6 +66,20 @@ def test_the_folder_says_how_to_call_what_is_in_it(options: ExportOptions) -> No
     assert load_student(folder).codes == 8
 
 
+def test_a_student_with_cameras_names_all_that_it_sees(
+    options: ExportOptions, make_student, make_teacher, seeing_shape
+) -> None:
+    shutil.rmtree(options.student)
+    make_student(make_teacher(encoder=seeing_shape.encoder)).save_pretrained(options.student)
+    told = json.loads((export_student(options, print) / "export.json").read_text())
+    assert {each["name"]: each["shape"] for each in told["inputs"]} == {
+        "observation.state": [1, 2, 2], "observation.images.front": [1, 2, 3, 16, 24],
+        "observation.images.wrist": [1, 2, 3, 16, 24],
+        "observation.depth.front": [1, 2, 1, 16, 24], "observation.points": [1, 2, 32, 6], "latents": [1, "samples", 5],
+    }  # fmt: skip
+    assert told["formats"] == {}
+
+
 def test_a_student_of_a_run_has_its_figures(tiny_run, tmp_path: Path, main: Main) -> None:
     folder = tiny_run.run / "distill/chamfer"
     assert main(["export", "--student", str(folder), "--out", str(tmp_path / "out"), "--formats"]) == 0
