@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if arguments[:1] == ["export"]:
             from distill.exporting import run_export
 
-            return run_export(arguments[1:])
+            return run_export(arguments[1:]) if leading else 0
         stage, dry_run, config = read_command(arguments)
         if stage == "doctor":
             from distill.doctor import run_doctor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,10 +48,11 @@ def figures_of(student: Path) -> RunFigures:
     ValueError, with the file's name, where files were changed after they were measured.
     """
     empty = RunFigures(Measured("student"), None, Provenance())
-    manifest, run = read_manifest(student), student.resolve().parent.parent
+    student = Path(os.path.abspath(student))  # links are not followed: the card names the run as the user does
+    manifest, run = read_manifest(student), student.parent.parent
     if manifest is None:
         return empty
-    name = student.resolve().name.partition(".")[0]
+    name = student.name.partition(".")[0]
     evaluated = _first(run / "evaluate", name, lambda made_from: made_from.get("student") == manifest["key"])
     if evaluated is None:
         return empty

@@ -77,7 +77,7 @@ def model_card(
         f"It makes a plan of {shape.horizon} actions ({', '.join(shape.action_names)}), {shape.dt_s:g} s apart, in one "
         "evaluation of its network. Made and measured with flow2one.", "",
         f"- Sees: {seen}, of the last {shape.observation_steps} steps, in raw units; normalisation is inside.",
-        f"- Takes a latent of {latent} standard normal numbers for each plan; {parameters:,} parameters.",
+        f"- Takes a latent for each plan, {latent} of standard normal numbers; {parameters:,} parameters.",
         f"- At run time: `{selection.kind}`{several}; {run_time.execution_horizon} actions are carried out, then it is asked "
         f"again ({'as it was measured' if run_time.source == 'run' else 'the default; no run says how it was measured'}).",
         "", "## Measured", "",
@@ -119,7 +119,7 @@ def _notes(measured: Measured, teacher: Measured | None, provenance: Provenance)
     if teacher is None:
         notes.append("- The teacher was not measured beside it.")
     if measured.episodes:
-        notes.append("- Success is in simulation, over stored starts of seeds of their own; nothing was tried on a real robot.")
+        notes.append("- Success is in simulation, from stored test starts; nothing was tried on a real robot.")
     return notes
 
 
