@@ -142,13 +142,14 @@ def _is_installed(package: str) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch tells of itself while it exports: a deprecation within torch, and operators of packages not here."""
+    """Without what torch tells of itself while it exports: deprecations within torch, and operators of packages not here."""
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     before = registration.level
     registration.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+            warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
             yield
     finally:
         registration.setLevel(before)
