@@ -22,6 +22,7 @@ STAGES = ("demos", "teach", "sample", "distill", "evaluate", "report")
 DESCRIPTION = """Distil a slow flow-matching policy into a one-step student, and measure what that costs and gains.
 
 usage: distill.py [demos | teach | sample | distill | evaluate | report | doctor] [--config FILE]... [--dry-run] [flags]
+       distill.py export --student FOLDER --out FOLDER [--formats onnx torch aoti] [--push-to-hub USER/NAME]
 
 Without a stage everything is done up to the report; finished stages are reused. --config may be given several times,
 later ones win, flags win over all. Ctrl-C and the same command again goes on where it stopped."""
@@ -32,7 +33,7 @@ def read_command(arguments: Sequence[str]) -> tuple[str, bool, Config]:
     rest, stage, presets, dry_run = list(arguments), "", [], False
     if rest and not rest[0].startswith("-"):
         stage = rest.pop(0)
-        check_choice("stage", stage, (*STAGES, "doctor"))
+        check_choice("stage", stage, (*STAGES, "doctor", "export"))
     flags: list[str] = []
     while rest:
         flag = rest.pop(0)
@@ -78,6 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     leading = os.environ.get("RANK", "0") == "0"
     settle()
     try:
+        if arguments[:1] == ["export"]:
+            from distill.exporting import run_export
+
+            return run_export(arguments[1:]) if leading else 0
         stage, dry_run, config = read_command(arguments)
         if stage == "doctor":
             from distill.doctor import run_doctor

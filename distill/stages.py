@@ -126,6 +126,14 @@ def commit(folder: Path, key: str, made_from: Mapping[str, Any], seconds: float,
     _fsync_folder(folder.parent)
 
 
+def publish(partial: Path, folder: Path) -> None:
+    """Turn a folder whose files are all written into `folder`, which must not be there: fsync, rename."""
+    for path in sorted(partial.rglob("*")):
+        _fsync_file(path)
+    os.rename(partial, folder)
+    _fsync_folder(folder.parent)
+
+
 def discard(folder: Path, key: str) -> None:
     """Remove what an unfinished stage left."""
     shutil.rmtree(partial_folder(folder, key), ignore_errors=True)

@@ -27,7 +27,7 @@ chosen = {
     "torch": [each for each in core if each.startswith("torch>")],
     "core": [each for each in core if not each.startswith("torchcfm")] + extras["cpu"],
     "torchcfm": [each for each in core if each.startswith("torchcfm")],
-    "test": extras["test"],
+    "test": extras["test"] + extras["onnx"],  # exports are tested, too
 }
 print("\n".join(chosen[sys.argv[1]]))
 EOF

@@ -87,7 +87,11 @@ class Normaliser(nn.Module):
                 "Call fit(statistics) or load a policy folder that was saved whole."
             )
 
-    def _centre_scale(self, name: str) -> tuple[Tensor, Tensor]:
+    def centre_scale(self, name: str) -> tuple[Tensor, Tensor]:
+        """Centre and half range of ``state``, ``action``, ``depth`` or ``points``, raw; normalised is (raw - centre) / scale.
+
+        Raises ValueError for statistics that are not finite; looked at in the first use only.
+        """
         if not self._whole:
             self.check()
             self._whole = True
@@ -103,7 +107,7 @@ class Normaliser(nn.Module):
 
     def normalise_state(self, state: Tensor) -> Tensor:
         """`[.., S]` raw units to about [-1, 1]."""
-        centre, scale = self._centre_scale("state")
+        centre, scale = self.centre_scale("state")
         return (state - centre) / scale
 
     def normalise_depth(self, depth_m: Tensor) -> Tensor:
@@ -111,14 +115,14 @@ class Normaliser(nn.Module):
 
         An unknown pixel's first number is made up, see `fill_unknown`; the second says that it is.
         """
-        centre, scale = self._centre_scale("depth")
+        centre, scale = self.centre_scale("depth")
         known = ~depth_m.isnan()
         value = torch.where(known, (depth_m.to(centre) - centre) / scale, 0.0)
         return torch.cat([fill_unknown(value, known), known.to(value)], dim=-3)
 
     def normalise_points(self, points: Tensor) -> Tensor:
         """`[.., 3+C]`: coordinates [m] and colours 0 .. 1 to about [-1, 1]."""
-        centre, scale = self._centre_scale("points")
+        centre, scale = self.centre_scale("points")
         points = points.to(centre)
         return torch.cat([(points[..., :3] - centre) / scale, 2 * points[..., 3:] - 1], dim=-1)
 
@@ -137,12 +141,12 @@ class Normaliser(nn.Module):
 
     def normalise_action(self, action: Tensor) -> Tensor:
         """`[.., A]` raw units to about [-1, 1]."""
-        centre, scale = self._centre_scale("action")
+        centre, scale = self.centre_scale("action")
         return (action - centre) / scale
 
     def unnormalise_action(self, action: Tensor) -> Tensor:
         """`[.., A]` from [-1, 1] to raw units."""
-        centre, scale = self._centre_scale("action")
+        centre, scale = self.centre_scale("action")
         return action * scale + centre
 
 
@@ -152,7 +156,8 @@ def fill_unknown(value: Tensor, known: Tensor) -> Tensor:
     Where none of these is known it is the mean of the image's known pixels; where none at all, 0. (A constant in the place
     of every unknown pixel would draw edges all over the image, where none are.)
     """
-    if bool(known.all()):
+    # a short cut only, which a graph that is exported cannot take: the rest gives the same
+    if not torch.compiler.is_exporting() and bool(known.all()):
         return value
     weight = known.to(value)
     both_R2HW = torch.cat([value * weight, weight], dim=-3).flatten(0, -4)

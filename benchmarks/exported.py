@@ -1,0 +1,153 @@
+"""An exported student in numpy against the same student in PyTorch: the same success, and how long a call takes.
+
+    python benchmarks/exported.py --run runs/avoid-seed0 --exported exported/avoid
+
+Rolls both out from the same stored test starts with the same latents: `distill.rollouts` for PyTorch, examples/numpy_loop.py
+for ONNX Runtime. Then times one evaluation of the network (batch 1, the selection's number of plans) in every format that the
+folder holds, and the whole call of both, interleaved, one thread each. Writes benchmarks/results/exported.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.util
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import envs
+from distill.cache import episode_seed
+from distill.measured import run_time_of
+from distill.policies import StudentPolicy
+from distill.results import hardware
+from distill.rollouts import decide, episode_generator, run_episodes, summarise
+from distill.statistics import latency_summary, wilson_interval
+from envs.demonstrations import stored_starts
+from envs.specs import STATE
+from students import load_student
+from students.export import FILES, StudentGraph, onnx_call
+from students.selection import Memory
+
+ROOT = Path(__file__).resolve().parents[1]
+WARMUP = 30
+
+
+def numpy_loop() -> Any:
+    """The example, as a module."""
+    spec = importlib.util.spec_from_file_location("numpy_loop", ROOT / "examples/numpy_loop.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["numpy_loop"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def drawer(generator: torch.Generator, shape: list[int]) -> Callable[[int], np.ndarray]:
+    return lambda count: torch.randn(count, *shape, generator=generator).numpy()
+
+
+def summary(episodes: list[dict[str, Any]], modes: int) -> dict[str, Any]:
+    solved = sum(bool(each["success"]) for each in episodes)
+    return {"starts": len(episodes), "successes": solved, "interval": wilson_interval(solved, len(episodes)),
+            "modes_reached": len({each["mode"] for each in episodes if each["success"]}), "modes_total": modes}  # fmt: skip
+
+
+def interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, Any]:
+    """Median, p95 and Hz of every call, all of them once a round, so that slow moments hit all alike.
+
+    cpu_ms: median of the thread's processor time, which other work on the machine changes less.
+    """
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+    gc.collect()
+    gc.disable()
+    try:
+        for turn in range(-WARMUP, rounds):
+            for name, call in calls.items():
+                begin, begin_cpu = time.perf_counter_ns(), time.thread_time_ns()
+                call()
+                cpu_ms, wall_ms = (time.thread_time_ns() - begin_cpu) / 1e6, (time.perf_counter_ns() - begin) / 1e6
+                if turn >= 0:
+                    times[name].append((wall_ms, cpu_ms))
+    finally:
+        gc.enable()
+    return {
+        name: latency_summary(np.array(values)[:, 0]) | {"cpu_ms": float(np.median(values, 0)[1]), "calls": rounds}
+        for name, values in times.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True, help="the run that the student was exported from")
+    parser.add_argument("--name", default="chamfer", help="of the student in it")
+    parser.add_argument("--exported", type=Path, required=True, help="the exported folder")
+    parser.add_argument("--starts", type=int, default=200)
+    parser.add_argument("--calls", type=int, default=500)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    student = load_student(arguments.run / "distill" / arguments.name)
+    policy, task = StudentPolicy(student, arguments.name), student.shape.task
+    run_time = run_time_of(arguments.run / "distill" / arguments.name, student.shape.horizon)
+    selection, executed = run_time.selection, run_time.execution_horizon
+    seed, starts = episode_seed(0, "test", 0, 0), stored_starts(task, 0, "test", arguments.starts)
+    loop, spec = numpy_loop(), envs.task_spec(task)
+    exported = loop.Student(arguments.exported)
+
+    rolled = run_episodes(task, policy, starts, range(len(starts)), executed, seed, selection=selection)
+    ours = [{"success": each.success, "mode": each.mode, "steps": each.steps} for each in rolled]
+    env, theirs = envs.make(task), []
+    for index, start in enumerate(starts):
+        done = loop.run_episode(exported, env, start, drawer(episode_generator(seed, index), exported.latent_shape))
+        theirs.append({"success": done["is_success"], "mode": done["mode"], "steps": done["steps"]})
+    same = sum(one == other for one, other in zip(ours, theirs, strict=True))
+
+    state = torch.tensor(np.repeat(starts[:1, None, : student.shape.state_size], student.shape.observation_steps, 1)).float()
+    observation, latents = {STATE: state}, torch.randn(1, selection.candidates, *student.latent_shape)
+    graph = StudentGraph(student).eval()
+    network: dict[str, Callable[[], object]] = {"pytorch": torch.inference_mode()(partial(graph, observation, latents))}
+    for name in json.loads((arguments.exported / "export.json").read_text())["formats"]:
+        path = arguments.exported / FILES[name]
+        if name == "onnx":
+            network[name] = partial(onnx_call(path), observation, latents)
+        elif name == "aoti":
+            network[name] = partial(torch._inductor.aoti_load_package(str(path)), observation, latents)
+        else:
+            network[name] = torch.inference_mode()(partial(torch.export.load(path).module(), observation, latents))
+    generator, seen = torch.Generator().manual_seed(0), {STATE: state.numpy()}
+    draw = drawer(generator, exported.latent_shape)
+    history = [{STATE: frame} for frame in state.numpy()[0]]
+    times = interleaved(
+        {f"network, {name}": call for name, call in network.items()} | {
+            "whole call, pytorch": partial(decide, policy, seen, [generator], selection, [Memory()], executed),
+            "whole call, numpy + onnx": partial(exported.plan, history, draw),
+        }, arguments.calls,
+    )  # fmt: skip
+    results = {
+        "task": task, "student": arguments.name, "parameters": sum(value.numel() for value in student.parameters()),
+        "selection": exported.choice, "hardware": hardware(None), "threads": 1, "load_average": round(os.getloadavg()[0], 2),
+        "rollouts": {"pytorch": summary(ours, len(spec.modes)), "numpy + onnx": summary(theirs, len(spec.modes)),
+                     "same_outcome_way_and_steps": same},
+        "pytorch_entropy": summarise(spec, rolled)["entropy"], "times": times,
+        "ratios_of_cpu_ms": {
+            **{name: times["network, pytorch"]["cpu_ms"] / times[f"network, {name}"]["cpu_ms"] for name in network},
+            "whole call": times["whole call, pytorch"]["cpu_ms"] / times["whole call, numpy + onnx"]["cpu_ms"],
+        },
+    }  # fmt: skip
+    (ROOT / "benchmarks/results/exported.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(json.dumps({key: results[key] for key in ("rollouts", "ratios_of_cpu_ms")}, indent=1))
+    for name, each in times.items():
+        wall = f"{each['median_ms']:.3f} ms (p95 {each['p95_ms']:.3f}), {each['hz']:.0f} Hz"
+        print(f"{name:28} {wall}, {each['cpu_ms']:.3f} ms of processor")
+
+
+if __name__ == "__main__":
+    main()
