@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from envs.demonstrations import Demonstrations
-from envs.specs import DEPTH, IMAGES, STATE, nearest_name
+from envs.specs import DEPTH, STATE
 
 FRAMES = "frames.safetensors"
 ENDS_BYTES = 1 << 16
@@ -153,8 +152,8 @@ class RecordedObservations(ABC):
 def open_recorded(path: str | Path, names: Mapping[str, str] | None = None) -> RecordedObservations:
     """The recorded observations at `path`, in whatever format lies there, opened and looked over.
 
-    names: the data's keys to our feature names, e.g. ``{"img": "observation.images.front"}``, for what the defaults of the
-    format (docs/recorded.md) do not know; a key that is given "" is left out. Raises FileNotFoundError where nothing is,
+    names: the data's keys to our feature names, e.g. ``{"img": "observation.images.front"}``, over the defaults of the format
+    (docs/recorded.md); a key that is given "" is left out. Raises FileNotFoundError where nothing is,
     ValueError for data that is malformed or of no known format, and ImportError that names the extra to install.
     """
     path, names = Path(path), dict(names or {})
@@ -211,39 +210,3 @@ class RecordedDemonstrations(RecordedObservations):
 
     def files(self) -> tuple[list[Path], list[Path]]:
         return sorted(self.path.rglob("*.json")), sorted(self.path.rglob("*.safetensors"))
-
-
-# -- what the readers of other formats share ---------------------------------------------------------------------------
-
-
-def optional(module: str, extra: str, path: Path) -> ModuleType:
-    """Import a library that only this format needs. Raises ImportError with the extra to install."""
-    import importlib
-
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f'{path}: reading it needs {module} ({error}): pip install "flow2one[{extra}]"') from error
-
-
-def named(path: Path, keys: Iterable[str], defaults: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
-    """Our feature name (or ``action``) to the data's key, from a format's defaults and the user's `names` over them.
-
-    Raises ValueError for a key that is not there, two keys of one name, and a name that is none of ours.
-    """
-    there, found = list(keys), dict[str, str]()
-    for key in names:
-        if key not in there:
-            raise ValueError(f"{path}: names speaks of {key!r}, the data has {sorted(there)}{nearest_name(key, there)}")
-    taken = set(names.values())
-    wanted = {key: name for key, name in defaults.items() if key in there and key not in names and name not in taken}
-    for key, name in {**wanted, **{key: name for key, name in names.items() if name}}.items():
-        if name != "action" and not name.startswith("observation."):
-            raise ValueError(
-                f"{path}: names gives {key!r} the name {name!r}, expected action, {STATE}, {IMAGES}.<camera>, {DEPTH}.<camera> "
-                "or another that begins with observation."
-            )
-        if name in found:
-            raise ValueError(f"{path}: {found[name]!r} and {key!r} would both be {name}; say by `names` which one is")
-        found[name] = key
-    return found

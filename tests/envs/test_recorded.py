@@ -13,7 +13,7 @@ import pytest
 import envs
 from envs.cameras import CameraSettings
 from envs.demonstrations import Demonstrations, record, stored_starts, windows
-from envs.recorded import RecordedObservations, named, open_recorded
+from envs.recorded import RecordedObservations, open_recorded
 from envs.specs import DEPTH, IMAGES, POINTS, STATE
 
 SETTINGS = CameraSettings(cameras=("front",), width=20, height=16, num_points=24)
@@ -114,16 +114,3 @@ def test_what_is_no_recording_is_refused(tmp_path: Path, stored: Path) -> None:
             open_recorded(path)
     with pytest.raises(ValueError, match="our own demonstrations have our names already"):
         open_recorded(stored, {"img": f"{IMAGES}.front"})
-
-
-def test_names_go_over_the_defaults_and_are_checked(tmp_path: Path) -> None:
-    defaults, keys = {"state": STATE, "img": f"{IMAGES}.front", "action": "action"}, ["state", "agent_pos", "img", "action"]
-    assert named(tmp_path, keys, defaults, {}) == {STATE: "state", f"{IMAGES}.front": "img", "action": "action"}
-    other = named(tmp_path, keys, defaults, {"agent_pos": STATE, "img": ""})
-    assert other == {"action": "action", STATE: "agent_pos"}
-    with pytest.raises(ValueError, match="speaks of 'agentpos', .* 'agent_pos'"):
-        named(tmp_path, keys, defaults, {"agentpos": STATE})
-    with pytest.raises(ValueError, match="'state' and 'agent_pos' would both be observation.state"):
-        named(tmp_path, keys, {}, {"state": STATE, "agent_pos": STATE})
-    with pytest.raises(ValueError, match="gives 'img' the name 'front', expected action, observation.state"):
-        named(tmp_path, keys, defaults, {"img": "front"})
