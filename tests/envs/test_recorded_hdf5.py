@@ -40,7 +40,8 @@ def path(tmp_path: Path) -> Path:
         file.create_group("data").attrs["env_args"] = json.dumps({"env_name": "Lift", "env_kwargs": {"control_freq": 20}})
         for name, sets in EPISODES.items():
             for key, values in sets.items():
-                file.create_dataset(f"data/{name}/{key}", data=values, chunks=(2, *values.shape[1:]) if "image" in key else None)
+                chunks = (2, *values.shape[1:]) if "image" in key else None
+                file.create_dataset(f"data/{name}/{key}", data=values, chunks=chunks)
             file[f"data/{name}"].attrs["num_samples"] = LENGTHS[name]
     return tmp_path / "image.hdf5"
 
@@ -53,7 +54,8 @@ def test_robomimics_layout_is_read_in_our_units(path: Path) -> None:
     seen, demo = recorded.read([4, 3, 12], 2), EPISODES["demo_2"]
     joined = np.concatenate([demo[f"obs/robot0_{part}"] for part in ("eef_pos", "eef_quat", "gripper_qpos")], axis=1)
     np.testing.assert_allclose(seen[STATE][0], joined[[0, 0]], rtol=1e-6)
-    np.testing.assert_allclose(seen[image][1, 0], EPISODES["demo_0"]["obs/agentview_image"][2].transpose(2, 0, 1) / 255, atol=1e-7)
+    picture = EPISODES["demo_0"]["obs/agentview_image"][2].transpose(2, 0, 1) / 255
+    np.testing.assert_allclose(seen[image][1, 0], picture, atol=1e-7)
     np.testing.assert_array_equal(seen[depth][2, 1, 0], EPISODES["demo_10"]["obs/agentview_depth"][5, ..., 0])
     np.testing.assert_allclose(recorded.actions([5], 4)[0], demo["actions"][[1, 2, 2, 2]], rtol=1e-6)
     assert recorded.fingerprint() == open_recorded(path).fingerprint()
