@@ -4,7 +4,7 @@
                        --adapter.arguments path=outputs/train/checkpoints/last/pretrained_model
 
 It imports nothing of ours, so that it can be loaded by its path; docs/lerobot.md tells how. Kinds: diffusion, multi_task_dit,
-smolvla, pi0 and pi05. What a policy sees is encoded once per observation and only its action head is asked K times. Python 3.10.
+smolvla, pi0 and pi05. What a policy sees is encoded once per observation and only its head is asked K times. Python 3.10.
 """
 
 from __future__ import annotations

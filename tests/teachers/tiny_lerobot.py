@@ -27,25 +27,26 @@ STATISTICS = {
     FRONT: {name: torch.full((3, 1, 1), value) for name, value in (("mean", 0.5), ("std", 0.25), ("min", 0.0), ("max", 1.0))},
 }  # fmt: skip
 FEATURES: dict[str, Any] = {
-    "input_features": {STATE: PolicyFeature(FeatureType.STATE, (3,)), FRONT: PolicyFeature(FeatureType.VISUAL, (3, SIZE, SIZE))},
+    "input_features": {
+        STATE: PolicyFeature(FeatureType.STATE, (3,)), FRONT: PolicyFeature(FeatureType.VISUAL, (3, SIZE, SIZE)),
+    },
     "output_features": {"action": PolicyFeature(FeatureType.ACTION, (2,))},
     "device": "cpu",
-}
+}  # fmt: skip
 
 
-def words(folder: Path, special: tuple[str, ...] = ()) -> Path:
+def words(folder: Path, special: dict[str, str] | None = None) -> Path:
     """A tokenizer of single characters, saved as transformers does."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Split
     from transformers import PreTrainedTokenizerFast
 
-    known = ["<pad>", "<unk>", "<s>", "</s>", *special, *string.printable]
+    known = ["<pad>", "<unk>", "<s>", "</s>", *(special or {}).values(), *string.printable]
     tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(dict.fromkeys(known))}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Split("", "isolated")
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", bos_token="<s>",
-                                   eos_token="</s>", extra_special_tokens={name.strip("<>-").replace("-", "_") + "_token": name
-                                                                           for name in special})  # fmt: skip
+                                   eos_token="</s>", extra_special_tokens=special or {})  # fmt: skip
     fast.save_pretrained(str(folder))
     return folder
 
@@ -81,7 +82,8 @@ def smolvla(folder: Path) -> tuple[Any, Callable[[Any], Any]]:
     from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
     from transformers import SmolVLMConfig, SmolVLMImageProcessor, SmolVLMProcessor, SmolVLMVideoProcessor
 
-    special = ("<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>")
+    special = {"fake_image_token": "<fake_token_around_image>", "image_token": "<image>",
+               "end_of_utterance_token": "<end_of_utterance>", "global_image_token": "<global-img>"}  # fmt: skip
     vlm = words(folder / "vlm", special)
     text = {"model_type": "llama", "vocab_size": 200, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
             "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16, "pad_token_id": 0}  # fmt: skip
