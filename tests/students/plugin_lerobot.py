@@ -64,7 +64,7 @@ def main(student: Path, folder: Path, episodes: int) -> dict[str, Any]:
     apart = (plan[:, None] - candidates).abs().flatten(2).amax(-1).amin(1).max().item()
 
     policy.reset()
-    queue = [policy.select_action({STATE: state[:, 0]}) for _ in range(5)]  # the fifth is of a new plan
+    queue = [policy.select_action({STATE: state[:, 0]}) for _ in range(5)]  # the fifth is the first of a new plan of four
     actions = {"action": torch.rand(5, ours.shape.horizon, 2), "action_is_pad": torch.zeros(5, ours.shape.horizon, dtype=bool)}
     loss, told = policy.train().forward({STATE: state, **actions})
     loss.backward()
@@ -81,7 +81,7 @@ def main(student: Path, folder: Path, episodes: int) -> dict[str, Any]:
         successes += bool(info["is_success"])
     return {
         "type": config.type, "class": type(policy).__name__, "apart": apart, "plan": list(plan.shape),
-        "action": list(queue[0].shape), "moves": bool((queue[0] != queue[4]).any()), "loss": loss.item(), "told": sorted(told),
+        "action": list(queue[0].shape), "left": len(policy._planned), "loss": loss.item(), "told": sorted(told),
         "gradient": any(each.grad is not None and bool(each.grad.any()) for each in policy.get_optim_params()),
         "successes": successes, "episodes": episodes,
     }  # fmt: skip
