@@ -1,0 +1,43 @@
+"""The LeRobot plug-in, where LeRobot and the plug-in are installed (FLOW2ONE_LEROBOT): through LeRobot's own factory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from students.one_step import OneStepStudent
+
+ROOT = Path(__file__).parent.parent.parent
+LEROBOT = os.environ.get("FLOW2ONE_LEROBOT", "")
+
+
+def test_the_package_has_the_names_that_lerobot_looks_for() -> None:
+    folder = ROOT / "lerobot_policy_flow2one"
+    name = tomllib.loads((folder / "pyproject.toml").read_text())["project"]["name"]
+    assert name == folder.name and name.startswith("lerobot_policy_")
+    assert "class Flow2OneConfig(" in (folder / "configuration_flow2one.py").read_text()
+    assert "class Flow2OnePolicy(" in (folder / "modeling_flow2one.py").read_text()
+    assert "def make_flow2one_pre_post_processors(" in (folder / "processor_flow2one.py").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not LEROBOT, reason="FLOW2ONE_LEROBOT names no interpreter that has LeRobot and the plug-in")
+@pytest.mark.parametrize("codes", [0, 4])
+def test_a_student_comes_out_of_lerobots_factory_as_it_went_in(
+    tmp_path: Path, make_student: Callable[..., OneStepStudent], codes: int
+) -> None:
+    make_student(codes=codes).save_pretrained(tmp_path / "student")
+    program = [LEROBOT, str(Path(__file__).parent / "plugin_lerobot.py"), str(tmp_path / "student"), str(tmp_path / "new"), "0"]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=850, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert (told["type"], told["class"]) == ("flow2one", "Flow2OnePolicy")
+    assert told["apart"] < 1e-6 and told["plan"] == [5, 8, 2] and told["action"] == [5, 2]
+    assert told["left"] == 3 and told["gradient"] and told["loss"] > 0
