@@ -97,8 +97,9 @@ def draw_hypotheses(
 ) -> Tensor:
     """Raw chunks `[N, K, T, A]` for the observations, one batch.
 
-    A teacher that was trained here is given the noise of every hypothesis' own seed, an adapter these seeds. Any other is asked to `sample`
-    observation by observation, with a generator seeded by the first seed: what it draws depends on nothing else.
+    A teacher that was trained here is given the noise of every hypothesis' own seed, an adapter these seeds. Any other is
+    asked to `sample` observation by observation, with a generator seeded by the first seed: what it draws depends on
+    nothing else.
     """
     if isinstance(teacher, TrainedTeacher):
         noise = noise_of(seeds_NK, teacher.noise_shape(num_steps)).to(device)

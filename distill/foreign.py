@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distill.policies import Seen
+from distill.policies import Seen, preprocess
 from teachers.adapters import AdapterTeacher
 from teachers.contract import Observation
 from teachers.networks import PolicyShape
@@ -58,5 +57,5 @@ class AdapterPolicy:
 
     def time_call(self, seen: Seen, generator: torch.Generator) -> tuple[float, list[float]]:
         """See `distill.latency.TimedElsewhere`."""
-        observation = {name: torch.from_numpy(np.ascontiguousarray(seen[name], np.float32)) for name in sources_of(self.shape)}
-        return self.teacher.time_call(observation, int(torch.randint(2**62, (), generator=generator)), self.num_steps)
+        seed = int(torch.randint(2**62, (), generator=generator))
+        return self.teacher.time_call(preprocess(self, seen), seed, self.num_steps)

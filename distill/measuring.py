@@ -19,7 +19,7 @@ from distill.fidelity import average, set_fidelity
 from distill.foreign import AdapterPolicy
 from distill.modes import mode_figures, summarise_modes
 from distill.moving import CONDITIONS, Clock, MovingEpisode, delay_steps, outcome, run_moving
-from distill.policies import Policy, StudentPolicy, device_of, postprocess, sample_set
+from distill.policies import Policy, Seen, StudentPolicy, device_of, postprocess, sample_set
 from distill.rollouts import Episode, run_episodes, summarise, to_json
 from distill.stages import write_json
 from envs.demonstrations import stored_starts
@@ -90,15 +90,20 @@ def chunks_of(pipeline: Pipeline, policy: Policy, row: int, stream: str) -> np.n
     """Fresh samples `[S, T, A]`, raw units, for held-out observation `row`."""
     seen = {name: values[row : row + 1] for name, values in pipeline.held_out().items()}
     generator = torch.Generator().manual_seed(episode_seed(pipeline.config.seed, stream, row, 0))
+    return chunks_at(pipeline, policy, seen, generator)
+
+
+def chunks_at(pipeline: Pipeline, policy: Policy, seen: Seen, generator: torch.Generator) -> np.ndarray:
+    """As many samples `[S, T, A]`, raw units, as fidelity is measured with, for one observation."""
     samples, executed = pipeline.config.evaluate.fidelity_samples, pipeline.config.evaluate.execution_horizon
     chunks_STA = sample_set(policy, seen, generator, samples, selection(pipeline, policy), executed)
     return postprocess(policy, chunks_STA)
 
 
-def measure_policy(pipeline: Pipeline, folder: Path, policy: Policy) -> None:
+def measure_policy(pipeline: Pipeline, folder: Path, policy: Policy, normaliser: Normaliser | None = None) -> None:
     """Rollouts from the stored test starts, and the policy's sets against the reference's."""
     episodes = roll_out(pipeline, policy, pipeline.stored()["test"].numpy(), "test", CLIP_EPISODES)
-    sets = set_figures(pipeline, policy)
+    sets = set_figures(pipeline, policy, normaliser)
     if pipeline.run.is_main:
         write_json(folder / "result.json", {
             "policy": policy.name, "nfe": policy.evaluations, "parameters": parameters_of(policy),

@@ -478,8 +478,8 @@ class Pipeline:
         memory = DemonstrationMemory(demonstrations, shape, self._normaliser(demonstrations, shape))
         return NearestDemonstration(memory.to(self.run.accelerator.device))
 
-    def monitor(self) -> SupportMonitor:
-        """Says which observations are unlike those that were demonstrated; made once a process."""
+    def monitor(self) -> SupportMonitor | None:
+        """Says which observations are unlike those that were demonstrated; made once a process. None: nothing is said."""
         if self._monitor is None:
             demonstrations = self.demonstrations()
             frames = np.arange(demonstrations.num_frames)

@@ -118,12 +118,13 @@ class Field(Adapted):
         super().__init__(built)
         lacking = [name for name in ("horizon", "action_size") if getattr(self, name) is None]
         if lacking:
-            raise ValueError(f"an adapter with {self.call} needs {' and '.join(lacking)}: how many actions a chunk has, and how "
-                             "many numbers an action")  # fmt: skip
+            raise ValueError(f"an adapter with {self.call} needs {' and '.join(lacking)}: how many actions a chunk has, and "
+                             "how many numbers an action")  # fmt: skip
 
     def head(self, condition: Any, seeds: Sequence[Sequence[int]], num_steps: int) -> Tensor:
         count = len(seeds[0])
         generators = [torch.Generator().manual_seed(seed) for row in seeds for seed in row]
+        assert self.horizon is not None and self.action_size is not None
         noise_NTA = torch.stack([torch.randn(self.horizon, self.action_size, generator=each) for each in generators])
         condition = _repeated(condition, count) if count > 1 else condition
         with torch.no_grad():
@@ -200,7 +201,8 @@ class Denoiser(Field):
         accepted = inspect.signature(self.scheduler.step).parameters
         self.takes_generator = "generator" in accepted
         self.is_flow = "init_noise_sigma" not in dir(self.scheduler) or "Flow" in type(self.scheduler).__name__
-        if call == "velocity" and not (self.is_flow and hasattr(self.scheduler, "sigmas")):
+        flow_sigmas = self.is_flow or bool(getattr(self.scheduler.config, "use_flow_sigmas", False))
+        if call == "velocity" and not (flow_sigmas and hasattr(self.scheduler, "sigmas")):
             raise ValueError(f"velocity goes with a flow-matching scheduler, got {type(self.scheduler).__name__}; call the "
                              "function denoise if it speaks that scheduler's own way")  # fmt: skip
 

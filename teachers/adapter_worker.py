@@ -51,7 +51,7 @@ class Worker:
         module = load(path.stem, path)
         build = getattr(module, told["function"], None)
         if not callable(build):
-            names = sorted(name for name, value in vars(module).items() if callable(value) and not name.startswith("_"))
+            names: Any = sorted(name for name, value in vars(module).items() if callable(value) and not name.startswith("_"))
             raise ValueError(f"{path} has no function {told['function']!r}; it has {names}. Name one: "
                              f"--teacher {path}:<function>")  # fmt: skip
         self.it = self._adapted.adapt(build(**told["arguments"]), self._solvers.integrate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self, cast
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ class AdapterFile:
         if not Path(path).is_file():
             raise ValueError(f"{path}: no such adapter file; expected a Python file with a function {function}()")
         if python and not os.access(python, os.X_OK):
-            raise ValueError(f"teacher_python: {python} is no program; expected an interpreter such as /path/to/venv/bin/python")
+            raise ValueError(f"adapter.python: {python} is no program; expected an interpreter, /path/to/venv/bin/python")
         return cls(Path(path).resolve(), function, tuple(sorted((arguments or {}).items())), python, timeout_s)
 
     def __str__(self) -> str:
@@ -98,7 +99,7 @@ class AdapterTeacher:
                 [adapter.python or sys.executable, program[0], str(its.fileno()), *program[1:]],
                 pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, stdout=sys.__stderr__, start_new_session=True,
             )  # fmt: skip
-        self._socket, self._stream = mine, mine.makefile("rwb")
+        self._socket, self._stream = mine, cast(BinaryIO, mine.makefile("rwb"))
         try:
             told, _ = self._ask({
                 "do": "open", "file": str(adapter.file), "function": adapter.function, "arguments": dict(adapter.arguments),
@@ -110,6 +111,8 @@ class AdapterTeacher:
         for name in ("features", "action_names"):
             told[name] = None if told[name] is None else tuple(told[name])
         self.described = Described(**told)
+        self.features = self.described.features
+        """What it is shown of an observation; None: all of it."""
 
     # -- the contract ----------------------------------------------------------------------------------------------
 
@@ -119,8 +122,8 @@ class AdapterTeacher:
         """`[B, K, T, A]` raw actions; one seed, which everything is drawn from, is taken from the generator."""
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         told, arrays = self._ask(
-            {"do": "sample", "num_hypotheses": num_hypotheses, "num_steps": num_steps, "seed": seed}, _arrays(observation)
-        )
+            {"do": "sample", "num_hypotheses": num_hypotheses, "num_steps": num_steps, "seed": seed}, self._arrays(observation),
+        )  # fmt: skip
         self._faults += [fault for fault in told["faults"] if fault not in self._faults]
         return _tensor(arrays, observation)
 
@@ -135,7 +138,7 @@ class AdapterTeacher:
 
     def sample_from_seeds(self, observation: Observation, seeds_BK: np.ndarray, num_steps: int) -> Tensor:
         """`[B, K, T, A]` raw actions, each from its own seed (an adapter with `sample`: an observation's from its first)."""
-        arrays = {**_arrays(observation), "seeds": np.ascontiguousarray(seeds_BK, dtype=np.int64)}
+        arrays = {**self._arrays(observation), "seeds": np.ascontiguousarray(seeds_BK, dtype=np.int64)}
         return _tensor(self._ask({"do": "draw", "num_steps": num_steps}, arrays)[1], observation)
 
     def time_call(self, observation: Observation, seed: int, num_steps: int) -> tuple[float, list[float]]:
@@ -144,8 +147,12 @@ class AdapterTeacher:
         The stages are those of distill.latency: to tensors, encode, head, to arrays. Where the adapter has no `encode`, all
         is in the head.
         """
-        told, _ = self._ask({"do": "time", "num_steps": num_steps, "seed": seed}, _arrays(observation))
+        told, _ = self._ask({"do": "time", "num_steps": num_steps, "seed": seed}, self._arrays(observation))
         return float(told["whole_ms"]), [float(value) for value in told["stages_ms"]]
+
+    def _arrays(self, observation: Observation) -> dict[str, np.ndarray]:
+        return {name: value.detach().cpu().numpy() for name, value in observation.items()
+                if self.features is None or name in self.features}  # fmt: skip
 
     # -- the process -----------------------------------------------------------------------------------------------
 
@@ -159,7 +166,7 @@ class AdapterTeacher:
         except TimeoutError as error:
             self.close()
             raise ValueError(f"{name} gave no answer to {message['do']!r} within {self.adapter.timeout_s:g} s; raise "
-                             "--teacher-timeout-s, or see where it waits") from error  # fmt: skip
+                             "--adapter.timeout-s, or see where it waits") from error  # fmt: skip
         except (WireError, OSError) as error:
             self.close()
             raise ValueError(f"{name} is gone ({_ending(self._process.returncode)}) while asked to {message['do']!r}; what it "
@@ -171,10 +178,8 @@ class AdapterTeacher:
     def close(self) -> None:
         """End the worker: it goes when its socket closes, and is killed if it does not."""
         for part in (self._stream, self._socket):
-            try:
+            with contextlib.suppress(OSError):  # a message was half sent
                 part.close()
-            except OSError:  # a message was half sent
-                pass
         try:
             self._process.wait(GRACE_S)
         except subprocess.TimeoutExpired:
@@ -186,10 +191,6 @@ class AdapterTeacher:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-
-def _arrays(observation: Observation) -> dict[str, np.ndarray]:
-    return {name: value.detach().cpu().numpy() for name, value in observation.items()}
 
 
 def _tensor(arrays: Mapping[str, np.ndarray], observation: Observation) -> Tensor:
