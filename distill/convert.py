@@ -8,11 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from distill.cache import HypothesisDataset, keeps_features
+from distill.cache import HypothesisDataset, keeps_features, training_frames
 from distill.fidelity import average, set_fidelity
 from distill.measuring import choose_checkpoint, chunks_at
 from distill.opening import Opened
@@ -58,9 +57,12 @@ class Conversion(Outside):
         return self._do(self.plan.sample, self._draw_hypotheses)
 
     def _draw_hypotheses(self, folder: Path) -> None:
-        """For training frames drawn at random; there is no telling here where an episode begins."""
+        """For training frames, a share of them where a policy would be asked for a chunk."""
         settings, teacher, native = self.config.sample, self._asked(), self.native
-        frames = np.random.default_rng([self.config.seed, 12]).permutation(self.frames["train"])[: settings.num_observations]
+        frames = training_frames(
+            self.recorded.episode_index(self.frames["train"]), settings.num_observations, settings.replanning_share,
+            self.config.evaluate.execution_horizon, self.config.seed,
+        )  # fmt: skip
         if len(frames) < settings.num_observations:
             self.run.say(f"  only {len(frames)} observations are for training, all are taken")
         label, steps, used = self.first.label, settings.num_steps or self.first.num_steps, ""
@@ -71,7 +73,7 @@ class Conversion(Outside):
         try:
             features_of = self.teacher_key if keeps_features(teacher) else ""
             self._write_hypotheses(
-                folder, teacher, self.normaliser(), np.sort(frames), steps, self.seen_at, label, features_of
+                folder, teacher, self.normaliser(), frames, steps, self.seen_at, label, features_of
             )
         finally:
             if native is not None:

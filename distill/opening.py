@@ -258,9 +258,9 @@ def _check_fits(opened: Opened, recorded: RecordedObservations, config: OutsideC
         wanted, got = feature_shape(shape, name)[1:], tuple(recorded.features[name])
         if wanted != got:
             raise ValueError(f"{opened.label} sees {name} of shape {wanted}, in {config.observations} it is {got}")
-    if recorded.action_names and len(recorded.action_names) != shape.action_size:
+    if recorded.action_size and recorded.action_size != shape.action_size:
         raise ValueError(f"{opened.label} makes actions of {shape.action_size} numbers, {config.observations} has "
-                         f"{len(recorded.action_names)}: {list(recorded.action_names)}")  # fmt: skip
+                         f"{recorded.action_size}: {list(recorded.action_names)}; give those it was trained on")  # fmt: skip
     if config.task and config.task != shape.task:
         raise ValueError(f"{opened.label} is for task {shape.task!r}, not {config.task!r}; use --task {shape.task}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,14 +39,19 @@ MOST_FRAMES = 4096
 """Frames that the ranges of what was observed are taken from, spread over all there are."""
 
 
-def split(count: int) -> dict[str, np.ndarray]:
+def split(episodes: Sequence[int]) -> dict[str, np.ndarray]:
     """Which frames are for what: the last tenth is for the measuring, the tenth before it for choosing checkpoints.
 
-    Whole stretches, as frames that follow each other are nearly the same. Raises ValueError for too few.
+    Whole episodes where there are ten or more, as frames that follow each other are nearly the same; else stretches of
+    them. Raises ValueError for too few frames.
     """
+    ends = np.cumsum(episodes)
+    count = int(ends[-1])
     if count < LEAST_FRAMES:
         raise ValueError(f"observations: got {count} frames, expected at least {LEAST_FRAMES}: some are kept for measuring")
     first, second = int(0.8 * count), int(0.9 * count)
+    if len(episodes) >= 10:
+        first, second = (int(ends[int(share * len(episodes)) - 1]) for share in (0.8, 0.9))
     frames = np.arange(count)
     return {"train": frames[:first], "validation": frames[first:second], "test": frames[second:]}
 
@@ -71,8 +76,8 @@ class Outside(Pipeline):
         self.opened, self.recorded = dict(opened), recorded
         self.first = next(iter(self.opened.values()))
         self.shape = shape or self.first.shape
-        super().__init__(run, plan, spec_of(self.first.shape, Path(getattr(recorded, "path", "a folder"))))
-        self.frames = split(len(recorded))
+        super().__init__(run, plan, spec_of(self.first.shape, recorded.path))
+        self.frames = split(recorded.episodes)
         self._statistics: dict[str, Normaliser] = {}
 
     # -- the data ---------------------------------------------------------------------------------------------------

@@ -24,13 +24,11 @@ if TYPE_CHECKING:
 
 def run_outside(command: str, arguments: Sequence[str], script: str, leading: bool) -> int:
     """Do the command; returns the exit status. Raises ValueError, before anything is made, for what is wrong."""
-    from envs.recorded import open_recorded
-
     dry_run, config = read_outside(command, arguments)
     processes = wanted_processes(config.processes)
     if not dry_run and not is_launched() and processes > 1:
         return launch(processes, script, [command, *arguments])
-    recorded = open_recorded(config.observations)
+    recorded = config.open_recorded()
     with contextlib.ExitStack() as stack:
         if isinstance(config, ConvertConfig):
             opened = _open(stack, config.teacher, config, recorded)

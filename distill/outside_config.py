@@ -22,6 +22,7 @@ from distill.config import (
 )
 from distill.recipes import recipe
 from envs import TASKS
+from envs.recorded import RecordedObservations, open_recorded
 from teachers.adapters import AdapterFile
 
 WARM_STEPS, FRESH_STEPS = 1400, 6000
@@ -55,7 +56,9 @@ class AdapterConfig:
 class OutsideConfig:
     """What `convert` and `compare` share.
 
-    observations: a folder of recorded observations (envs.recorded); out: the folder that everything is written to.
+    observations: a folder or file of any format that envs.recorded reads; names: key=feature for each of its keys that is to
+    have another of our feature names, key= to leave it out.
+    out: the folder that everything is written to.
     task: an embedded task whose observations these are, for rollouts from stored starts; "": success is not measured.
     features: what a student sees, and an adapter that names no features; none: everything recorded.
     dt_s: control period [s]; 0: what the recording says, or the adapter.
@@ -64,6 +67,7 @@ class OutsideConfig:
     """
 
     observations: Path = Path()
+    names: tuple[str, ...] = ()
     out: Path = Path()
     task: str = ""
     features: tuple[str, ...] = ()
@@ -79,6 +83,16 @@ class OutsideConfig:
             fidelity_samples=32,
         )  # fmt: skip
     )
+
+    def open_recorded(self) -> RecordedObservations:
+        """The observations. Raises ValueError for what is wrong with them, or not installed to read them."""
+        pairs = [name.partition("=") for name in self.names]
+        if not all(sign for _, sign, _ in pairs):
+            raise ValueError(f"names: got {list(self.names)}, expected key=feature, such as img=observation.images.front")
+        try:
+            return open_recorded(self.observations, {key: feature for key, _, feature in pairs})
+        except (OSError, ImportError) as error:
+            raise ValueError(f"--observations: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from teachers.networks import PolicyShape
 
 
 def outside_plan(
-    config: Config, recorded: str, opened: Mapping[str, Opened], steps: Mapping[str, int], objectives: tuple[str, ...] = (),
-    shape: PolicyShape | None = None,
+    config: Config, recorded: Mapping[str, Any], opened: Mapping[str, Opened], steps: Mapping[str, int],
+    objectives: tuple[str, ...] = (), shape: PolicyShape | None = None,
 ) -> Plan:  # fmt: skip
     """Stages and keys.
 
@@ -30,6 +30,7 @@ def outside_plan(
     observations = Stage("observations", {**origin, "policy": first.key, "shape": (shape or first.shape).described()})
     # the network's sizes are in the students' own keys
     sample = Stage("sample", {"teacher": first.key, "observations": observations.key, "sample": asdict(config.sample), **origin,
+                              "execution_horizon": evaluate.execution_horizon,
                               "num_steps": config.sample.num_steps or first.num_steps})  # fmt: skip
     held_out = {**origin, "observations": evaluate.fidelity_observations, "samples": evaluate.fidelity_samples,
                 "execution_horizon": evaluate.execution_horizon}  # fmt: skip

@@ -49,7 +49,7 @@ def collect_outside(outside: Outside) -> dict[str, Any]:
                        for stage in stages if stage.name != "report"},
         },
         "data": {
-            "observations_from": str(getattr(outside.recorded, "path", "")), "frames": len(outside.recorded),
+            "observations_from": str(outside.recorded.path), "frames": len(outside.recorded),
             "for_training": len(outside.frames["train"]), "features": {name: list(outside.recorded.features[name])
                                                                        for name in outside.features()},
             "observations": index.get("observations"), "hypotheses_per_observation": index.get("num_hypotheses"),

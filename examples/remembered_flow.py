@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-
 BLUR = 0.02
 """Standard deviation of a remembered chunk's blur, of an action's."""
 
