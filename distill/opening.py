@@ -210,7 +210,8 @@ def outside_shape(
     return PolicyShape(
         task=config.task or UNNAMED, state_names=tuple(state_names), action_names=names, action_weights=tuple(weights),
         dt_s=float(dt_s), observation_steps=observation_steps, horizon=horizon,
-        patch=max(size for size in range(1, 17) if horizon % size == 0 and (size == 1 or 2 * size <= horizon)), depth=4,
+        patch=max(size for size in range(1, 17) if horizon % size == 0 and (size == 1 or 2 * size <= horizon)), width=64,
+        depth=4,
         encoder=_encoder(recorded, features, state_names),
     )  # fmt: skip
 

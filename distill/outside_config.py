@@ -25,7 +25,7 @@ from envs import TASKS
 from envs.recorded import RecordedObservations, open_recorded
 from teachers.adapters import AdapterFile
 
-WARM_STEPS, FRESH_STEPS = 1400, 6000
+WARM_STEPS, FRESH_STEPS = 1400, 3000
 """Training steps of a student that starts from its teacher's weights, and of one that starts from nothing."""
 
 
@@ -101,7 +101,7 @@ class ConvertConfig(OutsideConfig):
 
     teacher: a teacher folder of ours, or an adapter, path/to/my_policy.py:build.
     sample.num_steps, evaluate.teacher_steps: 0 and none take the steps that the teacher is used with.
-    student.training_steps: 0: 1400 for a student that starts from its teacher's weights, 6000 for any other.
+    student.training_steps: 0: 1400 for a student that starts from its teacher's weights, 3000 for any other.
     """
 
     teacher: str = ""

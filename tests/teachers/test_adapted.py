@@ -103,6 +103,17 @@ def test_a_flow_scheduler_of_diffusers_takes_the_steps_of_our_solver() -> None:
     assert float((mine[0] - chunk).abs().mean()) < 0.05  # diffusers' last step is a little longer
 
 
+def test_a_field_whose_time_runs_from_data_to_noise_gives_the_same() -> None:
+    class Turned(OurTime):
+        noise_time = 1
+
+        def velocity(self, observation: Any, x: Tensor, t: Tensor) -> Tensor:
+            return -super().velocity(observation, x, 1 - t)
+
+    first, second = (adapt(field, integrate).head({"a": torch.zeros(2, 1)}, SEEDS, 7) for field in (OurTime(), Turned()))
+    torch.testing.assert_close(first, second)
+
+
 def test_network_evaluations_are_the_scheduler_s_steps() -> None:
     made = schedulers()
     assert adapt(made["ddim"], integrate).evaluations(10) == 10
@@ -138,12 +149,13 @@ def test_what_encode_gives_is_repeated_for_every_chunk(encoded: Any) -> None:
             return encoded
 
         def velocity(self, condition: Any, x: Tensor, t: Tensor) -> Tensor:
-            value = condition["a"][0] if isinstance(condition, dict) else condition[0] if isinstance(condition, list) else condition
+            value = condition["a"] if isinstance(condition, dict) else condition
+            value = value if isinstance(value, Tensor) else value[0]
             return value[:, None, None] - x
 
     it = adapt(Encoding(), integrate)
     chunks = it.head(it.encode({}), [[1, 2, 3], [4, 5, 6]], 1)
-    assert torch.equal(chunks, torch.tensor([0.0, 1.0])[:, None, None, None].expand(2, 3, 4, 2))
+    torch.testing.assert_close(chunks, torch.tensor([0.0, 1.0])[:, None, None, None].expand(2, 3, 4, 2))
 
 
 def test_weights_of_networks_are_counted() -> None:
