@@ -54,8 +54,9 @@ class ZarrRecording(RecordedObservations):
                                     self._arrays[key].shape[1:], self._arrays[key].dtype) for key in keys}
             for name, keys in self._keys.items()
         }  # fmt: skip
-        shapes = {name: _joined(name, list(each.values())) for name, each in self._each.items()}
-        self._bright = {key for name, keys in self._keys.items() for key in keys if is_bright(name, self._stored(key, slice(0, 1)))}
+        shapes = {name: _joined(list(each.values())) for name, each in self._each.items()}
+        self._bright = {key for name, keys in self._keys.items() for key in keys
+                        if is_bright(name, self._stored(key, slice(0, 1)))}  # fmt: skip
         size = shapes.pop(ACTION, shapes.get(STATE, (0,)) if self._next else (0,))[0]
         super().__init__(path, shapes, np.diff(ends_E, prepend=0).tolist(), action_size=size)
         self._check_numbers()
@@ -80,8 +81,9 @@ class ZarrRecording(RecordedObservations):
         if len(set(lengths.values())) > 1:
             raise ValueError(f"{self._root}: the arrays of data have {lengths} frames, expected as many in each")
         if ends_E.ndim != 1 or not len(ends_E) or (np.diff(ends_E, prepend=0) <= 0).any() or ends_E[-1] != frames:
-            raise ValueError(f"{self._root}: {ENDS} is {ends_E.reshape(-1)[:6].tolist()} .. {ends_E.reshape(-1)[-1:].tolist()}, "
-                             f"expected rising numbers that end at {frames}, the frames of data")  # fmt: skip
+            raise ValueError(f"{self._root}: {ENDS} is {ends_E.reshape(-1)[:6].tolist()} .. "
+                             f"{ends_E.reshape(-1)[-1:].tolist()}, expected rising numbers that end at {frames}, the frames of "
+                             "data")  # fmt: skip
 
     def _check_chunks(self, key: str, array: Any) -> None:
         """A chunk that is not there reads as zeros, in silence."""
@@ -93,9 +95,9 @@ class ZarrRecording(RecordedObservations):
             if name not in self._files:
                 missing = missing[0] + 1, missing[1] or name
         if missing[0]:
-            raise ValueError(f"{self._root}: {missing[0]} of {int(np.prod(grid))} chunks of data/{key} are missing, the first is "
-                             f"{missing[1]}; they would read as zeros. Copy the data again (or, if zeros are meant, write it "
-                             "with write_empty_chunks)")  # fmt: skip
+            raise ValueError(f"{self._root}: {missing[0]} of {int(np.prod(grid))} chunks of data/{key} are missing, the first "
+                             f"is {missing[1]}; they would read as zeros. Copy the data again (or, if zeros are meant, write "
+                             "it with write_empty_chunks)")  # fmt: skip
 
     def _check_numbers(self) -> None:
         """Every number of states and actions; images and clouds are looked at as they are read."""
@@ -163,7 +165,7 @@ class ZarrRecording(RecordedObservations):
             return archive.read(name)
 
 
-def _joined(name: str, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
+def _joined(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
     return shapes[0] if len(shapes) == 1 else (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
 
 

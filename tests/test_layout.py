@@ -23,7 +23,7 @@ from distill.config import Config, apply_preset, validate
 ROOT = Path(__file__).parent.parent
 ROOMS = ("envs", "teachers", "students", "distill")
 """From the top down: a room may import the rooms before it."""
-LATE = ("faiss", "wandb", "torchcfm", "matplotlib", "diffusers", "rlbench")
+LATE = ("faiss", "wandb", "torchcfm", "matplotlib", "diffusers", "rlbench", "zarr", "h5py", "pyarrow", "av")
 """Large, optional or known to crash beside torch: imported by the function that needs them, never at start-up."""
 UNPICKLERS = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 FORBIDDEN_CALLS = {

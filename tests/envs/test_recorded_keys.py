@@ -51,7 +51,8 @@ def test_shapes_of_frames_become_ours() -> None:
 def test_numbers_become_ours() -> None:
     channels_last = np.array([[[[0, 51, 255]]]], np.uint8)
     assert in_our_units(FRONT, channels_last, (3, 1, 1)).reshape(-1) == pytest.approx([0, 0.2, 1])
-    assert in_our_units(FRONT, channels_last.astype(np.float64), (3, 1, 1), bright=True).reshape(-1) == pytest.approx([0, 0.2, 1])
+    floats = channels_last.astype(np.float64)
+    assert in_our_units(FRONT, floats, (3, 1, 1), bright=True).reshape(-1) == pytest.approx([0, 0.2, 1])
     assert in_our_units(FRONT, np.full((1, 1, 1, 3), 0.2), (3, 1, 1)).reshape(-1) == pytest.approx([0.2] * 3)
     millimetres = in_our_units(FRONT_DEPTH, np.array([[[0, 1500]]], np.uint16), (1, 1, 2))
     assert np.isnan(millimetres[0, 0, 0, 0]) and millimetres[0, 0, 0, 1] == pytest.approx(1.5)
