@@ -120,8 +120,9 @@ def _refuse_lerobot(path: Path) -> None:
     except (json.JSONDecodeError, UnicodeDecodeError):
         return  # told by whoever reads it next
     if isinstance(told, dict) and "kind" not in told and "type" in told:
-        raise ValueError(f"{path} describes a LeRobot policy of type {told['type']!r}; convert it by an adapter that loads it "
-                         "with LeRobot (docs/adapter.md)")  # fmt: skip
+        raise ValueError(f"{path} describes a LeRobot policy of type {told['type']!r}; LeRobot's own classes load it: "
+                         "--teacher teachers/lerobot_policies.py:build --adapter.python <LeRobot's python> --adapter.arguments "
+                         f"path={path.parent}")  # fmt: skip
 
 
 # -- adapters ----------------------------------------------------------------------------------------------------------
