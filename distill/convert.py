@@ -13,6 +13,7 @@ from torch import Tensor
 
 from distill.cache import HypothesisDataset, keeps_features, training_frames
 from distill.fidelity import average, set_fidelity
+from distill.keeping import KeptObservations
 from distill.measuring import choose_checkpoint, chunks_at
 from distill.opening import Opened
 from distill.outside import Outside, spread
@@ -92,13 +93,9 @@ class Conversion(Outside):
             kept = self._hypotheses()
             return kept.batch, len(kept)
         cache = HypothesisDataset(self.sample(), frames=True)
-
-        def read(rows: Tensor) -> Batch:
-            batch = cache.batch(rows)
-            seen = self.seen_at(batch["frame_index"].numpy(), sources_of(shape))
-            return {**batch, **{name: torch.from_numpy(value) for name, value in seen.items()}}
-
-        return read, len(cache)
+        frames_N = cache.batch(range(len(cache)))["frame_index"].numpy()
+        seen = KeptObservations(lambda frames: self.seen_at(frames, sources_of(shape)), frames_N)
+        return lambda rows: {**cache.batch(rows), **seen.at(torch.as_tensor(rows))}, len(cache)
 
     # -- students ---------------------------------------------------------------------------------------------------
 

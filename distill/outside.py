@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,8 @@ from distill.policies import Policy, Seen
 from distill.run import Run
 from distill.stages import write_json
 from envs.demonstrations import stored_starts
-from envs.specs import DEPTH, POINTS, STATE
+from envs.specs import STATE
+from teachers.contract import Observation
 from teachers.networks import PolicyShape
 from teachers.normalisation import Normaliser, observed_ranges
 from teachers.observations import sources_of
@@ -120,20 +121,19 @@ class Outside(Pipeline):
         if not self.run.is_main:
             return
         shape, frames = self.shape, spread(self.frames["train"], MOST_FRAMES)
-        ranges: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        rest: list[dict[str, Tensor]] = []
-        for block in self._bar(np.array_split(frames, -(-len(frames) // 256)), "observations", "block"):
-            seen = read_seen(self.recorded, block, 1, tuple(dict.fromkeys((STATE, *sources_of(shape)))))
-            _widen(ranges, STATE, seen[STATE].reshape(-1, shape.state_size))
-            others = {name: torch.from_numpy(value) for name, value in seen.items() if name.startswith((DEPTH, POINTS))}
-            rest.append({f"{key}.{end}": torch.from_numpy(np.asarray(value))
-                         for key, ends in observed_ranges([others]).items() for end, value in ends.items()})  # fmt: skip
-        _widen(ranges, "action", self._pilot().reshape(-1, shape.action_size).numpy())
-        tensors = {f"{name}.{end}": torch.from_numpy(value.astype(np.float64))
-                   for name, ends in ranges.items() for end, value in zip(("min", "max"), ends, strict=True)}  # fmt: skip
-        for name in rest[0]:
-            stacked = torch.stack([each[name] for each in rest])
-            tensors[name] = stacked.amin(0) if name.endswith("min") else stacked.amax(0)
+        states = []
+
+        def blocks() -> Iterator[Observation]:
+            for block in self._bar(np.array_split(frames, -(-len(frames) // 256)), "observations", "block"):
+                seen = read_seen(self.recorded, block, 1, tuple(dict.fromkeys((STATE, *sources_of(shape)))))
+                states.append(seen[STATE].reshape(-1, shape.state_size))
+                yield {name: torch.from_numpy(value) for name, value in seen.items()}
+
+        ranges = observed_ranges(blocks())
+        for name, rows in (("state", np.concatenate(states)), ("action", self._pilot().flatten(0, 2).numpy())):
+            ranges[name] = {"min": rows.min(0), "max": rows.max(0)}  # which pass NaN on
+        tensors = {f"{name}.{end}": torch.from_numpy(np.asarray(value, dtype=np.float64))
+                   for name, ends in ranges.items() for end, value in ends.items()}  # fmt: skip
         wrong = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
         if wrong:
             raise ValueError(f"{', '.join(wrong)}: NaN or infinity, expected finite ranges of what was recorded and of the "
@@ -159,9 +159,8 @@ class Outside(Pipeline):
             return own
         if not self._statistics:
             tensors = load_file(str(self.demos() / "ranges.safetensors"))
-            told = {name: {end: tensors[f"{key}.{end}"].numpy() for end in ("min", "max")}
-                    for key, name in ((STATE, "state"), ("action", "action"), ("depth", "depth"), ("points", "points"))
-                    if f"{key}.min" in tensors}  # fmt: skip
+            told = {name: {end: tensors[f"{name}.{end}"].numpy() for end in ("min", "max")}
+                    for name in {key.split(".")[0] for key in tensors}}  # fmt: skip
             made = Normaliser.of(self.shape)
             made.fit(told)
             self._statistics["made"] = made.to(self.run.accelerator.device)
@@ -232,9 +231,3 @@ class Outside(Pipeline):
         stage = {**self.plan.baselines_evaluated, **self.plan.students_evaluated}[name]
         told: dict[str, Any] = json.loads((self.run.folder(stage) / "result.json").read_text())
         return told
-
-
-def _widen(ranges: dict[str, tuple[np.ndarray, np.ndarray]], name: str, rows: np.ndarray) -> None:
-    # a maximum passes NaN on, so that one is found at the end
-    low, high = ranges.get(name, (rows.min(0), rows.max(0)))
-    ranges[name] = np.minimum(low, rows.min(0)), np.maximum(high, rows.max(0))

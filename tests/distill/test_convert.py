@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,8 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import envs
+from distill.keeping import KeptObservations
 from distill.outside import split
-from envs.demonstrations import Demonstrations, stored_starts
+from distill.outside_config import CompareConfig, read_outside
+from envs.cameras import CameraSettings
+from envs.demonstrations import Demonstrations, record, stored_starts
 from envs.specs import STATE, Demonstration
 from students import load_student
 from teachers import load_teacher
@@ -27,6 +31,7 @@ evaluate: {fidelity_observations: 3, fidelity_samples: 6, latency_calls: 3, late
   validation_starts: 2, teacher_steps: [2, 1], execution_horizon: 8}
 """
 
+ROOT = Path(__file__).parents[2]
 Main = Callable[[Sequence[str]], int]
 
 ADAPTER = '''
@@ -130,7 +135,7 @@ def test_an_adapter_beside_a_package_named_envs_is_converted_and_compared(main: 
     made = load_student("out/distill/chamfer")
     assert (made.shape.task, made.shape.horizon, made.shape.width, made.shape.patch) == ("avoid", 8, 16, 4)
     ranges = load_file("out/observations/ranges.safetensors")
-    torch.testing.assert_close(made.normaliser.state_low.double(), ranges[f"{STATE}.min"])
+    torch.testing.assert_close(made.normaliser.state_low.double(), ranges["state.min"])
     torch.testing.assert_close(made.normaliser.action_high.double(), ranges["action.max"])
     hypotheses = load_file("out/sample/shard-00000.safetensors")["hypotheses"]
     assert float(hypotheses.abs().max()) < 2  # normalised by them
@@ -143,6 +148,51 @@ def test_an_adapter_beside_a_package_named_envs_is_converted_and_compared(main: 
     assert [policy["nfe"] for policy in told["policies"]] == [2, 1]
     assert told["policies"][0]["is_reference_teacher"] and told["policies"][0]["speedup"] == 1.0
     assert told["fidelity_floor"]["observations"] == 3
+
+
+LOOKING = """
+import torch
+class Looking:
+    features = ("observation.state", "observation.images.front")
+    horizon, action_size, num_steps = 8, 2, 2
+    network = torch.nn.Conv2d(3, 2, 4, 4)
+    def encode(self, observation):
+        return observation["observation.images.front"].mean((1, 3, 4))[:, None, :2] + observation["observation.state"]
+    def velocity(self, condition, x, t):
+        return (condition + 0.01 * x - x) / (1 - t[:, None, None]).clamp(min=0.5)
+build = Looking
+"""
+
+
+def test_a_student_of_a_foreign_teacher_learns_to_see(main: Main, place: SimpleNamespace) -> None:
+    env = envs.make("avoid", CameraSettings(cameras=("front",), width=16, height=16, depth=False, num_points=0))
+    start = stored_starts("avoid", 0, "train", 1)[0]
+    episode = record(env, start, env.spec_task.modes[0], 0, 0.0)
+    env.close()
+    assert episode is not None
+    Demonstrations.from_episodes(env.spec_task, [episode], [0]).save("seen")
+    Path("user/my_policy.py").write_text(LOOKING)
+    line = place.line("user/my_policy.py", "--observations", "seen", "--features", "observation.images.front")
+    assert main(line) == 0
+    student = load_student("out/distill/chamfer")
+    assert student.shape.encoder is not None and student.shape.encoder.sources == ("observation.images.front",)
+    told = report()
+    assert told["policies"][0]["sees"] == [STATE, "observation.images.front"]
+    assert told["policies"][-1]["sees"] == ["observation.images.front"]
+
+
+def test_what_does_not_fit_into_memory_is_read_each_time() -> None:
+    frames = np.array([3, 1, 4, 1, 5])
+    images = np.random.default_rng(0).integers(0, 256, (6, 1, 3, 2, 2)).astype(np.float32) / 255
+
+    def observe(chosen: np.ndarray) -> dict[str, np.ndarray]:
+        return {STATE: np.float32(chosen)[:, None, None], "observation.images.front": images[chosen]}
+
+    rows = torch.tensor([4, 0, 4])
+    for most in (0, 1 << 20):
+        found = KeptObservations(observe, frames, most).at(rows)
+        assert found[STATE].flatten().tolist() == [5, 3, 5]
+        torch.testing.assert_close(found["observation.images.front"], torch.from_numpy(images[[5, 3, 5]]))
 
 
 # -- refusals ------------------------------------------------------------------------------------------------------
@@ -211,3 +261,22 @@ def test_whole_episodes_are_kept_for_measuring_where_there_are_enough() -> None:
     assert [len(few[name]) for name in ("train", "validation", "test")] == [80, 10, 10]
     with pytest.raises(ValueError, match="got 19 frames, expected at least 20"):
         split([10, 9])
+
+
+PAGES = ("docs/convert.md", "docs/adapter.md", "examples/remembered_flow.py", "examples/remembered_denoiser.py")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_a_page_is_understood(page: str, observations: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / page).read_text().replace("\\\n", " ")
+    found = 0
+    for line in text.splitlines():
+        words = shlex.split(line) if " distill.py " in line and line.strip().startswith("accelerate") else []
+        if words[3:4] in (["convert"], ["compare"]):
+            words[words.index("--observations") + 1] = str(observations)
+            _, config = read_outside(words[3], words[4:])
+            named = config.policies if isinstance(config, CompareConfig) else (config.teacher,)
+            assert named and all((ROOT / name.split(":")[0]).is_file() for name in named if name.startswith("examples/"))
+            found += 1
+    assert found
