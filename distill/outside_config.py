@@ -66,9 +66,9 @@ class OutsideConfig:
     processes: each of them asks an adapter of its own.
     """
 
-    observations: Path = Path()
+    observations: str = ""
     names: tuple[str, ...] = ()
-    out: Path = Path()
+    out: str = ""
     task: str = ""
     features: tuple[str, ...] = ()
     dt_s: float = 0.0
@@ -144,7 +144,7 @@ def _check(command: str, config: ConvertConfig | CompareConfig) -> None:
     """Raise ValueError for everything that can be known to be wrong before a policy is opened."""
     usage = ("convert --teacher <folder or my_policy.py:build>" if command == "convert" else "compare <policy> <policy> ..")
     for name in ("observations", "out"):
-        if getattr(config, name) == Path():
+        if not getattr(config, name):
             raise ValueError(f"--{name} is missing; {usage} --observations <folder> --out <folder>")
     if isinstance(config, ConvertConfig) and not config.teacher:
         raise ValueError(f"--teacher is missing; {usage} --observations <folder> --out <folder>")
@@ -155,10 +155,11 @@ def _check(command: str, config: ConvertConfig | CompareConfig) -> None:
         check_choice("task", config.task, TASKS)
     if config.adapter.timeout_s <= 0:
         raise ValueError(f"adapter.timeout_s: got {config.adapter.timeout_s}, expected more than 0 seconds")
-    if not config.observations.exists():
+    if not Path(config.observations).exists():
         raise ValueError(f"--observations: {config.observations} does not exist; expected a folder of recorded observations")
-    if (config.out.is_dir() and any(config.out.iterdir())) and not (config.out / ".lock").exists():
-        raise ValueError(f"--out: {config.out} holds other files; name a new folder, or one of an earlier {command}")
+    out = Path(config.out)
+    if (out.is_dir() and any(out.iterdir())) and not (out / ".lock").exists():
+        raise ValueError(f"--out: {out} holds other files; name a new folder, or one of an earlier {command}")
     check_numbers(config, ("adapter",))
     if isinstance(config, ConvertConfig):
         for name in config.student.objectives:
@@ -184,7 +185,7 @@ def resolved(
     asked = evaluate.teacher_steps
     if min(asked) < 1 or len(set(asked)) != len(asked):
         raise ValueError(f"evaluate.teacher_steps: got {list(asked)}, expected different numbers of at least 1")
-    out = config.out.resolve()
+    out = Path(config.out).resolve()
     made = Config(
         task=config.task, name=out.name, runs_dir=out.parent, seed=config.seed, processes=config.processes,
         wandb=config.wandb, evaluate=evaluate,

@@ -26,7 +26,8 @@ from teachers import load_teacher
 
 SETTINGS = """\
 sample: {num_hypotheses: 4, num_steps: 2, num_observations: 12, shard_size: 6, batch_size: 6}
-student: {training_steps: 4, batch_size: 4, num_latents: 3, codes: 4, warmup_steps: 1, candidates: 2, width: 16, depth: 1}
+student: {training_steps: 4, batch_size: 4, num_latents: 3, codes: 4, warmup_steps: 1, candidates: 2, width: 16,
+  depth: 1, code_shares: false}
 evaluate: {fidelity_observations: 3, fidelity_samples: 6, latency_calls: 3, latency_warmup: 1, test_starts: 2,
   validation_starts: 2, teacher_steps: [2, 1], execution_horizon: 8}
 """
@@ -142,6 +143,7 @@ def test_an_adapter_beside_a_package_named_envs_is_converted_and_compared(main: 
 
     # what came out is compared with what it was made from, on the same observations
     names = "user/my_policy.py@2 out/distill/chamfer"
+    Path("tiny.yaml").write_text(SETTINGS[SETTINGS.index("evaluate:") :])  # there are no others
     assert main(place.line(names, out="compared", command="compare")) == 0
     told = report("compared")
     assert [policy["label"] for policy in told["policies"]] == names.split()
@@ -164,6 +166,7 @@ build = Looking
 """
 
 
+@pytest.mark.slow
 def test_a_student_of_a_foreign_teacher_learns_to_see(main: Main, place: SimpleNamespace) -> None:
     env = envs.make("avoid", CameraSettings(cameras=("front",), width=16, height=16, depth=False, num_points=0))
     start = stored_starts("avoid", 0, "train", 1)[0]
@@ -219,6 +222,7 @@ def test_a_mistake_in_the_command_is_said_in_a_line(main: Main, place: SimpleNam
     refused(main, capsys, line("teacher", "--evaluate.execution-horizon", "9"), "a chunk has only 8 actions")
     refused(main, capsys, line("teacher", "--sample.num-hypotheses", "1"), "one hypothesis is no set")
     refused(main, capsys, line("teacher", "--adapter.arguments", "nothing", out="user"), "--out: user holds other files")
+    Path("tiny.yaml").write_text(SETTINGS[SETTINGS.index("evaluate:") :])
     refused(main, capsys, line("teacher", command="compare"), "expected at least two")
     refused(main, capsys, line("teacher teacher@0", command="compare"), "num_steps must be at least 1")
 
