@@ -31,7 +31,7 @@ FEATURES: dict[str, dict[str, Any]] = {
     "action": {"dtype": "float32", "shape": [2], "names": ["x", "y"]},
     FRONT: {"dtype": "video", "shape": [*SIZE, 3], "names": ["height", "width", "channels"]},
     WRIST: {"dtype": "image", "shape": [*SIZE, 3], "names": ["height", "width", "channels"]},
-    **{name: {"dtype": "int64", "shape": [1], "names": None} for name in ("frame_index", "episode_index", "index", "task_index")},
+    **{f"{name}index": {"dtype": "int64", "shape": [1], "names": None} for name in ("frame_", "episode_", "", "task_")},
     "timestamp": {"dtype": "float32", "shape": [1], "names": None},
 }
 

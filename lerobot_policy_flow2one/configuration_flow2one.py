@@ -1,0 +1,72 @@
+"""What LeRobot's ``config.json`` says of a student: its own config as text, and how plans are carried out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.optim.optimizers import AdamWConfig
+
+
+@PreTrainedConfig.register_subclass("flow2one")
+@dataclass
+class Flow2OneConfig(PreTrainedConfig):
+    """student: the text of the student's own ``config.json``; it builds the network, nothing in it is imported.
+
+    n_action_steps: actions of a plan that are carried out before the next one; candidates, selection, forget_every: how one of
+    several plans is chosen (students.selection); seed: of the latents; learning_rate: of LeRobot's training.
+    """
+
+    student: str = ""
+    n_action_steps: int = 8
+    selection: str = "typical"
+    candidates: int = 16
+    forget_every: int = 5
+    seed: int = 0
+    learning_rate: float = 1e-4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.student:
+            self.n_obs_steps = int(self.shape["observation_steps"])
+            horizon = int(self.shape["horizon"])
+            if not 1 <= self.n_action_steps <= horizon:
+                raise ValueError(f"n_action_steps: got {self.n_action_steps}, expected 1 to {horizon}, the student's plan")
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The student's own config. Raises ValueError where there is none."""
+        try:
+            return dict(json.loads(self.student))
+        except ValueError as error:
+            raise ValueError("student: expected the text of a student's config.json; make the folder by "
+                             f"python -m lerobot_policy_flow2one STUDENT FOLDER ({error})") from error  # fmt: skip
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        return dict(self.told["shape"])
+
+    @property
+    def observation_delta_indices(self) -> list[int]:
+        return list(range(1 - self.n_obs_steps, 1))
+
+    @property
+    def action_delta_indices(self) -> list[int]:
+        return list(range(int(self.shape["horizon"])))
+
+    @property
+    def reward_delta_indices(self) -> None:
+        return None
+
+    def get_optimizer_preset(self) -> AdamWConfig:
+        return AdamWConfig(lr=self.learning_rate)
+
+    def get_scheduler_preset(self) -> None:
+        return None
+
+    def validate_features(self) -> None:
+        """Raises ValueError where the student sees what the policy is not given."""
+        if not self.input_features or self.action_feature is None:
+            raise ValueError(f"flow2one: got inputs {self.input_features} and outputs {self.output_features}, expected both")
