@@ -43,6 +43,17 @@ UNNAMED = "recorded"
 
 
 @dataclass(frozen=True)
+class NamedTeacher(TeacherPolicy):
+    """A teacher of ours under the name of its results, as several may be compared at the same number of steps."""
+
+    called: str
+
+    @property
+    def name(self) -> str:
+        return self.called
+
+
+@dataclass(frozen=True)
 class Opened:
     """A policy that was named.
 
@@ -62,7 +73,7 @@ class Opened:
             assert normaliser is not None
             return AdapterPolicy(self.policy, Statistics(normaliser).to(device), self.shape, steps, name)
         if isinstance(self.policy, TrainedTeacher):
-            return TeacherPolicy(self.policy.to(device), steps)
+            return NamedTeacher(self.policy.to(device), steps, name)
         return StudentPolicy(self.policy.to(device), name)
 
     def close(self) -> None:
@@ -77,6 +88,8 @@ def open_policy(text: str, config: OutsideConfig, recorded: RecordedObservations
     """
     path, _, steps = text.rpartition("@") if re.search(r"@\d+$", text) else (text, "", "")
     num_steps = int(steps or 0)
+    if steps and not num_steps:
+        raise ValueError(f"{text}: got @0, expected at least one solver step, such as {path}@10")
     if path.endswith(".py") or ".py:" in path:
         opened = _adapter(path, num_steps, config, recorded)
     elif Path(path).is_dir():

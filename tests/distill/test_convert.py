@@ -142,12 +142,12 @@ def test_an_adapter_beside_a_package_named_envs_is_converted_and_compared(main: 
     assert float(hypotheses.abs().max()) < 2  # normalised by them
 
     # what came out is compared with what it was made from, on the same observations
-    names = "user/my_policy.py@2 out/distill/chamfer"
+    names = "user/my_policy.py@2 out/distill/chamfer teacher@3"
     Path("tiny.yaml").write_text(SETTINGS[SETTINGS.index("evaluate:") :])  # there are no others
     assert main(place.line(names, out="compared", command="compare")) == 0
     told = report("compared")
     assert [policy["label"] for policy in told["policies"]] == names.split()
-    assert [policy["nfe"] for policy in told["policies"]] == [2, 1]
+    assert [policy["nfe"] for policy in told["policies"]] == [2, 1, 3]
     assert told["policies"][0]["is_reference_teacher"] and told["policies"][0]["speedup"] == 1.0
     assert told["fidelity_floor"]["observations"] == 3
 
@@ -224,7 +224,7 @@ def test_a_mistake_in_the_command_is_said_in_a_line(main: Main, place: SimpleNam
     refused(main, capsys, line("teacher", "--adapter.arguments", "nothing", out="user"), "--out: user holds other files")
     Path("tiny.yaml").write_text(SETTINGS[SETTINGS.index("evaluate:") :])
     refused(main, capsys, line("teacher", command="compare"), "expected at least two")
-    refused(main, capsys, line("teacher teacher@0", command="compare"), "num_steps must be at least 1")
+    refused(main, capsys, line("teacher teacher@0", command="compare"), "expected at least one solver step")
 
 
 def test_a_policy_that_cannot_be_used_is_refused_by_name(main: Main, place: SimpleNamespace, capsys) -> None:
