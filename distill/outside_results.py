@@ -71,9 +71,10 @@ def _row(outside: Outside, name: str, results: dict[str, Any], latency: dict[str
     reference = next(iter(plan.baselines_evaluated))
     student = name in plan.students_evaluated
     opened = outside.first if student or name not in outside.opened else outside.opened[name]
-    several = student and config.evaluate.student_selection.several
+    kind = "student" if student else _kind(opened.policy)
+    several = kind == "student" and config.evaluate.student_selection.several
     row: dict[str, Any] = {
-        "name": name, "label": _label(outside, name), "kind": "student" if student else _kind(opened.policy),
+        "name": name, "label": _label(outside, name), "kind": kind,
         "objective": name if student else None, "is_reference_teacher": name == reference,
         "is_default_student": student and name == config.student.default, "parameters": result["parameters"],
         "nfe": result["nfe"], "candidates": config.evaluate.student_selection.candidates if several else 1,
