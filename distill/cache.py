@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from distill.stages import sha256_file, write_bytes, write_json
 from envs.specs import STATE
-from teachers.contract import FEATURES, Observation, Teacher
+from teachers.contract import FEATURES, FromSeeds, Observation, Teacher
 from teachers.native import TrainedTeacher
 from teachers.normalisation import Normaliser
 
@@ -97,12 +97,15 @@ def draw_hypotheses(
 ) -> Tensor:
     """Raw chunks `[N, K, T, A]` for the observations, one batch.
 
-    A teacher that was trained here is given the noise of every hypothesis' own seed. Any other is asked to `sample`
-    observation by observation, with a generator seeded by the first seed: what it draws depends on nothing else.
+    A teacher that was trained here is given the noise of every hypothesis' own seed, an adapter these seeds. Any other is
+    asked to `sample` observation by observation, with a generator seeded by the first seed: what it draws depends on
+    nothing else.
     """
     if isinstance(teacher, TrainedTeacher):
         noise = noise_of(seeds_NK, teacher.noise_shape(num_steps)).to(device)
         return teacher.sample_from_noise({name: value.to(device) for name, value in observation.items()}, noise, num_steps)
+    if isinstance(teacher, FromSeeds):
+        return teacher.sample_from_seeds(observation, seeds_NK, num_steps).float().to(device)
     drawn = []
     for row, seeds_K in enumerate(seeds_NK):
         one = {name: value[row : row + 1].to(device) for name, value in observation.items()}

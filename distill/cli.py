@@ -14,14 +14,19 @@ import tyro
 from distill.config import Config, apply_preset, check_choice, validate
 from distill.launch import is_launched, launch, settle, wanted_processes
 from distill.plan import check_external_teacher, make_plan
+from distill.run import Stage
 from distill.stages import partial_folder, read_manifest
 
 STAGES = ("demos", "teach", "sample", "distill", "evaluate", "report")
 """In their order; each does what it needs that is not there yet, and nothing after it. Without one: all, to the report."""
 
+OUTSIDE = ("convert", "compare")
+"""Commands on policies and observations that were not made here, with flags of their own (distill.outside_config)."""
+
 DESCRIPTION = """Distil a slow flow-matching policy into a one-step student, and measure what that costs and gains.
 
 usage: distill.py [demos | teach | sample | distill | evaluate | report | doctor] [--config FILE]... [--dry-run] [flags]
+       distill.py [convert --teacher T | compare A B ..] --observations DIR --out DIR     (each has its own --help)
        distill.py export --student FOLDER --out FOLDER [--formats onnx torch aoti] [--push-to-hub USER/NAME]
 
 Without a stage everything is done up to the report; finished stages are reused. --config may be given several times,
@@ -33,7 +38,7 @@ def read_command(arguments: Sequence[str]) -> tuple[str, bool, Config]:
     rest, stage, presets, dry_run = list(arguments), "", [], False
     if rest and not rest[0].startswith("-"):
         stage = rest.pop(0)
-        check_choice("stage", stage, (*STAGES, "doctor", "export"))
+        check_choice("stage", stage, (*STAGES, "doctor", "export", *OUTSIDE))
     flags: list[str] = []
     while rest:
         flag = rest.pop(0)
@@ -59,18 +64,21 @@ def describe(config: Config) -> str:
     """The plan as text: every stage, whether it is there, and its folder."""
     lines = [f"run {config.folder} (task {config.task}, seed {config.seed})"]
     for stage in make_plan(config).all():
-        folder = config.folder / stage.name
-        manifest, aside = read_manifest(folder), folder.with_name(f"{folder.name}.{stage.key[:8]}")
-        if manifest is not None and manifest["key"] == stage.key:
-            state = "done"
-        elif read_manifest(aside) is not None:
-            state = "done (put aside, comes back)"
-        elif partial_folder(folder, stage.key).is_dir():
-            state = "begun, goes on"
-        else:
-            state = "to do" if manifest is None else "to do (settings changed; the old result is put aside)"
-        lines.append(f"  {stage.name:28} {state}")
+        lines.append(f"  {stage.name:28} {state_of(config, stage)}")
     return "\n".join(lines)
+
+
+def state_of(config: Config, stage: Stage) -> str:
+    """Whether a stage is there, in words."""
+    folder = config.folder / stage.name
+    manifest, aside = read_manifest(folder), folder.with_name(f"{folder.name}.{stage.key[:8]}")
+    if manifest is not None and manifest["key"] == stage.key:
+        return "done"
+    if read_manifest(aside) is not None:
+        return "done (put aside, comes back)"
+    if partial_folder(folder, stage.key).is_dir():
+        return "begun, goes on"
+    return "to do" if manifest is None else "to do (settings changed; the old result is put aside)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,6 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from distill.exporting import run_export
 
             return run_export(arguments[1:]) if leading else 0
+        if arguments and arguments[0] in OUTSIDE:
+            from distill.outside_cli import run_outside
+
+            return run_outside(arguments[0], arguments[1:], str(Path(sys.argv[0]).resolve()), leading)
         stage, dry_run, config = read_command(arguments)
         if stage == "doctor":
             from distill.doctor import run_doctor

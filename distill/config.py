@@ -227,7 +227,51 @@ BASELINES = ("nearest_demonstration",)
 def validate(config: Config) -> None:
     """Raise ValueError, before any work, for everything that can be known to be wrong from the config alone."""
     envs.task_spec(config.task)
-    for section in ("", "demos", "observation", "teacher", "sample", "student", "evaluate", "moving"):
+    check_numbers(config, ("", "demos", "observation", "teacher", "sample", "student", "evaluate", "moving"))
+    config.observation.check(envs.task_spec(config.task).state_names)
+    available = config.demos.train_starts * len(envs.task_spec(config.task).modes) * config.demos.per_mode
+    if config.demos.episodes > available:
+        raise ValueError(
+            f"demos.episodes: got {config.demos.episodes}, but train_starts x modes x per_mode are only {available}; "
+            "raise demos.train_starts"
+        )
+    check_distilling(config)
+    check_choice("wandb", config.wandb, ("disabled", "offline", "online"))
+    check_choice("teacher.kind", config.teacher.kind, TEACHERS)
+    kind = TEACHERS[config.teacher.kind]
+    if config.teacher.solver:
+        check_choice("teacher.solver", config.teacher.solver, kind.SOLVERS)
+    if config.sample.solver and config.teacher.path is None:
+        check_choice("sample.solver", config.sample.solver, kind.SOLVERS)
+    power = config.teacher.time_power
+    if power == 0 or (power != 1 and config.teacher.kind != "flow"):
+        raise ValueError(f"teacher.time_power: got {power}, expected 1 (uniform), or more than 0 with teacher.kind 'flow'")
+    for name in config.evaluate.baselines:
+        check_choice("evaluate.baselines", name, BASELINES)
+    steps = config.evaluate.teacher_steps
+    if not steps or min(steps) < 1 or len(set(steps)) != len(steps):
+        raise ValueError(f"evaluate.teacher_steps: got {list(steps)}, expected different numbers of at least 1")
+    if config.teacher.path is None:
+        check_steps_of(kind, config)
+    # a teacher from elsewhere brings its own horizon, checked where it is opened
+    if config.teacher.path is None and config.evaluate.execution_horizon > config.teacher.horizon:
+        raise ValueError(
+            f"evaluate.execution_horizon: got {config.evaluate.execution_horizon}, a chunk has only "
+            f"{config.teacher.horizon} actions (teacher.horizon); choose at most that"
+        )
+    _check_moving(config)
+    shape = config.shape()
+    student = config.student
+    if config.teacher.path is None and (student.width or student.depth):
+        try:
+            dataclasses.replace(shape, width=student.width or shape.width, depth=student.depth or shape.depth)
+        except ValueError as error:
+            raise ValueError(f"student.width, student.depth: {error} (heads are the teacher's)") from error
+
+
+def check_numbers(config: Any, sections: Sequence[str]) -> None:
+    """Raise ValueError, with the flag, for a number of these sections ("": the config itself) that is out of its range."""
+    for section in sections:
         values = getattr(config, section) if section else config
         for item in dataclasses.fields(values):
             value, name = getattr(values, item.name), f"{section}.{item.name}" if section else item.name
@@ -240,13 +284,10 @@ def validate(config: Config) -> None:
                 raise ValueError(f"{name}: got {value}, expected a share from 0 to 1. Change --{name.replace('_', '-')}")
             if not lowest <= value < float("inf"):
                 raise ValueError(f"{name}: got {value}, expected at least {lowest}. Change --{name.replace('_', '-')}")
-    config.observation.check(envs.task_spec(config.task).state_names)
-    available = config.demos.train_starts * len(envs.task_spec(config.task).modes) * config.demos.per_mode
-    if config.demos.episodes > available:
-        raise ValueError(
-            f"demos.episodes: got {config.demos.episodes}, but train_starts x modes x per_mode are only {available}; "
-            "raise demos.train_starts"
-        )
+
+
+def check_distilling(config: Config) -> None:
+    """Raise ValueError for what is wrong with drawing hypotheses, with the students, or with how they are measured."""
     student = config.student
     recipes = {name: recipe(name) for name in (*student.objectives, student.default)}
     if student.default not in student.objectives:
@@ -272,37 +313,7 @@ def validate(config: Config) -> None:
             f"evaluate.fidelity_samples: got {config.evaluate.fidelity_samples}, expected at least 6: precision and "
             "recall look at the fifth neighbour"
         )
-    check_choice("wandb", config.wandb, ("disabled", "offline", "online"))
-    check_choice("teacher.kind", config.teacher.kind, TEACHERS)
-    kind = TEACHERS[config.teacher.kind]
-    if config.teacher.solver:
-        check_choice("teacher.solver", config.teacher.solver, kind.SOLVERS)
-    if config.sample.solver and config.teacher.path is None:
-        check_choice("sample.solver", config.sample.solver, kind.SOLVERS)
-    power = config.teacher.time_power
-    if power == 0 or (power != 1 and config.teacher.kind != "flow"):
-        raise ValueError(f"teacher.time_power: got {power}, expected 1 (uniform), or more than 0 with teacher.kind 'flow'")
-    for name in config.evaluate.baselines:
-        check_choice("evaluate.baselines", name, BASELINES)
     check_choice("evaluate.selection", config.evaluate.selection, KINDS)
-    steps = config.evaluate.teacher_steps
-    if not steps or min(steps) < 1 or len(set(steps)) != len(steps):
-        raise ValueError(f"evaluate.teacher_steps: got {list(steps)}, expected different numbers of at least 1")
-    if config.teacher.path is None:
-        check_steps_of(kind, config)
-    # a teacher from elsewhere brings its own horizon, checked where it is opened
-    if config.teacher.path is None and config.evaluate.execution_horizon > config.teacher.horizon:
-        raise ValueError(
-            f"evaluate.execution_horizon: got {config.evaluate.execution_horizon}, a chunk has only "
-            f"{config.teacher.horizon} actions (teacher.horizon); choose at most that"
-        )
-    _check_moving(config)
-    shape = config.shape()
-    if config.teacher.path is None and (student.width or student.depth):
-        try:
-            dataclasses.replace(shape, width=student.width or shape.width, depth=student.depth or shape.depth)
-        except ValueError as error:
-            raise ValueError(f"student.width, student.depth: {error} (heads are the teacher's)") from error
 
 
 def _check_moving(config: Config) -> None:

@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,6 +17,15 @@ from distill.statistics import latency_summary
 from students.selection import ONE_SAMPLE, Memory, Selection, choose, draw_candidates
 
 STAGES = ("preprocess_ms", "encode_ms", "head_ms", "post_ms")
+
+
+@runtime_checkable
+class TimedElsewhere(Protocol):
+    """A policy that runs in another process and takes its times there, so that the way to it is not counted."""
+
+    def time_call(self, seen: Seen, generator: torch.Generator) -> tuple[float, list[float]]:
+        """Milliseconds of one call for one observation: whole, and of the four stages."""
+        ...
 
 
 def synchronise(device: torch.device) -> None:
@@ -64,7 +73,7 @@ def measure(
     Actions per second = Hz x execution_horizon: what the policy could deliver, another number than Hz.
     observations: N raw ones, `[N, O, ..]`, that are already on the host, cycled through; every round calls each policy once,
     so slow moments of the machine hit all of them alike. selection: how each policy's samples are chosen from: all the
-    candidates are part of the call.
+    candidates are part of the call. A policy in another process is timed there (`TimedElsewhere`), in its turn.
     """
     generator = torch.Generator().manual_seed(seed)
     whole: dict[str, list[float]] = {policy.name: [] for policy in policies}
@@ -78,6 +87,12 @@ def measure(
             seen = {name: values[row : row + 1] for name, values in observations.items()}
             for policy in policies:
                 chosen, memory = selection(policy), memories[policy.name]
+                if isinstance(policy, TimedElsewhere):
+                    milliseconds, staged = policy.time_call(seen, generator)
+                    if call >= 0:
+                        whole[policy.name].append(milliseconds)
+                        stages[policy.name].append(staged)
+                    continue
                 (_, remembered), milliseconds = _timed(
                     partial(decide, policy, seen, [generator], chosen, [memory], execution_horizon), device_of(policy)
                 )

@@ -18,14 +18,16 @@ from tqdm import tqdm
 import envs
 from distill.cache import episode_seed
 from distill.fidelity import average, set_fidelity
+from distill.foreign import AdapterPolicy
 from distill.modes import mode_figures, summarise_modes
 from distill.moving import CONDITIONS, Clock, MovingEpisode, delay_steps, outcome, run_moving
-from distill.policies import Policy, StudentPolicy, TeacherPolicy, device_of, postprocess, sample_set
+from distill.policies import Policy, Seen, StudentPolicy, device_of, postprocess, sample_set
 from distill.rollouts import Episode, run_episodes, summarise, to_json
 from distill.stages import write_json
 from envs.cameras import CameraSettings
 from envs.demonstrations import stored_starts
 from students.selection import ONE_SAMPLE, Selection
+from teachers.normalisation import Normaliser
 
 if TYPE_CHECKING:
     from distill.pipeline import Pipeline
@@ -38,7 +40,7 @@ def selection(pipeline: Pipeline, policy: Policy) -> Selection:
     return pipeline.config.evaluate.student_selection if isinstance(policy, StudentPolicy) else ONE_SAMPLE
 
 
-def _roll_out(
+def roll_out(
     pipeline: Pipeline, policy: Policy, starts: np.ndarray, what: str, keep_actions: int = 0
 ) -> list[Episode]:
     config, run = pipeline.config, pipeline.run
@@ -63,7 +65,7 @@ def choose_checkpoint(pipeline: Pipeline, folder: Path, trained: Path, load: Cal
     candidates = sorted(trained.glob("candidate-*"))
     rows: list[dict[str, Any]] = []
     for path in candidates:
-        summary = summarise(pipeline.spec, _roll_out(pipeline, load(path), starts, "validation"))
+        summary = summarise(pipeline.spec, roll_out(pipeline, load(path), starts, "validation"))
         success = summary["successes"] / summary["episodes"]
         rows.append({"step": int(path.name.rsplit("-", 1)[1]), "success_rate": success, "entropy": summary["entropy"]})
     best = max(range(len(rows)), key=lambda row: (rows[row]["success_rate"] + (rows[row]["entropy"] or 0.0), row))
@@ -77,9 +79,9 @@ def choose_checkpoint(pipeline: Pipeline, folder: Path, trained: Path, load: Cal
 
 def draw_reference(pipeline: Pipeline, folder: Path) -> None:
     """Two independent sets of fresh teacher samples for every held-out observation, ``reference`` and ``floor``."""
-    policy = TeacherPolicy(pipeline.teacher(pipeline.teach()), pipeline.config.evaluate.teacher_steps[0])
-    streams, count = ("reference", "floor"), len(pipeline.stored()["observations"])
-    parts = [(stream, row, _chunks_of(pipeline, policy, row, stream))
+    policy = pipeline.teacher_policy(pipeline.config.evaluate.teacher_steps[0])
+    streams, count = ("reference", "floor"), len(next(iter(pipeline.held_out().values())))
+    parts = [(stream, row, chunks_of(pipeline, policy, row, stream))
              for stream in streams for row in pipeline.run.my_share(range(count))]  # fmt: skip
     gathered = sorted(pipeline.run.gather(parts), key=lambda part: part[1])
     if pipeline.run.is_main:
@@ -87,23 +89,41 @@ def draw_reference(pipeline: Pipeline, folder: Path) -> None:
         save_file({name: torch.from_numpy(chunks) for name, chunks in sets.items()}, str(folder / "reference.safetensors"))
 
 
-def _chunks_of(pipeline: Pipeline, policy: Policy, row: int, stream: str) -> np.ndarray:
+def chunks_of(pipeline: Pipeline, policy: Policy, row: int, stream: str) -> np.ndarray:
     """Fresh samples `[S, T, A]`, raw units, for held-out observation `row`."""
     seen = {name: values[row : row + 1] for name, values in pipeline.held_out().items()}
     generator = torch.Generator().manual_seed(episode_seed(pipeline.config.seed, stream, row, 0))
+    return chunks_at(pipeline, policy, seen, generator)
+
+
+def chunks_at(pipeline: Pipeline, policy: Policy, seen: Seen, generator: torch.Generator) -> np.ndarray:
+    """As many samples `[S, T, A]`, raw units, as fidelity is measured with, for one observation."""
     samples, executed = pipeline.config.evaluate.fidelity_samples, pipeline.config.evaluate.execution_horizon
     chunks_STA = sample_set(policy, seen, generator, samples, selection(pipeline, policy), executed)
     return postprocess(policy, chunks_STA)
 
 
-def measure_policy(pipeline: Pipeline, folder: Path, policy: Policy) -> None:
+def measure_policy(pipeline: Pipeline, folder: Path, policy: Policy, normaliser: Normaliser | None = None) -> None:
     """Rollouts from the stored test starts, and the policy's sets against the reference's."""
+    episodes = roll_out(pipeline, policy, pipeline.stored()["test"].numpy(), "test", CLIP_EPISODES)
+    sets = set_figures(pipeline, policy, normaliser)
+    if pipeline.run.is_main:
+        write_json(folder / "result.json", {
+            "policy": policy.name, "nfe": policy.evaluations, "parameters": parameters_of(policy),
+            "summary": summarise(pipeline.spec, episodes), "episodes": to_json(episodes), **sets,
+        })  # fmt: skip
+
+
+def set_figures(pipeline: Pipeline, policy: Policy, normaliser: Normaliser | None = None) -> dict[str, Any]:
+    """How a policy's sets are like the reference's, on every held-out observation; on every process the same.
+
+    normaliser: whose action space they are compared in; the policy's own unless another is given.
+    """
     run = pipeline.run
-    episodes = _roll_out(pipeline, policy, pipeline.stored()["test"].numpy(), "test", CLIP_EPISODES)
     reference = load_file(str(pipeline.reference() / "reference.safetensors"))
     rows = run.my_share(range(len(reference["reference"])))
-    drawn = {row: torch.from_numpy(_chunks_of(pipeline, policy, row, policy.name)) for row in rows}
-    normalise = policy.module.normaliser.normalise_action  # type: ignore[union-attr]
+    drawn = {row: torch.from_numpy(chunks_of(pipeline, policy, row, policy.name)) for row in rows}
+    normalise = (normaliser or policy.module.normaliser).normalise_action  # type: ignore[union-attr]
     device = device_of(policy)
     weights_A = torch.tensor(pipeline.spec.action.weights, device=device)
     parts, modes = [], []
@@ -113,16 +133,18 @@ def measure_policy(pipeline: Pipeline, folder: Path, policy: Policy) -> None:
         parts.append((1, set_fidelity(sets[0], sets[1], weights_A)))
         modes.append(mode_figures(sets[0][0], sets[1][0], sets[2][0], weights_A))
     parts, modes = run.gather(parts), run.gather(modes)
-    if run.is_main:
-        write_json(folder / "result.json", {
-            "policy": policy.name, "nfe": policy.evaluations,
-            "parameters": sum(value.numel() for value in policy.module.parameters()),
-            "summary": summarise(pipeline.spec, episodes), "episodes": to_json(episodes),
-            "fidelity": {**average(parts), "observations": len(parts),
-                         "samples": pipeline.config.evaluate.fidelity_samples},
-            "observation_modes": summarise_modes(modes),
-            "planned_set": np.round(drawn[0].numpy()[:32], 4).tolist(),
-        })  # fmt: skip
+    planned = np.round(drawn[0].numpy()[:32], 4).tolist() if 0 in drawn else []  # the first process' own
+    return {
+        "fidelity": {**average(parts), "observations": len(parts), "samples": pipeline.config.evaluate.fidelity_samples},
+        "observation_modes": summarise_modes(modes), "planned_set": planned,
+    }  # fmt: skip
+
+
+def parameters_of(policy: Policy) -> int | None:
+    """Numbers in a policy's networks; of an adapter's what its worker counted, None where it could not."""
+    if isinstance(policy, AdapterPolicy):
+        return policy.teacher.described.parameters
+    return sum(value.numel() for value in policy.module.parameters())
 
 
 def measure_latency(pipeline: Pipeline, folder: Path) -> None:

@@ -40,10 +40,11 @@ from distill.stages import write_json
 from distill.training import Share, batch_indices, fit
 from envs.demonstrations import Demonstrations, record, stored_starts, windows
 from envs.reading import WindowDataset
-from envs.specs import STATE, Demonstration
+from envs.specs import STATE, Demonstration, TaskSpec
 from students import Student, load_student
 from students.one_step import OneStepStudent
 from teachers import load_teacher, make_teacher
+from teachers.contract import Teacher
 from teachers.native import TrainedTeacher
 from teachers.networks import PolicyShape
 from teachers.normalisation import Normaliser, observed_ranges
@@ -54,10 +55,11 @@ _TRIES = 5
 class Pipeline:
     """A run and its plan; one method per stage, each does what it needs that is not there yet."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, plan: Plan | None = None, spec: TaskSpec | None = None) -> None:
+        """plan, spec: others than those of the config's task, for what distill.outside does."""
         self.run, self.config = run, run.config
-        self.plan: Plan = make_plan(run.config)
-        self.spec = envs.task_spec(run.config.task)
+        self.plan: Plan = plan or make_plan(run.config)
+        self.spec = spec or envs.task_spec(run.config.task)
         self.cameras = run.config.observation.camera_settings()
         self._done: dict[str, Path] = {}
         self._stored: dict[str, Tensor] = {}
@@ -230,6 +232,10 @@ class Pipeline:
     def teacher(self, folder: Path) -> TrainedTeacher:
         return load_teacher(folder).to(self.run.accelerator.device)
 
+    def teacher_policy(self, steps: int) -> Policy:
+        """The teacher at a number of solver steps."""
+        return TeacherPolicy(self.teacher(self.teach()), steps)
+
     # -- 3. the hypotheses ------------------------------------------------------------------------------------------
 
     def sample(self) -> Path:
@@ -259,20 +265,30 @@ class Pipeline:
             self.run.say(f"  only {len(frames)} observations in the demonstrations, all are taken{copied}")
             if settings.perturbation:
                 frames = with_copies(frames, count, settings.num_observations, self.config.seed)
-        cache_plan = CachePlan(
-            frames, settings.num_hypotheses, settings.num_steps or teacher.CACHE_STEPS, settings.shard_size,
-            settings.batch_size, self.config.seed,
+        features_of = self.teacher_key if keeps_features(teacher) else ""
+        self._write_hypotheses(
+            folder, teacher, teacher.normaliser, frames, settings.num_steps or teacher.CACHE_STEPS, observe,
+            f"{teacher.KIND}, {teacher.solver}", features_of,
         )  # fmt: skip
+
+    def _write_hypotheses(
+        self, folder: Path, teacher: Teacher, normaliser: Normaliser, frames: np.ndarray, num_steps: int,
+        observe: Callable[[np.ndarray], Seen], label: str, features_of: str,
+    ) -> None:  # fmt: skip
+        """K chunks for each of these frames; label, features_of: see `distill.cache.write_index`."""
+        settings = self.config.sample
+        cache_plan = CachePlan(
+            frames, settings.num_hypotheses, num_steps, settings.shard_size, settings.batch_size, self.config.seed
+        )
         shards = self.run.my_share(range(cache_plan.num_shards))
         with tqdm(total=len(shards), desc="sample", unit="shard", disable=not self.run.is_main) as bar:
             write_shards(
-                folder, teacher, teacher.normaliser, cache_plan,
+                folder, teacher, normaliser, cache_plan,
                 observe, shards, self.run.accelerator.device, lambda _: bar.update(),
             )  # fmt: skip
         self.run.accelerator.wait_for_everyone()
         if self.run.is_main:
-            features_of = self.teacher_key if keeps_features(teacher) else ""
-            write_index(folder, cache_plan, f"{teacher.KIND}, {teacher.solver}", features_of)
+            write_index(folder, cache_plan, label, features_of)
 
     @property
     def teacher_key(self) -> str:
@@ -329,10 +345,13 @@ class Pipeline:
             return StudentPolicy(self.student(folder), name)
 
         def choose(folder: Path) -> None:
-            choose_checkpoint(self, folder, trained, load)
+            self._choose(folder, trained, load)
             self._calibrate(folder)
 
         return self._do(self.plan.students[name], choose)
+
+    def _choose(self, folder: Path, trained: Path, load: Callable[[Path], Policy]) -> None:
+        choose_checkpoint(self, folder, trained, load)
 
     def _calibrate(self, folder: Path) -> None:
         """Set the shares of the chosen student's codes right on hypotheses, where it learns any (distill.shares)."""
@@ -406,14 +425,7 @@ class Pipeline:
 
     def _ingredients(self, chosen: Recipe) -> Ingredients:
         config = self.config
-        teacher = self.teacher(self.teach()) if chosen.teacher else None
-        if teacher is not None:
-            teacher.use_solver(config.sample.solver or teacher.CACHE_SOLVER)  # what its hypotheses were drawn with
-            teacher.requires_grad_(False)
-            shape, normaliser = teacher.shape, teacher.normaliser
-        else:
-            shape = config.shape()
-            normaliser = self._normaliser(self.demonstrations(), shape)
+        teacher, shape, normaliser = self._basis(chosen)
         student, weights_TA = config.student, self._weights(shape.horizon)
         shape = replace(shape, width=student.width or shape.width, depth=student.depth or shape.depth)
         chunks_JTA = None
@@ -425,6 +437,16 @@ class Pipeline:
             shape, normaliser, teacher, student, config.sample.num_hypotheses, weights_TA, chunks_JTA,
             shape.encoder is not None and config.observation.frozen,
         )  # fmt: skip
+
+    def _basis(self, chosen: Recipe) -> tuple[TrainedTeacher | None, PolicyShape, Normaliser]:
+        """The teacher that a student starts from, where it does; the shape and the statistics that it is given."""
+        if not chosen.teacher:
+            shape = self.config.shape()
+            return None, shape, self._normaliser(self.demonstrations(), shape)
+        teacher = self.teacher(self.teach())
+        teacher.use_solver(self.config.sample.solver or teacher.CACHE_SOLVER)  # what its hypotheses were drawn with
+        teacher.requires_grad_(False)
+        return teacher, teacher.shape, teacher.normaliser
 
     def _weights(self, horizon: int) -> Tensor:
         """Weights `[T, A]` of the distance between chunks."""
@@ -448,7 +470,7 @@ class Pipeline:
         self.reference()
         return self._do(
             self.plan.teachers_evaluated[steps],
-            lambda folder: measure_policy(self, folder, TeacherPolicy(self.teacher(self.teach()), steps)),
+            lambda folder: measure_policy(self, folder, self.teacher_policy(steps)),
         )
 
     def evaluate_baseline(self, name: str) -> Path:
@@ -463,8 +485,8 @@ class Pipeline:
         memory = DemonstrationMemory(demonstrations, shape, self._normaliser(demonstrations, shape))
         return NearestDemonstration(memory.to(self.run.accelerator.device))
 
-    def monitor(self) -> SupportMonitor:
-        """Says which observations are unlike those that were demonstrated; made once a process."""
+    def monitor(self) -> SupportMonitor | None:
+        """Says which observations are unlike those that were demonstrated; made once a process. None: nothing is said."""
         if self._monitor is None:
             demonstrations = self.demonstrations()
             frames = np.arange(demonstrations.num_frames)

@@ -12,7 +12,7 @@ from distill.recipes import recipe
 from distill.run import Stage
 from distill.shares import constants
 from distill.stages import make_key, sha256_file
-from students.selection import ALIKE, COPIES, STRAY
+from students.selection import ALIKE, COPIES, STRAY, Selection
 from teachers import TEACHERS, load_teacher
 from teachers.observations import sources_of
 
@@ -68,15 +68,7 @@ def make_plan(config: Config) -> Plan:
                    **cameras},
     )  # fmt: skip
     rollouts: dict[str, object] = {**origin, **cameras, "execution_horizon": evaluate.execution_horizon}
-    # among students only, and one sample knows neither candidates nor forgetting
-    how = evaluate.student_selection
-    selection: dict[str, object] = {} if how.kind == "one" else {"selection": how.kind}
-    if how.remembers:
-        selection |= {"forget_every": how.forget_every}
-    if how.several:
-        selection |= {"candidates_of_selection": how.candidates}
-    if how.kind == "typical":
-        selection |= {"stray": STRAY, "copies": COPIES, "alike": ALIKE}
+    selection = selection_key(evaluate.student_selection)
     choice = {**rollouts, "validation": evaluate.validation_starts}
     train, teach = None, None
     if config.teacher.path is None:
@@ -154,6 +146,18 @@ def make_plan(config: Config) -> Plan:
         demos, starts, train, teach, sample, train_students, students, reference, teachers_evaluated,
         baselines_evaluated, students_evaluated, latency, moving, report,
     )  # fmt: skip
+
+
+def selection_key(how: Selection) -> dict[str, object]:
+    """How a student's samples are chosen from, as far as it matters: a single one knows neither candidates nor forgetting."""
+    selection: dict[str, object] = {} if how.kind == "one" else {"selection": how.kind}
+    if how.remembers:
+        selection |= {"forget_every": how.forget_every}
+    if how.several:
+        selection |= {"candidates_of_selection": how.candidates}
+    if how.kind == "typical":
+        selection |= {"stray": STRAY, "copies": COPIES, "alike": ALIKE}
+    return selection
 
 
 def _moving(

@@ -107,10 +107,13 @@ def device_of(policy: Policy) -> torch.device:
 
 
 def preprocess(policy: Policy, seen: Seen) -> Observation:
-    """What was seen to the tensors the network takes, on its device; what the policy does not see is left out."""
-    device = device_of(policy)
+    """What was seen to the tensors the network takes, on its device; what the policy does not see is left out.
+
+    Of more steps than it looks at, the newest.
+    """
+    device, steps = device_of(policy), policy.shape.observation_steps
     return {
-        name: torch.from_numpy(np.ascontiguousarray(seen[name], dtype=np.float32)).to(device)
+        name: torch.from_numpy(np.ascontiguousarray(seen[name][:, -steps:], dtype=np.float32)).to(device)
         for name in sources_of(policy.shape) if name in seen  # what is missing is refused by the encoder, with its name
     }  # fmt: skip
 

@@ -66,17 +66,17 @@ def strict_json(value: Any) -> Any:
 
 def markdown(results: Mapping[str, Any]) -> str:
     """The report as Markdown: the same sentences and tables as the page, without its pictures."""
-    head, run = tables.headline(results), _md(results["run"])
-    parts = [f"# {run}: {_md(results['task']['name'])}", f"**{_md(head.title)}.**"]
-    parts.append("\n".join(f"- {_md(line)}" for line in head.lead))
-    parts.append(f"Task: {_md(results['task']['summary'])}")
+    head, run = tables.headline(results), md(results["run"])
+    parts = [f"# {run}: {md(results['task']['name'])}", f"**{md(head.title)}.**"]
+    parts.append("\n".join(f"- {md(line)}" for line in head.lead))
+    parts.append(f"Task: {md(results['task']['summary'])}")
     parts.append("With pictures: [report.html](report.html). All numbers: [report.json](report.json).")
     for title, table, missing in _sections(results):
         parts.append(f"## {title}")
-        parts.append(_md_table(table) if table else missing)
+        parts.append(md_table(table) if table else missing)
         parts += [_distilling(results)] if title == "Wall time" else []
         parts += [moving_line(results)] if title == MOVING else []
-    clips = [f"- {_md(_label(results, name))}: [{_md(path)}]({quote(path)})" for name, path in _clips(results).items()]
+    clips = [f"- {md(_label(results, name))}: [{md(path)}]({quote(path)})" for name, path in _clips(results).items()]
     parts.append("## Rollout clips")
     parts.append("\n".join(clips) if clips else "No clips were recorded in this run.")
     commands = results["made"].get("commands") or []
@@ -86,15 +86,19 @@ def markdown(results: Mapping[str, Any]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def html(folder: Path, results: Mapping[str, Any]) -> str:
-    """The page as one text: pictures and clips inside, nothing loaded from outside."""
-    environment = jinja2.Environment(
+def template(name: str) -> jinja2.Template:
+    """One of the pages, in which every text is escaped and a missing one is an error."""
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+    ).get_template(name)  # fmt: skip
+
+
+def html(folder: Path, results: Mapping[str, Any]) -> str:
+    """The page as one text: pictures and clips inside, nothing loaded from outside."""
     colours = figures.mode_colours(results["task"]["modes"])
     clips, clip_notes = _embedded_clips(folder, results)
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2").render(
         results=results,
         head=tables.headline(results),
         tiles=_tiles(results),
@@ -195,7 +199,7 @@ def _panels(results: Mapping[str, Any], colours: Mapping[str, str]) -> list[dict
             "label": policy["label"],
             "text": f"{tables.percent(policy['success_rate'])} solved, {policy['modes_reached']} of "
             f"{policy['modes_total']} modes; drawn: {len(trajectories[policy['name']])} episodes",
-            "picture": _uri(figures.top_view(scene, trajectories[policy["name"]], colours, limits)),
+            "picture": data_uri(figures.top_view(scene, trajectories[policy["name"]], colours, limits)),
         }
         for role, policy in chosen
     ]
@@ -220,13 +224,13 @@ def _plans(results: Mapping[str, Any]) -> list[dict[str, str]]:
         colour = figures.TEACHER if policy["kind"] == "teacher" else figures.STUDENT
         picture = figures.planned_set(scene, plans[policy["name"]], plans.get("observation_xy"), colour, limits)
         text = f"{len(plans[policy['name']])} plans from this one observation"
-        pictures.append({"role": role, "label": policy["label"], "text": text, "picture": _uri(picture)})
+        pictures.append({"role": role, "label": policy["label"], "text": text, "picture": data_uri(picture)})
     return pictures
 
 
 def _scatter(results: Mapping[str, Any]) -> str:
     timed = any(policy.get("latency") for policy in results["policies"])
-    return _uri(figures.success_against_speed(results["policies"])) if timed else ""
+    return data_uri(figures.success_against_speed(results["policies"])) if timed else ""
 
 
 def _histogram(results: Mapping[str, Any]) -> str:
@@ -236,22 +240,22 @@ def _histogram(results: Mapping[str, Any]) -> str:
         for policy, colour in zip(pair, (figures.TEACHER, figures.STUDENT), strict=True)
         if policy and sum((policy.get("mode_counts") or {}).values())
     ]
-    return _uri(figures.mode_histogram(results["task"]["modes"], series)) if series else ""
+    return data_uri(figures.mode_histogram(results["task"]["modes"], series)) if series else ""
 
 
 def _stages(results: Mapping[str, Any]) -> str:
     timed = any((policy.get("latency") or {}).get("stages") for policy in results["policies"])
-    return _uri(figures.latency_stages(results["policies"])) if timed else ""
+    return data_uri(figures.latency_stages(results["policies"])) if timed else ""
 
 
 def _moving(results: Mapping[str, Any]) -> str:
     rows = (results.get("moving") or {}).get("rows") or []
-    return _uri(figures.success_against_latency(rows)) if rows else ""
+    return data_uri(figures.success_against_latency(rows)) if rows else ""
 
 
 def _curves(results: Mapping[str, Any]) -> str:
     curves = results.get("curves") or {}
-    return _uri(figures.training_curves(curves)) if any(curves.values()) else ""
+    return data_uri(figures.training_curves(curves)) if any(curves.values()) else ""
 
 
 def _clips(results: Mapping[str, Any]) -> dict[str, str]:
@@ -272,7 +276,7 @@ def _embedded_clips(folder: Path, results: Mapping[str, Any]) -> tuple[list[dict
             notes.append(f"{label}: {path} is too large for the page; open it beside this file.")
         else:
             spent += place.stat().st_size
-            clips.append({"label": label, "picture": _uri(place.read_bytes(), kind)})
+            clips.append({"label": label, "picture": data_uri(place.read_bytes(), kind)})
     return clips, notes
 
 
@@ -280,11 +284,12 @@ def _label(results: Mapping[str, Any], name: str) -> str:
     return next((str(policy["label"]) for policy in results["policies"] if policy["name"] == name), name)
 
 
-def _uri(content: bytes, kind: str = "image/png") -> str:
+def data_uri(content: bytes, kind: str = "image/png") -> str:
+    """A picture as an address that holds it."""
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def _md(text: Any) -> str:
+def md(text: Any) -> str:
     """Text that neither Markdown nor HTML inside it reads as markup."""
     plain = " ".join(str(text).split())
     for sign, safe in (("\\", "\\\\"), ("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("[", "\\["), ("`", "\\`")):
@@ -292,15 +297,16 @@ def _md(text: Any) -> str:
     return plain
 
 
-def _md_table(table: tables.Table) -> str:
+def md_table(table: tables.Table) -> str:
+    """A table in Markdown, what its columns mean below it."""
     def row(cells: Sequence[str]) -> str:
         return f"| {' | '.join(cells)} |"
 
-    lines = [row([_md(title) for title, _ in table.columns]), row(["---"] * len(table.columns))]
+    lines = [row([md(title) for title, _ in table.columns]), row(["---"] * len(table.columns))]
     for cells in table.rows:
-        noted = [(_md(cell.text), _md("; ".join(cell.notes))) for cell in cells]
+        noted = [(md(cell.text), md("; ".join(cell.notes))) for cell in cells]
         lines.append(row([f"{text} ({notes})" if notes else text for text, notes in noted]))
-    meanings = [f"{_md(title)}: {_md(meaning)}" for title, meaning in table.columns if meaning]
+    meanings = [f"{md(title)}: {md(meaning)}" for title, meaning in table.columns if meaning]
     return "\n".join(lines) + (f"\n\n{'. '.join(meanings)}." if meanings else "")
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import json
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,7 @@ from distill.stages import installed_packages, read_manifest
 from distill.statistics import mcnemar_p, mode_share_error, paired_difference, wilson_interval
 from distill.support import cache_blocks, distinct
 from students.selection import ALIKE
+from teachers.normalisation import Normaliser
 
 if TYPE_CHECKING:
     from distill.config import Config
@@ -77,7 +80,7 @@ def collect(pipeline: Pipeline, clips: dict[str, str]) -> dict[str, Any]:
             "hypotheses_per_observation": index.get("num_hypotheses"), "cache_num_steps": index.get("num_steps"),
             "cache_bytes": sum(path.stat().st_size for path in run.folder(plan.sample).glob("*.safetensors"))
             if drawn else None,
-            **(_cached(run.folder(plan.sample), pipeline.spec.action.weights) if drawn else {}),
+            **(cached_figures(run.folder(plan.sample), pipeline.spec.action.weights) if drawn else {}),
         },
         # of runs from the whole state nothing is told, so that their reports stay as they were
         **({} if config.observation.is_plain else {"observation": asdict(config.observation)}),
@@ -117,27 +120,19 @@ def _policy_row(
     config, plan, run = pipeline.config, pipeline.plan, pipeline.run
     summary, is_teacher = result["summary"], name.startswith("teacher_")
     kind = "teacher" if is_teacher else "baseline" if name in plan.baselines_evaluated else "student"
-    success = np.array([episode["success"] for episode in result["episodes"]])
-    teacher_success = np.array([episode["success"] for episode in reference["episodes"]])
-    low, high = wilson_interval(summary["successes"], summary["episodes"])
     selection = config.evaluate.student_selection
     row: dict[str, Any] = {
         "name": name, "kind": kind, "objective": name if kind == "student" else None,
         "is_default_student": name == config.student.default, "is_reference_teacher": result is reference,
         "parameters": result["parameters"], "nfe": result["nfe"],
         "candidates": selection.candidates if kind == "student" and selection.several else 1,
-        "episodes": summary["episodes"], "successes": summary["successes"],
-        "success_rate": summary["successes"] / summary["episodes"], "success_low": low, "success_high": high,
-        "difference": None, "difference_low": None, "difference_high": None, "mcnemar_p": None,
-        "failures": summary["failures"], "mode_counts": summary["mode_counts"],
-        "modes_reached": summary["modes_reached"], "modes_total": summary["modes_total"], "entropy": summary["entropy"],
-        "mode_share_error": None, "mode_share_floor": None,
+        **success_figures(result, reference, pipeline.spec.modes),
         # not in the results of runs that were made before they were measured
         "switch_rate": summary.get("switch_rate"), "jerk": summary.get("jerk_rms"),
         "outside_observations": summary.get("outside_observations"), "observation_modes": result.get("observation_modes"),
         "latency": latency[name],
         "speedup": latency[f"teacher_{config.evaluate.teacher_steps[0]}"]["median_ms"] / latency[name]["median_ms"],
-        "fidelity": result["fidelity"], "episode_success": success.tolist(), "validation": None,
+        "fidelity": result["fidelity"], "validation": None,
     }  # fmt: skip
     if is_teacher:
         steps = int(name.removeprefix("teacher_"))
@@ -149,15 +144,30 @@ def _policy_row(
     else:
         row |= {"label": recipe(name).label, "num_steps": 1,
                 "validation": _read(run.folder(plan.students[name]) / "validation.json")}  # fmt: skip
-    if result is not reference:
-        difference, difference_low, difference_high = paired_difference(success, teacher_success)
-        row |= {"difference": difference, "difference_low": difference_low, "difference_high": difference_high,
-                "mcnemar_p": mcnemar_p(success, teacher_success)}  # fmt: skip
-        mine, its = ([side["mode_counts"].get(mode, 0) for mode in pipeline.spec.modes]
-                     for side in (summary, reference["summary"]))  # fmt: skip
-        if sum(mine) and sum(its):
-            row["mode_share_error"], row["mode_share_floor"] = mode_share_error(mine, its)
     return row
+
+
+def success_figures(result: dict[str, Any], reference: dict[str, Any], modes: Sequence[str]) -> dict[str, Any]:
+    """How a policy's roll-outs went, with its interval, and against the reference's from the same starts."""
+    summary = result["summary"]
+    success, its = (np.array([episode["success"] for episode in each["episodes"]]) for each in (result, reference))
+    low, high = wilson_interval(summary["successes"], summary["episodes"])
+    figures: dict[str, Any] = {
+        "episodes": summary["episodes"], "successes": summary["successes"],
+        "success_rate": summary["successes"] / summary["episodes"], "success_low": low, "success_high": high,
+        "difference": None, "difference_low": None, "difference_high": None, "mcnemar_p": None,
+        "failures": summary["failures"], "mode_counts": summary["mode_counts"],
+        "modes_reached": summary["modes_reached"], "modes_total": summary["modes_total"], "entropy": summary["entropy"],
+        "mode_share_error": None, "mode_share_floor": None, "episode_success": success.tolist(),
+    }  # fmt: skip
+    if result is not reference:
+        difference, difference_low, difference_high = paired_difference(success, its)
+        figures |= {"difference": difference, "difference_low": difference_low, "difference_high": difference_high,
+                    "mcnemar_p": mcnemar_p(success, its)}  # fmt: skip
+        mine, theirs = ([side["summary"]["mode_counts"].get(mode, 0) for mode in modes] for side in (result, reference))
+        if sum(mine) and sum(theirs):
+            figures["mode_share_error"], figures["mode_share_floor"] = mode_share_error(mine, theirs)
+    return figures
 
 
 def _trained(pipeline: Pipeline) -> list[Stage]:
@@ -195,7 +205,7 @@ def student_seconds(run: Path, name: str) -> float | None:
     return trained + _read(calibration)["cpu_seconds"] if trained and calibration.is_file() else trained
 
 
-def _cached(folder: Path, weights: tuple[float, ...], most: int = 512) -> dict[str, Any]:
+def cached_figures(folder: Path, weights: tuple[float, ...], most: int = 512) -> dict[str, Any]:
     """ways: how many of the cache's observations have 1, 2, .. modes; repeated_share: of hypotheses like an earlier one."""
     dataset, weights_A = HypothesisDataset(folder), torch.tensor(weights)
     rows = range(0, len(dataset), max(1, len(dataset) // most))
@@ -210,13 +220,17 @@ def _seconds(folder: Path) -> float | None:
 
 
 def _floor(pipeline: Pipeline) -> dict[str, Any]:
+    return floor_figures(pipeline, pipeline.teacher(pipeline.teach()).normaliser)
+
+
+def floor_figures(pipeline: Pipeline, normaliser: Normaliser) -> dict[str, Any]:
     """Fresh teacher samples against other fresh teacher samples: the distance that sampling alone makes."""
     from safetensors.torch import load_file
 
     from distill.fidelity import set_fidelity
 
     sets = load_file(str(pipeline.run.folder(pipeline.plan.reference) / "reference.safetensors"))
-    normaliser = pipeline.teacher(pipeline.teach()).normaliser.cpu()
+    normaliser = copy.deepcopy(normaliser).cpu()
     first, second = (normaliser.normalise_action(sets[name]) for name in ("floor", "reference"))
     values: dict[str, Any] = dict(set_fidelity(first, second, torch.tensor(pipeline.spec.action.weights)))
     return values | {"observations": first.shape[0], "samples": first.shape[1]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,6 +39,24 @@ class Teacher(Protocol):
 
     def evaluations(self, num_steps: int) -> int:
         """Network evaluations (NFE) that `num_steps` solver steps cost."""
+        ...
+
+
+@runtime_checkable
+class FromSeeds(Protocol):
+    """A teacher that makes each chunk from a seed of its own, so that it can be drawn in any batch."""
+
+    def sample_from_seeds(self, observation: Observation, seeds_BK: np.ndarray, num_steps: int) -> Tensor:
+        """`[B, K, T, A]` raw actions for int64 seeds `[B, K]`."""
+        ...
+
+
+@runtime_checkable
+class Elsewhere(Protocol):
+    """A teacher in another process, whose chunks come here as plain numbers."""
+
+    def faults(self) -> list[str]:
+        """What is wrong with the calls so far that cannot be seen here: gradient, device, a changed observation."""
         ...
 
 
@@ -78,6 +97,7 @@ def check_teacher(
         wrong.append(f"evaluations: got {teacher.evaluations(num_steps)} for {num_steps} steps, expected at least 1")
     if any(not torch.equal(value.nan_to_num(), before[name].nan_to_num()) for name, value in observation.items()):
         wrong.append("observation: it was changed in place; work on a copy")
+    wrong += teacher.faults() if isinstance(teacher, Elsewhere) else []
     if not wrong:
         wrong = _silences(lambda seen: draw(0, seen), observation, first)
     if wrong:
