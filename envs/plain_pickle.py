@@ -64,6 +64,7 @@ def _run(data: bytes) -> Any:
     stack: list[Any] = []
     marked: list[list[Any]] = []
     memo: dict[int, Any] = {}
+    argument: Any
     for opcode, argument, _ in pickletools.genops(data):
         name = opcode.name
         if name in ("PROTO", "FRAME"):
@@ -99,7 +100,7 @@ def _run(data: bytes) -> Any:
 
 def _known(path: str) -> _Named:
     if path not in OBJECTS and path not in FUNCTIONS:
-        raise ValueError("the pickle names {}, expected only {} and numpy arrays".format(path, " and ".join(OBJECTS)))
+        raise ValueError(f"the pickle names {path}, expected only {' and '.join(OBJECTS)} and numpy arrays")
     return _Named(path)
 
 
@@ -111,7 +112,7 @@ def _named(stack: list[Any]) -> None:
 def _new(stack: list[Any]) -> None:
     arguments, kind = stack.pop(), stack.pop()
     if kind.path not in OBJECTS or arguments:
-        raise ValueError("the pickle makes a {} of {}, expected {}".format(kind.path, arguments, " or ".join(OBJECTS)))
+        raise ValueError(f"the pickle makes a {kind.path} of {arguments}, expected {' or '.join(OBJECTS)}")
     stack.append(Plain(kind.path.rpartition(".")[2]))
 
 

@@ -88,7 +88,7 @@ def episodes(root: Path, task: str, variation: int) -> list[int]:
     numbers = [path.name[7:] for path in folder.glob("episode*")]
     found = sorted(int(number) for number in numbers if number.isdigit())
     if not found:
-        raise ValueError(f"{folder} holds no episodes: expected RLBench's layout, <root>/<task>/variation<v>/episodes/episode<e>")
+        raise ValueError(f"{folder} holds no episode<e>: give the folder that holds the tasks of RLBench's generator")
     return found
 
 
