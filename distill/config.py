@@ -13,7 +13,9 @@ import yaml
 import envs
 from distill.observing import ObservationConfig
 from distill.recipes import recipe
-from envs.specs import nearest_name
+from envs.cameras import CameraSettings
+from envs.rlbench_spec import RLBenchSettings, is_rlbench
+from envs.specs import TaskSpec, nearest_name
 from students.selection import KINDS, Selection
 from teachers import TEACHERS
 from teachers.native import TrainedTeacher
@@ -193,14 +195,33 @@ class Config:
     student: StudentConfig = field(default_factory=StudentConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     moving: MovingConfig = field(default_factory=MovingConfig)
+    rlbench: RLBenchSettings = field(default_factory=RLBenchSettings)
 
     @property
     def folder(self) -> Path:
-        return self.runs_dir / (self.name or f"{self.task}-seed{self.seed}")
+        return self.runs_dir / (self.name or f"{self.task.replace('/', '-')}-seed{self.seed}")
+
+    @property
+    def is_rlbench(self) -> bool:
+        return is_rlbench(self.task)
+
+    def spec(self) -> TaskSpec:
+        """Of the task, as this config runs it. Raises ValueError for an unknown one."""
+        return envs.task_spec(self.task, self.rlbench)
+
+    def cameras(self) -> CameraSettings | None:
+        """What demonstrations are recorded with and policies see with; None where no camera is needed."""
+        settings = self.observation.camera_settings()
+        if settings is None or not self.is_rlbench:
+            return settings
+        # thinned by a grid first, so that random points are even over the surfaces
+        return dataclasses.replace(
+            settings, sampling="random", crop_low=self.rlbench.crop_low, crop_high=self.rlbench.crop_high
+        )
 
     def shape(self) -> PolicyShape:
         """The network that this config asks for. Raises ValueError where its sizes contradict each other."""
-        spec, teacher = envs.task_spec(self.task), self.teacher
+        spec, teacher = self.spec(), self.teacher
         return PolicyShape(
             task=self.task, state_names=spec.state_names, action_names=spec.action.names,
             action_weights=spec.action.weights, dt_s=spec.dt_s, observation_steps=teacher.observation_steps,
@@ -223,8 +244,10 @@ BASELINES = ("nearest_demonstration",)
 
 def validate(config: Config) -> None:
     """Raise ValueError, before any work, for everything that can be known to be wrong from the config alone."""
-    envs.task_spec(config.task)
-    for section in ("", "demos", "observation", "teacher", "sample", "student", "evaluate", "moving"):
+    spec = config.spec()
+    if config.is_rlbench:
+        config.rlbench.check()
+    for section in ("", "demos", "observation", "teacher", "sample", "student", "evaluate", "moving", "rlbench"):
         values = getattr(config, section) if section else config
         for item in dataclasses.fields(values):
             value, name = getattr(values, item.name), f"{section}.{item.name}" if section else item.name
@@ -237,8 +260,8 @@ def validate(config: Config) -> None:
                 raise ValueError(f"{name}: got {value}, expected a share from 0 to 1. Change --{name.replace('_', '-')}")
             if not lowest <= value < float("inf"):
                 raise ValueError(f"{name}: got {value}, expected at least {lowest}. Change --{name.replace('_', '-')}")
-    config.observation.check(envs.task_spec(config.task).state_names)
-    available = config.demos.train_starts * len(envs.task_spec(config.task).modes) * config.demos.per_mode
+    config.observation.check(spec.state_names)
+    available = config.demos.train_starts * len(spec.modes) * config.demos.per_mode
     if config.demos.episodes > available:
         raise ValueError(
             f"demos.episodes: got {config.demos.episodes}, but train_starts x modes x per_mode are only {available}; "

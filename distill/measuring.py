@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
+from distill import benchmark
 from distill.cache import episode_seed
 from distill.fidelity import average, set_fidelity
 from distill.modes import mode_figures, summarise_modes
@@ -36,9 +37,15 @@ def selection(pipeline: Pipeline, policy: Policy) -> Selection:
 
 
 def _roll_out(
-    pipeline: Pipeline, policy: Policy, starts: np.ndarray, what: str, keep_actions: int = 0
+    pipeline: Pipeline, policy: Policy, starts: np.ndarray, what: str, folder: Path, name: str, keep_actions: int = 0
 ) -> list[Episode]:
+    """Every start once, over all processes. folder, name: where a simulator elsewhere writes its episodes down."""
     config, run = pipeline.config, pipeline.run
+    if config.is_rlbench:
+        seed = episode_seed(config.seed, what, 0, 0)
+        return benchmark.roll_out(
+            pipeline, policy, starts, seed, folder, name, selection(pipeline, policy), pipeline.monitor()
+        )
     mine = run.my_share(range(len(starts)))
     with tqdm(total=len(mine), desc=f"{policy.name} ({what})", unit="episode", disable=not run.is_main) as bar:
         episodes = run_episodes(
@@ -56,11 +63,14 @@ def choose_checkpoint(pipeline: Pipeline, folder: Path, trained: Path, load: Cal
     Loss is no proxy for either, and success alone would take a policy that knows one way only. Of equals the last.
     """
     config = pipeline.config
-    starts = stored_starts(config.task, config.seed, "validation", config.evaluate.validation_starts)
+    starts = (
+        pipeline.stored()["validation"].numpy() if config.is_rlbench
+        else stored_starts(config.task, config.seed, "validation", config.evaluate.validation_starts)
+    )  # fmt: skip
     candidates = sorted(trained.glob("candidate-*"))
     rows: list[dict[str, Any]] = []
     for path in candidates:
-        summary = summarise(pipeline.spec, _roll_out(pipeline, load(path), starts, "validation"))
+        summary = summarise(pipeline.spec, _roll_out(pipeline, load(path), starts, "validation", folder, path.name))
         success = summary["successes"] / summary["episodes"]
         rows.append({"step": int(path.name.rsplit("-", 1)[1]), "success_rate": success, "entropy": summary["entropy"]})
     best = max(range(len(rows)), key=lambda row: (rows[row]["success_rate"] + (rows[row]["entropy"] or 0.0), row))
@@ -96,7 +106,7 @@ def _chunks_of(pipeline: Pipeline, policy: Policy, row: int, stream: str) -> np.
 def measure_policy(pipeline: Pipeline, folder: Path, policy: Policy) -> None:
     """Rollouts from the stored test starts, and the policy's sets against the reference's."""
     run = pipeline.run
-    episodes = _roll_out(pipeline, policy, pipeline.stored()["test"].numpy(), "test", CLIP_EPISODES)
+    episodes = _roll_out(pipeline, policy, pipeline.stored()["test"].numpy(), "test", folder, "test", CLIP_EPISODES)
     reference = load_file(str(pipeline.reference() / "reference.safetensors"))
     rows = run.my_share(range(len(reference["reference"])))
     drawn = {row: torch.from_numpy(_chunks_of(pipeline, policy, row, policy.name)) for row in rows}
@@ -120,6 +130,8 @@ def measure_policy(pipeline: Pipeline, folder: Path, policy: Policy) -> None:
             "observation_modes": summarise_modes(modes),
             "planned_set": np.round(drawn[0].numpy()[:32], 4).tolist(),
         })  # fmt: skip
+        if pipeline.config.is_rlbench:
+            benchmark.write_eval_info(pipeline, folder, episodes, "test")
 
 
 def measure_latency(pipeline: Pipeline, folder: Path) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import envs
+from distill import benchmark
 from distill.cache import (
     CachePlan,
     HypothesisDataset,
@@ -56,8 +57,8 @@ class Pipeline:
     def __init__(self, run: Run) -> None:
         self.run, self.config = run, run.config
         self.plan: Plan = make_plan(run.config)
-        self.spec = envs.task_spec(run.config.task)
-        self.cameras = run.config.observation.camera_settings()
+        self.spec = run.config.spec()
+        self.cameras = run.config.cameras()
         self._done: dict[str, Path] = {}
         self._stored: dict[str, Tensor] = {}
         self._held_out: Seen = {}
@@ -67,6 +68,8 @@ class Pipeline:
 
     def demos(self) -> Path:
         """Every training start, solved by the expert in every mode."""
+        if self.config.is_rlbench:
+            return self._do(self.plan.demos, partial(benchmark.record_demonstrations, self))
         return self._do(self.plan.demos, self._record_demonstrations)
 
     def _record_demonstrations(self, folder: Path) -> None:
@@ -112,6 +115,8 @@ class Pipeline:
 
     def starts(self) -> Path:
         """Validation and test starts, and held-out observations along demonstrations from the validation starts."""
+        if self.config.is_rlbench:
+            return self._do(self.plan.starts, partial(benchmark.make_starts, self))
         return self._do(self.plan.starts, self._make_starts)
 
     def _make_starts(self, folder: Path) -> None:
@@ -180,6 +185,8 @@ class Pipeline:
         assert self.plan.train is not None
         self.demos()
         trained = self._do(self.plan.train, self._train_teacher)
+        if self.config.is_rlbench:  # checkpoints are chosen on starts that had to be demonstrated
+            self.starts()
 
         def load(folder: Path) -> Policy:
             return TeacherPolicy(self.teacher(folder), self.config.evaluate.teacher_steps[0])
@@ -476,8 +483,15 @@ class Pipeline:
             lambda folder: measure_policy(self, folder, StudentPolicy(self.student(student), objective)),
         )
 
+    def oracle(self) -> None:
+        """The demonstrations of the test starts, replayed, for a task that is not simulated here."""
+        if self.plan.oracle is not None:
+            self.starts()
+            self._do(self.plan.oracle, partial(benchmark.replay_demonstrations, self))
+
     def evaluate(self) -> None:
         """Every policy on the same stored test starts, then the latency of all of them side by side."""
+        self.oracle()
         for steps in self.config.evaluate.teacher_steps:
             self.evaluate_teacher(steps)
         for name in self.config.evaluate.baselines:

@@ -12,9 +12,9 @@ import numpy as np
 
 from envs.cameras import CameraSettings
 from envs.rlbench_demos import ask_demonstration
-from envs.rlbench_spec import RLBenchSettings, is_open, state_of, task_spec, world_pose
+from envs.rlbench_spec import RLBenchSettings, state_of, task_spec, world_pose
 from envs.rlbench_views import RLBENCH_NAMES, Views
-from envs.specs import STATE, Shape, TaskSpec
+from envs.specs import STATE, Demonstration, Shape, TaskSpec
 from envs.worker import Worker, WorkerFailure, WorkerSettings
 
 _HERE = Path(__file__).resolve().parent
@@ -85,6 +85,11 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         """``variations`` of the task and ``versions`` of what simulates it."""
         return self.worker.ask({"do": "describe"})[0]
 
+    def interrupt(self) -> None:
+        """From another thread: ends the simulator at once, which is a crash to whoever waits for it."""
+        if self._worker is not None:
+            self._worker.interrupt()
+
     def close(self) -> None:
         """Ends the simulator. The next reset starts another."""
         if self._worker is not None:
@@ -110,10 +115,9 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         start = self.sample_start(self.np_random) if given is None else _checked(given, 4, "start")
         if (start != np.round(start)).any() or start[0] < 0 or start[1] < -1 or (start[1] < 0 and start[2] < 0):
             raise ValueError(f"a start is (variation, episode or -1, seed, attempts) in whole numbers, got {start.tolist()}")
-        self._running, self._steps, self._last_seen = False, 0, {}
+        self._running, self._steps, self._last_seen, self._start = False, 0, {}, start.copy()
         told, self._frame = self.worker.ask({"do": "reset", "start": start.tolist(), "images": self._look})
         self.instructions = [str(each) for each in told["instructions"]]
-        self._start = start.copy()
         self._start[3] = told["attempts"]
         self._running = True
         return self._observe(), self._info(False, "")
@@ -163,7 +167,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self.reset(options={"start": shown.start})
         return shown.action
 
-    def demonstrate(self, start: np.ndarray) -> Any:
+    def demonstrate(self, start: np.ndarray) -> Demonstration:
         """The demonstration of a start, live or stored, with what the cameras saw: see `ask_demonstration`."""
         cameras = None if self.eyes is None else self.eyes.settings
         self._running = False
@@ -230,8 +234,9 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         return {"is_success": success, "failure": failure, "mode": "solved" if success else "", **counts}
 
     @property
-    def gripper_is_open(self) -> bool:
-        return bool(is_open(self._frame, self.settings.gripper_threshold))
+    def last_start(self) -> list[float]:
+        """The start of the running episode, or of the last one."""
+        return [float(value) for value in self._start]
 
 
 def simulator_environment(environment: Mapping[str, str]) -> dict[str, str]:

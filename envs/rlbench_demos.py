@@ -22,9 +22,9 @@ AT_ONCE = 16
 
 
 def kept_frames(low: Mapping[str, np.ndarray], settings: RLBenchSettings) -> np.ndarray:
-    """Which of the L frames of a demonstration are kept, in order.
+    """Which of the L frames are kept, in order: always the first, the last, and every change of the gripper.
 
-    Always the first, the last, and every change of the gripper; without key frames also every `subsample`-th; with them those where the arm rests (see `rests`).
+    Without key frames also every `subsample`-th; with them those where the arm rests (see `rests`).
     Raises ValueError for fewer than two frames, or for key frames of a demonstration without joint velocities.
     """
     opened = is_open(dict(low), settings.gripper_threshold)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -10,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from envs.cameras import CameraSettings, CameraSpec, CamerasSpec
 from envs.clouds import choose, inside, known_depth, pixel_rays, place, voxel_means
+from envs.frames import CameraFrames
 from envs.specs import DEPTH, IMAGES, POINTS
 
 RLBENCH_NAMES = {"front": "front", "left": "left_shoulder", "right": "right_shoulder", "overhead": "overhead", "wrist": "wrist"}
@@ -17,6 +19,9 @@ RLBENCH_NAMES = {"front": "front", "left": "left_shoulder", "right": "right_shou
 
 _TURN = np.diag([-1.0, -1.0, 1.0])
 """From OpenCV's camera axes (x right, y down) to CoppeliaSim's (x left, y up): why RLBench's focal lengths are negative."""
+
+JITTER = 0.002
+"""So far [m; sine of an angle] the simulator's cameras may differ and still be the same."""
 
 _PLACES = 4
 """Decimals [m] to which the poses of a spec are rounded: the simulator's differ in the last bits from start to start."""
@@ -114,6 +119,13 @@ class Views:
             pose = np.linalg.inv(hand) @ pose
         placed = tuple((np.round(pose, _PLACES) + 0.0).reshape(-1).tolist())
         return CameraSpec(name, settings.width, settings.height, round(focal_px, _PLACES), mount, placed)
+
+
+def same_cameras(frames: CameraFrames, spec: CamerasSpec) -> CameraFrames:
+    """The frames under the spec of others, if their cameras differ by the simulator's jitter only; else as they are."""
+    pairs = zip(frames.spec.cameras, spec.cameras, strict=False)
+    near = all(np.allclose(one.extrinsics, other.extrinsics, rtol=0, atol=JITTER) for one, other in pairs)
+    return replace(frames, spec=spec) if near and frames.spec.settings == spec.settings else frames
 
 
 def camera_pose(extrinsics: np.ndarray, base: np.ndarray) -> np.ndarray:

@@ -118,6 +118,12 @@ class Worker:
             self.kill()
             raise WorkerStartError(f"{self._program.name} in {command[0]} did not start: {failure}{printed}") from failure
 
+    def interrupt(self) -> None:
+        """From another thread: end the process at once. Who waits for its answer finds a crash."""
+        process = self._process
+        if process is not None:
+            self._signal(process, signal.SIGKILL)
+
     def kill(self) -> None:
         """End the process and all that it started, politely first, surely then. Nothing when there is none."""
         if self._process is None:
