@@ -183,7 +183,7 @@ def _record(
 def _demonstration(
     pipeline: Pipeline, env: RLBenchEnv, start: np.ndarray, split: str, number: int, failures: list[str]
 ) -> Demonstration:
-    """The demonstration of a start, or of the first of its replacements that has one. RuntimeError when none has."""
+    """The demonstration of a start, or of the first of its replacements that has one. ValueError when none has."""
     config = pipeline.config
     for attempt in range(TRIES):
         if attempt:
@@ -195,7 +195,10 @@ def _demonstration(
             last = failure
             if start[1] >= 0:  # a stored one is no better the second time
                 break
-    raise RuntimeError(f"no demonstration of {config.task} at {start.tolist()}: {last}")
+    raise ValueError(
+        f"got no demonstration of {config.task} at start {number} of {split}: {last}; `distill.py doctor --rlbench` says what "
+        "is wrong with this machine"
+    )
 
 
 def join(parts: Sequence[Demonstrations]) -> Demonstrations:
@@ -256,6 +259,8 @@ def replay_demonstrations(pipeline: Pipeline, folder: Path) -> None:
             "policy": "oracle", "summary": summarise(pipeline.spec, episodes), "episodes": to_json(episodes),
         })  # fmt: skip
         write_eval_info(pipeline, folder, episodes, "test")
+    solved = sum(episode.success for episode in episodes)
+    pipeline.run.say(f"  oracle: {solved} of {len(episodes)} demonstrations succeed when they are replayed")
 
 
 def _episodes(

@@ -21,7 +21,8 @@ STAGES = ("demos", "teach", "sample", "distill", "evaluate", "report")
 
 DESCRIPTION = """Distil a slow flow-matching policy into a one-step student, and measure what that costs and gains.
 
-usage: distill.py [demos | teach | sample | distill | evaluate | report | doctor] [--config FILE]... [--dry-run] [flags]
+usage: distill.py [demos | teach | sample | distill | evaluate | report | doctor [--rlbench]] [--config FILE]... [--dry-run]
+       [flags]
 
 Without a stage everything is done up to the report; finished stages are reused. --config may be given several times,
 later ones win, flags win over all. Ctrl-C and the same command again goes on where it stopped."""
@@ -33,6 +34,9 @@ def read_command(arguments: Sequence[str]) -> tuple[str, bool, Config]:
     if rest and not rest[0].startswith("-"):
         stage = rest.pop(0)
         check_choice("stage", stage, (*STAGES, "doctor"))
+    if stage == "doctor" and "--rlbench" in rest:
+        rest.remove("--rlbench")
+        stage = "doctor --rlbench"
     flags: list[str] = []
     while rest:
         flag = rest.pop(0)
@@ -83,6 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from distill.doctor import run_doctor
 
             return run_doctor()
+        if stage == "doctor --rlbench":
+            from distill.doctor import say
+            from distill.rlbench_doctor import rlbench_checks
+
+            return say(rlbench_checks(config.rlbench.python, os.environ))
         if dry_run:
             if leading:
                 print(describe(config))

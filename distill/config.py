@@ -247,6 +247,10 @@ def validate(config: Config) -> None:
     spec = config.spec()
     if config.is_rlbench:
         config.rlbench.check()
+        if config.demos.per_mode != 1:
+            raise ValueError(f"demos.per_mode: got {config.demos.per_mode}, expected 1: RLBench demonstrates each start once")
+        if config.moving.is_on:
+            raise ValueError("moving: RLBench's world waits for the policy; leave moving.latency_ms and time_scales empty")
     for section in ("", "demos", "observation", "teacher", "sample", "student", "evaluate", "moving", "rlbench"):
         values = getattr(config, section) if section else config
         for item in dataclasses.fields(values):
@@ -374,11 +378,11 @@ def check_choice(what: str, value: str, choices: Mapping[str, Any] | Sequence[st
         raise ValueError(f"{what}: unknown {value!r}; expected one of {sorted(choices)}{nearest_name(value, choices)}")
 
 
-def apply_preset(config: Config, path: Path) -> Config:
-    """`config` with the values of a YAML file over it.
+def apply_preset(config: Config, path: Path, below: tuple[Path, ...] = ()) -> Config:
+    """`config` with the values of a YAML file over it; the file that it ``extends``, named beside it, is applied first.
 
-    Raises ValueError for a missing file, text that is no YAML mapping, an unknown key (with the nearest known one) or
-    a value of the wrong type.
+    below: the files that extend this one. Raises ValueError for a missing file or one that extends itself, text that is no
+    YAML mapping, an unknown key (with the nearest known one) or a value of the wrong type.
     """
     if not path.is_file():
         presets = sorted(str(preset) for preset in Path("configs").glob("**/*.yaml"))
@@ -391,6 +395,11 @@ def apply_preset(config: Config, path: Path) -> Config:
         return config
     if not isinstance(values, dict):
         raise ValueError(f"{path}: got a {type(values).__name__}, expected `key: value` lines")
+    if "extends" in values:
+        parent, below = path.parent / str(values.pop("extends")), (*below, path.resolve())
+        if parent.resolve() in below:
+            raise ValueError(f"{path} extends {parent}, which extends it in turn; name another file, or none")
+        config = apply_preset(config, parent, below)
     return _replace(config, values, str(path), "")
 
 

@@ -95,7 +95,7 @@ def collect(pipeline: Pipeline, clips: dict[str, str]) -> dict[str, Any]:
         "clips": clips,
         "fidelity_floor": _floor(pipeline),
         "moving": _moving(pipeline, policies),
-        **({"oracle": _oracle(pipeline), "rlbench": config.rlbench.result_depends_on()} if config.is_rlbench else {}),
+        **({"oracle": _oracle(pipeline), "rlbench": _simulated(pipeline)} if config.is_rlbench else {}),
     }  # fmt: skip
 
 
@@ -106,6 +106,12 @@ def _scene(task: str) -> list[dict[str, Any]]:
     shapes = [vars(shape) | {"xy": list(shape.xy), "size": list(shape.size)} for shape in env.top_view()]
     env.close()
     return shapes
+
+
+def _simulated(pipeline: Pipeline) -> dict[str, Any]:
+    """How RLBench was run, and the versions that decide its results."""
+    recording = _read(pipeline.run.folder(pipeline.plan.demos) / "recording.json")
+    return {**pipeline.config.rlbench.result_depends_on(), **recording["simulator"]}
 
 
 def _oracle(pipeline: Pipeline) -> dict[str, Any] | None:

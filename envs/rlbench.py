@@ -134,17 +134,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         spec = self.spec_task.action
         action = np.clip(_checked(action, spec.size, "action"), spec.low, spec.high)
         self._steps += 1
-        success, failure = False, ""
-        try:
-            arm = action[:7] if self.settings.arm == "joints" else world_pose(action[:9], self._frame["base"])
-            sent = {"action": np.append(arm, float(action[-1] > 0.5))}
-            told, self._frame = self.worker.ask({"do": "step", "images": self._look}, sent)
-            success = bool(told["success"])
-            failure = "task_failed" if told["ended"] and not success else ""
-        except WorkerFailure as error:
-            failure = error.name
-        except ValueError:
-            failure = "invalid_action"
+        success, failure = self._carry_out(action)
         truncated = not success and not failure and self._steps >= self.spec_task.max_steps
         if truncated:
             failure = "timeout"
@@ -211,6 +201,19 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         return ()
 
     # -- plumbing ---------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, action: np.ndarray) -> tuple[bool, str]:
+        """Whether the task is solved now, and the failure's name, "" for none."""
+        try:
+            arm = action[:7] if self.settings.arm == "joints" else world_pose(action[:9], self._frame["base"])
+        except ValueError:  # its six numbers tell no rotation
+            return False, "invalid_action"
+        sent = {"action": np.append(arm, float(action[-1] > 0.5))}
+        try:
+            told, self._frame = self.worker.ask({"do": "step", "images": self._look}, sent)
+        except WorkerFailure as failure:
+            return False, failure.name
+        return bool(told["success"]), "task_failed" if told["ended"] and not told["success"] else ""
 
     @property
     def _look(self) -> bool:

@@ -111,7 +111,8 @@ def task_spec(task: str, settings: RLBenchSettings) -> TaskSpec:
         raise ValueError(f"unknown task {task!r}: expected rlbench/ and the name of a file in RLBench's tasks, as open_drawer")
     return TaskSpec(
         name=task,
-        summary=f"RLBench's task {name.replace('_', ' ')!r}, variations {list(settings.variations)}.",
+        summary=f"RLBench's task {name.replace('_', ' ')!r}, variations {list(settings.variations)}"
+        + ("; replayed from recordings, not simulated." if settings.program == "replay" else "."),
         state_names=STATE_NAMES,
         action=settings.action,
         modes=("solved",),

@@ -57,8 +57,8 @@ class WorkerFailure(RuntimeError):
         self.name, self.text = name, text
 
 
-class WorkerStartError(RuntimeError):
-    """The process could not be started, or its program not opened: nothing that another episode would change."""
+class WorkerStartError(ValueError):
+    """The process could not be started, or its program not opened: what was asked for is wrong, not an episode."""
 
 
 class Worker:
