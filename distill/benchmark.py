@@ -7,9 +7,8 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -36,6 +35,7 @@ from envs.worker import WorkerFailure
 from students.selection import Selection
 
 if TYPE_CHECKING:
+    from distill.config import Config
     from distill.pipeline import Pipeline
 
 T = TypeVar("T")
@@ -51,17 +51,28 @@ HOLD_STEPS = 10
 # -- several simulators at once ----------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _simulators(pipeline: Pipeline, cameras: CameraSettings | None, count: int) -> Iterator[list[RLBenchEnv]]:
-    """Environments with a process of its own each, all ended in the end."""
-    made = [envs.make_rlbench(pipeline.config.task, pipeline.config.rlbench, cameras) for _ in range(count)]
-    for env in made:
-        env.blind = True
-    try:
-        yield made
-    finally:
-        for env in made:
+class Simulators:
+    """The simulators of this process, which stay from stage to stage while they are asked for with the same cameras."""
+
+    def __init__(self, config: Config) -> None:
+        self._config, self._cameras = config, config.cameras()
+        self._made: list[RLBenchEnv] = []
+
+    def take(self, cameras: CameraSettings | None, count: int) -> list[RLBenchEnv]:
+        """So many environments, each with a process of its own, that look only when they are asked to."""
+        if cameras != self._cameras:
+            self.close()
+            self._cameras = cameras
+        while len(self._made) < count:
+            self._made.append(envs.make_rlbench(self._config.task, self._config.rlbench, cameras))
+            self._made[-1].blind = True
+        return self._made[:count]
+
+    def close(self) -> None:
+        """End them all; the next `take` starts others."""
+        for env in self._made:
             env.close()
+        self._made = []
 
 
 def side_by_side(
@@ -76,30 +87,34 @@ def side_by_side(
     if not count:
         return
     stopped, keeping, free = threading.Event(), threading.Lock(), SimpleQueue[RLBenchEnv]()
-    with _simulators(pipeline, cameras, count) as made, ThreadPoolExecutor(count) as threads:
-        for env in made:
+    made = pipeline.simulators.take(cameras, count)
+    for env in made:
+        free.put(env)
+
+    def one(item: int) -> None:
+        env = free.get()
+        try:
+            result = work(env, item)
+            with keeping:
+                if not stopped.is_set():
+                    keep(item, result)
+        finally:
             free.put(env)
 
-        def one(item: int) -> None:
-            env = free.get()
-            try:
-                result = work(env, item)
-                with keeping:
-                    if not stopped.is_set():
-                        keep(item, result)
-            finally:
-                free.put(env)
-
-        futures = [threads.submit(one, item) for item in items]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        except BaseException:
-            stopped.set()
-            threads.shutdown(wait=False, cancel_futures=True)
-            for env in made:
-                env.interrupt()
-            raise
+    threads = ThreadPoolExecutor(count)
+    try:
+        for future in as_completed([threads.submit(one, item) for item in items]):
+            future.result()
+    except BaseException:
+        stopped.set()
+        threads.shutdown(wait=False, cancel_futures=True)
+        for env in made:
+            env.interrupt()
+        raise
+    finally:
+        threads.shutdown()
+        if stopped.is_set():
+            pipeline.simulators.close()
 
 
 # -- demonstrations and starts -----------------------------------------------------------------------------------------
@@ -110,7 +125,7 @@ def record_demonstrations(pipeline: Pipeline, folder: Path) -> None:
     config = pipeline.config
     count = config.demos.episodes or config.demos.train_starts
     starts = split_starts(config.task, config.rlbench, config.seed, {**_counts(pipeline), "train": count})["train"]
-    _record(pipeline, folder, starts, "train", pipeline.cameras)
+    _record(pipeline, folder, starts, "train", seeing=True)
 
 
 def make_starts(pipeline: Pipeline, folder: Path) -> None:
@@ -121,8 +136,8 @@ def make_starts(pipeline: Pipeline, folder: Path) -> None:
     config, run = pipeline.config, pipeline.run
     drawn = split_starts(config.task, config.rlbench, config.seed, _counts(pipeline))
     validation = drawn["validation"]
-    _record(pipeline, folder / "held_out", validation[:HELD_OUT], "validation", pipeline.cameras)
-    _record(pipeline, folder / "test", drawn["test"], "test", None)
+    _record(pipeline, folder / "held_out", validation[:HELD_OUT], "validation", seeing=True)
+    _record(pipeline, folder / "test", drawn["test"], "test", seeing=False)
     if run.is_main:
         held_out, test = (Demonstrations.load(folder / name, pipeline.spec) for name in ("held_out", "test"))
         frames = np.random.default_rng([config.seed, 11]).permutation(held_out.num_frames)
@@ -143,9 +158,7 @@ def _counts(pipeline: Pipeline) -> dict[str, int]:
             "test": evaluate.test_starts}  # fmt: skip
 
 
-def _record(
-    pipeline: Pipeline, folder: Path, starts: np.ndarray, split: str, cameras: CameraSettings | None
-) -> None:
+def _record(pipeline: Pipeline, folder: Path, starts: np.ndarray, split: str, seeing: bool) -> None:
     """Demonstrations from the starts into `folder`. Each is kept as soon as it is there, so that a stopped run goes on."""
     run, kept = pipeline.run, folder / "episodes"
     mine = [number for number in run.my_share(range(len(starts))) if not (kept / f"{number}" / "info.json").is_file()]
@@ -154,7 +167,7 @@ def _record(
     with tqdm(total=len(mine), desc=f"demos ({split})", unit="episode", disable=not run.is_main) as bar:
 
         def work(env: RLBenchEnv, number: int) -> Demonstration:
-            shown = _demonstration(pipeline, env, starts[number], split, number, failures)
+            shown = _demonstration(pipeline, env, starts[number], split, number, seeing, failures)
             told.update(told or env.describe())
             return shown
 
@@ -166,7 +179,7 @@ def _record(
             bar.update()
 
         kept.mkdir(parents=True, exist_ok=True)
-        side_by_side(pipeline, cameras, mine, work, keep)
+        side_by_side(pipeline, pipeline.cameras, mine, work, keep)
     run.accelerator.wait_for_everyone()
     failed, simulators = run.gather(failures), [each for each in run.gather([told]) if each]
     if run.is_main:
@@ -181,7 +194,7 @@ def _record(
 
 
 def _demonstration(
-    pipeline: Pipeline, env: RLBenchEnv, start: np.ndarray, split: str, number: int, failures: list[str]
+    pipeline: Pipeline, env: RLBenchEnv, start: np.ndarray, split: str, number: int, seeing: bool, failures: list[str]
 ) -> Demonstration:
     """The demonstration of a start, or of the first of its replacements that has one. ValueError when none has."""
     config = pipeline.config
@@ -189,7 +202,7 @@ def _demonstration(
         if attempt:
             start = drawn_start(config.task, config.rlbench, config.seed, split, number, attempt)
         try:
-            return env.demonstrate(start)
+            return env.demonstrate(start, seeing)
         except WorkerFailure as failure:
             failures.append(failure.name)
             last = failure
@@ -253,7 +266,7 @@ def replay_demonstrations(pipeline: Pipeline, folder: Path) -> None:
             episode.failure = failure.name
         return episode
 
-    episodes = _episodes(pipeline, None, shown.num_episodes, folder, "test", "oracle", work)
+    episodes = _episodes(pipeline, pipeline.cameras, shown.num_episodes, folder, "test", "oracle", work)
     if pipeline.run.is_main:
         write_json(folder / "result.json", {
             "policy": "oracle", "summary": summarise(pipeline.spec, episodes), "episodes": to_json(episodes),

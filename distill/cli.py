@@ -115,8 +115,7 @@ def _work(stage: str, config: Config) -> int:
     from distill.report_tables import distilling_line
     from distill.run import Run
 
-    with Run.open(config) as run:
-        pipeline = Pipeline(run)
+    with Run.open(config) as run, Pipeline(run) as pipeline:
         if stage in ("", "report"):
             folder = pipeline.report()
             cost = distilling_line(json.loads((folder / "report.json").read_text())) if run.is_main else ""

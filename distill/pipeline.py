@@ -59,6 +59,7 @@ class Pipeline:
         self.plan: Plan = make_plan(run.config)
         self.spec = run.config.spec()
         self.cameras = run.config.cameras()
+        self.simulators = benchmark.Simulators(run.config)
         self._done: dict[str, Path] = {}
         self._stored: dict[str, Tensor] = {}
         self._held_out: Seen = {}
@@ -538,6 +539,16 @@ class Pipeline:
         return self._do(self.plan.report, work)
 
     # -- plumbing ---------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End the simulators that run in processes of their own, if any do."""
+        self.simulators.close()
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _do(self, stage: Stage, work: Callable[[Path], None]) -> Path:
         """A stage is looked at (and its files verified) once a process, however many others need it."""

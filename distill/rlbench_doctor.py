@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.doctor import Check
-from envs.rlbench import simulator_environment
+from envs.rlbench import PYTHON_VARIABLE, simulator_environment
 
 PYREP = "COPPELIASIM_ROOT=... pip install git+https://github.com/stepjam/PyRep.git"
 RLBENCH = "pip install git+https://github.com/stepjam/RLBench.git"
@@ -62,8 +62,8 @@ IMPORT = "import json, pyrep, rlbench; print(json.dumps([pyrep.__version__, rlbe
 
 
 def rlbench_checks(python: str, environment: Mapping[str, str]) -> list[Check]:
-    """Everything that is looked at. python: the interpreter that shall import rlbench, as a command line; "" is this one."""
-    command = shlex.split(python) or [sys.executable]
+    """Everything that is looked at. python: the interpreter that shall import rlbench, as a command line; "" as in a run."""
+    command = shlex.split(python or environment.get(PYTHON_VARIABLE, "")) or [sys.executable]
     found = [root_check(environment)]
     if found[0].status == "ok":
         found += [version_check(environment), library_check(environment)]

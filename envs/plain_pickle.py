@@ -19,7 +19,7 @@ FUNCTIONS = {
     **{core + ".multiarray._reconstruct": "empty array" for core in _CORES},
     **{core + ".multiarray.scalar": "scalar" for core in _CORES},
     **{core + ".numeric._frombuffer": "whole array" for core in _CORES},
-    "numpy.dtype": "dtype", "numpy.ndarray": "ndarray", "_codecs.encode": "bytes",
+    "numpy.dtype": "dtype", "numpy.ndarray": "ndarray", "_codecs.encode": "bytes", "__builtin__.bytes": "no bytes",
 }  # fmt: skip
 """What numpy's arrays are made of, whichever numpy and Python wrote them."""
 
@@ -130,6 +130,8 @@ def _call(stack: list[Any]) -> None:
         stack.append(np.frombuffer(bytes(data), kind.value).reshape(shape, order=order))
     elif wanted == "bytes":
         stack.append(arguments[0].encode("latin1"))
+    elif wanted == "no bytes" and not arguments:
+        stack.append(b"")
     else:
         raise ValueError(f"the pickle calls {function.path}, which no demonstration needs")
 
@@ -180,6 +182,8 @@ def _set(stack: list[Any]) -> None:
 
 def _pack(count: int) -> Any:
     def pack(stack: list[Any]) -> None:
+        if len(stack) < count:
+            raise IndexError("the stack is too short")
         items = tuple(stack[-count:])
         del stack[-count:]
         stack.append(items)

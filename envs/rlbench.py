@@ -18,6 +18,8 @@ from envs.specs import STATE, Demonstration, Shape, TaskSpec
 from envs.worker import Worker, WorkerFailure, WorkerSettings
 
 _HERE = Path(__file__).resolve().parent
+PYTHON_VARIABLE = "FLOW2ONE_RLBENCH_PYTHON"
+"""Names the interpreter that imports rlbench where the settings do not."""
 _DEMO_STEPS = 5
 """A live demonstration may take so many times as long as a step before it is killed."""
 
@@ -62,7 +64,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         """The simulator's process; made by the first use, started by the first question."""
         if self._worker is None:
             settings = self.settings
-            limits = WorkerSettings(settings.python, settings.start_s, settings.step_s)
+            limits = WorkerSettings(interpreter(settings), settings.start_s, settings.step_s)
             program = _HERE / f"{'rlbench_replay' if settings.program == 'replay' else 'rlbench_program'}.py"
             self._worker = Worker(program, self._options(), limits, simulator_environment(os.environ))
         return self._worker
@@ -116,6 +118,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         if (start != np.round(start)).any() or start[0] < 0 or start[1] < -1 or (start[1] < 0 and start[2] < 0):
             raise ValueError(f"a start is (variation, episode or -1, seed, attempts) in whole numbers, got {start.tolist()}")
         self._running, self._steps, self._last_seen, self._start = False, 0, {}, start.copy()
+        self.worker.renew()
         told, self._frame = self.worker.ask({"do": "reset", "start": start.tolist(), "images": self._look})
         self.instructions = [str(each) for each in told["instructions"]]
         self._start[3] = told["attempts"]
@@ -157,10 +160,11 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self.reset(options={"start": shown.start})
         return shown.action
 
-    def demonstrate(self, start: np.ndarray) -> Demonstration:
-        """The demonstration of a start, live or stored, with what the cameras saw: see `ask_demonstration`."""
-        cameras = None if self.eyes is None else self.eyes.settings
+    def demonstrate(self, start: np.ndarray, seeing: bool = True) -> Demonstration:
+        """The demonstration of a start, live or stored; with what the cameras saw, if seeing. See `ask_demonstration`."""
+        cameras = self.eyes.settings if self.eyes is not None and seeing else None
         self._running = False
+        self.worker.renew()
         return ask_demonstration(self.worker, start, self.settings, cameras, _DEMO_STEPS * self.settings.step_s)
 
     def open_cameras(self, settings: CameraSettings) -> None:
@@ -179,9 +183,9 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         """What the cameras see now: every feature, float32. RuntimeError without cameras, WorkerFailure from the simulator."""
         if self.eyes is None:
             raise RuntimeError("this environment has no cameras: make it with envs.make(task, cameras, rlbench)")
+        if not self._running and self._last_seen:  # the simulator may be gone: the last good view
+            return {name: values.copy() for name, values in self._last_seen.items()}
         if not any(name.endswith(".extrinsics") for name in self._frame):
-            if not self._running and self._last_seen:  # the simulator is gone: the last good view
-                return {name: values.copy() for name, values in self._last_seen.items()}
             self._frame = self.worker.ask({"do": "see"})[1]
         return self._seen()
 
@@ -240,6 +244,11 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     def last_start(self) -> list[float]:
         """The start of the running episode, or of the last one."""
         return [float(value) for value in self._start]
+
+
+def interpreter(settings: RLBenchSettings) -> str:
+    """The command line of the interpreter that imports rlbench, "" for this one, which does for recordings."""
+    return settings.python or (os.environ.get(PYTHON_VARIABLE, "") if settings.program == "rlbench" else "")
 
 
 def simulator_environment(environment: Mapping[str, str]) -> dict[str, str]:

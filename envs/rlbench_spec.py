@@ -35,7 +35,8 @@ class RLBenchSettings:
     """How a task of RLBench is run, seen and recorded; of no meaning for other tasks.
 
     program: rlbench (the simulator), or replay (stored demonstrations, without a simulator: a test of everything else).
-    python: the interpreter that imports rlbench, as a command line; "" is this one. workers: simulators a process.
+    python: the interpreter that imports rlbench, as a command line; "" is what FLOW2ONE_RLBENCH_PYTHON says, or this one.
+    workers: simulators a process.
     dataset: folder of RLBench's stored demonstrations, which are taken then; "" records live ones.
     arm: planning or ik (actions are poses of the gripper) or joints; collision_checking: of the first two.
     keyframes: only the frames where the gripper changes or the arm rests; else every `subsample`-th, and where it changes.

@@ -74,6 +74,7 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._stream: _Stream | None = None
         self._printed: Any = None
+        self._interrupted = False
         self.starts = 0
 
     @property
@@ -96,6 +97,8 @@ class Worker:
         """Start the process and open its program, unless it runs. Raises WorkerStartError."""
         if self._process is not None:
             return
+        if self._interrupted:
+            raise WorkerStartError("the worker was interrupted; make another one")
         command = [*(shlex.split(self._settings.python) or [sys.executable]), str(SERVING)]
         ours, theirs = socket.socketpair()
         self._printed = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - as long as the process
@@ -118,8 +121,14 @@ class Worker:
             self.kill()
             raise WorkerStartError(f"{self._program.name} in {command[0]} did not start: {failure}{printed}") from failure
 
+    def renew(self) -> None:
+        """Forget a process that has died meanwhile, so that the next question starts another instead of finding a crash."""
+        if self._process is not None and self._process.poll() is not None:
+            self.kill()
+
     def interrupt(self) -> None:
-        """From another thread: end the process at once. Who waits for its answer finds a crash."""
+        """From another thread: end the process at once, for good. Who waits for its answer finds a crash."""
+        self._interrupted = True
         process = self._process
         if process is not None:
             self._signal(process, signal.SIGKILL)
@@ -150,7 +159,8 @@ class Worker:
     def _exchange(
         self, message: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None, limit_s: float
     ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        assert self._stream is not None and self._process is not None
+        process = self._process
+        assert self._stream is not None and process is not None
         self._stream.deadline = time.monotonic() + limit_s
         stream = cast(BinaryIO, self._stream)
         try:
@@ -162,8 +172,8 @@ class Worker:
             raise WorkerFailure("hang", f"no answer within {limit_s:g} s, so it was killed{printed}") from None
         except (WireError, OSError) as error:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(self._settings.grace_s)
-            status, printed = self._process.returncode, self._tail()
+                process.wait(self._settings.grace_s)
+            status, printed = process.returncode, self._tail()
             self.kill()
             raise WorkerFailure("crash", f"the process ended with status {status}{printed}") from error
         if "failed" in told:

@@ -89,7 +89,7 @@ def save_episode(folder: Path, task: str, variation: int, rng: np.random.RandomS
     observations = []
     for frame, (place, is_open) in enumerate(zip(places, opened, strict=True)):
         made = OBSERVATION()
-        joints = np.concatenate([place, [0.1, -0.2, 0.3, 0.4]])
+        joints = np.concatenate([place, [-1.5, 0.1, 1.5, 0.4]])
         still = frame in (0, len(places) - 1) or opened[frame] != opened[frame - 1]
         amount = 0.93 if options["half_open"] and is_open else is_open
         misc: dict[str, Any] = {"variation_index": variation}

@@ -185,3 +185,15 @@ def test_what_runs_elsewhere_is_old_pythons_and_imports_nothing_of_ours(name: st
         str(node.module).split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 0
     }
     assert imported <= {*sys.stdlib_module_names, "numpy", "PIL", "rlbench", "pyrep"}
+
+
+def test_one_that_died_between_two_questions_can_be_renewed(make: Make) -> None:
+    worker = make()
+    worker.renew()
+    worker.ask({"do": "x"})
+    worker.renew()
+    assert worker.pid is not None and worker.starts == 1
+    os.kill(worker.pid, signal.SIGKILL)
+    assert gone(worker.pid)
+    worker.renew()
+    assert worker.pid is None and worker.ask({"do": "x"})[0]["asked"] == 1 and worker.starts == 2
