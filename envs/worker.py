@@ -109,6 +109,7 @@ class Worker:
             )  # fmt: skip
         except OSError as error:
             ours.close()
+            self._printed.close()
             raise WorkerStartError(f"{command[0]} can not be started ({error}); give another interpreter") from error
         finally:
             theirs.close()

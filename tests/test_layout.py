@@ -155,7 +155,7 @@ def commands_in(text: str) -> list[str]:
     return [line.split(" #")[0].strip() for line in blocks.replace("\\\n", " ").splitlines()]
 
 
-PAGES = ("README.md", "docs/how-it-works.md", "docs/development.md")
+PAGES = ("README.md", "docs/how-it-works.md", "docs/development.md", "docs/rlbench.md")
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -181,7 +181,7 @@ def test_every_command_line_of_a_page_is_understood(page: str, monkeypatch: pyte
             arguments = [] if words[1] == "test" else arguments
         if arguments:
             stages.add(read_command(arguments)[0])
-    assert stages <= {"", *STAGES, "doctor"}
+    assert stages <= {"", *STAGES, "doctor", "doctor --rlbench"}
     assert page != "README.md" or stages >= {"", "doctor"}
 
 

@@ -41,7 +41,8 @@ observation: {sources: [state, points], state_names: [x_m, y_m, z_m, gripper_ope
 teacher: {observation_steps: 2, training_steps: 6, batch_size: 8, warmup_steps: 2, candidates: 1, width: 16, depth: 1, heads: 2,
   horizon: 8, patch: 8}
 sample: {num_hypotheses: 4, num_steps: 2, num_observations: 12, shard_size: 16, batch_size: 8}
-student: {objectives: [chamfer], training_steps: 4, batch_size: 4, num_latents: 2, codes: 4, warmup_steps: 1, candidates: 1}
+student: {objectives: [chamfer], training_steps: 4, batch_size: 4, num_latents: 2, codes: 0, code_shares: false,
+  latent_size: 2, warmup_steps: 1, candidates: 1}
 evaluate: {test_starts: 2, validation_starts: 2, teacher_steps: [2], execution_horizon: 4, fidelity_observations: 4,
   fidelity_samples: 6, latency_calls: 20, latency_warmup: 1, baselines: []}
 """
