@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from distill.statistics import wilson_interval
 from envs.cameras import CameraSettings
 from envs.demonstrations import Demonstrations, windows
 from envs.rlbench import RLBenchEnv
+from envs.rlbench_spec import task_names, which_task
 from envs.rlbench_starts import drawn_start, split_starts
 from envs.rlbench_views import same_cameras
 from envs.specs import Demonstration
@@ -321,20 +322,29 @@ def _rows(folder: Path, name: str) -> Iterable[dict[str, Any]]:
 
 def write_eval_info(pipeline: Pipeline, folder: Path, episodes: Sequence[Episode], name: str) -> None:
     """``eval_info.json`` with LeRobot's keys: per_task, per_group, overall. Only failures have no reward."""
-    seconds = sum(row["seconds"] for row in _rows(folder, name))
+    rows = {row["episode"]["index"]: row for row in _rows(folder, name)}
+    seconds = {index: row["seconds"] for index, row in rows.items()}
+    names = task_names(pipeline.config.task)
+    of_task = {index: which_task(np.array(row["start"]), names)[0] for index, row in rows.items()}
+    group, per_task = pipeline.config.task.partition("/")[0], []
+    for number, task in enumerate(names):
+        mine = [episode for episode in episodes if of_task[episode.index] == number]
+        if mine:
+            rewards = [float(episode.success) for episode in mine]
+            metrics = {"sum_rewards": rewards, "max_rewards": rewards, "successes": [episode.success for episode in mine],
+                       "failures": [episode.failure for episode in mine], **_figures(mine, seconds)}  # fmt: skip
+            per_task.append({"task_group": group, "task": task, "task_id": number, "metrics": metrics})
+    overall = _figures(episodes, seconds)
+    write_json(folder / "eval_info.json", {"per_task": per_task, "per_group": {group: overall}, "overall": overall})
+
+
+def _figures(episodes: Sequence[Episode], seconds: Mapping[int, float]) -> dict[str, Any]:
+    """LeRobot's aggregates of a set of episodes, with the 95 % Wilson interval of the success."""
     successes, count = sum(episode.success for episode in episodes), len(episodes)
     low, high = wilson_interval(successes, count)
-    figures = {
+    took = sum(seconds[episode.index] for episode in episodes)
+    return {
         "avg_sum_reward": successes / count, "avg_max_reward": successes / count, "pc_success": 100 * successes / count,
-        "pc_success_ci95": [100 * low, 100 * high], "n_success": successes, "n_episodes": count,
-        "eval_s": seconds, "eval_ep_s": seconds / count, "video_paths": [],
+        "pc_success_ci95": [100 * low, 100 * high], "n_success": successes, "n_episodes": count, "eval_s": took,
+        "eval_ep_s": took / count, "video_paths": [],
     }  # fmt: skip
-    group, _, task = pipeline.config.task.partition("/")
-    metrics = {"sum_rewards": [float(episode.success) for episode in episodes],
-               "max_rewards": [float(episode.success) for episode in episodes],
-               "successes": [bool(episode.success) for episode in episodes],
-               "failures": [episode.failure for episode in episodes], "video_paths": []}  # fmt: skip
-    write_json(folder / "eval_info.json", {
-        "per_task": [{"task_group": group, "task": task, "task_id": 0, "metrics": {**metrics, **figures}}],
-        "per_group": {group: figures}, "overall": figures,
-    })  # fmt: skip

@@ -229,7 +229,7 @@ def simulator_check() -> Check:
     """CoppeliaSim for the RLBench benchmark; everything else runs without it."""
     root, name = os.environ.get("COPPELIASIM_ROOT"), "CoppeliaSim"
     if not root:
-        advice = "only for RLBench: CoppeliaSim 4.1, COPPELIASIM_ROOT, PyRep from its git (never pip install pyrep): --rlbench"
+        advice = "only for RLBench: CoppeliaSim 4.1, COPPELIASIM_ROOT, PyRep by git (not pip install pyrep): doctor --rlbench"
         return Check(name, "optional", "COPPELIASIM_ROOT is not set", advice)
     if not Path(root).is_dir():
         return Check(name, "optional", f"{root} is no folder", "set COPPELIASIM_ROOT to the unpacked CoppeliaSim 4.1")

@@ -12,7 +12,7 @@ import numpy as np
 
 from envs.cameras import CameraSettings
 from envs.rlbench_demos import ask_demonstration
-from envs.rlbench_spec import RLBenchSettings, state_of, task_spec, world_pose
+from envs.rlbench_spec import RLBenchSettings, state_of, task_names, task_spec, which_task, world_pose
 from envs.rlbench_views import RLBENCH_NAMES, Views
 from envs.specs import STATE, Demonstration, Shape, TaskSpec
 from envs.worker import Worker, WorkerFailure, WorkerSettings
@@ -29,7 +29,8 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
 
     An action is a pose of the gripper in the robot's base frame or joint angles, then the gripper (`RLBenchSettings.action`).
     A start is (variation, episode, seed, attempts): a stored episode, or with episode -1 a placement by numpy's seed, in so
-    many attempts as it once took (0: not known). What the simulator does wrong is the episode's failure, by name.
+    many attempts as it once took (0: not known); of several tasks also the task's number.
+    What the simulator does wrong is the episode's failure, by name.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
@@ -46,7 +47,9 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self._worker: Worker | None = None
         self._frame: dict[str, np.ndarray] = {}
         self._last_seen: dict[str, np.ndarray] = {}
-        self._start = np.zeros(4)
+        self.tasks = task_names(task)
+        self._loaded = (0, self.tasks[0])  # by which process, and which task
+        self._start, self._which = np.zeros(len(self.spec_task.start_names)), which_task(np.zeros(5), self.tasks)[1]
         self._steps, self._running = 0, False
         self.instructions: list[str] = []
         size, action = len(self.spec_task.state_names), self.spec_task.action
@@ -73,7 +76,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         """What the program is told at its start; see envs/rlbench_program.py."""
         settings, seen = self.settings, None if self.eyes is None else self.eyes.settings
         return {
-            "task": self.spec_task.name.rpartition("/")[2], "arm": settings.arm, "repeat": settings.subsample,
+            "task": self.tasks[0], "arm": settings.arm, "repeat": settings.subsample,
             "collision_checking": settings.collision_checking, "renderer": settings.renderer,
             "dataset": str(Path(settings.dataset).resolve()) if settings.dataset else "",
             "variation": settings.variations[0], "keyframes": settings.keyframes,
@@ -102,23 +105,26 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     # -- the contract of PandaEnv -----------------------------------------------------------------------------------
 
     def sample_start(self, rng: np.random.Generator) -> np.ndarray:
-        """A start `[4]` float64 that nobody has seen: a variation, and a seed of numpy's for RLBench's placement."""
-        return np.array([rng.choice(self.settings.variations), -1, rng.integers(2**31), 0], dtype=np.float64)
+        """A start `[D]` float64 that nobody has seen: a variation, and a seed of numpy's for RLBench's placement."""
+        start = [rng.choice(self.settings.variations), -1, rng.integers(2**31), 0]
+        return np.array([*start, *([rng.integers(len(self.tasks))] if len(self.tasks) > 1 else [])], dtype=np.float64)
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Starts an episode at ``options["start"]`` `[4]`, or at a sampled start.
+        """Starts an episode at ``options["start"]`` `[D]`, or at a sampled start.
 
         Raises ValueError for a start of wrong shape, with NaN, or of no whole numbers; WorkerFailure when the simulator fails.
         """
         super().reset(seed=seed)
         given = None if options is None else options.get("start")
-        start = self.sample_start(self.np_random) if given is None else _checked(given, 4, "start")
-        if (start != np.round(start)).any() or start[0] < 0 or start[1] < -1 or (start[1] < 0 and start[2] < 0):
-            raise ValueError(f"a start is (variation, episode or -1, seed, attempts) in whole numbers, got {start.tolist()}")
+        start = self.sample_start(self.np_random) if given is None else _checked(given, len(self._start), "start")
+        if (start != np.round(start)).any() or start[0] < 0 or start[1] < -1 or (start[1] < 0 and start[2] < 0) or (
+            len(start) > 4 and not 0 <= start[4] < len(self.tasks)
+        ):
+            raise ValueError(f"a start is {self.spec_task.start_names} in whole numbers, got {start.tolist()}")
         self._running, self._steps, self._last_seen, self._start = False, 0, {}, start.copy()
-        self.worker.renew()
+        self._load(start)
         told, self._frame = self.worker.ask({"do": "reset", "start": start.tolist(), "images": self._look})
         self.instructions = [str(each) for each in told["instructions"]]
         self._start[3] = told["attempts"]
@@ -156,7 +162,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         if mode not in self.spec_task.modes:
             raise ValueError(f"task {self.spec_task.name!r} has no mode {mode!r}; its modes are {self.spec_task.modes}")
         limit_s = _DEMO_STEPS * self.settings.step_s
-        shown = ask_demonstration(self.worker, self._start, self.settings, None, limit_s)
+        shown = ask_demonstration(self.worker, self._start, self.settings, None, limit_s, self._which)
         self.reset(options={"start": shown.start})
         return shown.action
 
@@ -164,8 +170,9 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         """The demonstration of a start, live or stored; with what the cameras saw, if seeing. See `ask_demonstration`."""
         cameras = self.eyes.settings if self.eyes is not None and seeing else None
         self._running = False
-        self.worker.renew()
-        return ask_demonstration(self.worker, start, self.settings, cameras, _DEMO_STEPS * self.settings.step_s)
+        self._load(start)
+        limit_s = _DEMO_STEPS * self.settings.step_s
+        return ask_demonstration(self.worker, start, self.settings, cameras, limit_s, self._which)
 
     def open_cameras(self, settings: CameraSettings) -> None:
         """From now on observations hold what these cameras see; a running simulator is ended.
@@ -206,6 +213,16 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
 
     # -- plumbing ---------------------------------------------------------------------------------------------------
 
+    def _load(self, start: np.ndarray) -> None:
+        """Have a simulator that lives, with the task of this start in it."""
+        number, self._which = which_task(start, self.tasks)
+        self.worker.renew()
+        self.worker.start()
+        wanted = (self.worker.starts, self.tasks[number])
+        if wanted != self._loaded and (self._loaded[0] == wanted[0] or number):
+            self.worker.ask({"do": "task", "task": self.tasks[number]})
+        self._loaded = wanted
+
     def _carry_out(self, action: np.ndarray) -> tuple[bool, str]:
         """Whether the task is solved now, and the failure's name, "" for none."""
         try:
@@ -224,11 +241,11 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         return self.eyes is not None and not self.blind
 
     def _observe(self) -> dict[str, np.ndarray]:
-        state = state_of(self._frame, self._frame["base"], self.settings.gripper_threshold)
+        state = state_of(self._frame, self._frame["base"], self.settings.gripper_threshold, self._which)
         return {STATE: state, **(self._seen() if self._look else {})}
 
     def _last_observation(self) -> dict[str, np.ndarray]:
-        state = state_of(self._frame, self._frame["base"], self.settings.gripper_threshold)
+        state = state_of(self._frame, self._frame["base"], self.settings.gripper_threshold, self._which)
         return {STATE: state, **({name: values.copy() for name, values in self._last_seen.items()} if self._look else {})}
 
     def _seen(self) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from envs.cameras import CameraSettings
 from envs.frames import CameraFrames, pack
-from envs.rlbench_spec import RLBenchSettings, is_open, pose_numbers, state_of
+from envs.rlbench_spec import NO_CHOICE, RLBenchSettings, is_open, pose_numbers, state_of
 from envs.rlbench_views import Views
 from envs.specs import Demonstration
 from envs.worker import Worker
@@ -60,10 +60,12 @@ def actions_of(low: Mapping[str, np.ndarray], base: np.ndarray, settings: RLBenc
 
 
 def ask_demonstration(
-    worker: Worker, start: np.ndarray, settings: RLBenchSettings, cameras: CameraSettings | None, limit_s: float = 0.0
-) -> Demonstration:
+    worker: Worker, start: np.ndarray, settings: RLBenchSettings, cameras: CameraSettings | None, limit_s: float = 0.0,
+    which: np.ndarray = NO_CHOICE,
+) -> Demonstration:  # fmt: skip
     """The demonstration of a start `[D]`, live or stored, as one of ours; its start tells how it is placed again.
 
+    which: what the state says of the task, see `which_task`.
     Frame k holds what was seen there and the action that leads to the next kept one. Raises WorkerFailure, and ValueError
     for a demonstration that can not be used.
     """
@@ -73,7 +75,8 @@ def ask_demonstration(
     before, after = kept[:-1], kept[1:]
     placed = np.array(start, dtype=np.float64)
     placed[3] = told["attempts"]
-    state = state_of({name: values[before] for name, values in low.items()}, base, settings.gripper_threshold)
+    seen = {name: values[before] for name, values in low.items()}
+    state = state_of(seen, base, settings.gripper_threshold, which)
     return Demonstration(
         state=state, action=actions_of(low, base, settings)[after], tool=state[:, :3].copy(), start=placed, mode="solved",
         cameras=None if cameras is None else _seen(worker, low, base, before, settings, cameras),

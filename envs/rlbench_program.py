@@ -5,6 +5,7 @@ It needs stepjam/RLBench and stepjam/PyRep, CoppeliaSim 4.1 and an X display. Wh
     options   task, arm (planning, ik, joints), collision_checking, repeat (simulator steps that an action of joints is held),
               cameras (RLBench's names), rgb, depth, image_size [H, W], renderer (opengl, opengl3), dataset ("" or a folder)
     describe  -> variations, versions
+    task      task -> nothing; it takes the place of the first one
     reset     start [variation, episode, seed, attempts] -> attempts, instructions; a frame
     step      action `[8]`; images -> success, ended; a frame
     see       -> a frame with images
@@ -81,13 +82,18 @@ class Simulator:
         }[options["arm"]]()
         self._environment = Environment(MoveArmThenGripper(arm, Discrete()), obs_config=self._observed, headless=True)
         self._environment.launch()
-        self._task = self._environment.get_task(name_to_task_class(options["task"]))
+        self._find, self._name = name_to_task_class, options["task"]
+        self._task = self._environment.get_task(self._find(self._name))
         self._demo: Any = None
 
     def answer(self, message: dict[str, Any], arrays: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         do = message["do"]
         if do == "describe":
             return {"variations": self._task.variation_count(), "versions": versions()}, {}
+        if do == "task":
+            self._name = message["task"]
+            self._task = self._environment.get_task(self._find(self._name))
+            return {}, {}
         if do == "reset":
             self._look(False)
             instructions, attempts = self._place(message["start"])
@@ -111,14 +117,14 @@ class Simulator:
 
     def _place(self, start: list[float]) -> tuple[list[str], int]:
         """Put the scene at a start; the instructions, and how many attempts it took (0: not known)."""
-        variation, number, seed, attempts = (int(value) for value in start)
+        variation, number, seed, attempts = (int(value) for value in start[:4])
         if number < 0 and not attempts:
             np.random.seed(seed)  # noqa: NPY002 - it is what RLBench places its objects by
             self._task.set_variation(variation)
             instructions, _ = self._task.reset()
             return list(instructions), int(getattr(self._task._scene, "_attempts", -1)) + 1
         if number >= 0:
-            stored = self._tree.episode(Path(self._options["dataset"]), self._options["task"], variation, number)
+            stored = self._tree.episode(Path(self._options["dataset"]), self._name, variation, number)
             if stored.random_state is None:
                 raise ValueError(f"{stored.folder} does not tell numpy's random state: it can not be placed again")
             state, attempts = stored.random_state, stored.attempts
@@ -168,10 +174,10 @@ class Simulator:
         return found
 
     def _demonstrate(self, start: list[float]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        variation, number, seed, _ = (int(value) for value in start)
+        variation, number, seed, _ = (int(value) for value in start[:4])
         if number >= 0:
-            self._demo = self._tree.episode(Path(self._options["dataset"]), self._options["task"], variation, number)
-            told = self._tree.descriptions(Path(self._options["dataset"]), self._options["task"], variation)
+            self._demo = self._tree.episode(Path(self._options["dataset"]), self._name, variation, number)
+            told = self._tree.descriptions(Path(self._options["dataset"]), self._name, variation)
             return {"attempts": self._demo.attempts, "instructions": told}, {**self._demo.low, "base": self._demo.base}
         np.random.seed(seed)  # noqa: NPY002
         self._task.set_variation(variation)

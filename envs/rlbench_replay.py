@@ -38,6 +38,9 @@ class Replay:
         if do == "describe":
             found = len(list((self._root / self._task).glob("variation*")))
             return {"variations": found, "versions": {"numpy": np.__version__}}, {}
+        if do == "task":
+            self._task = message["task"]
+            return {}, {}
         if do == "reset":
             self._episode, self._now = self._load(message["start"]), 0
             told = self._tree.descriptions(self._root, self._task, int(message["start"][0]))
@@ -58,7 +61,7 @@ class Replay:
         raise ValueError(f"asked to {do!r}, which is not known here")
 
     def _load(self, start: list[float]) -> Any:
-        variation, number, seed, _ = (int(value) for value in start)
+        variation, number, seed, _ = (int(value) for value in start[:4])
         if number < 0:  # as a seed places a scene, so it chooses an episode here
             there = self._tree.episodes(self._root, self._task, variation)
             number = there[seed % len(there)]

@@ -26,6 +26,11 @@ JOINTS = tuple(f"joint_{number}_rad" for number in range(1, 8))
 POSE = ("x_m", "y_m", "z_m", *ROTATION, "gripper_open")
 STATE_NAMES = (*POSE, *JOINTS)
 
+FINGER_M = 0.04
+"""A finger's way from closed to open [m]."""
+NO_CHOICE = np.zeros(0)
+"""What the state says of the task where there is only one."""
+
 _JOINT_LOW = (-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973)
 _JOINT_HIGH = (2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973)
 
@@ -105,19 +110,33 @@ def is_rlbench(task: str) -> bool:
     return task.startswith(PREFIX)
 
 
+def task_names(task: str) -> tuple[str, ...]:
+    """RLBench's names in ``rlbench/<name>``, or in ``rlbench/<name>+<name>``: several tasks learned by one policy.
+
+    Raises ValueError for what can be no task of RLBench.
+    """
+    names = tuple(task.removeprefix(PREFIX).split("+"))
+    if not all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in names) or len(set(names)) != len(names):
+        raise ValueError(f"unknown task {task!r}: expected rlbench/ and the name of a file in RLBench's tasks, as open_drawer, "
+                         "or several joined by +")
+    return names
+
+
 def task_spec(task: str, settings: RLBenchSettings) -> TaskSpec:
-    """The spec of ``rlbench/<name>``. Raises ValueError for a name that can be no task of RLBench."""
-    name = task.removeprefix(PREFIX)
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise ValueError(f"unknown task {task!r}: expected rlbench/ and the name of a file in RLBench's tasks, as open_drawer")
+    """The spec of a task of RLBench, or of several at once. Raises ValueError as `task_names`.
+
+    Of several, the state also tells which one it is, and so does the start.
+    """
+    names = task_names(task)
+    several = len(names) > 1
     return TaskSpec(
         name=task,
-        summary=f"RLBench's task {name.replace('_', ' ')!r}, variations {list(settings.variations)}"
+        summary=f"RLBench's task {', '.join(names).replace('_', ' ')!r}, variations {list(settings.variations)}"
         + ("; replayed from recordings, not simulated." if settings.program == "replay" else "."),
-        state_names=STATE_NAMES,
+        state_names=(*STATE_NAMES, *(f"task_{name}" for name in names if several)),
         action=settings.action,
         modes=("solved",),
-        start_names=("variation", "episode", "seed", "attempts"),
+        start_names=("variation", "episode", "seed", "attempts", *(["task"] if several else [])),
         dt_s=1.0 if settings.keyframes else STEP_S * settings.subsample,
         max_steps=settings.max_steps,
     )
@@ -156,11 +175,15 @@ def is_open(low: dict[str, np.ndarray], threshold: float) -> np.ndarray:
     return (fingers[..., 0] / FINGER_M > threshold).astype(np.float64)
 
 
-FINGER_M = 0.04
-"""A finger's way from closed to open [m]."""
-
-
-def state_of(low: dict[str, np.ndarray], base: np.ndarray, threshold: float) -> np.ndarray:
-    """The state `[.., S]` float32 that `STATE_NAMES` names, of one frame or of L."""
+def state_of(low: dict[str, np.ndarray], base: np.ndarray, threshold: float, which: np.ndarray = NO_CHOICE) -> np.ndarray:
+    """The state `[.., S]` float32 that `STATE_NAMES` names, of one frame or of L; then `which` task it is `[tasks]`."""
     pose, opened = pose_numbers(low["gripper_pose"], base), is_open(low, threshold)
-    return np.concatenate([pose, opened[..., None], low["joint_positions"]], axis=-1).astype(np.float32)
+    chosen = np.broadcast_to(which, (*opened.shape, len(which)))
+    return np.concatenate([pose, opened[..., None], low["joint_positions"], chosen], axis=-1).astype(np.float32)
+
+
+def which_task(start: np.ndarray, names: tuple[str, ...]) -> tuple[int, np.ndarray]:
+    """Of a start: the number of its task, and what the state says of it, `[tasks]` with one 1, or `[0]` for a single task."""
+    if len(names) == 1:
+        return 0, NO_CHOICE
+    return int(start[4]), np.eye(len(names))[int(start[4])]

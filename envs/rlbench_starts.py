@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from envs.demonstrations import SPLITS
-from envs.rlbench_spec import RLBenchSettings
+from envs.rlbench_spec import RLBenchSettings, task_names
 from envs.rlbench_tree import episodes
 
 Starts = dict[str, np.ndarray]
 
 
 def split_starts(task: str, settings: RLBenchSettings, seed: int, counts: Mapping[str, int]) -> Starts:
-    """`[count, 4]` float64 starts for each of the splits; no two of them share one.
+    """`[count, D]` float64 starts for each of the splits; no two of them share one.
 
-    Live ones are drawn, with the variations in turn. Of stored demonstrations the first are for training, then come
-    validation and test, again with the variations in turn. Raises ValueError for an unknown split, or when fewer are stored.
+    Live ones are drawn, with the tasks and variations in turn. Of stored demonstrations the first are for training, then come
+    validation and test, again in turn. Raises ValueError for an unknown split, or when fewer are stored.
     """
     unknown = sorted(set(counts) - set(SPLITS))
     if unknown:
@@ -32,32 +32,36 @@ def split_starts(task: str, settings: RLBenchSettings, seed: int, counts: Mappin
 
 
 def drawn_start(task: str, settings: RLBenchSettings, seed: int, split: str, number: int, attempt: int = 0) -> np.ndarray:
-    """Live start `number` of a split `[4]`; another attempt is another placement."""
+    """Live start `number` of a split `[D]`; another attempt is another placement."""
     rng = np.random.default_rng([seed, SPLITS.index(split), number, attempt, *task.encode()])
-    variation = settings.variations[number % len(settings.variations)]
-    return np.array([variation, -1, rng.integers(2**31), 0], dtype=np.float64)
+    tasks = len(task_names(task))
+    variation = settings.variations[number // tasks % len(settings.variations)]
+    return np.array([variation, -1, rng.integers(2**31), 0, *([number % tasks] if tasks > 1 else [])], dtype=np.float64)
 
 
 def _stored(task: str, settings: RLBenchSettings, counts: Mapping[str, int]) -> Starts:
-    name = task.rpartition("/")[2]
-    there = [episodes(Path(settings.dataset), name, variation) for variation in settings.variations]
+    names = task_names(task)
+    there = {
+        (which, variation): episodes(Path(settings.dataset), name, variation)
+        for variation in settings.variations for which, name in enumerate(names)
+    }  # fmt: skip
     order = [
-        (variation, numbers[place])
-        for place in range(max(map(len, there)))
-        for variation, numbers in zip(settings.variations, there, strict=True)
+        (variation, numbers[place], 0, 0, *([which] if len(names) > 1 else []))
+        for place in range(max(map(len, there.values())))
+        for (which, variation), numbers in there.items()
         if place < len(numbers)
     ]
     wanted = sum(counts.values())
     if wanted > len(order):
         raise ValueError(
-            f"{settings.dataset} holds {len(order)} demonstrations of {name} in variations {list(settings.variations)}, but "
-            f"{dict(counts)} are wanted, together {wanted}: take fewer (demos.train_starts, evaluate.validation_starts, "
-            "evaluate.test_starts), or record more"
+            f"{settings.dataset} holds {len(order)} demonstrations of {' and '.join(names)} in variations "
+            f"{list(settings.variations)}, but {dict(counts)} are wanted, together {wanted}: take fewer (demos.train_starts, "
+            "evaluate.validation_starts, evaluate.test_starts), or record more"
         )
     starts, begin = {}, 0
     for split in SPLITS:
         chosen = order[begin : begin + counts.get(split, 0)]
         begin += len(chosen)
         if chosen:
-            starts[split] = np.array([(variation, number, 0, 0) for variation, number in chosen], dtype=np.float64)
+            starts[split] = np.array(chosen, dtype=np.float64)
     return starts

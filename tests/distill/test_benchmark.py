@@ -254,6 +254,31 @@ def test_stored_starts_take_the_variations_in_turn_and_are_never_too_few(tmp_pat
         split_starts("rlbench/t", settings, 0, {"train": 4, "test": 1})
 
 
+def test_several_tasks_are_taken_in_turn(tmp_path: Path) -> None:
+    starts = split_starts("rlbench/a+b", RLBenchSettings(variations=(0, 3)), 0, {"train": 5})["train"]
+    assert starts[:, 4].tolist() == [0, 1, 0, 1, 0] and starts[:, 0].tolist() == [0, 0, 3, 3, 0]
+    for task in ("a", "b"):
+        for number in range(2):
+            (tmp_path / task / "variation0" / "episodes" / f"episode{number}").mkdir(parents=True)
+    stored = split_starts("rlbench/a+b", RLBenchSettings(dataset=str(tmp_path)), 0, {"train": 3, "test": 1})
+    assert stored["train"].tolist() == [[0, 0, 0, 0, 0], [0, 0, 0, 0, 1], [0, 1, 0, 0, 0]]
+    assert stored["test"].tolist() == [[0, 1, 0, 0, 1]]
+
+
+def test_success_is_told_by_task_too(tmp_path: Path) -> None:
+    episodes = [Episode(index=0, success=True), Episode(index=1, failure="crash"), Episode(index=2, failure="timeout")]
+    rows = [{"start": [0, -1, 5, 1, index % 2], "seconds": 2.0, "episode": asdict(episodes[index])} for index in range(3)]
+    (tmp_path / "test-0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = SimpleNamespace(task="rlbench/a+b")
+    benchmark.write_eval_info(SimpleNamespace(config=config), tmp_path, episodes, "test")  # type: ignore[arg-type]
+    told = read(tmp_path / "eval_info.json")
+    assert [(row["task"], row["metrics"]["pc_success"], row["metrics"]["n_episodes"]) for row in told["per_task"]] == [
+        ("a", 50.0, 2), ("b", 0.0, 1)
+    ]  # fmt: skip
+    assert told["overall"]["eval_s"] == 6.0 and told["overall"]["pc_success"] == pytest.approx(100 / 3)
+    assert told["per_task"][1]["metrics"]["failures"] == ["crash"]
+
+
 def test_what_changes_a_rollout_changes_the_keys_and_nothing_else_does(config: Config) -> None:
     def keys(**changes: Any) -> dict[str, str]:
         made = replace(config, rlbench=replace(config.rlbench, **changes))

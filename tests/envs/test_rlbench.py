@@ -103,6 +103,31 @@ def test_cameras_that_rlbench_has_not_are_named(replay: Make) -> None:
         replay(replace(EYES, cameras=("ceiling",)))
 
 
+def test_one_environment_may_have_several_tasks(store_rlbench: Store) -> None:
+    root = store_rlbench(tasks=["take_ball", "reach_target"], episodes=2, frames=5, images=False)
+    settings = RLBenchSettings(program="replay", dataset=str(root), max_steps=30)
+    env = envs.make_rlbench("rlbench/reach_target+take_ball", settings)
+    assert env.spec_task.state_names[-2:] == ("task_reach_target", "task_take_ball")
+    try:
+        envs.check_env(env, starts=2)
+        for number, told in ((1, "do take_ball"), (0, "do reach_target"), (1, "do take_ball")):
+            observation, _ = env.reset(options={"start": [0, 1, 0, 0, number]})
+            assert env.instructions[0] == told and env.worker.starts == 1
+            np.testing.assert_array_equal(observation[STATE][-2:], np.eye(2)[number])
+        assert env.worker.pid is not None
+        os.kill(env.worker.pid, signal.SIGKILL)
+        assert env.step(env.action_space.sample())[4]["failure"] == "crash"
+        env.reset(options={"start": [0, 1, 0, 0, 1]})
+        assert env.instructions[0] == "do take_ball" and env.worker.starts == 2
+        shown = env.demonstrate(np.array([0.0, 0, 0, 0, 0]))
+        np.testing.assert_array_equal(shown.state[:, -2:], np.tile([1.0, 0.0], (len(shown.state), 1)))
+        for wrong in ([0, 1, 0, 0, 2], [0, 1, 0, 0, -1]):
+            with pytest.raises(ValueError, match="in whole numbers"):
+                env.reset(options={"start": wrong})
+    finally:
+        env.close()
+
+
 # -- demonstrations ----------------------------------------------------------------------------------------------------
 
 

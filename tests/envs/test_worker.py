@@ -194,6 +194,7 @@ def test_one_that_died_between_two_questions_can_be_renewed(make: Make) -> None:
     worker.renew()
     assert worker.pid is not None and worker.starts == 1
     os.kill(worker.pid, signal.SIGKILL)
-    assert gone(worker.pid)
-    worker.renew()
+    end = time.monotonic() + 5
+    while worker.pid is not None and time.monotonic() < end:  # its threads end one after the other
+        worker.renew()
     assert worker.pid is None and worker.ask({"do": "x"})[0]["asked"] == 1 and worker.starts == 2
