@@ -25,7 +25,8 @@ OUTSIDE = ("convert", "compare")
 
 DESCRIPTION = """Distil a slow flow-matching policy into a one-step student, and measure what that costs and gains.
 
-usage: distill.py [demos | teach | sample | distill | evaluate | report | doctor] [--config FILE]... [--dry-run] [flags]
+usage: distill.py [demos | teach | sample | distill | evaluate | report | doctor [--rlbench]] [--config FILE]... [--dry-run]
+       [flags]
        distill.py [convert --teacher T | compare A B ..] --observations DIR --out DIR     (each has its own --help)
        distill.py export --student FOLDER --out FOLDER [--formats onnx torch aoti] [--push-to-hub USER/NAME]
 
@@ -39,6 +40,9 @@ def read_command(arguments: Sequence[str]) -> tuple[str, bool, Config]:
     if rest and not rest[0].startswith("-"):
         stage = rest.pop(0)
         check_choice("stage", stage, (*STAGES, "doctor", "export", *OUTSIDE))
+    if stage == "doctor" and "--rlbench" in rest:
+        rest.remove("--rlbench")
+        stage = "doctor --rlbench"
     flags: list[str] = []
     while rest:
         flag = rest.pop(0)
@@ -100,6 +104,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from distill.doctor import run_doctor
 
             return run_doctor()
+        if stage == "doctor --rlbench":
+            from distill.doctor import say
+            from distill.rlbench_doctor import rlbench_checks
+
+            return say(rlbench_checks(config.rlbench.python, os.environ))
         if dry_run:
             if leading:
                 print(describe(config))
@@ -123,8 +132,7 @@ def _work(stage: str, config: Config) -> int:
     from distill.report_tables import distilling_line
     from distill.run import Run
 
-    with Run.open(config) as run:
-        pipeline = Pipeline(run)
+    with Run.open(config) as run, Pipeline(run) as pipeline:
         if stage in ("", "report"):
             folder = pipeline.report()
             cost = distilling_line(json.loads((folder / "report.json").read_text())) if run.is_main else ""

@@ -13,7 +13,9 @@ import yaml
 import envs
 from distill.observing import ObservationConfig
 from distill.recipes import recipe
-from envs.specs import nearest_name
+from envs.cameras import CameraSettings
+from envs.rlbench_spec import RLBenchSettings, is_rlbench
+from envs.specs import TaskSpec, nearest_name
 from students.selection import KINDS, Selection
 from teachers import TEACHERS
 from teachers.native import TrainedTeacher
@@ -196,14 +198,33 @@ class Config:
     student: StudentConfig = field(default_factory=StudentConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     moving: MovingConfig = field(default_factory=MovingConfig)
+    rlbench: RLBenchSettings = field(default_factory=RLBenchSettings)
 
     @property
     def folder(self) -> Path:
-        return self.runs_dir / (self.name or f"{self.task}-seed{self.seed}")
+        return self.runs_dir / (self.name or f"{self.task.replace('/', '-')}-seed{self.seed}")
+
+    @property
+    def is_rlbench(self) -> bool:
+        return is_rlbench(self.task)
+
+    def spec(self) -> TaskSpec:
+        """Of the task, as this config runs it. Raises ValueError for an unknown one."""
+        return envs.task_spec(self.task, self.rlbench)
+
+    def cameras(self) -> CameraSettings | None:
+        """What demonstrations are recorded with and policies see with; None where no camera is needed."""
+        settings = self.observation.camera_settings()
+        if settings is None or not self.is_rlbench:
+            return settings
+        # thinned by a grid first, so that random points are even over the surfaces
+        return dataclasses.replace(
+            settings, sampling="random", crop_low=self.rlbench.crop_low, crop_high=self.rlbench.crop_high
+        )
 
     def shape(self) -> PolicyShape:
         """The network that this config asks for. Raises ValueError where its sizes contradict each other."""
-        spec, teacher = envs.task_spec(self.task), self.teacher
+        spec, teacher = self.spec(), self.teacher
         return PolicyShape(
             task=self.task, state_names=spec.state_names, action_names=spec.action.names,
             action_weights=spec.action.weights, dt_s=spec.dt_s, observation_steps=teacher.observation_steps,
@@ -226,10 +247,16 @@ BASELINES = ("nearest_demonstration",)
 
 def validate(config: Config) -> None:
     """Raise ValueError, before any work, for everything that can be known to be wrong from the config alone."""
-    envs.task_spec(config.task)
-    check_numbers(config, ("", "demos", "observation", "teacher", "sample", "student", "evaluate", "moving"))
-    config.observation.check(envs.task_spec(config.task).state_names)
-    available = config.demos.train_starts * len(envs.task_spec(config.task).modes) * config.demos.per_mode
+    spec = config.spec()
+    if config.is_rlbench:
+        config.rlbench.check()
+        if config.demos.per_mode != 1:
+            raise ValueError(f"demos.per_mode: got {config.demos.per_mode}, expected 1: RLBench demonstrates each start once")
+        if config.moving.is_on:
+            raise ValueError("moving: RLBench's world waits for the policy; leave moving.latency_ms and time_scales empty")
+    check_numbers(config, ("", "demos", "observation", "teacher", "sample", "student", "evaluate", "moving", "rlbench"))
+    config.observation.check(spec.state_names)
+    available = config.demos.train_starts * len(spec.modes) * config.demos.per_mode
     if config.demos.episodes > available:
         raise ValueError(
             f"demos.episodes: got {config.demos.episodes}, but train_starts x modes x per_mode are only {available}; "
@@ -370,11 +397,11 @@ def check_choice(what: str, value: str, choices: Mapping[str, Any] | Sequence[st
         raise ValueError(f"{what}: unknown {value!r}; expected one of {sorted(choices)}{nearest_name(value, choices)}")
 
 
-def apply_preset(config: Config, path: Path) -> Config:
-    """`config` with the values of a YAML file over it.
+def apply_preset(config: Config, path: Path, below: tuple[Path, ...] = ()) -> Config:
+    """`config` with the values of a YAML file over it; the file that it ``extends``, named beside it, is applied first.
 
-    Raises ValueError for a missing file, text that is no YAML mapping, an unknown key (with the nearest known one) or
-    a value of the wrong type.
+    below: the files that extend this one. Raises ValueError for a missing file or one that extends itself, text that is no
+    YAML mapping, an unknown key (with the nearest known one) or a value of the wrong type.
     """
     if not path.is_file():
         presets = sorted(str(preset) for preset in Path("configs").glob("**/*.yaml"))
@@ -387,6 +414,11 @@ def apply_preset(config: Config, path: Path) -> Config:
         return config
     if not isinstance(values, dict):
         raise ValueError(f"{path}: got a {type(values).__name__}, expected `key: value` lines")
+    if "extends" in values:
+        parent, below = path.parent / str(values.pop("extends")), (*below, path.resolve())
+        if parent.resolve() in below:
+            raise ValueError(f"{path} extends {parent}, which extends it in turn; name another file, or none")
+        config = apply_preset(config, parent, below)
     return _replace(config, values, str(path), "")
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +73,11 @@ PACKAGES = (
 
 def run_doctor() -> int:
     """Print every check and what to do; returns 1 only when something required is missing, else 0."""
-    found = checks()
+    return say(checks())
+
+
+def say(found: Sequence[Check]) -> int:
+    """Print checks; returns 1 when something required is missing, else 0."""
     width = max(len(check.name) for check in found)
     for check in found:
         mark = {"ok": "ok", "missing": "MISSING", "optional": "note"}[check.status]
@@ -224,7 +229,7 @@ def simulator_check() -> Check:
     """CoppeliaSim for the RLBench benchmark; everything else runs without it."""
     root, name = os.environ.get("COPPELIASIM_ROOT"), "CoppeliaSim"
     if not root:
-        advice = "only for RLBench: CoppeliaSim 4.1, COPPELIASIM_ROOT set, PyRep from its git (not pip install pyrep)"
+        advice = "only for RLBench: CoppeliaSim 4.1, COPPELIASIM_ROOT, PyRep by git (not pip install pyrep): doctor --rlbench"
         return Check(name, "optional", "COPPELIASIM_ROOT is not set", advice)
     if not Path(root).is_dir():
         return Check(name, "optional", f"{root} is no folder", "set COPPELIASIM_ROOT to the unpacked CoppeliaSim 4.1")

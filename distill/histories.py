@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from envs.panda import PandaEnv
+from envs.contract import TaskEnv
 from envs.specs import STATE
 
 
@@ -17,7 +17,7 @@ class History:
     frames in between, which nobody asks for, hold the state only.
     """
 
-    def __init__(self, env: PandaEnv, observation_steps: int, asks: Callable[[int], bool]) -> None:
+    def __init__(self, env: TaskEnv, observation_steps: int, asks: Callable[[int], bool]) -> None:
         """Of an environment without cameras, or with cameras and `blind`."""
         self._env, self._steps, self._asks = env, observation_steps, asks
         self._frames: list[dict[str, np.ndarray]] = []

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 import envs
+from distill import benchmark
 from distill.cache import episode_seed
 from distill.fidelity import average, set_fidelity
 from distill.foreign import AdapterPolicy
@@ -41,9 +42,15 @@ def selection(pipeline: Pipeline, policy: Policy) -> Selection:
 
 
 def roll_out(
-    pipeline: Pipeline, policy: Policy, starts: np.ndarray, what: str, keep_actions: int = 0
+    pipeline: Pipeline, policy: Policy, starts: np.ndarray, what: str, folder: Path, name: str, keep_actions: int = 0
 ) -> list[Episode]:
+    """Every start once, over all processes. folder, name: where a simulator elsewhere writes its episodes down."""
     config, run = pipeline.config, pipeline.run
+    if config.is_rlbench:
+        seed = episode_seed(config.seed, what, 0, 0)
+        return benchmark.roll_out(
+            pipeline, policy, starts, seed, folder, name, selection(pipeline, policy), pipeline.monitor()
+        )
     mine = run.my_share(range(len(starts)))
     with tqdm(total=len(mine), desc=f"{policy.name} ({what})", unit="episode", disable=not run.is_main) as bar:
         episodes = run_episodes(
@@ -61,11 +68,14 @@ def choose_checkpoint(pipeline: Pipeline, folder: Path, trained: Path, load: Cal
     Loss is no proxy for either, and success alone would take a policy that knows one way only. Of equals the last.
     """
     config = pipeline.config
-    starts = stored_starts(config.task, config.seed, "validation", config.evaluate.validation_starts)
+    starts = (
+        pipeline.stored()["validation"].numpy() if config.is_rlbench
+        else stored_starts(config.task, config.seed, "validation", config.evaluate.validation_starts)
+    )  # fmt: skip
     candidates = sorted(trained.glob("candidate-*"))
     rows: list[dict[str, Any]] = []
     for path in candidates:
-        summary = summarise(pipeline.spec, roll_out(pipeline, load(path), starts, "validation"))
+        summary = summarise(pipeline.spec, roll_out(pipeline, load(path), starts, "validation", folder, path.name))
         success = summary["successes"] / summary["episodes"]
         rows.append({"step": int(path.name.rsplit("-", 1)[1]), "success_rate": success, "entropy": summary["entropy"]})
     best = max(range(len(rows)), key=lambda row: (rows[row]["success_rate"] + (rows[row]["entropy"] or 0.0), row))
@@ -105,13 +115,15 @@ def chunks_at(pipeline: Pipeline, policy: Policy, seen: Seen, generator: torch.G
 
 def measure_policy(pipeline: Pipeline, folder: Path, policy: Policy, normaliser: Normaliser | None = None) -> None:
     """Rollouts from the stored test starts, and the policy's sets against the reference's."""
-    episodes = roll_out(pipeline, policy, pipeline.stored()["test"].numpy(), "test", CLIP_EPISODES)
+    episodes = roll_out(pipeline, policy, pipeline.stored()["test"].numpy(), "test", folder, "test", CLIP_EPISODES)
     sets = set_figures(pipeline, policy, normaliser)
     if pipeline.run.is_main:
         write_json(folder / "result.json", {
             "policy": policy.name, "nfe": policy.evaluations, "parameters": parameters_of(policy),
             "summary": summarise(pipeline.spec, episodes), "episodes": to_json(episodes), **sets,
         })  # fmt: skip
+        if pipeline.config.is_rlbench:
+            benchmark.write_eval_info(pipeline, folder, episodes, "test")
 
 
 def set_figures(pipeline: Pipeline, policy: Policy, normaliser: Normaliser | None = None) -> dict[str, Any]:
@@ -157,7 +169,8 @@ def measure_latency(pipeline: Pipeline, folder: Path) -> None:
             pipeline.policies(), pipeline.held_out(), settings.latency_calls, settings.latency_warmup,
             settings.execution_horizon, pipeline.config.seed, partial(selection, pipeline),
         )  # fmt: skip
-        if pipeline.cameras is not None:  # every policy of a run looks through the same cameras
+        if pipeline.cameras is not None and not pipeline.config.is_rlbench:
+            # every policy of a run looks through the same cameras
             read_ms = reading_ms(pipeline.config.task, pipeline.cameras, settings.latency_calls, settings.latency_warmup)
             for latency in measured.values():
                 latency["read_ms"] = read_ms

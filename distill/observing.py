@@ -110,9 +110,8 @@ class ObservationConfig:
         self.encoder(state_names)
 
 
-def recorded_with(observation: ObservationConfig) -> dict[str, Any]:
+def recorded_with(settings: CameraSettings | None) -> dict[str, Any]:
     """What demonstrations depend on; nothing where no camera is opened, so that their keys stay what they were."""
-    settings = observation.camera_settings()
     return {} if settings is None else {"cameras": asdict(settings)}
 
 

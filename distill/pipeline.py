@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import envs
+from distill import benchmark
 from distill.cache import (
     CachePlan,
     HypothesisDataset,
@@ -59,8 +60,9 @@ class Pipeline:
         """plan, spec: others than those of the config's task, for what distill.outside does."""
         self.run, self.config = run, run.config
         self.plan: Plan = plan or make_plan(run.config)
-        self.spec = spec or envs.task_spec(run.config.task)
-        self.cameras = run.config.observation.camera_settings()
+        self.spec = spec or run.config.spec()
+        self.cameras = run.config.cameras()
+        self.simulators = benchmark.Simulators(run.config)
         self._done: dict[str, Path] = {}
         self._stored: dict[str, Tensor] = {}
         self._held_out: Seen = {}
@@ -70,6 +72,8 @@ class Pipeline:
 
     def demos(self) -> Path:
         """Every training start, solved by the expert in every mode."""
+        if self.config.is_rlbench:
+            return self._do(self.plan.demos, partial(benchmark.record_demonstrations, self))
         return self._do(self.plan.demos, self._record_demonstrations)
 
     def _record_demonstrations(self, folder: Path) -> None:
@@ -115,6 +119,8 @@ class Pipeline:
 
     def starts(self) -> Path:
         """Validation and test starts, and held-out observations along demonstrations from the validation starts."""
+        if self.config.is_rlbench:
+            return self._do(self.plan.starts, partial(benchmark.make_starts, self))
         return self._do(self.plan.starts, self._make_starts)
 
     def _make_starts(self, folder: Path) -> None:
@@ -183,6 +189,8 @@ class Pipeline:
         assert self.plan.train is not None
         self.demos()
         trained = self._do(self.plan.train, self._train_teacher)
+        if self.config.is_rlbench:  # checkpoints are chosen on starts that had to be demonstrated
+            self.starts()
 
         def load(folder: Path) -> Policy:
             return TeacherPolicy(self.teacher(folder), self.config.evaluate.teacher_steps[0])
@@ -505,8 +513,15 @@ class Pipeline:
             lambda folder: measure_policy(self, folder, StudentPolicy(self.student(student), objective)),
         )
 
+    def oracle(self) -> None:
+        """The demonstrations of the test starts, replayed, for a task that is not simulated here."""
+        if self.plan.oracle is not None:
+            self.starts()
+            self._do(self.plan.oracle, partial(benchmark.replay_demonstrations, self))
+
     def evaluate(self) -> None:
         """Every policy on the same stored test starts, then the latency of all of them side by side."""
+        self.oracle()
         for steps in self.config.evaluate.teacher_steps:
             self.evaluate_teacher(steps)
         for name in self.config.evaluate.baselines:
@@ -554,6 +569,16 @@ class Pipeline:
         return self._do(self.plan.report, work)
 
     # -- plumbing ---------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End the simulators that run in processes of their own, if any do."""
+        self.simulators.close()
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _do(self, stage: Stage, work: Callable[[Path], None]) -> Path:
         """A stage is looked at (and its files verified) once a process, however many others need it."""

@@ -22,7 +22,8 @@ ENVS_VERSION = 1
 
 @dataclass(frozen=True)
 class Plan:
-    """All stages of a run. `train` and `teach` are None when the teacher comes from elsewhere (teacher.path).
+    """All stages of a run. `train` and `teach` are None when the teacher comes from elsewhere (teacher.path), `oracle` where
+    no demonstration is replayed (distill.benchmark).
 
     Training is one stage and the choice among its checkpoints another, so that other validation starts or another
     execution horizon do not train anything again.
@@ -42,13 +43,14 @@ class Plan:
     latency: Stage
     moving: dict[str, Stage]
     report: Stage
+    oracle: Stage | None = None
 
     def all(self) -> list[Stage]:
         """Every stage, in the order it is done."""
         teacher = [stage for stage in (self.train, self.teach) if stage is not None]
         students = [stage for name in self.students for stage in (self.train_students[name], self.students[name])]
         return [
-            self.demos, self.starts, *teacher, self.sample, *students, self.reference,
+            self.demos, self.starts, *([self.oracle] if self.oracle else []), *teacher, self.sample, *students, self.reference,
             *self.teachers_evaluated.values(), *self.baselines_evaluated.values(),
             *self.students_evaluated.values(), self.latency, *self.moving.values(), self.report,
         ]  # fmt: skip
@@ -56,9 +58,11 @@ class Plan:
 
 def make_plan(config: Config) -> Plan:
     """Stages and keys of a config. Reads nothing but an external teacher's files."""
-    spec, evaluate = envs.task_spec(config.task), config.evaluate
+    spec, evaluate = config.spec(), config.evaluate
     origin = {"task": asdict(spec), "envs_version": ENVS_VERSION, "seed": config.seed}
-    cameras, encoder = recorded_with(config.observation), seen_by(config.observation, spec.state_names)
+    if config.is_rlbench:
+        origin["rlbench"] = config.rlbench.result_depends_on()
+    cameras, encoder = recorded_with(config.cameras()), seen_by(config.observation, spec.state_names)
     # a student that keeps its teacher's encoder and one that goes on training it are two; without an encoder they are one
     frozen = {"encoder_frozen": config.observation.frozen} if encoder else {}
     demos = Stage("demos", {**origin, "demos": asdict(config.demos), **cameras})
@@ -141,10 +145,14 @@ def make_plan(config: Config) -> Plan:
     shown: dict[str, object] = {"latency": latency.key, "default": config.student.default, "run": config.folder.name}
     if moving:  # so that reports of runs without it keep their key
         shown["moving"] = [stage.key for stage in moving.values()]
+    oracle = None
+    if config.is_rlbench:
+        oracle = Stage("evaluate/oracle", {"starts": starts.key})
+        shown["oracle"] = oracle.key
     report = Stage("report", shown)
     return Plan(
         demos, starts, train, teach, sample, train_students, students, reference, teachers_evaluated,
-        baselines_evaluated, students_evaluated, latency, moving, report,
+        baselines_evaluated, students_evaluated, latency, moving, report, oracle,
     )  # fmt: skip
 
 
@@ -186,7 +194,7 @@ def check_external_teacher(config: Config) -> None:
     """Raise ValueError unless the teacher at teacher.path is whole and was made for this config's task."""
     if config.teacher.path is None:
         return
-    teacher, spec = load_teacher(config.teacher.path), envs.task_spec(config.task)
+    teacher, spec = load_teacher(config.teacher.path), config.spec()
     shape = teacher.shape
     if shape.task != spec.name:
         raise ValueError(

@@ -41,6 +41,8 @@ def render_clips(pipeline: Pipeline, folder: Path) -> dict[str, str]:
     from replan to replan, `PLANS` plans that the policy draws from what it sees there.
     """
     config, plan = pipeline.config, pipeline.plan
+    if config.is_rlbench:  # its simulators draw no clips
+        return {}
     steps = config.evaluate.teacher_steps[0]
     stages = {f"teacher_{steps}": plan.teachers_evaluated[steps]}
     for name in ("regression", config.student.default):

@@ -205,7 +205,21 @@ def main_table(results: Mapping[str, Any]) -> Table:
         ("Set distance", "energy distance to fresh teacher samples, and Chamfer to / from the teacher; 0 is perfect"),
         ("Failed", "failed episodes, and by the name of what happened"),
     )
-    return Table(columns, tuple(_main_row(policy, teacher, floor) for policy in results["policies"]))
+    rows = tuple(_main_row(policy, teacher, floor) for policy in results["policies"])
+    return Table(columns, (*_oracle_rows(results.get("oracle"), len(columns)), *rows))
+
+
+def _oracle_rows(oracle: Mapping[str, Any] | None, columns: int) -> list[tuple[Cell, ...]]:
+    """What no policy can be asked to surpass, where it was measured: the demonstrations themselves, replayed."""
+    if not oracle:
+        return []
+    success = Cell(
+        percent(oracle["successes"] / oracle["episodes"]),
+        (f"{percent(oracle['success_low'])} to {percent(oracle['success_high'])}",
+         f"{oracle['successes']} of {oracle['episodes']}"),
+    )  # fmt: skip
+    name = Cell("Oracle", ("the test starts' demonstrations, replayed by the same actions",))
+    return [(name, success, *[Cell(NOTHING)] * (columns - 3), _failures_cell(oracle))]
 
 
 def _main_row(policy: Policy, teacher: Policy | None, floor: Mapping[str, Any] | None) -> tuple[Cell, ...]:
@@ -386,6 +400,9 @@ def made_table(results: Mapping[str, Any]) -> Table:
         ("Ways among an observation's samples", _ways(data)),
         ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items()) or NOTHING),
     )
+    simulated = results.get("rlbench") or {}
+    if simulated:
+        rows = (*rows, ("RLBench", ", ".join(f"{name} {value}" for name, value in simulated.items())))
     return Table((("What", ""), ("This run", "")), tuple((Cell(name), Cell(value)) for name, value in rows))
 
 

@@ -54,10 +54,7 @@ def collect(pipeline: Pipeline, clips: dict[str, str]) -> dict[str, Any]:
     policies = [
         _policy_row(pipeline, name, result, results[reference], latency) for name, result in results.items()
     ]
-    env = envs.make(config.task)
-    env.reset(seed=0)
-    shapes = [vars(shape) | {"xy": list(shape.xy), "size": list(shape.size)} for shape in env.top_view()]
-    env.close()
+    shapes = [] if config.is_rlbench else _scene(config.task)
     told = [reference, *(name for name in ("regression", config.student.default) if name in results)]
     observation = pipeline.stored()["observations"][0, -1]
     return {
@@ -97,7 +94,34 @@ def collect(pipeline: Pipeline, clips: dict[str, str]) -> dict[str, Any]:
         "clips": clips,
         "fidelity_floor": _floor(pipeline),
         "moving": _moving(pipeline, policies),
+        **({"oracle": _oracle(pipeline), "rlbench": _simulated(pipeline)} if config.is_rlbench else {}),
     }  # fmt: skip
+
+
+def _scene(task: str) -> list[dict[str, Any]]:
+    """The scene from above."""
+    env = envs.make(task)
+    env.reset(seed=0)
+    shapes = [vars(shape) | {"xy": list(shape.xy), "size": list(shape.size)} for shape in env.top_view()]
+    env.close()
+    return shapes
+
+
+def _simulated(pipeline: Pipeline) -> dict[str, Any]:
+    """How RLBench was run, and the versions that decide its results."""
+    recording = _read(pipeline.run.folder(pipeline.plan.demos) / "recording.json")
+    return {**pipeline.config.rlbench.result_depends_on(), **recording["simulator"]}
+
+
+def _oracle(pipeline: Pipeline) -> dict[str, Any] | None:
+    """How often the test starts' own demonstrations succeed when they are replayed; None where they are not."""
+    stage = pipeline.plan.oracle
+    if stage is None:
+        return None
+    summary = _read(pipeline.run.folder(stage) / "result.json")["summary"]
+    low, high = wilson_interval(summary["successes"], summary["episodes"])
+    return {"episodes": summary["episodes"], "successes": summary["successes"], "success_low": low, "success_high": high,
+            "failures": summary["failures"]}  # fmt: skip
 
 
 def _moving(pipeline: Pipeline, policies: list[dict[str, Any]]) -> dict[str, Any] | None:

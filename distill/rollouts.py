@@ -19,6 +19,7 @@ from distill.observing import cameras_for
 from distill.policies import Policy, Seen, device_of, postprocess, preprocess
 from distill.statistics import mode_entropy
 from envs.cameras import CameraSettings
+from envs.contract import TaskEnv
 from envs.panda import PandaEnv
 from envs.specs import STATE, TaskSpec
 from students.selection import ONE_SAMPLE, Memory, Selection, choose, draw_candidates
@@ -79,7 +80,7 @@ def run_episodes(
     finished: list[Episode] = []
     for begin in range(0, len(indices), at_once):
         wave = indices[begin : begin + at_once]
-        finished += _run_wave(policy, pool[: len(wave)], starts_ED, wave, execution_horizon, seed, keep_actions,
+        finished += run_wave(policy, pool[: len(wave)], starts_ED, wave, execution_horizon, seed, keep_actions,
                               selection, monitor)  # fmt: skip
         progress(len(finished))
     for env in pool:
@@ -95,10 +96,11 @@ def blind_pool(task: str, cameras: CameraSettings | None, count: int) -> list[Pa
     return pool
 
 
-def _run_wave(
-    policy: Policy, pool: Sequence[PandaEnv], starts_ED: np.ndarray, wave: Sequence[int], execution_horizon: int,
+def run_wave(
+    policy: Policy, pool: Sequence[TaskEnv], starts_ED: np.ndarray, wave: Sequence[int], execution_horizon: int,
     seed: int, keep_actions: int, selection: Selection, monitor: Monitor | None,
 ) -> list[Episode]:  # fmt: skip
+    """As many episodes as there are environments, abreast; see `run_episodes`."""
     episodes = [Episode(index=index) for index in wave]
     memories = [Memory() for _ in wave]
     tools: list[list[np.ndarray]] = [[] for _ in wave]
@@ -138,7 +140,7 @@ def _run_wave(
 
 
 def start_episode(
-    env: PandaEnv, episode: Episode, history: History, positions: list[np.ndarray], starts_ED: np.ndarray
+    env: TaskEnv, episode: Episode, history: History, positions: list[np.ndarray], starts_ED: np.ndarray
 ) -> None:
     """Put the world at the episode's start; what is seen and where the tool is go into `history` and `positions`."""
     observation, _ = env.reset(options={"start": starts_ED[episode.index]})
@@ -148,7 +150,7 @@ def start_episode(
 
 
 def carry_out(
-    env: PandaEnv, episode: Episode, history: History, positions: list[np.ndarray], action: np.ndarray, keep_actions: int
+    env: TaskEnv, episode: Episode, history: History, positions: list[np.ndarray], action: np.ndarray, keep_actions: int
 ) -> bool:
     """One control step of an episode, noted there, in `history` and in `positions`; whether it has ended with it."""
     observation, _, terminated, truncated, info = env.step(action)
@@ -164,7 +166,7 @@ def carry_out(
     return False
 
 
-def end_motion(env: PandaEnv, episode: Episode, positions: Sequence[np.ndarray]) -> None:
+def end_motion(env: TaskEnv, episode: Episode, positions: Sequence[np.ndarray]) -> None:
     """Note the jerk of an episode that has ended, from the tool's `positions` after each of its steps."""
     # a collision cuts its control step short, and a simulator that burst tells nothing
     whole = positions[:-1] if episode.failure == "collision" else positions
@@ -188,7 +190,7 @@ def decide(
     return postprocess(policy, chosen_BTA), remembered
 
 
-def note_switch(env: PandaEnv, episode: Episode, rest: np.ndarray, chunk: np.ndarray) -> None:
+def note_switch(env: TaskEnv, episode: Episode, rest: np.ndarray, chunk: np.ndarray) -> None:
     """Count whether a new plan goes another way than the `rest` of the last one would have gone, from here."""
     if not len(rest) or not np.isfinite(chunk).all():
         return
@@ -208,7 +210,7 @@ def rms_jerk(positions_LD: np.ndarray, dt_s: float) -> float | None:
     return math.sqrt(float(np.square(jerk_LD).sum(-1).mean()))
 
 
-def _note_place(env: PandaEnv, episode: Episode) -> None:
+def _note_place(env: TaskEnv, episode: Episode) -> None:
     """Note where the tool is now, and the object."""
     episode.path.append([round(float(value), 4) for value in env.tool_position()[:2]])
     carried = env.carried_position()

@@ -13,7 +13,10 @@ from envs.detour import DetourEnv
 from envs.disturbances import Disturbance
 from envs.handles import HandlesEnv
 from envs.panda import PandaEnv
-from envs.specs import FAILURES, STATE, TaskSpec, nearest_name
+from envs.rlbench import RLBenchEnv
+from envs.rlbench_spec import RLBenchSettings, is_rlbench
+from envs.rlbench_spec import task_spec as rlbench_spec
+from envs.specs import FAILURES, SIMULATOR_FAILURES, STATE, TaskSpec, nearest_name
 
 TASKS: dict[str, type[PandaEnv]] = {env.spec_task.name: env for env in (AvoidEnv, DetourEnv, HandlesEnv)}
 """Every task by name. A new task is one file and one line here."""
@@ -35,9 +38,20 @@ def make(name: str, cameras: CameraSettings | None = None) -> PandaEnv:
     return env
 
 
-def task_spec(name: str) -> TaskSpec:
-    """What is known of the task before it runs; ValueError with the nearest name for an unknown one."""
-    return _task(name).spec_task
+def make_rlbench(name: str, settings: RLBenchSettings, cameras: CameraSettings | None = None) -> RLBenchEnv:
+    """A task of RLBench, ``rlbench/<name>``; its simulator is started by the first reset. ValueError as `make`."""
+    env = RLBenchEnv(name, settings)
+    if cameras is not None:
+        env.open_cameras(cameras)
+    return env
+
+
+def task_spec(name: str, rlbench: RLBenchSettings | None = None) -> TaskSpec:
+    """What is known of the task before it runs; ValueError with the nearest name for an unknown one.
+
+    rlbench: how a task of RLBench is run, which decides what an action is; without, as it is by default.
+    """
+    return rlbench_spec(name, rlbench or RLBenchSettings()) if is_rlbench(name) else _task(name).spec_task
 
 
 def disturbance(name: str) -> Disturbance:
@@ -108,7 +122,8 @@ def _check_episode(env: Any, mode: str, rng: np.random.Generator) -> None:
         observation, reward, terminated, truncated, info = env.step(plan[min(step, len(plan) - 1)])
         _observed(env, observation, "step")
         _require({"is_success", "failure", "mode"} <= set(info), f"info lacks is_success, failure or mode: {info}")
-        _require(info["failure"] in ("", *FAILURES), f"failure must be '' or in {FAILURES}, got {info['failure']!r}")
+        failures = (*FAILURES, *SIMULATOR_FAILURES)
+        _require(info["failure"] in ("", *failures), f"failure must be '' or in {failures}, got {info['failure']!r}")
         _require(info["mode"] in ("", *spec.modes), f"mode must be '' or one of the spec's, got {info['mode']!r}")
         _require(float(reward) == float(info["is_success"]), f"reward must be 1 on success, else 0; got {reward}")
         ended = info["is_success"] or info["failure"] != ""

@@ -43,6 +43,22 @@ def inside(points_3P: np.ndarray, low: tuple[float, ...], high: tuple[float, ...
     return within
 
 
+def voxel_means(cloud_MD: np.ndarray, side_m: float) -> np.ndarray:
+    """One point `[D]` (xyz [m], then whatever else) per cube of a grid that holds any: the mean of those in it.
+
+    In the order of the cubes, x first. Raises ValueError for a side that is not above 0.
+    """
+    if side_m <= 0:
+        raise ValueError(f"the grid's side must be above 0 m, got {side_m}")
+    cell_M3 = np.floor(cloud_MD[:, :3] / side_m).astype(np.int64)
+    cell_M3 -= cell_M3.min(axis=0)
+    span = cell_M3.max(axis=0) + 1
+    number_M = (cell_M3[:, 0] * span[1] + cell_M3[:, 1]) * span[2] + cell_M3[:, 2]
+    _, cube_M, count_V = np.unique(number_M, return_inverse=True, return_counts=True)
+    sums_VD = np.stack([np.bincount(cube_M, column, len(count_V)) for column in cloud_MD.T], axis=1)
+    return sums_VD / count_V[:, None]
+
+
 def choose(points_M3: np.ndarray, count: int, sampling: str, rng: np.random.Generator) -> tuple[np.ndarray, int]:
     """Which of M points make a cloud of `count`: indices `[count]`, and how many of them repeat another.
 

@@ -22,6 +22,13 @@ NaN where unknown; ``observation.points`` `[.., N, 3+C]`: xyz [m] in the robot's
 FAILURES = ("collision", "dropped", "off_table", "timeout", "unstable", "policy_error")
 """Every way an episode can fail. An episode that does not succeed carries exactly one of these names."""
 
+SIMULATOR_FAILURES = (
+    "crash", "hang", "planner_error", "ik_error", "invalid_action", "placement_error", "demo_error", "task_failed", "error",
+)  # fmt: skip
+"""Further ones, of a simulator in a process of its own: the process died, or was killed as it took too long; no path, no
+inverse kinematics, or an action it does not take; the scene or the demonstration could not be made; the task ended
+unsolved; anything else that it raised."""
+
 
 def nearest_name(value: str, choices: Iterable[str], opening: str = ". Did you mean", cutoff: float = 0.6) -> str:
     """The end of an error message that names the choice most like `value`; "" where none is like it."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +43,22 @@ STATISTICS = {
 """Centres 0.5, 0.0 and half ranges 0.25, 0.3 of the state; centres 0.5, -0.1 and half ranges 0.3, 0.3 of the action."""
 
 Make = Callable[..., TrainedTeacher]
+
+
+@pytest.fixture(scope="session")
+def store_rlbench(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a folder of demonstrations as RLBench's generator stores them, once for each set of options."""
+    made: dict[str, Path] = {}
+
+    def store(**options: Any) -> Path:
+        asked = json.dumps(options, sort_keys=True)
+        if asked not in made:
+            made[asked] = tmp_path_factory.mktemp("rlbench")
+            program = Path(__file__).parent / "storing_rlbench.py"
+            subprocess.run([sys.executable, str(program), str(made[asked]), asked], check=True)
+        return made[asked]
+
+    return store
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = ("envs", "teachers", "students", "distill")
 """From the top down: a room may import the rooms before it."""
 LATE = ("faiss", "wandb", "torchcfm", "matplotlib", "diffusers", "rlbench", "onnxruntime", "huggingface_hub", "zarr", "h5py",
-        "pyarrow", "av")  # fmt: skip
+        "pyarrow", "av", "pyrep")  # fmt: skip
 """Large, optional or known to crash beside torch: imported by the function that needs them, never at start-up."""
 ELSEWHERE = ("lerobot",)
 """Imported only by adapters, which run in another environment."""
@@ -35,6 +35,12 @@ FORBIDDEN_CALLS = {
 }  # fmt: skip
 FORBIDDEN_METHODS = {"load_state", "save_state", "register_for_checkpointing"}
 """Of accelerate: they pickle."""
+
+FOREIGN = {"rlbench", "pyrep"}
+"""Of another interpreter: imported by RLBENCH_PROGRAM alone, which runs there, and never declared as a dependency."""
+RLBENCH_PROGRAM = ROOT / "envs" / "rlbench_program.py"
+PICKLES_FOR_TESTS = ROOT / "tests" / "storing_rlbench.py"
+"""A program that the tests start; it writes what RLBench writes."""
 
 SOURCES = [
     ROOT / "distill.py",
@@ -103,6 +109,18 @@ def test_importing_does_not_bring_in_what_is_imported_late(module: str) -> None:
     assert python(f"import sys, {module}; print([name for name in {LATE} if name in sys.modules])") == "[]"
 
 
+def test_rlbench_and_pyrep_are_imported_in_one_file_only_and_can_not_be_installed_from_here() -> None:
+    importing = [
+        path for path in SOURCES
+        if FOREIGN & {module.split(".")[0] for module in imported_modules(ast.parse(path.read_text()))}
+    ]  # fmt: skip
+    assert importing == [RLBENCH_PROGRAM]
+    # PyPI's `pyrep` is somebody else's package
+    for name in ("pyproject.toml", "requirements/cpu.lock", "requirements/test.lock"):
+        text = (ROOT / name).read_text().lower()
+        assert not re.search(r"^\s*[\"']?(pyrep|rlbench)\s*([=<>@\[\"'~!;]|$)", text, re.MULTILINE), name
+
+
 # -- nothing in a file is ever unpickled or evaluated ------------------------------------------------------------------
 
 
@@ -110,6 +128,9 @@ def test_importing_does_not_bring_in_what_is_imported_late(module: str) -> None:
 def test_no_file_unpickles_or_evaluates(path: Path) -> None:
     tree = ast.parse(path.read_text())
     found = sorted(UNPICKLERS & {module.split(".")[0] for module in imported_modules(tree)})
+    if path == PICKLES_FOR_TESTS:
+        assert found == ["pickle"] and "pickle.load" not in path.read_text()
+        found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             name = called(node)
@@ -137,7 +158,7 @@ def commands_in(text: str) -> list[str]:
     return [line.split(" #")[0].strip() for line in blocks.replace("\\\n", " ").splitlines()]
 
 
-PAGES = ("README.md", "docs/how-it-works.md", "docs/development.md")
+PAGES = ("README.md", "docs/how-it-works.md", "docs/development.md", "docs/rlbench.md")
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -163,7 +184,7 @@ def test_every_command_line_of_a_page_is_understood(page: str, monkeypatch: pyte
             arguments = [] if words[1] == "test" else arguments
         if arguments:
             stages.add(read_command(arguments)[0])
-    assert stages <= {"", *STAGES, "doctor"}
+    assert stages <= {"", *STAGES, "doctor", "doctor --rlbench"}
     assert page != "README.md" or stages >= {"", "doctor"}
 
 
@@ -235,7 +256,7 @@ def test_every_third_party_import_is_declared() -> None:
         for path in SOURCES
         if path.parts[len(ROOT.parts)] in (*ROOMS, "distill.py")
         for top in {module.split(".")[0] for module in imported_modules(ast.parse(path.read_text()))}
-        if top not in sys.stdlib_module_names and top not in (*ROOMS, *ELSEWHERE)
+        if top not in sys.stdlib_module_names and top not in (*ROOMS, *ELSEWHERE, *FOREIGN)
         and canonicalize_name(installed_as.get(top, top)) not in known
     ]  # fmt: skip
     assert wrong == []

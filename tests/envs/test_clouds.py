@@ -11,7 +11,7 @@ import pytest
 import envs
 from envs import avoid, detour, handles
 from envs.cameras import CameraSettings
-from envs.clouds import choose, farthest, inside, known_depth, pixel_rays, place
+from envs.clouds import choose, farthest, inside, known_depth, pixel_rays, place, voxel_means
 from envs.panda import PandaEnv
 from envs.render import open_renderer
 from envs.specs import DEPTH, POINTS
@@ -194,3 +194,20 @@ def test_cameras_that_see_nearly_nothing_repeat_points_and_blind_ones_are_an_err
     with pytest.raises(ValueError, match="no point is left for the cloud"):
         env.see()
     env.close()
+
+
+def test_one_point_stands_for_each_cube_of_a_grid() -> None:
+    cloud = np.array([[0.01, 0.0, 0.0, 1.0], [0.09, 0.0, 0.0, 0.0], [0.11, 0.0, 0.0, 0.5], [-0.01, 0.05, 0.35, 0.2]])
+    means = voxel_means(cloud, 0.1)
+    np.testing.assert_allclose(means, [[-0.01, 0.05, 0.35, 0.2], [0.05, 0, 0, 0.5], [0.11, 0, 0, 0.5]])
+    np.testing.assert_allclose(voxel_means(cloud[:, :3], 10.0), [[-0.01, 0.05, 0.35], cloud[:3, :3].mean(0)])
+
+
+def test_a_grid_against_a_dictionary() -> None:
+    cloud = np.random.default_rng(0).uniform(-1, 1, (500, 3))
+    cubes: dict[tuple[int, ...], list[np.ndarray]] = {}
+    for point in cloud:
+        cubes.setdefault(tuple(np.floor(point / 0.25).astype(int).tolist()), []).append(point)
+    np.testing.assert_allclose(voxel_means(cloud, 0.25), [np.mean(cubes[cube], axis=0) for cube in sorted(cubes)])
+    with pytest.raises(ValueError, match="above 0 m, got 0"):
+        voxel_means(cloud, 0)

@@ -1,0 +1,189 @@
+"""RLBench's tasks before they run: settings, specs, and poses between RLBench's frames and ours."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from envs.specs import ActionSpec, TaskSpec, nearest_name
+
+PREFIX = "rlbench/"
+"""What the name of a task of RLBench begins with here."""
+
+STEP_S = 0.05
+"""RLBench's simulator step [s]."""
+
+PROGRAMS = ("rlbench", "replay")
+ARMS = ("planning", "ik", "joints")
+RENDERERS = ("opengl", "opengl3")
+
+ROTATION = ("r_xx", "r_yx", "r_zx", "r_xy", "r_yy", "r_zy")
+"""A rotation in six numbers: the first two columns of its matrix, one after the other."""
+JOINTS = tuple(f"joint_{number}_rad" for number in range(1, 8))
+POSE = ("x_m", "y_m", "z_m", *ROTATION, "gripper_open")
+STATE_NAMES = (*POSE, *JOINTS)
+
+FINGER_M = 0.04
+"""A finger's way from closed to open [m]."""
+NO_CHOICE = np.zeros(0)
+"""What the state says of the task where there is only one."""
+
+_JOINT_LOW = (-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973)
+_JOINT_HIGH = (2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973)
+
+
+@dataclass(frozen=True)
+class RLBenchSettings:
+    """How a task of RLBench is run, seen and recorded; of no meaning for other tasks.
+
+    program: rlbench (the simulator), or replay (stored demonstrations, without a simulator: a test of everything else).
+    python: the interpreter that imports rlbench, as a command line; "" is what FLOW2ONE_RLBENCH_PYTHON says, or this one.
+    workers: simulators a process.
+    dataset: folder of RLBench's stored demonstrations, which are taken then; "" records live ones.
+    arm: planning or ik (actions are poses of the gripper) or joints; collision_checking: of the first two.
+    keyframes: only the frames where the gripper changes or the arm rests; else every `subsample`-th, and where it changes.
+    gripper_threshold: of the gripper's opening, above which it counts as open (RLBench's master: 0.9, PerAct's fork: 0.95).
+    variations: of the task, drawn evenly. max_steps: actions of an episode.
+    voxel_m: side of the grid that thins the cloud, 0: none; crop_low, crop_high: its box in the robot's base frame [m], whose
+    floor is 4 mm above the table. renderer: opengl, or opengl3 (with shadows, slower by a factor of ten and more).
+    start_s, step_s: how long a simulator may take to start, and for one step, before it is killed [s].
+    """
+
+    program: str = "rlbench"
+    python: str = ""
+    workers: int = 1
+    dataset: str = ""
+    arm: str = "planning"
+    collision_checking: bool = False
+    keyframes: bool = False
+    subsample: int = 3
+    gripper_threshold: float = 0.9
+    variations: tuple[int, ...] = (0,)
+    max_steps: int = 200
+    voxel_m: float = 0.01
+    crop_low: tuple[float, float, float] = (0.1, -0.65, 0.004)
+    crop_high: tuple[float, float, float] = (1.3, 0.65, 1.25)
+    renderer: str = "opengl"
+    start_s: float = 180.0
+    step_s: float = 120.0
+
+    def check(self) -> None:
+        """Raise ValueError for everything that is wrong."""
+        for name, choices in (("program", PROGRAMS), ("arm", ARMS), ("renderer", RENDERERS)):
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"rlbench.{name}: unknown {value!r}; expected one of {choices}{nearest_name(value, choices)}")
+        if self.program == "replay" and not self.dataset:
+            raise ValueError("rlbench.dataset: got none, but program replay plays stored demonstrations; name their folder")
+        if not self.variations or min(self.variations) < 0 or len(set(self.variations)) != len(self.variations):
+            raise ValueError(f"rlbench.variations: got {list(self.variations)}, expected different numbers from 0 on")
+        if min(self.workers, self.subsample, self.max_steps) < 1 or min(self.start_s, self.step_s) <= 0 or self.voxel_m < 0:
+            raise ValueError(
+                "rlbench: workers, subsample and max_steps must be at least 1, start_s and step_s above 0, voxel_m not below; "
+                f"got {self.workers}, {self.subsample}, {self.max_steps}, {self.start_s}, {self.step_s}, {self.voxel_m}"
+            )
+        if not 0 < self.gripper_threshold < 1:
+            raise ValueError(f"rlbench.gripper_threshold: got {self.gripper_threshold}, expected between 0 and 1")
+        if self.arm == "joints" and (self.collision_checking or self.keyframes):
+            raise ValueError("rlbench.arm joints moves by small steps, unplanned: leave collision_checking and keyframes off")
+
+    @property
+    def action(self) -> ActionSpec:
+        """Poses `[10]`: xyz in the base frame, six numbers of the rotation, gripper; or joints `[8]`: angles, gripper."""
+        if self.arm == "joints":
+            return ActionSpec((*JOINTS, "gripper_open"), (*_JOINT_LOW, 0.0), (*_JOINT_HIGH, 1.0), (1.0,) * 8)
+        # six numbers tell three freedoms of the rotation
+        return ActionSpec(
+            POSE, (-1.0, -1.0, -0.1, *(-1.0,) * 6, 0.0), (1.3, 1.0, 1.3, *(1.0,) * 6, 1.0), (1.0,) * 3 + (0.5,) * 6 + (1.0,)
+        )
+
+    def result_depends_on(self) -> dict[str, object]:
+        """What changes demonstrations or rollouts; not where they are made, nor by how many."""
+        left_out = ("python", "workers", "start_s", "step_s")
+        return {name: value for name, value in vars(self).items() if name not in left_out}
+
+
+def is_rlbench(task: str) -> bool:
+    return task.startswith(PREFIX)
+
+
+def task_names(task: str) -> tuple[str, ...]:
+    """RLBench's names in ``rlbench/<name>``, or in ``rlbench/<name>+<name>``: several tasks learned by one policy.
+
+    Raises ValueError for what can be no task of RLBench.
+    """
+    names = tuple(task.removeprefix(PREFIX).split("+"))
+    if not all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in names) or len(set(names)) != len(names):
+        raise ValueError(f"unknown task {task!r}: expected rlbench/ and the name of a file in RLBench's tasks, as open_drawer, "
+                         "or several joined by +")
+    return names
+
+
+def task_spec(task: str, settings: RLBenchSettings) -> TaskSpec:
+    """The spec of a task of RLBench, or of several at once. Raises ValueError as `task_names`.
+
+    Of several, the state also tells which one it is, and so does the start.
+    """
+    names = task_names(task)
+    several = len(names) > 1
+    return TaskSpec(
+        name=task,
+        summary=f"RLBench's task {', '.join(names).replace('_', ' ')!r}, variations {list(settings.variations)}"
+        + ("; replayed from recordings, not simulated." if settings.program == "replay" else "."),
+        state_names=(*STATE_NAMES, *(f"task_{name}" for name in names if several)),
+        action=settings.action,
+        modes=("solved",),
+        start_names=("variation", "episode", "seed", "attempts", *(["task"] if several else [])),
+        dt_s=1.0 if settings.keyframes else STEP_S * settings.subsample,
+        max_steps=settings.max_steps,
+    )
+
+
+def pose_numbers(pose_L7: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """World poses `[.., 7]` (xyz, quaternion xyzw) as `[.., 9]` in the base frame: xyz and six numbers of the rotation."""
+    matrix = Rotation.from_quat(pose_L7[..., 3:].reshape(-1, 4)).as_matrix()
+    columns = matrix[:, :, :2].transpose(0, 2, 1).reshape(*pose_L7.shape[:-1], 6)
+    return np.concatenate([pose_L7[..., :3] - base, columns], axis=-1)
+
+
+def world_pose(numbers_9: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """The way back for one pose: `[7]`, the quaternion xyzw of unit length.
+
+    The two columns need not be perpendicular or of length one: the first gives its direction, the second what it says beside
+    it. Raises ValueError where they give none.
+    """
+    first, second = numbers_9[3:6], numbers_9[6:9]
+    length = np.linalg.norm(first)
+    first = first / max(length, 1e-12)
+    beside = second - (first @ second) * first
+    width = np.linalg.norm(beside)
+    if length < 1e-3 or width < 1e-3:
+        raise ValueError(f"{numbers_9[3:9].tolist()} tell no rotation: the two columns must be no null and not parallel")
+    second = beside / width
+    matrix = np.stack([first, second, np.cross(first, second)], axis=1)
+    return np.concatenate([numbers_9[:3] + base, Rotation.from_matrix(matrix).as_quat()])
+
+
+def is_open(low: dict[str, np.ndarray], threshold: float) -> np.ndarray:
+    """Whether the gripper is open, 0.0 or 1.0, `[]` or `[L]`: by its fingers, where they were observed."""
+    fingers = low.get("gripper_joint_positions")
+    if fingers is None:
+        return np.asarray(low["gripper_open"], np.float64)
+    return (fingers[..., 0] / FINGER_M > threshold).astype(np.float64)
+
+
+def state_of(low: dict[str, np.ndarray], base: np.ndarray, threshold: float, which: np.ndarray = NO_CHOICE) -> np.ndarray:
+    """The state `[.., S]` float32 that `STATE_NAMES` names, of one frame or of L; then `which` task it is `[tasks]`."""
+    pose, opened = pose_numbers(low["gripper_pose"], base), is_open(low, threshold)
+    chosen = np.broadcast_to(which, (*opened.shape, len(which)))
+    return np.concatenate([pose, opened[..., None], low["joint_positions"], chosen], axis=-1).astype(np.float32)
+
+
+def which_task(start: np.ndarray, names: tuple[str, ...]) -> tuple[int, np.ndarray]:
+    """Of a start: the number of its task, and what the state says of it, `[tasks]` with one 1, or `[0]` for a single task."""
+    if len(names) == 1:
+        return 0, NO_CHOICE
+    return int(start[4]), np.eye(len(names))[int(start[4])]
