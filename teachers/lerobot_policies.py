@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib
 import inspect
 import json
 from collections.abc import Iterator
@@ -46,13 +47,18 @@ def build(path: str, instruction: str = "", device: str = "cpu", names: str = ""
 def load(folder: Path, device: str) -> tuple[Any, Any, Any, Any]:
     """Config, policy, pre- and postprocessor. See `build` for what is refused."""
     check_folder(folder)
+    kind = json.loads((folder / "config.json").read_text()).get("type")
+    if kind not in ("diffusion", *TEXT_POLICIES):
+        raise ValueError(f"{folder}: a policy of type {kind!r}, expected diffusion or one of {list(TEXT_POLICIES)}")
+    try:  # which makes its config known by that type
+        importlib.import_module(f"lerobot.policies.{kind}.configuration_{kind}")
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{folder}: this LeRobot has no policies of type {kind!r} ({error}); take a newer one") from error
     from lerobot.configs.policies import PreTrainedConfig
     from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 
     config = PreTrainedConfig.from_pretrained(str(folder), local_files_only=True)
     config.device = device
-    if config.type not in ("diffusion", *TEXT_POLICIES):
-        raise ValueError(f"{folder}: a policy of type {config.type!r}, expected diffusion or one of {list(TEXT_POLICIES)}")
     policy = get_policy_class(config.type).from_pretrained(str(folder), config=config, local_files_only=True, strict=True)
     there = {"device_processor": {"device": device}}
     before, after = make_pre_post_processors(config, pretrained_path=str(folder), preprocessor_overrides=there)
