@@ -3,13 +3,14 @@
 #   make demo                                   the whole default recipe; prints the report's path at the end
 #   make demo ARGS='--config configs/detour.yaml --seed 1'
 #   make test                                   ruff, mypy, pytest
+#   make api                                    the reference of all modules from their docstrings, build/api/index.html
 #   make locks                                  requirements/*.lock again, from pyproject.toml
 #   make clean                                  removes .venv and caches, never runs/
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test locks clean
+.PHONY: help demo test api locks clean
 .DELETE_ON_ERROR:
 
 # small networks gain nothing from threads, and two threads on two busy cores lose tenfold
@@ -63,6 +64,12 @@ $(VENV)/.demo-ready: requirements/cpu.lock pyproject.toml
 $(VENV)/.test-ready: $(VENV)/.demo-ready requirements/test.lock
 	$(PIP) install --quiet --no-deps -r requirements/test.lock
 	@touch $@
+
+# glfw, which mujoco imports, looks for its library in a process of its own; pdoc forbids that unless it is told not to
+api: $(VENV)/.demo-ready
+	$(PIP) install --quiet --no-deps -r requirements/docs.lock
+	PDOC_ALLOW_EXEC=1 $(BIN)/python -m pdoc -o build/api envs teachers students distill
+	@echo build/api/index.html
 
 locks:
 	requirements/make_locks.sh $(PYTHON) $(TORCH_INDEX)
