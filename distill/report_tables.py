@@ -357,7 +357,11 @@ def latency_table(results: Mapping[str, Any]) -> Table | None:
     for policy in rows:
         latency = policy["latency"]
         calls = Cell(str(latency.get("calls", NOTHING)), (f"after {latency.get('warmup', NOTHING)}",))
-        cells.append((Cell(policy["label"]), *(Cell(number(latency.get(key))) for key in keys), calls))
+        timed = {**latency, **(latency.get("stages") or {})}
+        cells.append((
+            Cell(policy["label"]), *(Cell(number(timed.get(key))) for key in keys), calls,
+            *(Cell(number(timed.get(stage))) for stage in stages),
+        ))  # fmt: skip
     return Table(columns, tuple(cells))
 
 

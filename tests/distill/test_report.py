@@ -522,3 +522,14 @@ def test_clip_refuses_what_is_no_clip(tmp_path, frames, fps):
     with pytest.raises(ValueError, match="got .*expected"):
         write_clip(tmp_path / "clip.webp", frames, fps)
     assert not list(tmp_path.iterdir())
+
+
+def test_every_stage_of_a_call_stands_in_its_own_column(results):
+    for policy in results["policies"]:
+        policy["latency"] = {**policy["latency"], "read_ms": 7.25} if policy.get("latency") else None
+    table = tables.latency_table(results)
+    assert table is not None
+    names = [name for name, _ in table.columns]
+    assert names[-5:] == ["preprocess [ms]", "encode [ms]", "head [ms]", "post [ms]", "read [ms]"]
+    assert all(len(row) == len(names) for row in table.rows)
+    assert [cell.text for cell in table.rows[0][-5:]] == ["0.100", "0.400", "79.4", "0.100", "7.25"]
