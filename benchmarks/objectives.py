@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from running import ROOT, run_distill
+
 from distill.results import hardware, student_seconds
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/objectives"
 TASKS = ("avoid", "detour", "handles")
 DEFAULT = "chamfer"
@@ -108,15 +109,11 @@ def measure(runs_dir: Path, task: str, seed: int, phase: str, row: Row) -> list[
     """Do one row and return what was measured: a dictionary for every policy in it."""
     name = f"{task}-seed{seed}{'-' + row.name if row.name else ''}"
     recipes = row.recipes or ("regression",)  # a row about a teacher alone: its cheapest student is the price
-    command = [
-        sys.executable, "distill.py", "evaluate", "--config", f"configs/{task}.yaml", "--runs-dir", str(runs_dir),
-        "--name", name, "--seed", str(seed), "--processes", "1",
+    run_distill(
+        "evaluate", "--config", f"configs/{task}.yaml", "--runs-dir", str(runs_dir), "--name", name, "--seed", str(seed),
         "--student.objectives", *recipes, "--student.default", recipes[0],
         "--evaluate.teacher-steps", *map(str, row.teacher_steps), "--evaluate.latency-calls", "1", *row.flags,
-    ]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
+    )  # fmt: skip
     folder = runs_dir / name
 
     def read(path: str) -> Any:

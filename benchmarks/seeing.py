@@ -10,32 +10,27 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from running import ROOT, run_distill
 
 from distill.results import hardware, student_seconds
 from distill.statistics import mode_entropy, paired_difference
 
-ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "benchmarks/results/seeing.json"
 PRESETS = tuple(f"{task}_{seen}" for task in ("detour", "handles") for seen in ("points", "rgbd", "rgb", "everything"))
 POLICIES = ("teacher_50", "teacher_10", "chamfer")
-FLAGS = ("--processes", "1", "--student.objectives", "chamfer", "--evaluate.teacher-steps", "50", "10")
+FLAGS = ("--student.objectives", "chamfer", "--evaluate.teacher-steps", "50", "10")
 
 
 def measure(runs_dir: Path, preset: str, seed: int) -> dict[str, Any]:
     """Do one preset with one seed and return what was measured."""
     name = f"{preset}-seed{seed}"
-    command = [sys.executable, "distill.py", "report", "--config", f"configs/{preset}.yaml", "--runs-dir", str(runs_dir),
-               "--name", name, "--seed", str(seed), *FLAGS]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
+    run_distill("report", "--config", f"configs/{preset}.yaml", "--runs-dir", str(runs_dir), "--name", name,
+                "--seed", str(seed), *FLAGS)  # fmt: skip
     folder = runs_dir / name
 
     def read(path: str) -> Any:

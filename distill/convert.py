@@ -74,7 +74,7 @@ class Conversion(Outside):
         try:
             features_of = self.teacher_key if keeps_features(teacher) else ""
             self._write_hypotheses(
-                folder, teacher, self.normaliser(), frames, steps, self.seen_at, label, features_of
+                folder, teacher, self.normaliser(), frames, len(self.recorded), steps, self.seen_at, label, features_of
             )
         finally:
             if native is not None:

@@ -75,6 +75,9 @@ def _conversion(config: ConvertConfig, opened: Opened, recorded: RecordedObserva
             raise ValueError("sample.solver: an adapter says itself how it is solved (its attribute solver); leave it out")
     else:
         raise ValueError(f"{opened.label} is a student already: it makes a chunk in one evaluation; give the teacher")
+    if config.sample.perturbation and (shape or its).encoder is not None:
+        raise ValueError(f"sample.perturbation: got {config.sample.perturbation}, but images and points cannot be moved with a "
+                         "state; leave it at 0")  # fmt: skip
     steps = tuple(dict.fromkeys(steps))
     made = resolved(config, its.horizon, steps, its.observation_steps, warm=shape is None and config.student.warm_start)
     if shape is not None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+
+from distill.policies import Seen
+from envs.specs import STATE
 
 
 def with_copies(frames_N: np.ndarray, num_frames: int, count: int, seed: int) -> np.ndarray:
@@ -29,3 +34,15 @@ def perturbed(state_NOS: np.ndarray, numbers_N: np.ndarray, num_frames: int, spr
             noise_S = np.random.default_rng([seed, 77, number]).normal(size=len(spread_S))
             moved_NOS[row] += (spread_S * noise_S).astype(state_NOS.dtype)
     return moved_NOS
+
+
+def beside(
+    observe: Callable[[np.ndarray], Seen], num_frames: int, spread_S: np.ndarray, seed: int
+) -> Callable[[np.ndarray], Seen]:
+    """`observe` (frames to what was seen there) for the numbers of `with_copies`, too: the states of copies are perturbed."""
+
+    def look(numbers_N: np.ndarray) -> Seen:
+        seen = observe(numbers_N % num_frames)
+        return {**seen, STATE: perturbed(seen[STATE], numbers_N, num_frames, spread_S, seed)}
+
+    return look

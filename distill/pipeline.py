@@ -31,7 +31,7 @@ from distill.demonstrated import DemonstrationMemory, NearestDemonstration, Supp
 from distill.measuring import choose_checkpoint, draw_reference, measure_latency, measure_moving, measure_policy
 from distill.objectives import chunk_weights
 from distill.observing import camera_sources, observation_of
-from distill.perturbing import perturbed, with_copies
+from distill.perturbing import beside, with_copies
 from distill.plan import Plan, make_plan
 from distill.policies import Policy, Seen, StudentPolicy, TeacherPolicy
 from distill.recipes import Batch, Ingredients, Lesson, Recipe, recipe
@@ -258,33 +258,34 @@ class Pipeline:
         teacher.use_solver(settings.solver or teacher.CACHE_SOLVER)
         dataset = self._windows(demonstrations, teacher.shape, teacher.shape.observation_steps, 1)
 
-        count, spread_S = len(dataset), settings.perturbation * teacher.normaliser.state_spread()
-
         def observe(chosen: np.ndarray) -> Seen:
-            seen = {name: value.numpy() for name, value in observation_of(dataset[chosen % count]).items()}
-            return {**seen, STATE: perturbed(seen[STATE], chosen, count, spread_S, self.config.seed)}
+            return {name: value.numpy() for name, value in observation_of(dataset[chosen]).items()}
 
         frames = training_frames(
             demonstrations.episode_index, settings.num_observations, settings.replanning_share,
             self.config.evaluate.execution_horizon, self.config.seed,
         )  # fmt: skip
         if len(frames) < settings.num_observations:
-            copied = ", and perturbed copies of them" if settings.perturbation else ""
-            self.run.say(f"  only {len(frames)} observations in the demonstrations, all are taken{copied}")
-            if settings.perturbation:
-                frames = with_copies(frames, count, settings.num_observations, self.config.seed)
+            self.run.say(f"  only {len(frames)} observations in the demonstrations, all are taken")
         features_of = self.teacher_key if keeps_features(teacher) else ""
         self._write_hypotheses(
-            folder, teacher, teacher.normaliser, frames, settings.num_steps or teacher.CACHE_STEPS, observe,
+            folder, teacher, teacher.normaliser, frames, len(dataset), settings.num_steps or teacher.CACHE_STEPS, observe,
             f"{teacher.KIND}, {teacher.solver}", features_of,
         )  # fmt: skip
 
     def _write_hypotheses(
-        self, folder: Path, teacher: Teacher, normaliser: Normaliser, frames: np.ndarray, num_steps: int,
+        self, folder: Path, teacher: Teacher, normaliser: Normaliser, frames: np.ndarray, count: int, num_steps: int,
         observe: Callable[[np.ndarray], Seen], label: str, features_of: str,
     ) -> None:  # fmt: skip
-        """K chunks for each of these frames; label, features_of: see `distill.cache.write_index`."""
+        """K chunks for each of these of `count` frames and, where they are too few, of perturbed copies of them, if asked for.
+
+        label, features_of: see `distill.cache.write_index`.
+        """
         settings = self.config.sample
+        if settings.perturbation and len(frames) < settings.num_observations:
+            self.run.say(f"  perturbed copies of them make it {settings.num_observations}")
+            frames = with_copies(frames, count, settings.num_observations, self.config.seed)
+            observe = beside(observe, count, settings.perturbation * normaliser.state_spread(), self.config.seed)
         cache_plan = CachePlan(
             frames, settings.num_hypotheses, num_steps, settings.shard_size, settings.batch_size, self.config.seed
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,6 @@ import envs
 from distill.clips import write_clip
 from distill.histories import History, stacked
 from distill.measuring import selection
-from distill.observing import cameras_for
 from distill.policies import Policy, postprocess, sample_set
 from distill.rollouts import episode_generator
 from envs.cameras import CameraSpec
@@ -50,32 +50,28 @@ def render_clips(pipeline: Pipeline, folder: Path) -> dict[str, str]:
             stages[name] = plan.students_evaluated[name]
     (folder / "clips").mkdir(exist_ok=True)
     clips: dict[str, str] = {}
-    for policy in pipeline.policies():
-        if policy.name in stages:
+    env = envs.make(config.task, pipeline.cameras)
+    env.blind = True
+    with contextlib.closing(env), open_renderer(env.model, *CLIP_SIZE) as renderer:
+        for policy in pipeline.policies():
+            if policy.name not in stages:
+                continue
             result = json.loads((pipeline.run.folder(stages[policy.name]) / "result.json").read_text())
-            frames = [frame for episode in result["episodes"][:2] if episode["actions"]
-                      for frame in _frames(pipeline, policy, episode)]  # fmt: skip
+            frames: list[np.ndarray] = []
+            for episode in result["episodes"][:2]:
+                if episode["actions"]:
+                    frames += _replay(pipeline, policy, episode, env, renderer)
+                    frames += frames[-1:] * _HOLD_FRAMES
             if frames:
                 clips[policy.name] = f"clips/{policy.name}.webp"
                 write_clip(folder / clips[policy.name], frames, fps=round(1 / pipeline.spec.dt_s))
     return clips
 
 
-def _frames(pipeline: Pipeline, policy: Policy, episode: dict[str, Any]) -> list[np.ndarray]:
-    """The episode's frames `[H, W, 3]` uint8, the last one held."""
-    env = envs.make(pipeline.config.task, cameras_for(policy.shape, pipeline.cameras))
-    env.blind = True
-    try:
-        with open_renderer(env.model, *CLIP_SIZE) as renderer:
-            frames = list(_replay(pipeline, policy, episode, env, renderer))
-    finally:
-        env.close()
-    return frames + frames[-1:] * _HOLD_FRAMES
-
-
 def _replay(
     pipeline: Pipeline, policy: Policy, episode: dict[str, Any], env: PandaEnv, renderer: Renderer
 ) -> Iterator[np.ndarray]:
+    """The episode's frames `[H, W, 3]` uint8."""
     every, index = pipeline.config.evaluate.execution_horizon, episode["index"]
     generator = episode_generator(pipeline.config.seed, index)
     history = History(env, policy.shape.observation_steps, lambda step: step % every == 0)

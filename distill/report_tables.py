@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distill.latency import STAGES
-
 NOTHING = "–"
 SURE = 0.05
 """The exact McNemar p below which a difference is not taken for chance."""
@@ -348,7 +346,8 @@ def latency_table(results: Mapping[str, Any]) -> Table | None:
         ("Calls", "timed calls, after so many for warming up"),
     )  # fmt: skip
     keys: tuple[str, ...] = ("median_ms", "p95_ms", "p99_ms", "hz", "actions_per_second")
-    stages = tuple(key for key in STAGES if any((policy["latency"].get("stages") or {}).get(key) for policy in rows))
+    told = [policy["latency"].get("stages") or {} for policy in rows]
+    stages = tuple(dict.fromkeys(key for each in told for key in each if each[key]))
     columns += tuple((f"{stage.removesuffix('_ms')} [ms]", "median of this stage of the call") for stage in stages)
     if any(policy["latency"].get("read_ms") for policy in rows):
         columns += (("read [ms]", "the simulated cameras give one observation; not part of the call"),)

@@ -125,6 +125,21 @@ def test_a_folder_of_ours_is_converted_without_a_simulator_and_goes_on_where_it_
     assert {path: path.stat().st_mtime_ns for path in Path("out").rglob("*.safetensors")} == before
 
 
+def test_few_recorded_observations_are_filled_up_with_perturbed_copies(
+    main: Main, place: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distill import convert
+    from distill.cache import HypothesisDataset
+
+    monkeypatch.setattr(convert.Conversion, "_train_student", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert main(place.line("teacher", "--sample.num-observations", "60", "--sample.perturbation", "0.2")) == 130
+    cached = HypothesisDataset(Path("out/sample"), frames=True)
+    rows = cached.batch(torch.arange(len(cached)))
+    copies = rows["frame_index"] >= 48  # twelve episodes of four frames
+    assert len(cached) == 60 and 0 < int(copies.sum()) < 60
+    assert not torch.isin(rows[STATE][copies], rows[STATE][~copies]).any()
+
+
 def test_an_adapter_beside_a_package_named_envs_is_converted_and_compared(main: Main, place: SimpleNamespace) -> None:
     assert main(place.line("user/my_policy.py", "--task", "avoid", "--evaluate.teacher-steps", "4")) == 0
     told = report()

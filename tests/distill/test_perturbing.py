@@ -9,7 +9,7 @@ import pytest
 
 from distill.config import Config, validate
 from distill.observing import ObservationConfig
-from distill.perturbing import perturbed, with_copies
+from distill.perturbing import beside, perturbed, with_copies
 
 
 def test_copies_are_shared_out_over_the_frames() -> None:
@@ -41,3 +41,21 @@ def test_what_cameras_saw_cannot_be_moved() -> None:
         validate(replace(config, sample=replace(config.sample, perturbation=0.2)))
     with pytest.raises(ValueError, match="sample.perturbation"):
         validate(replace(Config(), sample=replace(config.sample, perturbation=-0.1)))
+
+
+def test_copies_are_looked_at_where_their_frame_was_and_moved() -> None:
+    seen = {"observation.state": np.arange(6, dtype=np.float32).reshape(3, 1, 2), "observation.other": np.arange(3.0)}
+    asked: list[list[int]] = []
+
+    def observe(frames: np.ndarray) -> dict[str, np.ndarray]:
+        asked.append(frames.tolist())
+        return {name: values[frames] for name, values in seen.items()}
+
+    numbers, spread = np.array([2, 4, 7]), np.array([0.1, 0.0])
+    looked = beside(observe, 3, spread, seed=5)(numbers)
+    assert asked == [[2, 1, 1]]
+    assert looked["observation.other"].tolist() == [2.0, 1.0, 1.0]
+    expected = perturbed(seen["observation.state"][[2, 1, 1]], numbers, 3, spread, 5)
+    np.testing.assert_array_equal(looked["observation.state"], expected)
+    np.testing.assert_array_equal(looked["observation.state"][0], seen["observation.state"][2])
+    assert (looked["observation.state"][1:, 0, 0] != 2).all() and (looked["observation.state"][1:, 0, 1] == 3).all()
