@@ -15,18 +15,17 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
-from safetensors.torch import save_file
 from tqdm import tqdm
 
 import envs
 from distill.observing import cameras_for
 from distill.policies import Policy
+from distill.recording import HELD_OUT, save_starts
 from distill.rollouts import Episode, Monitor, run_wave, summarise, to_json
 from distill.stages import write_json
 from distill.statistics import wilson_interval
 from envs.cameras import CameraSettings
-from envs.demonstrations import Demonstrations, windows
+from envs.demonstrations import Demonstrations
 from envs.rlbench import RLBenchEnv
 from envs.rlbench_spec import task_names, which_task
 from envs.rlbench_starts import drawn_start, split_starts
@@ -43,8 +42,6 @@ T = TypeVar("T")
 
 TRIES = 10
 """A live start that can not be demonstrated is replaced by another one so many times."""
-HELD_OUT = 32
-"""At most so many validation starts are demonstrated for the held-out observations."""
 HOLD_STEPS = 10
 """The oracle holds its last action so long: some tasks come to rest after the last move."""
 
@@ -141,15 +138,8 @@ def make_starts(pipeline: Pipeline, folder: Path) -> None:
     _record(pipeline, folder / "test", drawn["test"], "test", seeing=False)
     if run.is_main:
         held_out, test = (Demonstrations.load(folder / name, pipeline.spec) for name in ("held_out", "test"))
-        frames = np.random.default_rng([config.seed, 11]).permutation(held_out.num_frames)
-        frames = frames[: config.evaluate.fidelity_observations]
-        states, _ = windows(held_out, frames, config.teacher.observation_steps, 1)
         validation[: held_out.num_episodes] = held_out.episode_start
-        stored = {"validation": torch.from_numpy(validation), "test": torch.from_numpy(test.episode_start),
-                  "observations": torch.from_numpy(np.ascontiguousarray(states))}  # fmt: skip
-        if pipeline.cameras is not None:
-            stored["frames"] = torch.from_numpy(frames)
-        save_file(stored, str(folder / "starts.safetensors"))
+        save_starts(pipeline, folder, held_out, validation, test.episode_start, np.random.default_rng([config.seed, 11]))
     run.accelerator.wait_for_everyone()
 
 

@@ -12,16 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import envs
-from distill import benchmark
+from distill import benchmark, recording
 from distill.cache import (
     CachePlan,
     HypothesisDataset,
-    episode_seed,
     keeps_features,
     training_frames,
     write_index,
@@ -39,9 +37,9 @@ from distill.run import Run, Stage
 from distill.shares import calibrate
 from distill.stages import write_json
 from distill.training import Share, batch_indices, fit
-from envs.demonstrations import Demonstrations, record, stored_starts, windows
+from envs.demonstrations import Demonstrations, windows
 from envs.reading import WindowDataset
-from envs.specs import STATE, Demonstration, TaskSpec
+from envs.specs import STATE, TaskSpec
 from students import Student, load_student
 from students.one_step import OneStepStudent
 from teachers import load_teacher, make_teacher
@@ -49,8 +47,6 @@ from teachers.contract import Teacher
 from teachers.native import TrainedTeacher
 from teachers.networks import PolicyShape
 from teachers.normalisation import Normaliser, observed_ranges
-
-_TRIES = 5
 
 
 class Pipeline:
@@ -72,73 +68,13 @@ class Pipeline:
 
     def demos(self) -> Path:
         """Every training start, solved by the expert in every mode."""
-        if self.config.is_rlbench:
-            return self._do(self.plan.demos, partial(benchmark.record_demonstrations, self))
-        return self._do(self.plan.demos, self._record_demonstrations)
-
-    def _record_demonstrations(self, folder: Path) -> None:
-        config = self.config
-        starts = stored_starts(config.task, config.seed, "train", config.demos.train_starts)
-        jobs = [
-            (start, mode, repeat)
-            for start in range(len(starts)) for mode in self.spec.modes for repeat in range(config.demos.per_mode)
-        ]  # fmt: skip
-        if config.demos.episodes:
-            # in random order within each mode, then one of each mode in turn
-            mixed = [jobs[row] for row in np.random.default_rng([config.seed, 13]).permutation(len(jobs))]
-            by_mode = [[job for job in mixed if job[1] == mode] for mode in self.spec.modes]
-            jobs = sorted([job for turn in zip(*by_mode, strict=True) for job in turn][: config.demos.episodes])
-        self._save_recorded(folder, starts, jobs, "train", config.demos.noise_m)
-
-    def _save_recorded(
-        self, folder: Path, starts: np.ndarray, jobs: list[tuple[int, str, int]], split: str, noise_m: float
-    ) -> None:
-        """Record the jobs (start, mode, repeat) over all processes; the order does not depend on how many there are."""
-        env = envs.make(self.config.task, self.cameras)
-        mine: list[tuple[int, int, Demonstration]] = []
-        failed = 0
-        numbered = list(enumerate(jobs))
-        for number, (start, mode, _) in self._bar(self.run.my_share(numbered), f"demos ({split})", "episode"):
-            for attempt in range(_TRIES):
-                seed = episode_seed(self.config.seed, split, number, attempt)
-                episode = record(env, starts[start], mode, seed, noise_m)
-                if episode is not None:
-                    mine.append((number, start, episode))
-                    break
-                failed += 1
-            else:
-                raise RuntimeError(f"the expert failed {_TRIES} times at start {starts[start].tolist()}, mode {mode}")
-        env.close()
-        recorded = sorted(self.run.gather(mine), key=lambda item: item[0])
-        failures = sum(self.run.gather([failed]))
-        if self.run.is_main:
-            Demonstrations.from_episodes(
-                self.spec, [episode for _, _, episode in recorded], [start for _, start, _ in recorded]
-            ).save(folder)
-            write_json(folder / "recording.json", {"episodes": len(recorded), "expert_failures_repeated": failures})
+        source = benchmark if self.config.is_rlbench else recording
+        return self._do(self.plan.demos, partial(source.record_demonstrations, self))
 
     def starts(self) -> Path:
         """Validation and test starts, and held-out observations along demonstrations from the validation starts."""
-        if self.config.is_rlbench:
-            return self._do(self.plan.starts, partial(benchmark.make_starts, self))
-        return self._do(self.plan.starts, self._make_starts)
-
-    def _make_starts(self, folder: Path) -> None:
-        config, evaluate = self.config, self.config.evaluate
-        validation = stored_starts(config.task, config.seed, "validation", evaluate.validation_starts)
-        test = stored_starts(config.task, config.seed, "test", evaluate.test_starts)
-        chosen = np.random.default_rng([config.seed, 11])
-        jobs = [(start, str(chosen.choice(self.spec.modes)), 0) for start in range(min(len(validation), 32))]
-        self._save_recorded(folder / "held_out", validation, jobs, "validation", 0.0)
-        if self.run.is_main:
-            held_out = Demonstrations.load(folder / "held_out", self.spec)
-            frames = chosen.permutation(held_out.num_frames)[: evaluate.fidelity_observations]
-            states, _ = windows(held_out, frames, config.teacher.observation_steps, 1)
-            stored = {"validation": torch.from_numpy(validation), "test": torch.from_numpy(test),
-                      "observations": torch.from_numpy(np.ascontiguousarray(states))}  # fmt: skip
-            if self.cameras is not None:  # what they saw stays where it is, packed; here is only where to look
-                stored["frames"] = torch.from_numpy(frames)
-            save_file(stored, str(folder / "starts.safetensors"))
+        source = benchmark if self.config.is_rlbench else recording
+        return self._do(self.plan.starts, partial(source.make_starts, self))
 
     def stored(self) -> dict[str, Tensor]:
         """``validation``, ``test``: starts `[E, D]`; ``observations``: held-out state histories `[F, O, S]`; with cameras
