@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,13 @@ def policies(config: Config, seen: Seen) -> list[Policy]:
     """The 50-step teacher and the student of the preset, untrained."""
     torch.manual_seed(0)
     shape, student = config.shape(), config.student
+    its_shape = replace(shape, width=student.width or shape.width, depth=student.depth or shape.depth)
     ranges = {"state": seen[STATE].reshape(-1, shape.state_size), "action": np.stack([-np.ones(shape.action_size)] * 2)}
     statistics = {name: {"min": rows.min(0), "max": rows.max(0)} for name, rows in ranges.items()}
     statistics |= observed_ranges([{name: torch.from_numpy(values) for name, values in seen.items()}])
     made = [
         make_teacher("flow", shape),
-        OneStepStudent(shape, student.latent_size, codes=student.codes, shares=student.code_shares),
+        OneStepStudent(its_shape, student.latent_size, codes=student.codes, shares=student.code_shares),
     ]
     for policy in made:
         policy.normaliser.fit(statistics)

@@ -98,7 +98,8 @@ class StudentConfig:
     (distill.shares), else all are alike.
     default: the one whose student the report presents; num_latents: M, student samples per observation a step.
     unexecuted_weight: weight, in the objectives' distance, of a chunk's actions after the execution horizon; 1 is plain.
-    width, depth: of the student's transformer; 0 is the teacher's. Another size cannot start from the teacher's weights.
+    width, depth: of the student's transformer; 0 is the teacher's. One of fewer blocks begins with some of the
+    teacher's, one of another width, or of more blocks, with none of its weights.
     candidates: how many checkpoints of the last part of training compete on the validation starts.
     """
 

@@ -154,7 +154,7 @@ class SetRecipe:
             shares = self.learns_shares(settings)
             student = OneStepStudent(given.shape, settings.latent_size, codes=settings.codes, shares=shares)
         student.normaliser.load_state_dict(given.normaliser.state_dict())
-        if given.teacher is not None and settings.warm_start and given.teacher.shape == given.shape:
+        if given.teacher is not None and settings.warm_start and _begins_with(given.teacher.shape, given.shape):
             student.warm_start(given.teacher, given.chunks_JTA)
         if given.frozen_encoder and given.teacher is not None:
             student.take_encoder(given.teacher)  # also without a warm start, or with a head of another size
@@ -196,6 +196,11 @@ class SetRecipe:
             chunks = student_BMTA if self.objective.choose is None else drawn_BMTA
             loss = loss + share_loss(taken_BM, chunks, teacher_BKTA, given.weights_TA)
         return loss
+
+
+def _begins_with(teacher: PolicyShape, student: PolicyShape) -> bool:
+    """Whether a student of this shape can take the teacher's weights: it may have fewer blocks."""
+    return student.depth <= teacher.depth and replace(teacher, depth=student.depth) == student
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from envs.specs import STATE, nearest_name
 from students import Student
 from teachers.contract import Observation
-from teachers.observations import fake_observation, seen_state, sources_of
+from teachers.observations import by_kind, fake_observation, sources_of
 
 LATENTS, ACTIONS, SAMPLES = "latents", "actions", "samples"
 """Names of the graph's last input, of its output, and of the one axis of both that may have any length."""
@@ -45,13 +45,11 @@ class StudentGraph(nn.Module):
 
     def forward(self, observation: Observation, latents: Tensor) -> Tensor:
         student = self.student
-        inputs = student.normaliser.normalise(observation)
         if student.shape.encoder is None:
-            feature_BF = student.encoder(inputs[STATE])
+            feature_BF = student.encoder(student.normaliser.normalise_state(observation[STATE]))
         else:
-            if STATE in inputs:
-                inputs[STATE] = inputs[STATE][..., seen_state(student.shape)]
-            feature_BF = student.encoder(inputs)
+            sources = sources_of(student.shape)
+            feature_BF = student.encode_rows(by_kind(observation, sources), sources)
         condition_BC = feature_BF if student.adapt is None else student.adapt(feature_BF)
         return student.normaliser.unnormalise_action(student.generate(condition_BC, latents))
 

@@ -82,11 +82,13 @@ class OneStepStudent(PretrainedPolicy):
     def warm_start(self, teacher: TrainedTeacher, chunks_JTA: Tensor | None = None) -> None:
         """Take the weights of a teacher of the same shape, with its time frozen at pure noise.
 
+        A student of fewer blocks takes as many of the teacher's, evenly spread, the last among them: a block adds to what it
+        is given, so that one can be left out.
         chunks_JTA: normalised chunks of the teacher, one for each code: then the codes begin on the teacher's way from
         their noise to these (`TrainedTeacher.warm_inputs`), and the time is frozen there.
         """
         self.copy_encoding(teacher)
-        self.trunk.load_state_dict(teacher.trunk.state_dict())
+        self.trunk.load_state_dict(_with_depth(self.shape.depth, teacher.trunk.state_dict(), teacher.shape.depth))
         if chunks_JTA is None or self.code_book is None:
             self.time_C.copy_(teacher.start_condition())
             return
@@ -169,3 +171,18 @@ class OneStepStudent(PretrainedPolicy):
         return cls(
             shape, settings["latent_size"], codes=settings.get("codes", 0), shares=settings.get("shares", False)
         )
+
+
+def _with_depth(depth: int, weights: dict[str, Tensor], deeper: int) -> dict[str, Tensor]:
+    """The weights of a trunk of `depth` blocks from those of one of `deeper`; of as many blocks they are the same."""
+    taken = {(block + 1) * deeper // depth - 1: block for block in range(depth)}
+    found = {}
+    for name, value in weights.items():
+        part, _, rest = name.partition(".")
+        if part != "blocks":
+            found[name] = value
+            continue
+        block, _, rest = rest.partition(".")
+        if int(block) in taken:
+            found[f"blocks.{taken[int(block)]}.{rest}"] = value
+    return found

@@ -105,7 +105,10 @@ def choose(
             index_B[rows] = nearest_to_rest(candidates_BNTA[rows], last_RTA, executed, weights_A)
     if selection.kind == "typical":
         index_B = first_typical(candidates_BNTA, executed, weights_A)
-    chosen_BTA = candidates_BNTA[torch.arange(len(memories), device=index_B.device), index_B]
+    if candidates_BNTA.shape[1] == 1:
+        chosen_BTA = candidates_BNTA[:, 0]
+    else:
+        chosen_BTA = candidates_BNTA[torch.arange(len(memories), device=index_B.device), index_B]
     after = [
         replace(memory, replans=memory.replans + 1, last_TA=chunk_TA)
         for memory, chunk_TA in zip(memories, chosen_BTA.unbind(), strict=True)

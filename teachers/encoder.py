@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from envs.specs import DEPTH, IMAGES, POINTS, STATE
+from teachers.contract import Observation
 from teachers.networks import PolicyShape, StateEncoder
-from teachers.senses import PointEncoder, ViewEncoder
+from teachers.observations import by_kind
+from teachers.senses import PointEncoder, ViewEncoder, ViewPair
 
 
 class UnifiedEncoder(nn.Module):
@@ -27,52 +31,60 @@ class UnifiedEncoder(nn.Module):
         self.state = StateEncoder(1, len(seen.state_names), width) if seen.state_names else None
         self.colour = ViewEncoder(3, seen.channels) if seen.cameras else None
         self.depth = ViewEncoder(2, seen.channels) if seen.depth_cameras else None
+        self._pair = ViewPair(self.colour, self.depth) if self.colour is not None and self.depth is not None else None
         self.points = PointEncoder(seen.point_size) if seen.num_points else None
         self.to_token = nn.ModuleDict()  # the state's token is made already
-        for prefix, sense in self._senses():
+        for kind, sense in ((IMAGES, self.colour), (DEPTH, self.depth), (POINTS, self.points)):
             for name in self.sources:
-                if sense is not None and name.startswith(prefix):
+                if sense is not None and name.startswith(kind):
                     self.to_token[_key(name)] = nn.Linear(sense.size, width)
         self.source_MF = nn.Parameter(0.02 * torch.randn(len(self.sources), width))
         self.step_OF = nn.Parameter(0.02 * torch.randn(shape.observation_steps, width))
         self.fusion = Fusion(width, seen.heads, seen.queries)
 
-    def forward(self, inputs: dict[str, Tensor], kept_BM: Tensor | None = None) -> Tensor:
+    def forward(self, inputs: Observation, kept_BM: Tensor | None = None) -> Tensor:
         """`[B, F]` of the sources that are in `inputs`, all or some of this encoder's.
 
         inputs: as `teachers.normalisation` makes them: states `[B, O, S']`, images `[B, O, 3, H, W]`, depth
         `[B, O, 2, H, W]`, points `[B, O, N, 3+C]`; kept_BM: bool, which sources of `inputs`, in this encoder's order, each
         row is shown; none: all.
         """
-        tokens = []
-        made = self._tokens(inputs)
-        for index, name in enumerate(self.sources):
-            if name in made:
-                tokens.append(made[name] + self.source_MF[index] + self.step_OF)
-        steps = tokens[0].shape[1]
-        kept_BL = None if kept_BM is None else kept_BM.repeat_interleave(steps, dim=1)
-        feature_BF: Tensor = self.fusion(torch.cat(tokens, dim=1), kept_BL)
+        sources = [name for name in self.sources if name in inputs]
+        return self.fuse(by_kind(inputs, sources), sources, kept_BM)
+
+    def fuse(self, rows: Observation, sources: Collection[str], kept_BM: Tensor | None = None) -> Tensor:
+        """The same of normalised sources `[V, B, O, ..]` by kind, of these names, in this encoder's order."""
+        names = iter(sources)
+        tokens = [self._token(next(names), each) for kind, seen in self._see(rows).items() for each in seen]
+        source_MF: Tensor = self.source_MF
+        if len(tokens) < len(self.sources):
+            source_MF = source_MF[[self.sources.index(name) for name in sources]]
+        tokens_BMOF = torch.stack(tokens, dim=1) + (source_MF[:, None] + self.step_OF)
+        kept_BL = None if kept_BM is None else kept_BM.repeat_interleave(tokens_BMOF.shape[2], dim=1)
+        feature_BF: Tensor = self.fusion(tokens_BMOF.flatten(1, 2), kept_BL)
         return feature_BF
 
-    def _tokens(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A token `[B, O, F]` of each source's every step, unmarked."""
-        made: dict[str, Tensor] = {}
-        if STATE in inputs:
-            assert self.state is not None
-            state_BOS = inputs[STATE]
-            made[STATE] = self.state(state_BOS.flatten(0, 1)[:, None]).unflatten(0, state_BOS.shape[:2])
-        for prefix, sense in self._senses():
-            names = [name for name in self.sources if name in inputs and name.startswith(prefix)]
-            if names:
-                assert sense is not None
-                # all views and steps go through the network together
-                stacked = torch.stack([inputs[name] for name in names])
-                seen = sense(stacked.flatten(0, 2)).unflatten(0, stacked.shape[:3])
-                made |= {name: self.to_token[_key(name)](each_BOD) for name, each_BOD in zip(names, seen, strict=True)}
-        return made
+    def _see(self, rows: Observation) -> Observation:
+        """What the senses make of each row, `[V, B, O, ..]`; all views and steps of a kind go through its network together."""
+        flat = {kind: value.flatten(0, 2) for kind, value in rows.items()}
+        seen: Observation = {}
+        both = [flat[kind] for kind in (IMAGES, DEPTH) if kind in flat]
+        if self._pair is not None and len(both) == 2 and len(both[0]) == len(both[1]) and not torch.is_grad_enabled():
+            seen[IMAGES], seen[DEPTH] = self._pair(*both).unbind(1)
+        senses = self._senses()
+        return {
+            kind: (seen[kind] if kind in seen else senses[kind](value)).unflatten(0, rows[kind].shape[:3])
+            for kind, value in flat.items()
+        }
 
-    def _senses(self) -> tuple[tuple[str, ViewEncoder | PointEncoder | None], ...]:
-        return (IMAGES, self.colour), (DEPTH, self.depth), (POINTS, self.points)
+    def _token(self, name: str, seen_BOD: Tensor) -> Tensor:
+        """`[B, O, F]`; the state's is one already."""
+        return seen_BOD if name == STATE else self.to_token[_key(name)](seen_BOD)
+
+    def _senses(self) -> dict[str, nn.Module]:
+        """By kind."""
+        every = {STATE: self.state, IMAGES: self.colour, DEPTH: self.depth, POINTS: self.points}
+        return {kind: sense for kind, sense in every.items() if sense is not None}
 
 
 def _key(name: str) -> str:

@@ -15,7 +15,7 @@ from teachers.contract import FEATURES, Observation
 from teachers.encoder import UnifiedEncoder
 from teachers.networks import PolicyShape, StateEncoder
 from teachers.normalisation import Normaliser
-from teachers.observations import check_observation, check_sources, seen_state
+from teachers.observations import by_kind, check_observation, check_sources, select_state
 
 
 class EncodingPolicy(nn.Module):
@@ -68,14 +68,20 @@ class EncodingPolicy(nn.Module):
         if shape is None:
             feature_BF: Tensor = self.encoder(self.normaliser.normalise_state(observation[STATE]))
             return feature_BF
-        check_observation(self.shape, observation, sources)
-        seen, kept_BM = {name: observation[name] for name in sources}, None
+        rows, kept_BM = check_observation(self.shape, observation, sources), None
         if self.encoder.training and shape.augmentation.any:
+            seen = {name: observation[name] for name in sources}
             seen, kept_BM = augment(seen, shape, self._checked(seeds_B, len(seen[sources[0]])))
-        inputs = self.normaliser.normalise(seen)
+            rows = by_kind(seen, sources)
+        return self.encode_rows(rows, sources, kept_BM)
+
+    def encode_rows(self, rows: Observation, sources: Collection[str], kept_BM: Tensor | None = None) -> Tensor:
+        """The feature `[B, F]` of raw sources `by_kind`, unchecked; kept_BM: bool, which of them each row is shown."""
+        assert isinstance(self.encoder, UnifiedEncoder)
+        inputs = self.normaliser.normalise(rows)
         if STATE in inputs:
-            inputs[STATE] = inputs[STATE][..., seen_state(self.shape)]
-        return self.encoder(inputs, kept_BM)
+            inputs[STATE] = select_state(self.shape, inputs[STATE])
+        return self.encoder.fuse(inputs, sources, kept_BM)
 
     def encoder_draws(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Random tensors `[B, ...]` that the encoder needs for a training step, drawn on the CPU for the whole batch.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from envs.specs import DEPTH, IMAGES, POINTS, STATE
 from teachers.contract import Observation
+from teachers.made import Made
 
 if TYPE_CHECKING:
     from teachers.networks import PolicyShape
@@ -37,7 +38,7 @@ class Normaliser(nn.Module):
 
     def __init__(self, state_size: int, action_size: int, depth: bool = False, points: bool = False) -> None:
         super().__init__()
-        self._whole = False
+        self._made: dict[str, Made[tuple[Tensor, Tensor]]] = {}
         sizes = {"state": state_size, "action": action_size, "depth": int(depth), "points": 3 * points}
         self._ranges = tuple(name for name, size in sizes.items() if size or name in ("state", "action"))
         for name, size in sizes.items():
@@ -90,12 +91,14 @@ class Normaliser(nn.Module):
     def centre_scale(self, name: str) -> tuple[Tensor, Tensor]:
         """Centre and half range of ``state``, ``action``, ``depth`` or ``points``, raw; normalised is (raw - centre) / scale.
 
-        Raises ValueError for statistics that are not finite; looked at in the first use only.
+        Raises ValueError for statistics that are not finite; looked at, and both made, only where these have changed.
         """
-        if not self._whole:
-            self.check()
-            self._whole = True
         low, high = getattr(self, f"{name}_low"), getattr(self, f"{name}_high")
+        return self._made.setdefault(name, Made()).of((low, high), lambda: self._centre_scale(low, high))
+
+    def _centre_scale(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        if not torch.compiler.is_compiling():  # a graph cannot look at values
+            self.check()
         half = (high - low) / 2
         return (high + low) / 2, torch.where(half < 5e-7, torch.ones_like(half), half)
 
@@ -116,28 +119,28 @@ class Normaliser(nn.Module):
         An unknown pixel's first number is made up, see `fill_unknown`; the second says that it is.
         """
         centre, scale = self.centre_scale("depth")
-        known = ~depth_m.isnan()
-        value = torch.where(known, (depth_m.to(centre) - centre) / scale, 0.0)
+        known = depth_m == depth_m  # NaN is not
+        value = (depth_m.to(centre) - centre) / scale
         return torch.cat([fill_unknown(value, known), known.to(value)], dim=-3)
 
     def normalise_points(self, points: Tensor) -> Tensor:
         """`[.., 3+C]`: coordinates [m] and colours 0 .. 1 to about [-1, 1]."""
         centre, scale = self.centre_scale("points")
         points = points.to(centre)
-        return torch.cat([(points[..., :3] - centre) / scale, 2 * points[..., 3:] - 1], dim=-1)
+        places = (points[..., :3] - centre) / scale
+        return places if points.shape[-1] == 3 else torch.cat([places, 2 * points[..., 3:] - 1], dim=-1)
 
     def normalise_image(self, image: Tensor) -> Tensor:
         """Colours 0 .. 1 to [-1, 1]."""
-        return 2 * image.to(self.state_low) - 1
+        return (2 * image.to(self.state_low)).sub_(1)
 
     def normalise(self, observation: Observation) -> Observation:
-        """Every source of an observation, each by its name."""
-        ways = {STATE: self.normalise_state, IMAGES: self.normalise_image, POINTS: self.normalise_points}
-        found = {name: way(value) for name, value in observation.items() for key, way in ways.items() if name.startswith(key)}
-        views = [name for name in observation if name.startswith(DEPTH)]
-        if views:  # all at once: at batch 1 the number of operations is what costs
-            found |= zip(views, self.normalise_depth(torch.stack([observation[name] for name in views])), strict=True)
-        return found
+        """An observation's sources, by their names or `teachers.observations.by_kind`."""
+        ways = {
+            STATE: self.normalise_state, IMAGES: self.normalise_image, DEPTH: self.normalise_depth,
+            POINTS: self.normalise_points,
+        }  # fmt: skip
+        return {name: way(value) for name, value in observation.items() for kind, way in ways.items() if name.startswith(kind)}
 
     def normalise_action(self, action: Tensor) -> Tensor:
         """`[.., A]` raw units to about [-1, 1]."""
@@ -159,7 +162,7 @@ def fill_unknown(value: Tensor, known: Tensor) -> Tensor:
     # a short cut only, which a graph that is exported cannot take: the rest gives the same
     if not torch.compiler.is_exporting() and bool(known.all()):
         return value
-    weight = known.to(value)
+    value, weight = torch.where(known, value, 0.0), known.to(value)
     both_R2HW = torch.cat([value * weight, weight], dim=-3).flatten(0, -4)
     around, near = F.avg_pool2d(both_R2HW, 2 * HOLE + 1, 1, HOLE).split(1, dim=1)
     total, count = both_R2HW.sum((-2, -1), keepdim=True).split(1, dim=1)

@@ -117,6 +117,26 @@ def seen_state(shape: PolicyShape) -> list[int]:
     return [shape.state_names.index(name) for name in names]
 
 
+def select_state(shape: PolicyShape, state: Tensor) -> Tensor:
+    """What a policy of this shape sees of a state `[.., S]`: `[.., S']`."""
+    seen = seen_state(shape)
+    if seen == list(range(seen[0], seen[0] + len(seen))):
+        return state[..., seen[0] : seen[0] + len(seen)]  # a list of indices has to be made a tensor first
+    return state[..., seen]
+
+
+def by_kind(observation: Observation, sources: Collection[str]) -> Observation:
+    """These sources, all of a kind in one tensor `[V, B, O, ..]`, in their order, by the kind's name.
+
+    At batch 1 the number of operations is what costs, so what follows is done once a kind.
+    """
+    names = {kind: [name for name in sources if name.startswith(kind)] for kind in (STATE, IMAGES, DEPTH, POINTS)}
+    return {
+        kind: observation[each[0]][None] if len(each) == 1 else torch.stack([observation[name] for name in each])
+        for kind, each in names.items() if each
+    }  # fmt: skip
+
+
 def fake_observation(shape: PolicyShape, batch: int = 2, seed: int = 0) -> Observation:
     """A made-up observation that a policy of this shape takes, so that nothing has to be recorded to try one.
 
@@ -161,8 +181,8 @@ def check_sources(shape: PolicyShape, observation: Observation, without: Collect
     return wanted
 
 
-def check_observation(shape: PolicyShape, observation: Observation, sources: Collection[str]) -> None:
-    """Raise ValueError with everything that is wrong with these sources of an observation for an encoder of this shape.
+def check_observation(shape: PolicyShape, observation: Observation, sources: Collection[str]) -> Observation:
+    """These sources `by_kind`. Raises ValueError with everything that is wrong with them for an encoder of this shape.
 
     Shapes and types; NaN or infinity in images, clouds and what is seen of the state; colours beyond 0 .. 1; depth that is
     0, negative or infinite. NaN in depth is right: the pixel is unknown. A cloud may have fewer points than N, see `SPARSE`.
@@ -181,15 +201,11 @@ def check_observation(shape: PolicyShape, observation: Observation, sources: Col
     if len(set(batches.values())) > 1 or 0 in batches.values():
         wrong.append(f"batch: got {batches} observations, expected at least one, and as many of every source")
     if not wrong:
-        looked_at = {name: observation[name] for name in sources}
-        if STATE in looked_at:
-            looked_at[STATE] = looked_at[STATE][..., seen_state(shape)]
-        ends = {name: _extremes(name, value) for name, value in looked_at.items()}
-        found = iter(torch.cat([each.float() for each in ends.values()]).tolist())  # one look at the device for all
-        told = [_fault(name, value, [next(found) for _ in ends[name]]) for name, value in looked_at.items()]
-        wrong = [fault for fault in told if fault]
-    if wrong:
-        raise ValueError("this observation cannot be encoded:\n  " + "\n  ".join(wrong))
+        rows = by_kind(observation, sources)
+        if not _faults(shape, rows):  # whether anything is wrong is seen sooner than where
+            return rows
+        wrong = _faults(shape, {name: observation[name] for name in sources})
+    raise ValueError("this observation cannot be encoded:\n  " + "\n  ".join(wrong))
 
 
 def least_points(num_points: int) -> int:
@@ -204,14 +220,22 @@ def _fits(got: Tensor, expected: tuple[int, ...], cloud: bool) -> bool:
     return shape == expected
 
 
-def _extremes(name: str, value: Tensor) -> Tensor:
-    """Least and largest `[2]` or, of a cloud with colours, also the colours' `[4]`; NaN where there is one, but for depth."""
+def _faults(shape: PolicyShape, values: Observation) -> list[str]:
+    """What is wrong with the numbers of sources, or of all of a kind."""
+    seen = {name: select_state(shape, value) if name == STATE else value for name, value in values.items()}
+    ends = {name: _extremes(name, value) for name, value in seen.items()}
+    # one look at the device for all
+    found = iter(torch.stack([end.float() for each in ends.values() for end in each]).tolist())
+    told = [_fault(name, value, [next(found) for _ in ends[name]]) for name, value in seen.items()]
+    return [fault for fault in told if fault]
+
+
+def _extremes(name: str, value: Tensor) -> tuple[Tensor, ...]:
+    """Least and largest or, of a cloud with colours, also the colours'; NaN where there is one, but for depth."""
     if name.startswith(DEPTH):
         value = value.nan_to_num(nan=1.0, posinf=torch.inf, neginf=-torch.inf)
-    ends = [*value.aminmax()]
-    if name == POINTS and value.shape[-1] > 3:
-        ends += value[..., 3:].aminmax()
-    return torch.stack(ends)
+    colours = value[..., 3:].aminmax() if name == POINTS and value.shape[-1] > 3 else ()
+    return *value.aminmax(), *colours
 
 
 def _fault(name: str, value: Tensor, ends: list[float]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
 
@@ -234,6 +235,21 @@ def test_a_warm_start_with_codes_takes_all_the_teachers_other_weights(make_teach
     raw = student(observation, _middles(4).expand(3, 4, 1))
     asked = teacher.sample_from_noise(observation, noise_MTA.expand(3, 4, 8, 2), 1)
     torch.testing.assert_close(raw, asked, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("depth", "taken"), [(1, [3]), (2, [1, 3]), (3, [0, 1, 3]), (4, [0, 1, 2, 3])])
+def test_a_student_of_fewer_blocks_takes_as_many_of_the_teachers(make_teacher, depth: int, taken: list[int]) -> None:
+    teacher = make_teacher(depth=4)
+    student = OneStepStudent(replace(teacher.shape, depth=depth), 2)
+    student.warm_start(teacher)
+    its = teacher.trunk.state_dict()
+    for name, value in student.trunk.state_dict().items():
+        part, _, rest = name.partition(".")
+        if part == "blocks":
+            block, _, rest = rest.partition(".")
+            name = f"blocks.{taken[int(block)]}.{rest}"
+        assert torch.equal(value, its[name]), name
+    assert torch.equal(student.encoder.layers[1].weight, teacher.encoder.layers[1].weight)
 
 
 @pytest.mark.parametrize(("codes", "identity"), [(1, False), (-2, False), (4, True)])

@@ -71,6 +71,23 @@ def test_two_cameras_with_one_picture_are_still_two(encoder: UnifiedEncoder, inp
     assert not torch.allclose(encoder(exchanged), encoder(inputs), atol=1e-4)
 
 
+def test_without_a_gradient_colours_and_depth_go_together_and_are_the_same(
+    encoder: UnifiedEncoder, inputs: Observation, seeing_shape: PolicyShape
+) -> None:
+    torch.manual_seed(0)  # as many views in depth as in colour, which is when they do
+    even = UnifiedEncoder(replace(seeing_shape, encoder=replace(seeing_shape.encoder, cameras=("front",))))
+    for each in (encoder, even):
+        seen = {name: value for name, value in inputs.items() if name in each.sources}
+        calls: list[str] = []
+        for name in ("colour", "depth"):
+            getattr(each, name).register_forward_hook(lambda *_, name=name, calls=calls: calls.append(name))
+        trained = each(seen)
+        assert calls == ["colour", "depth"]
+        with torch.no_grad():
+            torch.testing.assert_close(each(seen), trained, rtol=1e-4, atol=1e-5)
+        assert calls == ["colour", "depth"] * (1 if each is even else 2)
+
+
 def test_rows_do_not_mix(encoder: UnifiedEncoder, inputs: Observation) -> None:
     together = encoder(inputs)
     for row in range(3):

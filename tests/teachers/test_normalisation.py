@@ -31,6 +31,18 @@ def test_actions_by_hand_and_a_dimension_that_never_moves_is_only_shifted() -> N
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
 
 
+def test_statistics_that_change_after_they_were_used_are_used() -> None:
+    normaliser = _fitted()
+    assert normaliser.normalise_state(torch.tensor([1.0, 1.0])).tolist() == [0.0, 0.0]
+    normaliser.fit({
+        "state": {"min": np.zeros(2), "max": np.array([4.0, 2.0])}, "action": {"min": np.zeros(3), "max": np.ones(3)},
+    })  # fmt: skip
+    assert normaliser.normalise_state(torch.tensor([1.0, 1.0])).tolist() == [-0.5, 0.0]
+    normaliser.state_high[0] = torch.nan
+    with pytest.raises(ValueError, match="state_high.*not finite"):
+        normaliser.normalise_state(torch.tensor([1.0, 1.0]))
+
+
 def test_actions_go_there_and_back() -> None:
     normaliser = _fitted()
     raw = torch.randn(7, 4, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.3, 1.0, 2.0])

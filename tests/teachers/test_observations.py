@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from envs.specs import STATE
+from envs.specs import IMAGES, STATE
 from teachers.augmentation import Augmentation
 from teachers.contract import Observation
 from teachers.networks import PolicyShape
@@ -77,7 +77,8 @@ def test_shapes_that_differ_in_augmentation_alone_are_one_shape(seeing_shape) ->
 def test_a_made_up_observation_is_one(seeing_shape: PolicyShape) -> None:
     made = fake_observation(seeing_shape, 5)
     assert {name: tuple(value.shape) for name, value in made.items()} == {name: (5, *size) for name, size in SIZES.items()}
-    check_observation(seeing_shape, made, tuple(made))
+    rows = check_observation(seeing_shape, made, tuple(made))
+    assert torch.equal(rows[IMAGES], torch.stack([made[FRONT], made[WRIST]])) and torch.equal(rows[CLOUD][0], made[CLOUD])
     assert bool(made[DEEP].isnan().any()) and not bool(made[DEEP].isnan().all())
     again, other = fake_observation(seeing_shape, 5), fake_observation(seeing_shape, 5, seed=1)
     assert all(torch.equal(made[name].nan_to_num(), again[name].nan_to_num()) for name in made)

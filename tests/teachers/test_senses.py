@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from teachers.senses import SPOTS, PointEncoder, ViewEncoder
+from teachers.senses import SPOTS, Patches, PointEncoder, ViewEncoder, ViewPair
 
 
 def _rand(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -53,6 +55,36 @@ def test_views_of_any_size_give_features_of_one_size_and_rows_do_not_mix(size: t
     assert together.shape == (3, view.size) == (3, 64)
     for row in range(3):
         torch.testing.assert_close(view(images[row : row + 1])[0], together[row], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (18, 33)])
+def test_patches_are_a_convolution_that_does_not_overlap(size: tuple[int, int]) -> None:
+    patches, images = Patches(3, 8, 4), _rand(2, 3, *size)
+    torch.testing.assert_close(patches(images), F.conv2d(images, patches.weight, stride=4), rtol=1e-5, atol=1e-6)
+
+
+def test_a_pair_sees_what_its_two_encoders_see_also_after_these_have_changed() -> None:
+    torch.manual_seed(0)
+    colour, depth = ViewEncoder(3, 16), ViewEncoder(2, 16)
+    images, depths = _rand(4, 3, 24, 40), _rand(4, 2, 24, 40, seed=1)
+
+    def check(pair: ViewPair, first: ViewEncoder, second: ViewEncoder) -> None:
+        with torch.no_grad():
+            both = pair(images, depths)
+            assert both.shape == (4, 2, 64)
+            torch.testing.assert_close(both[:, 0], first(images), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(both[:, 1], second(depths), rtol=1e-4, atol=1e-5)
+
+    pair = ViewPair(colour, depth)
+    check(pair, colour, depth)
+    its_pair, its_colour, its_depth = copy.deepcopy((pair, colour, depth))
+    with torch.no_grad():
+        for value in (*colour.parameters(), *depth.parameters()):
+            value.add_(0.1 * torch.randn_like(value))
+    check(pair, colour, depth)
+    check(its_pair, its_colour, its_depth)  # those of a copy have not changed
+    colour.load_state_dict(its_colour.state_dict())
+    check(pair, colour, depth)
 
 
 # -- points ------------------------------------------------------------------------------------------------------------
