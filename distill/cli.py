@@ -59,9 +59,20 @@ def read_command(arguments: Sequence[str]) -> tuple[str, bool, Config]:
     for preset in presets:
         config = apply_preset(config, preset)
     config = tyro.cli(Config, args=flags, default=config, prog="distill.py", description=DESCRIPTION)
+    config = _named(config, presets)
     validate(config)
     check_external_teacher(config)
     return stage, dry_run, config
+
+
+def _named(config: Config, presets: Sequence[Path]) -> Config:
+    """A run that sees with cameras is named by its preset, the last one, unless it has a name: the task's is the state's run.
+
+    (Those of RLBench keep the task's name, as all of them see with cameras.)
+    """
+    if config.name or not presets or config.observation.is_plain or config.is_rlbench:
+        return config
+    return dataclasses.replace(config, name=f"{presets[-1].stem}-seed{config.seed}")
 
 
 def describe(config: Config) -> str:

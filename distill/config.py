@@ -181,7 +181,7 @@ class MovingConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One run: `runs_dir`/`name`, by default `<task>-seed<seed>`.
+    """One run: `runs_dir`/`name`, by default `<task>-seed<seed>`; with cameras `<preset>-seed<seed>` (distill.cli).
 
     processes: worker processes on a CPU-only machine; 0 takes one per core (at most 8).
     """

@@ -165,6 +165,21 @@ def test_default_then_preset_then_later_preset_then_flag(tmp_path: Path) -> None
         assert sample.batch_size == type(config)().sample.batch_size
 
 
+@pytest.mark.parametrize(
+    ("line", "folder"),
+    [
+        ("--config {configs}/detour.yaml --seed 3", "runs/detour-seed3"),
+        ("--config {configs}/detour_points.yaml --seed 3", "runs/detour_points-seed3"),
+        ("--config {configs}/detour.yaml --config {configs}/detour_rgbd.yaml", "runs/detour_rgbd-seed0"),
+        ("--config {configs}/detour_points.yaml --name mine", "runs/mine"),
+        ("--config {configs}/rlbench/small.yaml", "runs/rlbench-{task}-seed0"),
+    ],
+)
+def test_a_run_with_cameras_is_named_by_its_preset_and_one_without_by_its_task(line: str, folder: str) -> None:
+    _, _, config = read_command(line.format(configs=ROOT / "configs").split())
+    assert str(config.folder) == folder.format(task=config.task.removeprefix("rlbench/"))
+
+
 def test_lists_and_switches_as_flags() -> None:
     line = "--evaluate.teacher-steps 8 2 --student.objectives chamfer --student.default chamfer --student.no-warm-start"
     _, _, config = read_command(line.split())
