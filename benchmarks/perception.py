@@ -4,7 +4,7 @@
 
 Networks of each preset's sizes with random weights, as what a call costs does not depend on them, look at frames of the
 simulated cameras. Both policies encode an observation once a call; the student's is chosen among its candidates as the preset
-says. Writes benchmarks/results/perception.json.
+says. Writes benchmarks/results/perception.json and the table in docs/cameras.md.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import seeing_page
 import torch
 
 import envs
@@ -96,6 +97,7 @@ def main() -> None:
             )  # fmt: skip
     target = ROOT / "benchmarks/results/perception.json"
     target.write_text(json.dumps({"hardware": hardware(None), "threads": 1, "rows": rows}, indent=1) + "\n")
+    seeing_page.write()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python benchmarks/seeing.py [--presets detour_points ..] [--seeds 0 1] [--runs-dir runs]
 
 A row is one run of distill.py, `<preset>-seed<n>`, so what is finished is not done again. Writes
-benchmarks/results/seeing.json and prints the table, seeds pooled.
+benchmarks/results/seeing.json and the table in docs/cameras.md, and prints one with what training took, seeds pooled.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import seeing_page
 from running import ROOT, run_distill
 
 from distill.results import hardware, student_seconds
@@ -93,6 +94,7 @@ def main() -> None:
             rows[preset, seed] = measure(arguments.runs_dir, preset, seed)
             ordered = [rows[key] for key in sorted(rows)]
             TARGET.write_text(json.dumps({"hardware": hardware(None), "rows": ordered}, indent=0) + "\n")
+    seeing_page.write()
     show([rows[key] for key in sorted(rows)])
 
 
