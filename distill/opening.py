@@ -82,10 +82,7 @@ class Opened:
 
 
 def open_policy(text: str, config: OutsideConfig, recorded: RecordedObservations) -> Opened:
-    """The policy that `text` names, checked on the recorded observations.
-
-    Raises ValueError in one line, or with a line for each way in which a teacher does not keep its contract.
-    """
+    """The policy that `text` names, checked on the recorded observations. Raises ValueError in one line."""
     path, _, steps = text.rpartition("@") if re.search(r"@\d+$", text) else (text, "", "")
     num_steps = int(steps or 0)
     if steps and not num_steps:
@@ -148,7 +145,8 @@ def _adapter(path: str, num_steps: int, config: OutsideConfig, recorded: Recorde
         told = teacher.described
         features = tuple(told.features or config.features or recorded.features)
         teacher.features = features
-        seen = read_seen(recorded, np.unique([0, len(recorded) - 1]), told.observation_steps, features, "the adapter looks at")
+        rows = np.unique([0, len(recorded) - 1])
+        seen = read_seen(recorded, rows, told.observation_steps, features, "looked at by the adapter")
         observation = {name: torch.from_numpy(value) for name, value in seen.items()}
         steps = num_steps or told.num_steps
         horizon, action_size = told.horizon, told.action_size
@@ -156,7 +154,11 @@ def _adapter(path: str, num_steps: int, config: OutsideConfig, recorded: Recorde
             chunks = teacher.sample(observation, 2, steps, torch.Generator().manual_seed(0))
             if chunks.ndim == 4:
                 horizon, action_size = horizon or chunks.shape[2], action_size or chunks.shape[3]
-        check_teacher(teacher, observation, action_size or 0, steps)
+        try:
+            check_teacher(teacher, observation, action_size or 0, steps)
+        except ValueError as error:  # a line for each fault
+            faults = [line.strip() for line in str(error).splitlines()]
+            raise ValueError(f"{path}: {faults[0]} {'; '.join(faults[1:])}" if faults[1:] else faults[0]) from error
         assert horizon is not None and action_size is not None
         shape = outside_shape(recorded, features, told.observation_steps, horizon, action_size, config, told.action_names,
                               told.dt_s)  # fmt: skip

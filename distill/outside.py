@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from distill.cache import draw_hypotheses, hypothesis_seeds
 from distill.demonstrated import SupportMonitor
 from distill.measuring import draw_reference, measure_policy, parameters_of, set_figures
 from distill.opening import Opened, read_seen, spec_of
+from distill.outside_plan import split
 from distill.pipeline import Pipeline
 from distill.plan import Plan
 from distill.policies import Policy, Seen
@@ -32,29 +33,11 @@ from teachers.observations import sources_of
 if TYPE_CHECKING:
     from envs.recorded import RecordedObservations
 
-LEAST_FRAMES = 20
 PILOT = 64
 """Observations that an adapter is asked at for the range of its actions, before any of its chunks can be normalised."""
 
 MOST_FRAMES = 4096
 """Frames that the ranges of what was observed are taken from, spread over all there are."""
-
-
-def split(episodes: Sequence[int]) -> dict[str, np.ndarray]:
-    """Which frames are for what: the last tenth is for the measuring, the tenth before it for choosing checkpoints.
-
-    Whole episodes where there are ten or more, as frames that follow each other are nearly the same; else stretches of
-    them. Raises ValueError for too few frames.
-    """
-    ends = np.cumsum(episodes)
-    count = int(ends[-1])
-    if count < LEAST_FRAMES:
-        raise ValueError(f"observations: got {count} frames, expected at least {LEAST_FRAMES}: some are kept for measuring")
-    first, second = int(0.8 * count), int(0.9 * count)
-    if len(episodes) >= 10:
-        first, second = (int(ends[int(share * len(episodes)) - 1]) for share in (0.8, 0.9))
-    frames = np.arange(count)
-    return {"train": frames[:first], "validation": frames[first:second], "test": frames[second:]}
 
 
 def spread(frames: np.ndarray, most: int) -> np.ndarray:

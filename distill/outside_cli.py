@@ -12,7 +12,7 @@ from distill.config import Config
 from distill.launch import is_launched, launch, wanted_processes
 from distill.opening import OUR_STEPS, Opened, open_policy, outside_shape
 from distill.outside_config import CompareConfig, ConvertConfig, read_outside, resolved
-from distill.outside_plan import outside_plan, stages_of
+from distill.outside_plan import outside_plan, split, stages_of
 from distill.plan import Plan
 from distill.run import Stage
 from teachers.adapters import AdapterTeacher
@@ -29,6 +29,7 @@ def run_outside(command: str, arguments: Sequence[str], script: str, leading: bo
     if not dry_run and not is_launched() and processes > 1:
         return launch(processes, script, [command, *arguments])
     recorded = config.open_recorded()
+    split(recorded.episodes)  # too few frames are told before a policy is opened
     with contextlib.ExitStack() as stack:
         if isinstance(config, ConvertConfig):
             opened = _open(stack, config.teacher, config, recorded)

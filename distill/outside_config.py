@@ -158,6 +158,8 @@ def _check(command: str, config: ConvertConfig | CompareConfig) -> None:
     if not Path(config.observations).exists():
         raise ValueError(f"--observations: {config.observations} does not exist; expected a folder of recorded observations")
     out = Path(config.out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out: {out} is a file; name a new folder")
     if (out.is_dir() and any(out.iterdir())) and not (out / ".lock").exists():
         raise ValueError(f"--out: {out} holds other files; name a new folder, or one of an earlier {command}")
     check_numbers(config, ("adapter",))

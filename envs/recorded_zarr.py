@@ -37,7 +37,7 @@ class ZarrRecording(RecordedObservations):
             store = zarr.storage.ZipStore(path, mode="r") if path.is_file() else zarr.storage.LocalStore(path, read_only=True)
             group = zarr.open_group(store, mode="r", use_consolidated=False)
             arrays = {key: group[f"data/{key}"] for key in group["data"].array_keys()}
-            ends_E = np.asarray(group[ENDS][:]).astype(np.int64)
+            told_E = np.asarray(group[ENDS][:])
         except Exception as error:  # of the library's many kinds: whatever it is, the data cannot be read
             raise ValueError(f"{path}: cannot be read as a replay buffer with data/* and {ENDS}: {_said(error)}") from error
         self._keys = named(path, arrays, _defaults(list(arrays)), names)
@@ -46,7 +46,7 @@ class ZarrRecording(RecordedObservations):
             self._keys[POINTS] = (CLOUD, COLOURS)
             self._arrays[COLOURS] = arrays[COLOURS]
         self._next = ACTION not in self._keys and self._keys.get(STATE) == (NEXT_STATE,)
-        self._check_ends(ends_E)
+        ends_E = self._check_ends(told_E)
         for key, array in self._arrays.items():
             self._check_chunks(key, array)
         self._each = {
@@ -75,15 +75,19 @@ class ZarrRecording(RecordedObservations):
                 if '"|O"' in coded or '"pickle"' in coded or "json2" in coded:
                     raise ValueError(f"{self._root / name}: is an array of objects, expected numbers; nothing is unpickled")
 
-    def _check_ends(self, ends_E: np.ndarray) -> None:
+    def _check_ends(self, told_E: np.ndarray) -> np.ndarray:
+        """Where episodes end, `[E]` int64. Raises ValueError for all but whole numbers that rise to the last frame."""
         lengths = {key: array.shape[0] if array.ndim else 0 for key, array in self._arrays.items()}
         frames = next(iter(lengths.values()))
         if len(set(lengths.values())) > 1:
             raise ValueError(f"{self._root}: the arrays of data have {lengths} frames, expected as many in each")
-        if ends_E.ndim != 1 or not len(ends_E) or (np.diff(ends_E, prepend=0) <= 0).any() or ends_E[-1] != frames:
-            raise ValueError(f"{self._root}: {ENDS} is {ends_E.reshape(-1)[:6].tolist()} .. "
-                             f"{ends_E.reshape(-1)[-1:].tolist()}, expected rising numbers that end at {frames}, the frames of "
-                             "data")  # fmt: skip
+        is_whole = told_E.ndim == 1 and told_E.dtype.kind in "iuf" and bool((told_E == np.round(told_E)).all())
+        ends_E = told_E.astype(np.int64) if is_whole else np.zeros(0, np.int64)
+        if not len(ends_E) or (np.diff(ends_E, prepend=0) <= 0).any() or ends_E[-1] != frames:
+            told = f"{told_E.reshape(-1)[:6].tolist()} .. {told_E.reshape(-1)[-1:].tolist()}"
+            raise ValueError(f"{self._root}: {ENDS} is {told}, expected a row of rising numbers that ends at {frames}, the "
+                             "frames of data")  # fmt: skip
+        return ends_E
 
     def _check_chunks(self, key: str, array: Any) -> None:
         """A chunk that is not there reads as zeros, in silence."""

@@ -15,6 +15,12 @@ import torch
 from torch import Tensor
 
 Observation = dict[str, Tensor]
+TAKES = {
+    "sample": ("observation", "num_hypotheses", "num_steps", "generator"), "velocity": ("observation", "x", "t"),
+    "denoise": ("observation", "x", "t"), "encode": ("observation",), "to_actions": ("x",),
+}  # fmt: skip
+"""What the functions of an adapter's object are called with, one after the other."""
+
 Integrate = Callable[..., Tensor]
 """`teachers.solvers.integrate`."""
 
@@ -116,6 +122,7 @@ class Field(Adapted):
 
     def __init__(self, built: Any) -> None:
         super().__init__(built)
+        self.watched = False
         lacking = [name for name in ("horizon", "action_size") if getattr(self, name) is None]
         if lacking:
             raise ValueError(f"an adapter with {self.call} needs {' and '.join(lacking)}: how many actions a chunk has, and "
@@ -137,12 +144,25 @@ class Field(Adapted):
         with torch.no_grad():
             return super().encode(observation)
 
+    def sample(self, observation: Observation, num_hypotheses: int, num_steps: int, seed: int) -> Tensor:
+        self.watched = True
+        try:
+            return super().sample(observation, num_hypotheses, num_steps, seed)
+        finally:
+            self.watched = False
+
     def solve(self, condition: Any, noise_NTA: Tensor, num_steps: int, generators: list[torch.Generator]) -> Tensor:
         raise NotImplementedError
 
     def ask(self, condition: Any, x_NTA: Tensor, time_N: Tensor) -> Tensor:
         """The adapter's own function. Raises ValueError when it gives another shape than it was given."""
+        given = {"x": _tensors(x_NTA), "observation": _tensors(condition)} if self.watched else {}
+        before = {name: [value.clone() for value in values] for name, values in given.items()}
         out = getattr(self.built, self.call)(condition, x_NTA, time_N)
+        for name, values in given.items():
+            same = all(torch.equal(old.nan_to_num(), new.nan_to_num()) for old, new in zip(before[name], values, strict=True))
+            if not same:
+                self.faults.append(f"{name}: {self.call} changed it in place; work on a copy")
         if not isinstance(out, Tensor) or out.shape != x_NTA.shape:
             got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise ValueError(f"{self.call} gave {got}, expected {tuple(x_NTA.shape)}, as its x")
@@ -231,7 +251,14 @@ class Denoiser(Field):
 
 
 def adapt(built: Any, integrate: Integrate) -> Adapted:
-    """The teacher that an adapter's object is. Raises ValueError with what it must have."""
+    """The teacher that an adapter's object is. Raises ValueError with what it must have, and how it must be called."""
+    made = _of_kind(built, integrate)
+    for name in ("sample",) if isinstance(made, Sampler) else ("velocity", "denoise", "encode", "to_actions"):
+        _check_call(built, name)
+    return made
+
+
+def _of_kind(built: Any, integrate: Integrate) -> Adapted:
     has = {name for name in ("sample", "velocity", "denoise") if callable(getattr(built, name, None))}
     scheduler = getattr(built, "scheduler", None) is not None
     if "sample" in has:
@@ -242,6 +269,24 @@ def adapt(built: Any, integrate: Integrate) -> Adapted:
         return VelocityField(built, integrate)
     lack = "denoise, but no scheduler" if has else "none of them"
     raise ValueError(f"build() gave a {type(built).__name__} with {lack}; expected one of {WAYS}")
+
+
+def _check_call(built: Any, name: str) -> None:
+    """Raise ValueError where this function of the object's is there, but cannot be called as it will be."""
+    function = getattr(built, name, None)
+    if not callable(function):
+        return
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # written in C
+        return
+    try:
+        signature.bind(*TAKES[name])
+    except TypeError as error:
+        code = getattr(inspect.unwrap(function), "__code__", None)
+        place = f"{code.co_filename}:{code.co_firstlineno}: " if code is not None else ""
+        called = ", ".join(TAKES[name])
+        raise ValueError(f"{place}{name}{signature} is called as {name}({called}), one after the other: {error}") from error
 
 
 def parameters(built: Any) -> int | None:
@@ -272,13 +317,25 @@ def _device(built: Any) -> torch.device:
 
 
 def _repeated(condition: Any, count: int) -> Any:
-    """Every row of every tensor `count` times, in dicts, lists and tuples."""
+    """Every row of every tensor `count` times, in dicts, lists and tuples; plain numbers and text stay as they are."""
     if isinstance(condition, Tensor):
         return condition.repeat_interleave(count, dim=0)
     if isinstance(condition, dict):
-        return {name: _repeated(value, count) for name, value in condition.items()}
+        copied = copy.copy(condition)  # so that a dict of the user's own kind stays of that kind
+        for name, value in condition.items():
+            copied[name] = _repeated(value, count)
+        return copied
     if isinstance(condition, (list, tuple)):
-        return type(condition)(_repeated(value, count) for value in condition)
-    if condition is None:
-        return None
+        parts = [_repeated(value, count) for value in condition]
+        return type(condition)(*parts) if hasattr(condition, "_fields") else type(condition)(parts)
+    if condition is None or isinstance(condition, (bool, int, float, str)):
+        return condition
     raise TypeError(f"encode gave a {type(condition).__name__}, expected tensors [B, ..], in dicts, lists or tuples")
+
+
+def _tensors(condition: Any) -> list[Tensor]:
+    """All tensors in a condition."""
+    if isinstance(condition, Tensor):
+        return [condition]
+    parts = condition.values() if isinstance(condition, dict) else condition if isinstance(condition, (list, tuple)) else ()
+    return [each for part in parts for each in _tensors(part)]

@@ -105,7 +105,11 @@ class Worker:
             answered: tuple[dict[str, Any], np.ndarray] = getattr(self, told["do"])(told, arrays)
             return answered
         except (Exception, SystemExit) as error:
-            return {"error": self.where(error)}, None
+            given = ""
+            if isinstance(error, RuntimeError) and told["do"] != "open":  # torch's own, as a rule about shapes
+                shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in arrays.items() if name != "seeds")
+                given = f"; it was given {shapes}" if shapes else ""
+            return {"error": self.where(error) + given}, None
 
     def where(self, error: BaseException) -> str:
         """In one line: the adapter's file and line, and what was raised there."""

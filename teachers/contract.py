@@ -66,8 +66,9 @@ def check_teacher(
     """Raise ValueError with everything that is wrong with a teacher; return None when it keeps the contract.
 
     Checked: shape, finiteness, dtype, no gradient, same seed same result, different seed different result,
-    hypotheses that differ within one observation, at least one network evaluation counted; and that nothing is passed over
-    in silence: the observation is left as it was, and a feature that is missing or holds a NaN is refused unless it does
+    hypotheses that differ within one observation, at least one network evaluation counted; chunks that do not depend on
+    what else is in the batch, of a teacher that makes them from seeds (`FromSeeds`); and that nothing is passed over in
+    silence: the observation is left as it was, and a feature that is missing or holds a NaN is refused unless it does
     not matter (a NaN may also show in the chunks, and in depth it may be made up for).
     observation: `teachers.observations.fake_observation` makes one for teachers of ours.
     """
@@ -79,16 +80,18 @@ def check_teacher(
 
     first = draw(0)
     wrong = []
+    is_finite = bool(torch.isfinite(first).all())
     if first.ndim != 4 or first.shape[:2] != (batch, num_hypotheses) or first.shape[-1] != action_size:
-        wrong.append(f"shape: got {tuple(first.shape)}, expected ({batch}, {num_hypotheses}, T, {action_size})")
-    if not bool(torch.isfinite(first).all()):
+        wrong.append(f"shape: got {tuple(first.shape)}, expected ({batch}, {num_hypotheses}, T, {action_size or 'A'})")
+    if not is_finite:
         wrong.append("values: got NaN or infinity, expected finite actions")
     if first.dtype != torch.float32:
         wrong.append(f"dtype: got {first.dtype}, expected torch.float32")
     if first.requires_grad:
         wrong.append("gradient: the sample requires grad; wrap sample in torch.no_grad()")
-    if not torch.equal(first, draw(0)):
-        wrong.append("determinism: one seed gave two results; draw all noise from the generator that is passed")
+    if is_finite and not torch.equal(first, draw(0)):  # NaN is no equal of itself
+        wrong.append("determinism: one seed gave two results; draw all noise from the generator that is passed, keep nothing "
+                     "from call to call, and call .eval() on networks")  # fmt: skip
     if torch.equal(first, draw(1)):
         wrong.append("randomness: two seeds gave one result; draw the noise from the generator that is passed")
     if first.ndim == 4 and first.shape[1] > 1 and torch.equal(first[:, 0], first[:, 1]):
@@ -98,10 +101,25 @@ def check_teacher(
     if any(not torch.equal(value.nan_to_num(), before[name].nan_to_num()) for name, value in observation.items()):
         wrong.append("observation: it was changed in place; work on a copy")
     wrong += teacher.faults() if isinstance(teacher, Elsewhere) else []
+    if not wrong and isinstance(teacher, FromSeeds):
+        wrong = _neighbours(teacher, observation, num_steps, num_hypotheses)
     if not wrong:
         wrong = _silences(lambda seen: draw(0, seen), observation, first)
     if wrong:
         raise ValueError("this teacher does not keep the contract:\n  " + "\n  ".join(wrong))
+
+
+def _neighbours(teacher: FromSeeds, observation: Observation, num_steps: int, num_hypotheses: int) -> list[str]:
+    """What is wrong where the last observation's chunks depend on those that are drawn in the same call."""
+    batch, _ = batch_of(observation)
+    seeds_BK = np.arange(batch * num_hypotheses).reshape(batch, num_hypotheses)
+    together = teacher.sample_from_seeds(observation, seeds_BK, num_steps)[-1:]
+    alone = teacher.sample_from_seeds({name: value[-1:] for name, value in observation.items()}, seeds_BK[-1:], num_steps)
+    # rounding depends on the size of a batch, in half precision by as much as this
+    if bool((together - alone).abs().max() <= 0.05 * together.std() + 1e-5 * together.abs().max()):
+        return []
+    return ["independence: an observation's chunks change with what is asked for beside it; call .eval() on networks (batch "
+            "norm in training mode does this), and mix no rows of the batch"]  # fmt: skip
 
 
 def _silences(draw: Callable[[Observation], Tensor], observation: Observation, first: Tensor) -> list[str]:

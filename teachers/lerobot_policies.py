@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import importlib
+import importlib.metadata
+import importlib.util
 import inspect
 import json
 from collections.abc import Iterator
@@ -54,6 +55,7 @@ def load(folder: Path, device: str) -> tuple[Any, Any, Any, Any]:
         importlib.import_module(f"lerobot.policies.{kind}.configuration_{kind}")
     except ModuleNotFoundError as error:
         raise ValueError(f"{folder}: this LeRobot has no policies of type {kind!r} ({error}); take a newer one") from error
+    _check_transformers(folder, kind)
     from lerobot.configs.policies import PreTrainedConfig
     from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 
@@ -63,6 +65,19 @@ def load(folder: Path, device: str) -> tuple[Any, Any, Any, Any]:
     there = {"device_processor": {"device": device}}
     before, after = make_pre_post_processors(config, pretrained_path=str(folder), preprocessor_overrides=there)
     return config, policy.to(device).eval(), before, after
+
+
+def _check_transformers(folder: Path, kind: str) -> None:
+    """Raise ValueError where this LeRobot asks for a changed transformers that is not here, which it would only find out
+    after it had made billions of weights: pi0 and pi05 of LeRobot 0.4 do."""
+    if kind not in ("pi0", "pi05"):
+        return
+    model = importlib.util.find_spec(f"lerobot.policies.{kind}.modeling_{kind}")
+    asks = model is not None and model.origin is not None and "models.siglip import check" in Path(model.origin).read_text()
+    if asks and importlib.util.find_spec("transformers.models.siglip.check") is None:
+        here = " and ".join(f"{name} {importlib.metadata.version(name)}" for name in ("lerobot", "transformers"))
+        raise ValueError(f"{folder}: {kind} of this LeRobot needs its own branch of transformers (its extra pi), here are "
+                         f"{here}; install that branch, or a newer LeRobot, which takes a released one")  # fmt: skip
 
 
 # -- what is refused before LeRobot looks at it ------------------------------------------------------------------------

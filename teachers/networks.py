@@ -44,6 +44,15 @@ class PolicyShape:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if isinstance(self.encoder, dict):
             object.__setattr__(self, "encoder", EncoderShape(**self.encoder))
+        for name in ("observation_steps", "horizon", "width", "depth", "heads", "patch"):
+            size = getattr(self, name)
+            least = int(name != "depth")  # without a block there is still a network
+            if isinstance(size, bool) or not isinstance(size, int) or size < least:
+                raise ValueError(f"{name}: got {size!r}, expected a whole number of at least {least}")
+        if isinstance(self.dt_s, bool) or not isinstance(self.dt_s, (int, float)) or not 0 < self.dt_s < math.inf:
+            raise ValueError(f"dt_s: got {self.dt_s!r}, expected a control period above 0 s")
+        if len(self.action_weights) != len(self.action_names):
+            raise ValueError(f"action_weights: got {len(self.action_weights)}, expected one for each of {self.action_names}")
         for name in () if self.encoder is None else self.encoder.state_names:
             if name not in self.state_names:
                 hint = nearest_name(name, self.state_names)

@@ -80,13 +80,20 @@ class Normaliser(nn.Module):
                 buffer.copy_(value)
 
     def check(self) -> None:
-        """Raise ValueError unless every statistic is finite."""
+        """Raise ValueError unless every statistic is finite and no range ends before it begins."""
         bad = [name for name, buffer in self.named_buffers() if not bool(torch.isfinite(buffer).all())]
         if bad:
             raise ValueError(
                 f"normalisation statistics {bad} are not finite; expected the ranges of the training data. "
                 "Call fit(statistics) or load a policy folder that was saved whole."
             )
+        for name in self._ranges:
+            low, high = getattr(self, f"{name}_low"), getattr(self, f"{name}_high")
+            if bool((low > high).any()):
+                raise ValueError(
+                    f"normalisation statistics {name}_low, {name}_high: got a range from {low.max().item():g} down to "
+                    f"{high.min().item():g}, expected the least and the most of the training data"
+                )
 
     def centre_scale(self, name: str) -> tuple[Tensor, Tensor]:
         """Centre and half range of ``state``, ``action``, ``depth`` or ``points``, raw; normalised is (raw - centre) / scale.

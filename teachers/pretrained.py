@@ -49,13 +49,17 @@ class PretrainedPolicy(EncodingPolicy):
         config = _read_config(folder, cls.KIND)
         try:
             policy = cls.from_settings(PolicyShape(**config.pop("shape")), config)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{folder}/config.json does not describe a {cls.KIND}: {error}") from error
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last: sizes that no memory holds
+            first = str(error).splitlines()[0]
+            raise ValueError(f"{folder}/config.json does not describe a {cls.KIND}: {first}") from error
         path = Path(folder) / "model.safetensors"
         if not path.is_file():
             raise ValueError(f"{path} is missing: a policy folder holds config.json and model.safetensors")
         _fill(policy, _read_weights(path), f"{path} does not fit its config.json")
-        policy.normaliser.check()
+        try:
+            policy.normaliser.check()
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         return policy.eval()
 
 
@@ -87,7 +91,7 @@ def _read(folder: Path | str) -> tuple[Path, Any, Any]:
         raise ValueError(f"no policy at {folder}: expected a folder with config.json and model.safetensors")
     try:
         config = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not readable JSON ({error}); save the policy again") from error
     return path, config, config.get("kind") if isinstance(config, dict) else type(config).__name__
 
@@ -130,7 +134,15 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 def _fill(module: nn.Module, weights: dict[str, Tensor], complaint: str) -> None:
     """Take these weights, strictly. Raises ValueError, which opens with the complaint, for missing, foreign or wrong ones."""
-    try:
-        module.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"{complaint}: {error}") from error
+    expected = module.state_dict()
+    faults = {
+        "it lacks": [name for name in expected if name not in weights],
+        "it has, for nothing": [name for name in weights if name not in expected],
+        "size mismatch of": [f"{name} {list(value.shape)} for {list(expected[name].shape)}" for name, value in weights.items()
+                             if name in expected and value.shape != expected[name].shape],
+    }  # fmt: skip
+    told = [f"{what} {found[:4]}" + (f" and {len(found) - 4} more" if found[4:] else "")
+            for what, found in faults.items() if found]  # fmt: skip
+    if told:
+        raise ValueError(f"{complaint}: {'; '.join(told)}")
+    module.load_state_dict(weights, strict=True)

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 import envs
 from distill.keeping import KeptObservations
-from distill.outside import split
 from distill.outside_config import CompareConfig, read_outside
+from distill.outside_plan import split
 from envs.cameras import CameraSettings
 from envs.demonstrations import Demonstrations, record, stored_starts
 from envs.specs import STATE, Demonstration
@@ -237,6 +237,12 @@ def test_a_mistake_in_the_command_is_said_in_a_line(main: Main, place: SimpleNam
     refused(main, capsys, line("teacher", "--evaluate.execution-horizon", "9"), "a chunk has only 8 actions")
     refused(main, capsys, line("teacher", "--sample.num-hypotheses", "1"), "one hypothesis is no set")
     refused(main, capsys, line("teacher", "--adapter.arguments", "nothing", out="user"), "--out: user holds other files")
+    refused(main, capsys, line("teacher", out="tiny.yaml"), "--out: tiny.yaml is a file; name a new folder")
+    spec, there = envs.task_spec("avoid"), np.full((16, 2), 0.4, np.float32)
+    start = stored_starts("avoid", 0, "train", 1)[0]
+    few = Demonstration(there, there, np.full((16, 3), 0.4, np.float32), start, spec.modes[0])
+    Demonstrations.from_episodes(spec, [few], [0]).save("few")
+    refused(main, capsys, line("teacher", "--observations", "few"), "observations: got 16 frames, expected at least 20")
     Path("tiny.yaml").write_text(SETTINGS[SETTINGS.index("evaluate:") :])
     refused(main, capsys, line("teacher", command="compare"), "expected at least two")
     refused(main, capsys, line("teacher teacher@0", command="compare"), "expected at least one solver step")
@@ -261,6 +267,14 @@ def test_a_policy_that_cannot_be_used_is_refused_by_name(main: Main, place: Simp
     Path("teacher").mkdir()
     Path("teacher/config.json").write_text('{"type": "smolvla"}')
     refused(main, capsys, line("teacher"), "a LeRobot policy of type 'smolvla'")
+
+
+def test_an_adapter_that_breaks_the_contract_is_refused(main: Main, place: SimpleNamespace, capsys) -> None:
+    # never put into eval mode, its dropout is drawn anew in every call; and x is changed in place
+    text = ADAPTER.replace("Field:", "Field:\n    drop = torch.nn.Dropout(0.5)")
+    Path("user/my_policy.py").write_text(text.replace("return (end - x)", "x.zero_()\n        return self.drop(end)"))
+    refused(main, capsys, place.line("user/my_policy.py"), "user/my_policy.py: this teacher does not keep the contract: ",
+            "determinism: one seed gave two results", "call .eval() on networks; x: velocity changed it in place")  # fmt: skip
 
 
 def test_an_adapter_of_the_wrong_action_size_is_refused(main: Main, place: SimpleNamespace, capsys) -> None:

@@ -142,7 +142,7 @@ def changed_stage(folder: Path) -> None:
     ("spoil", "said"),
     [
         (without_statistics, r"\['normaliser\.state_low'\] hold values that are not finite"),
-        (with_statistics_missing, r'does not fit its config\.json: .*"normaliser\.action_high"'),
+        (with_statistics_missing, r"does not fit its config\.json: it lacks .*'normaliser\.action_high'"),
         (truncated, r"is not a whole safetensors file"),
         (a_teacher, r"describes a 'flow_teacher', expected one of \['flow_map_student', 'one_step_student'\]"),
         (binary_config, r"config\.json.*not readable|invalid start byte"),

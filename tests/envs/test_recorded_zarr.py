@@ -113,9 +113,11 @@ def cut_an_array(path: Path) -> None:
     zarr.open_group(path, mode="r+")["data/action"].resize((15, 2))
 
 
-def ends_of(*ends: int) -> Callable[[Path], None]:
+def ends_of(*ends: float) -> Callable[[Path], None]:
     def change(path: Path) -> None:
-        zarr.open_group(path, mode="r+")["meta/episode_ends"][:] = np.array(ends)
+        meta = zarr.open_group(path, mode="r+")["meta"]
+        del meta["episode_ends"]
+        meta["episode_ends"] = np.array(ends)
 
     return change
 
@@ -135,8 +137,9 @@ def told(name: str, **changes: Any) -> Callable[[Path], None]:
         (spoil_a_number, r"action has NaN or infinity in frame 6 \(episode 1, step 1\)"),
         (spoil_a_chunk, r"data/state cannot be read in frames"),
         (cut_an_array, r"have \{.*'action': 15.*\} frames, expected as many in each"),
-        (ends_of(5, 9, 17), r"episode_ends is \[5, 9, 17\] .. \[17\], expected rising numbers that end at 16"),
-        (ends_of(5, 5, 16), r"expected rising numbers that end at 16"),
+        (ends_of(5, 9, 17), r"episode_ends is \[5, 9, 17\] .. \[17\], expected a row of rising numbers that ends at 16"),
+        (ends_of(5.5, 16), r"expected a row of rising numbers that ends at 16"),
+        (ends_of(5, 5, 16), r"expected a row of rising numbers that ends at 16"),
         (told("data/state/.zarray", dtype="|O", filters=[{"id": "pickle"}]), r"state/.zarray: is an array of objects"),
         (told("data/img/.zarray", filters=[{"id": "pickle", "protocol": 5}]), r"img/.zarray: is an array of objects"),
         (lambda path: (path / "data/img/.zarray").write_text('{"chu'), r"img/.zarray: is no JSON"),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import OrderedDict
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
-from teachers.adapted import Denoiser, Sampler, VelocityField, adapt, parameters
+from teachers.adapted import Denoiser, Sampler, VelocityField, _repeated, adapt, parameters
 from teachers.solvers import integrate
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -171,3 +172,47 @@ def test_a_horizon_that_is_no_count_is_refused(value: Any) -> None:
     field.horizon = value
     with pytest.raises(ValueError, match="horizon: got .*, expected a whole number of at least 1"):
         adapt(field, integrate)
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "told"),
+    [
+        ("velocity", lambda observation, *, x, t: x, r"adapted.py:\d+: velocity\(observation, \*, x, t\) is called as v"),
+        ("velocity", lambda observation, x, t, guidance: x, "missing a required argument: 'guidance'"),
+        ("encode", lambda: None, "is called as encode\\(observation\\), one after the other: too many positional"),
+    ],
+)
+def test_a_function_that_cannot_be_called_is_told_with_its_place(name: str, function: Any, told: str) -> None:
+    field = OurTime()
+    setattr(field, name, function)
+    with pytest.raises(ValueError, match=told) as error:
+        adapt(field, integrate)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_changed_in_place_is_a_fault() -> None:
+    class InPlace(OurTime):
+        def velocity(self, observation: Any, x: Tensor, t: Tensor) -> Tensor:
+            out = super().velocity(observation, x, t)
+            x.zero_(), observation["observation.state"].mul_(2)
+            return out
+
+    given = {"observation.state": torch.ones(2, 1, 3)}
+    for kind, faults in ((InPlace, {"x: velocity changed it", "observation: velocity changed it"}), (OurTime, set())):
+        it = adapt(kind(), integrate)
+        it.sample(dict(given), 3, 2, seed=0)
+        assert {fault.partition(" in place")[0] for fault in it.faults} == faults
+
+
+class Seen(NamedTuple):
+    rows: Tensor
+    scale: float
+
+
+def test_a_condition_keeps_its_kind_when_its_rows_are_repeated() -> None:
+    rows = torch.tensor([[1.0], [2.0]])
+    made = _repeated(OrderedDict(a=Seen(rows, 0.5), b=[rows, None, "text"]), 2)
+    assert type(made) is OrderedDict and type(made["a"]) is Seen and made["a"].scale == 0.5
+    assert made["a"].rows.tolist() == made["b"][0].tolist() == [[1], [1], [2], [2]] and made["b"][1:] == [None, "text"]
+    with pytest.raises(TypeError, match="encode gave a object"):
+        _repeated({"a": object()}, 2)

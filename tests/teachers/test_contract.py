@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -122,6 +123,27 @@ class Looks(Good):
     def sample(self, observation, num_hypotheses, num_steps, generator) -> Tensor:
         moved = sum(self.seen(observation, name) for name in (STATE, FRONT, DEEP))
         return super().sample(observation, num_hypotheses, num_steps, generator) + moved[:, None, None, None]
+
+
+class FromItsSeeds(Good):
+    """Each chunk is its seed's noise; where it mixes, less the mean over all rows of a call, as batch norm would."""
+
+    mixes = False
+
+    def sample_from_seeds(self, observation: Observation, seeds_BK: np.ndarray, num_steps: int) -> Tensor:
+        noise = [torch.randn(5, 4, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds_BK.flat]
+        chunks = torch.stack(noise).unflatten(0, seeds_BK.shape)
+        return chunks - chunks.mean((0, 1)) if self.mixes else chunks
+
+
+class MixesRows(FromItsSeeds):
+    mixes = True
+
+
+def test_chunks_that_depend_on_what_is_asked_for_beside_them_are_found() -> None:
+    check_teacher(FromItsSeeds(), OBSERVATION, action_size=4)
+    with pytest.raises(ValueError, match="independence: an observation's chunks change with what is asked for beside it"):
+        check_teacher(MixesRows(), OBSERVATION, action_size=4)
 
 
 class FillsInACamera(Looks):
