@@ -7,9 +7,8 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 
 from distill.config import Config
+from distill.spent import counting, spent
 from distill.stages import commit, finished, make_key, partial_folder
 from distill.training import Share
 
@@ -44,7 +44,6 @@ class Run:
     accelerator: Accelerator
     wandb: Any = None
     lock: Any = None
-    seconds: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def open(cls, config: Config) -> Run:
@@ -146,12 +145,10 @@ class Run:
             unfinished.mkdir(parents=True, exist_ok=True)
         self.accelerator.wait_for_everyone()
         self.say(f"[{stage.name}] ...")
-        begin, begin_cpu = time.monotonic(), time.process_time()
-        work(unfinished)
-        cpu_seconds = sum(self.gather([time.process_time() - begin_cpu]))
-        seconds = time.monotonic() - begin
-        self.on_main(lambda: commit(folder, stage.key, stage.made_from, seconds, cpu_seconds))
-        self.say(f"[{stage.name}] done in {seconds:.1f} s: {folder}")
+        with counting(unfinished, leads=self.is_main):
+            work(unfinished)
+        self.accelerator.wait_for_everyone()
+        self._commit(stage)
         return folder
 
     def is_done(self, stage: Stage) -> bool:
@@ -169,15 +166,22 @@ class Run:
                 folder.mkdir(parents=True, exist_ok=True)
         self.accelerator.wait_for_everyone()
         self.say(f"[{', '.join(stage.name for stage, _ in jobs)}] side by side ...")
-        took: list[tuple[int, float, float]] = []
         for number in self.my_share(range(len(jobs))):
-            begin, begin_cpu = time.monotonic(), time.process_time()
-            jobs[number][1](folders[number])
-            took.append((number, time.monotonic() - begin, time.process_time() - begin_cpu))
-        for number, seconds, cpu_seconds in sorted(self.gather(took)):
-            stage = jobs[number][0]
-            self.on_main(partial(commit, self.folder(stage), stage.key, stage.made_from, seconds, cpu_seconds))
-            self.say(f"[{stage.name}] done in {seconds:.1f} s: {self.folder(stage)}")
+            with counting(folders[number]):
+                jobs[number][1](folders[number])
+        self.accelerator.wait_for_everyone()
+        for stage, _ in jobs:
+            self._commit(stage)
+
+    def _commit(self, stage: Stage) -> None:
+        folder = self.folder(stage)
+
+        def close_account() -> float:
+            seconds, cpu_seconds = spent(partial_folder(folder, stage.key))
+            commit(folder, stage.key, stage.made_from, seconds, cpu_seconds)
+            return seconds
+
+        self.say(f"[{stage.name}] done in {self.on_main(close_account):.1f} s: {folder}")
 
     def close(self) -> None:
         if self.wandb is not None:

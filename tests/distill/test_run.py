@@ -5,13 +5,14 @@ from __future__ import annotations
 import fcntl
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from distill.config import Config
 from distill.run import Run, Stage
-from distill.stages import partial_folder, read_manifest
+from distill.stages import partial_folder, read_manifest, verify
 
 
 @pytest.fixture
@@ -68,6 +69,28 @@ def test_what_an_interrupted_stage_left_is_handed_to_the_next_go(config: Config)
     with Run.open(config) as run:  # the lock was given back
         folder = run.stage(stage, lambda partial: found.append((partial / "half.txt").read_text()))
     assert found == ["half"] and (folder / "half.txt").read_text() == "half"
+
+
+def test_the_cost_of_a_stage_is_that_of_all_its_goes(config: Config) -> None:
+    stage = Stage("stage", {})
+
+    def burn(folder: Path) -> None:
+        until = time.process_time() + 0.2
+        while time.process_time() < until:
+            pass
+        (folder / "more.txt").write_text("more")
+
+    def interrupted(folder: Path) -> None:
+        burn(folder)
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), Run.open(config) as run:
+            run.stage(stage, interrupted)
+    with Run.open(config) as run:
+        manifest = verify(run.stage(stage, burn))
+    assert manifest["cpu_seconds"] >= 0.6 and manifest["seconds"] >= 0.6
+    assert sorted(path.name for path in (config.folder / "stage").iterdir()) == ["manifest.json", "more.txt"]
 
 
 def test_a_changed_file_is_refused_and_the_work_not_done_over_it(config: Config) -> None:
