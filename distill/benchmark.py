@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 import envs
+from distill.filming import filmed
 from distill.observing import cameras_for
 from distill.policies import Policy
 from distill.recording import HELD_OUT, save_starts
@@ -229,7 +230,8 @@ def roll_out(
 
     def work(env: RLBenchEnv, index: int) -> Episode:
         try:
-            return run_wave(policy, [env], starts, [index], every, seed, 0, selection, monitor)[0]
+            with filmed(env, folder, name, index):
+                return run_wave(policy, [env], starts, [index], every, seed, 0, selection, monitor)[0]
         except WorkerFailure as failure:  # at the reset, or while the cameras looked
             return Episode(index=index, failure=failure.name)
 
@@ -244,15 +246,16 @@ def replay_demonstrations(pipeline: Pipeline, folder: Path) -> None:
         episode = Episode(index=index)
         actions = shown.action[shown.episode_index == index]
         try:
-            env.reset(options={"start": shown.episode_start[index]})
-            for action in [*actions, *[actions[-1]] * HOLD_STEPS]:
-                _, _, terminated, truncated, info = env.step(action)
-                episode.steps += 1
-                episode.path.append([round(float(value), 4) for value in env.tool_position()[:2]])
-                if terminated or truncated:
-                    episode.success, episode.failure, episode.mode = info["is_success"], info["failure"], info["mode"]
-                    return episode
-            episode.failure = "timeout"
+            with filmed(env, folder, "test", index):
+                env.reset(options={"start": shown.episode_start[index]})
+                for action in [*actions, *[actions[-1]] * HOLD_STEPS]:
+                    _, _, terminated, truncated, info = env.step(action)
+                    episode.steps += 1
+                    episode.path.append([round(float(value), 4) for value in env.tool_position()[:2]])
+                    if terminated or truncated:
+                        episode.success, episode.failure, episode.mode = info["is_success"], info["failure"], info["mode"]
+                        return episode
+                episode.failure = "timeout"
         except WorkerFailure as failure:
             episode.failure = failure.name
         return episode

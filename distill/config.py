@@ -239,7 +239,7 @@ _MAY_BE_ZERO = {
     "seed", "processes", "demos.episodes", "teacher.warmup_steps", "sample.num_steps", "student.width", "student.depth",
     "student.codes", "student.warmup_steps",
     "evaluate.forget_every", "evaluate.latency_warmup", "observation.shift_px",
-    "moving.execution_horizon", "moving.starts",
+    "moving.execution_horizon", "moving.starts", "rlbench.restart_after",
 }  # fmt: skip
 
 

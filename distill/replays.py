@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 
 import envs
 from distill.clips import write_clip
+from distill.filming import join_clips
 from distill.histories import History, stacked
 from distill.measuring import selection
 from distill.policies import Policy, postprocess, sample_set
@@ -37,12 +38,12 @@ _HOLD_FRAMES = 12
 def render_clips(pipeline: Pipeline, folder: Path) -> dict[str, str]:
     """Replay the first test episodes of the teacher, the regression student and the default student before a camera.
 
-    The actions are those that were carried out; the simulator is deterministic, so the replay is the rollout. Over it lie,
+    The actions are those that were carried out; our simulator is deterministic, so the replay is the rollout. Over it lie,
     from replan to replan, `PLANS` plans that the policy draws from what it sees there.
     """
     config, plan = pipeline.config, pipeline.plan
-    if config.is_rlbench:  # its simulators draw no clips
-        return {}
+    if config.is_rlbench:  # filmed while they were rolled out: no simulator of it repeats an episode
+        return join_clips(pipeline, folder)
     steps = config.evaluate.teacher_steps[0]
     stages = {f"teacher_{steps}": plan.teachers_evaluated[steps]}
     for name in ("regression", config.student.default):

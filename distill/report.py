@@ -16,6 +16,7 @@ import numpy as np
 
 from distill import figures
 from distill import report_tables as tables
+from distill.by_task import task_table
 from distill.moving_report import moving_line, moving_table
 
 SCHEMA_VERSION = 1
@@ -126,6 +127,7 @@ def html(folder: Path, results: Mapping[str, Any]) -> str:
 def _sections(results: Mapping[str, Any]) -> list[tuple[str, tables.Table | None, str]]:
     return [
         ("Results", tables.main_table(results), ""),
+        *([("Success by task", by_task, "")] if (by_task := task_table(results)) else []),
         ("Latency", tables.latency_table(results), "Latency was not measured in this run."),
         (
             "Fidelity of the sets",
@@ -281,7 +283,8 @@ def _embedded_clips(folder: Path, results: Mapping[str, Any]) -> tuple[list[dict
 
 
 def _label(results: Mapping[str, Any], name: str) -> str:
-    return next((str(policy["label"]) for policy in results["policies"] if policy["name"] == name), name)
+    labels = {"oracle": "Oracle", **{policy["name"]: str(policy["label"]) for policy in results["policies"]}}
+    return labels.get(name, name)
 
 
 def data_uri(content: bytes, kind: str = "image/png") -> str:

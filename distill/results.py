@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 import envs
+from distill.by_task import task_rows
 from distill.cache import HypothesisDataset
 from distill.modes import modes_of_cache
 from distill.moving_report import moving_rows
@@ -26,6 +27,7 @@ from distill.run import Stage
 from distill.stages import installed_packages, read_manifest
 from distill.statistics import mcnemar_p, mode_share_error, paired_difference, wilson_interval
 from distill.support import cache_blocks, distinct
+from envs.rlbench_spec import task_names
 from students.selection import ALIKE
 from teachers.normalisation import Normaliser
 
@@ -94,7 +96,8 @@ def collect(pipeline: Pipeline, clips: dict[str, str]) -> dict[str, Any]:
         "clips": clips,
         "fidelity_floor": _floor(pipeline),
         "moving": _moving(pipeline, policies),
-        **({"oracle": _oracle(pipeline), "rlbench": _simulated(pipeline)} if config.is_rlbench else {}),
+        **({"oracle": _oracle(pipeline), "rlbench": _simulated(pipeline), "tasks": _tasks(pipeline, evaluated, policies)}
+           if config.is_rlbench else {}),
     }  # fmt: skip
 
 
@@ -122,6 +125,19 @@ def _oracle(pipeline: Pipeline) -> dict[str, Any] | None:
     low, high = wilson_interval(summary["successes"], summary["episodes"])
     return {"episodes": summary["episodes"], "successes": summary["successes"], "success_low": low, "success_high": high,
             "failures": summary["failures"]}  # fmt: skip
+
+
+def _tasks(
+    pipeline: Pipeline, evaluated: Mapping[str, Stage], policies: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Success by task of the oracle and of every policy; [] where there is one task only."""
+    if len(task_names(pipeline.config.task)) == 1:
+        return []
+    labels = {policy["name"]: policy["label"] for policy in policies}
+    stages = {"Oracle": pipeline.plan.oracle, **{labels[name]: stage for name, stage in evaluated.items()}}
+    return task_rows({
+        label: _read(pipeline.run.folder(stage) / "eval_info.json") for label, stage in stages.items() if stage is not None
+    })  # fmt: skip
 
 
 def _moving(pipeline: Pipeline, policies: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,11 +45,13 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self.eyes: Views | None = None
         self.blind = False
         self.made_up: dict[str, int] = {}
+        self.film: list[np.ndarray] | None = None  # a list is added to: a picture at the start and after each action
         self._worker: Worker | None = None
         self._frame: dict[str, np.ndarray] = {}
         self._last_seen: dict[str, np.ndarray] = {}
         self.tasks = task_names(task)
         self._loaded = (0, self.tasks[0])  # by which process, and which task
+        self._episodes = 0  # since the simulator was started
         self._start, self._which = np.zeros(len(self.spec_task.start_names)), which_task(np.zeros(5), self.tasks)[1]
         self._steps, self._running = 0, False
         self.instructions: list[str] = []
@@ -83,7 +86,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             "cameras": [] if seen is None else [RLBENCH_NAMES[name] for name in seen.cameras],
             "rgb": seen is not None and (seen.images or seen.colours),
             "depth": seen is not None and (seen.depth or seen.num_points > 0),
-            "image_size": [64, 64] if seen is None else [seen.height, seen.width],
+            "image_size": [128, 128] if seen is None else [seen.height, seen.width],
         }  # fmt: skip
 
     def describe(self) -> dict[str, Any]:
@@ -100,7 +103,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         if self._worker is not None:
             self._worker.close()
             self._worker = None
-        self._running = False
+        self._loaded, self._running = (0, self.tasks[0]), False
 
     # -- the contract of PandaEnv -----------------------------------------------------------------------------------
 
@@ -129,6 +132,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self.instructions = [str(each) for each in told["instructions"]]
         self._start[3] = told["attempts"]
         self._running = True
+        self._take_picture()
         return self._observe(), self._info(False, "")
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
@@ -144,6 +148,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         action = np.clip(_checked(action, spec.size, "action"), spec.low, spec.high)
         self._steps += 1
         success, failure = self._carry_out(action)
+        self._take_picture()
         truncated = not success and not failure and self._steps >= self.spec_task.max_steps
         if truncated:
             failure = "timeout"
@@ -214,10 +219,15 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     # -- plumbing ---------------------------------------------------------------------------------------------------
 
     def _load(self, start: np.ndarray) -> None:
-        """Have a simulator that lives, with the task of this start in it."""
+        """Have a simulator that lives and is not worn out, with the task of this start in it."""
         number, self._which = which_task(start, self.tasks)
         self.worker.renew()
+        if 0 < self.settings.restart_after <= self._episodes:
+            self.worker.kill()
         self.worker.start()
+        if self.worker.starts != self._loaded[0]:
+            self._episodes = 0
+        self._episodes += 1
         wanted = (self.worker.starts, self.tasks[number])
         if wanted != self._loaded and (self._loaded[0] == wanted[0] or number):
             self.worker.ask({"do": "task", "task": self.tasks[number]})
@@ -235,6 +245,12 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         except WorkerFailure as failure:
             return False, failure.name
         return bool(told["success"]), "task_failed" if told["ended"] and not told["success"] else ""
+
+    def _take_picture(self) -> None:
+        """For the film, where there is one; a simulator that gives none costs the picture only."""
+        if self.film is not None and self.worker.pid is not None:
+            with contextlib.suppress(WorkerFailure):
+                self.film += list(self.worker.ask({"do": "picture"})[1].values())
 
     @property
     def _look(self) -> bool:

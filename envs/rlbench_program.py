@@ -11,6 +11,7 @@ It needs stepjam/RLBench and stepjam/PyRep, CoppeliaSim 4.1 and an X display. Wh
     see       -> a frame with images
     demo      start -> attempts, instructions; arrays of all L frames without images
     images    frames [M] -> the images of these frames of the last demo
+    picture   -> ``picture`` [H, W, 3] uint8 of the front camera, for a person to look at
 
 A start of an episode >= 0 is that of a stored demonstration; else it is placed by the seed, in so many attempts as it once
 took, or 0. A frame: what `StoredEpisode.low` and `images` of envs/rlbench_tree.py name, without the L, and ``base`` `[3]`. An
@@ -30,6 +31,10 @@ NAMES = (
     ("TaskEnvironmentError", "placement_error"), ("DemoError", "demo_error"), ("NoWaypointsError", "demo_error"),
 )  # fmt: skip
 """What RLBench and PyRep raise, and what that is called; the first one that is anywhere in the chain of causes counts."""
+
+
+PICTURED = "front"
+"""The camera that takes pictures for people."""
 
 
 def name_of(error: BaseException) -> str:
@@ -65,13 +70,17 @@ class Simulator:
         self._options, self._tree = options, tree
         height, width = options["image_size"]
         seen: dict[str, Any] = {}
+        self._cameras: list[tuple[Any, bool, bool]] = []
         for camera in tree.CAMERAS:
             wanted = camera in options["cameras"]
-            seen[camera + "_camera"] = CameraConfig(
-                rgb=wanted and options["rgb"], depth=wanted and options["depth"], point_cloud=False, mask=False,
-                image_size=(width, height), render_mode=RenderMode[options["renderer"].upper()], depth_in_meters=True,
+            rgb, depth = wanted and options["rgb"], wanted and options["depth"]
+            # a camera of which nothing is asked for at the launch is taken out of the scene; the front one takes pictures
+            made = seen[camera + "_camera"] = CameraConfig(
+                rgb=rgb or camera == PICTURED, depth=depth, point_cloud=False, mask=False, image_size=(width, height),
+                render_mode=RenderMode[options["renderer"].upper()], depth_in_meters=True,
             )  # fmt: skip
-        self._cameras = [(camera, camera.rgb, camera.depth) for camera in seen.values()]
+            self._cameras.append((made, rgb, depth))
+        self._pictured = seen[PICTURED + "_camera"]
         self._observed = ObservationConfig(
             joint_forces=False, gripper_joint_positions=True, task_low_dim_state=False, **seen
         )
@@ -104,6 +113,10 @@ class Simulator:
             return {"success": success, "ended": ended}, self._frame(bool(message.get("images")))
         if do == "see":
             return {}, self._frame(True)
+        if do == "picture":
+            self._look(False)
+            self._pictured.rgb = True
+            return {}, {"picture": np.asarray(getattr(self._task.get_observation(), PICTURED + "_rgb"), np.uint8)}
         if do == "demo":
             return self._demonstrate(message["start"])
         if do == "images":

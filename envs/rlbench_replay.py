@@ -51,6 +51,11 @@ class Replay:
             return {"success": done, "ended": done}, self._frame(bool(message.get("images")))
         if do == "see":
             return {}, self._frame(True)
+        if do == "picture":
+            try:
+                return {}, {"picture": self._episode.images([self._now], ["front"], True, False)["front.rgb"][0]}
+            except ValueError:  # of this camera none were stored
+                return {}, {}
         if do == "demo":
             self._demo = self._load(message["start"])
             told = self._tree.descriptions(self._root, self._task, int(message["start"][0]))

@@ -50,6 +50,7 @@ class RLBenchSettings:
     voxel_m: side of the grid that thins the cloud, 0: none; crop_low, crop_high: its box in the robot's base frame [m], whose
     floor is 4 mm above the table. renderer: opengl, or opengl3 (with shadows, slower by a factor of ten and more).
     start_s, step_s: how long a simulator may take to start, and for one step, before it is killed [s].
+    restart_after: a simulator is started anew after so many episodes, as its memory grows; 0: never.
     """
 
     program: str = "rlbench"
@@ -69,6 +70,7 @@ class RLBenchSettings:
     renderer: str = "opengl"
     start_s: float = 180.0
     step_s: float = 120.0
+    restart_after: int = 0
 
     def check(self) -> None:
         """Raise ValueError for everything that is wrong."""
@@ -80,10 +82,13 @@ class RLBenchSettings:
             raise ValueError("rlbench.dataset: got none, but program replay plays stored demonstrations; name their folder")
         if not self.variations or min(self.variations) < 0 or len(set(self.variations)) != len(self.variations):
             raise ValueError(f"rlbench.variations: got {list(self.variations)}, expected different numbers from 0 on")
-        if min(self.workers, self.subsample, self.max_steps) < 1 or min(self.start_s, self.step_s) <= 0 or self.voxel_m < 0:
+        if min(self.workers, self.subsample, self.max_steps) < 1 or min(self.start_s, self.step_s) <= 0 or min(
+            self.voxel_m, self.restart_after
+        ) < 0:
             raise ValueError(
-                "rlbench: workers, subsample and max_steps must be at least 1, start_s and step_s above 0, voxel_m not below; "
-                f"got {self.workers}, {self.subsample}, {self.max_steps}, {self.start_s}, {self.step_s}, {self.voxel_m}"
+                "rlbench: workers, subsample and max_steps must be at least 1, start_s and step_s above 0, voxel_m and "
+                f"restart_after not below; got {self.workers}, {self.subsample}, {self.max_steps}, {self.start_s}, "
+                f"{self.step_s}, {self.voxel_m}, {self.restart_after}"
             )
         if not 0 < self.gripper_threshold < 1:
             raise ValueError(f"rlbench.gripper_threshold: got {self.gripper_threshold}, expected between 0 and 1")
@@ -102,7 +107,7 @@ class RLBenchSettings:
 
     def result_depends_on(self) -> dict[str, object]:
         """What changes demonstrations or rollouts; not where they are made, nor by how many."""
-        left_out = ("python", "workers", "start_s", "step_s")
+        left_out = ("python", "workers", "start_s", "step_s", "restart_after")
         return {name: value for name, value in vars(self).items() if name not in left_out}
 
 

@@ -24,6 +24,8 @@ import numpy as np
 from envs.wire import WireError, receive, send
 
 SERVING = Path(__file__).resolve().parent / "serving.py"
+UNNAMED = "error"
+"""The failure that envs/serving.py answers where the program has no name for it."""
 TAIL_BYTES = 2000
 """So much of the end of what a process printed is told when it dies."""
 
@@ -74,7 +76,7 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._stream: _Stream | None = None
         self._printed: Any = None
-        self._interrupted = False
+        self._interrupted = self._doubted = False
         self.starts = 0
 
     @property
@@ -113,7 +115,7 @@ class Worker:
             raise WorkerStartError(f"{command[0]} can not be started ({error}); give another interpreter") from error
         finally:
             theirs.close()
-        self._stream = _Stream(ours)
+        self._stream, self._doubted = _Stream(ours), False
         self.starts += 1
         try:
             self._exchange(self._options, None, self._settings.start_s)
@@ -123,8 +125,11 @@ class Worker:
             raise WorkerStartError(f"{self._program.name} in {command[0]} did not start: {failure}{printed}") from failure
 
     def renew(self) -> None:
-        """Forget a process that has died meanwhile, so that the next question starts another instead of finding a crash."""
-        if self._process is not None and self._process.poll() is not None:
+        """Forget a process that has died meanwhile, so that the next question starts another instead of finding a crash.
+
+        So for one that failed in a way that its program has no name for: nobody knows what is left of its world.
+        """
+        if self._process is not None and (self._doubted or self._process.poll() is not None):
             self.kill()
 
     def interrupt(self) -> None:
@@ -178,6 +183,7 @@ class Worker:
             self.kill()
             raise WorkerFailure("crash", f"the process ended with status {status}{printed}") from error
         if "failed" in told:
+            self._doubted = self._doubted or told["failed"] == UNNAMED
             raise WorkerFailure(str(told["failed"]), str(told.get("text", "")))
         return told, back
 

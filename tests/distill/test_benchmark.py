@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image, ImageSequence
 
 from distill import benchmark
 from distill.config import Config, apply_preset, validate
+from distill.filming import FPS, HOLD
 from distill.pipeline import Pipeline
 from distill.plan import make_plan
 from distill.rollouts import Episode
@@ -90,7 +92,7 @@ def test_a_run_goes_from_demonstrations_to_the_report(finished: Path) -> None:
     for policy in report["policies"]:
         assert policy["episodes"] == 2 and policy["latency"]["calls"] == 20
         assert sum(policy["failures"].values()) == 2 - policy["successes"]
-    assert report["data"]["episodes"] == 3 and report["clips"] == {} and report["scene"] == []
+    assert report["data"]["episodes"] == 3 and report["scene"] == [] and report["tasks"] == []
     assert report["rlbench"]["program"] == "replay" and "not simulated" in report["task"]["summary"]
 
 
@@ -102,6 +104,20 @@ def test_the_oracle_stands_beside_the_policies(finished: Path) -> None:
     assert "Oracle" in (finished / "report" / "report.html").read_text()
     episodes = read(finished / "evaluate" / "oracle" / "result.json")["episodes"]
     assert [(episode["index"], episode["success"]) for episode in episodes] == [(0, True), (1, True)]
+
+
+def test_the_first_test_episodes_are_shown(finished: Path) -> None:
+    clips = read(finished / "report" / "report.json")["clips"]
+    assert clips == {name: f"clips/{name}.webp" for name in ("oracle", "teacher_2", "chamfer")}
+    oracle = read(finished / "evaluate" / "oracle" / "result.json")["episodes"]
+    with Image.open(finished / "report" / clips["oracle"]) as clip:
+        assert clip.size == (24, 24)
+        shown_ms = sum(frame.info["duration"] for frame in ImageSequence.Iterator(clip))
+    pictures = sum(episode["steps"] + 1 + HOLD for episode in oracle)
+    assert shown_ms == 1000 / FPS * pictures
+    page = (finished / "report" / "report.html").read_text()
+    assert "What RLBench&#39;s front camera saw" in page or "What RLBench's front camera saw" in page
+    assert "<b>Oracle</b>" in page
 
 
 def test_stored_episodes_are_shared_out_without_overlap(finished: Path) -> None:
@@ -284,7 +300,7 @@ def test_what_changes_a_rollout_changes_the_keys_and_nothing_else_does(config: C
         made = replace(config, rlbench=replace(config.rlbench, **changes))
         return {stage.name: stage.key for stage in make_plan(made).all()}
 
-    assert keys(python="x", workers=5, start_s=1.0, step_s=2.0) == keys()
+    assert keys(python="x", workers=5, start_s=1.0, step_s=2.0, restart_after=9) == keys()
     assert "evaluate/oracle" in keys()
     for change in ({"arm": "ik"}, {"collision_checking": True}, {"subsample": 2}, {"voxel_m": 0.02}, {"renderer": "opengl3"}):
         assert all(key != keys()[name] for name, key in keys(**change).items())

@@ -15,7 +15,7 @@ import pytest
 
 import envs
 from envs.cameras import CameraSettings, check_seen
-from envs.rlbench import RLBenchEnv, simulator_environment
+from envs.rlbench import PYTHON_VARIABLE, RLBenchEnv, simulator_environment
 from envs.rlbench_spec import RLBenchSettings
 from envs.specs import IMAGES, POINTS, STATE
 from envs.worker import WorkerFailure, WorkerStartError
@@ -55,6 +55,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def simulated(packages: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """The program that imports RLBench, with the packages that stand in for it."""
     monkeypatch.setenv("PYTHONPATH", str(packages))
+    monkeypatch.delenv(PYTHON_VARIABLE, raising=False)  # the interpreter of a real one is no business of these tests
     made: list[RLBenchEnv] = []
 
     def new(cameras: CameraSettings | None = None, task: str = "reach_target", **changes: object) -> RLBenchEnv:
@@ -121,6 +122,9 @@ def test_one_environment_may_have_several_tasks(store_rlbench: Store) -> None:
         assert env.instructions[0] == "do take_ball" and env.worker.starts == 2
         shown = env.demonstrate(np.array([0.0, 0, 0, 0, 0]))
         np.testing.assert_array_equal(shown.state[:, -2:], np.tile([1.0, 0.0], (len(shown.state), 1)))
+        env.close()
+        env.reset(options={"start": [0, 1, 0, 0, 1]})  # the next simulator knows nothing of the last one's task
+        assert env.instructions[0] == "do take_ball" and env.worker.starts == 1
         for wrong in ([0, 1, 0, 0, 2], [0, 1, 0, 0, -1]):
             with pytest.raises(ValueError, match="in whole numbers"):
                 env.reset(options={"start": wrong})
@@ -218,6 +222,15 @@ def test_a_simulator_that_is_killed_costs_that_episode_only(simulated: Make) -> 
     assert env.worker.starts == 2
 
 
+def test_a_simulator_is_started_anew_after_so_many_episodes(simulated: Make) -> None:
+    env = simulated(restart_after=2)
+    starts = []
+    for seed in range(5):
+        env.reset(seed=seed)
+        starts.append(env.worker.starts)
+    assert starts == [1, 1, 2, 2, 3]
+
+
 def test_a_variation_that_is_not_there_is_a_failure_of_placing(simulated: Make) -> None:
     with pytest.raises(WorkerFailure, match="placement_error: TaskEnvironmentError: only 2 variations"):
         simulated().reset(options={"start": [5.0, -1, 1, 0]})
@@ -233,6 +246,7 @@ def test_an_episode_that_is_not_solved_ends_with_a_timeout(simulated: Make) -> N
 
 def test_without_rlbench_the_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.delenv(PYTHON_VARIABLE, raising=False)
     with (
         pytest.raises(WorkerStartError, match="did not start: error: ModuleNotFoundError: No module named 'pyrep'"),
         envs.make_rlbench("rlbench/reach_target", RLBenchSettings()).worker as worker,
@@ -257,6 +271,20 @@ def test_nothing_is_rendered_where_nobody_looks(simulated: Make) -> None:
     for _ in range(3):
         assert set(env.step(np.array([0, 0, 0, -1, 0, 1, 0, 1.0]))[0]) == {STATE}
     assert env.see()[f"{IMAGES}.front"][0, 0, 0] * 255 == pytest.approx(1)
+
+
+def test_a_film_has_a_picture_of_the_start_and_one_after_every_action(simulated: Make) -> None:
+    for eyes, size in ((None, (128, 128, 3)), (replace(EYES, cameras=("wrist",)), (EYES.height, EYES.width, 3))):
+        env = simulated(eyes)
+        env.reset(seed=2)
+        assert env.film is None
+        env.film = []
+        env.reset(seed=2)
+        env.step(pose(0.5, 0.0, 0.5))
+        assert [picture.shape for picture in env.film] == [size] * 2 and env.film[0].dtype == np.uint8
+        assert env.worker.pid is not None
+        os.kill(env.worker.pid, signal.SIGKILL)
+        assert env.step(pose(0.5, 0.0, 0.5))[4]["failure"] == "crash" and len(env.film) == 2
 
 
 def test_joints_are_held_for_as_many_steps_as_were_left_out(simulated: Make) -> None:

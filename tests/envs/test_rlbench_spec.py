@@ -82,6 +82,7 @@ def test_what_can_be_no_task_is_refused(name: str) -> None:
         ({"variations": ()}, "rlbench.variations"),
         ({"subsample": 0}, "must be at least 1"),
         ({"step_s": 0.0}, "above 0"),
+        ({"restart_after": -1}, "restart_after not below; got .*, -1"),
         ({"gripper_threshold": 1.0}, "gripper_threshold: got 1.0"),
         ({"arm": "joints", "keyframes": True}, "rlbench.arm joints"),
         ({"arm": "joints", "collision_checking": True}, "rlbench.arm joints"),
@@ -95,5 +96,7 @@ def test_settings_that_make_no_sense_are_refused(change: dict[str, Any], message
 
 def test_where_a_run_is_made_changes_no_result() -> None:
     one = RLBenchSettings()
-    assert replace(one, python="/opt/python", workers=7, step_s=1.0, start_s=2.0).result_depends_on() == one.result_depends_on()
+    assert replace(
+        one, python="/opt/python", workers=7, step_s=1.0, start_s=2.0, restart_after=3
+    ).result_depends_on() == one.result_depends_on()
     assert replace(one, arm="ik").result_depends_on() != one.result_depends_on()

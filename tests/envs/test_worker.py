@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import signal
 import subprocess
@@ -116,6 +117,16 @@ def test_failures_have_the_programs_names_and_cost_only_the_question(make: Make)
     with pytest.raises(WorkerFailure, match="error: KeyError: 'x'"):
         worker.ask({"do": "plain"})
     assert worker.ask({"do": "x"})[0]["asked"] == 3 and worker.starts == 1
+
+
+def test_one_that_failed_without_a_name_is_not_kept_longer_than_it_must(make: Make) -> None:
+    worker = make()
+    for do, starts in (("odd", 1), ("plain", 2), ("x", 2)):
+        with contextlib.suppress(WorkerFailure):
+            worker.ask({"do": do})
+        worker.renew()
+        worker.start()
+        assert worker.starts == starts
 
 
 @pytest.mark.parametrize(
