@@ -27,6 +27,25 @@ def test_the_package_has_the_names_that_lerobot_looks_for() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not LEROBOT, reason="FLOW2ONE_LEROBOT names no interpreter that has LeRobot and the plug-in")
+def test_lerobot_eval_runs_two_episodes(tmp_path: Path, make_student: Callable[..., OneStepStudent]) -> None:
+    make_student(codes=4).save_pretrained(tmp_path / "student")
+    there = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, Path(__file__).parent))), "HF_HUB_OFFLINE": "1"}
+    folder, out = tmp_path / "new", tmp_path / "out"
+    made = [LEROBOT, "-m", "lerobot_policy_flow2one", str(tmp_path / "student"), str(folder), "4"]
+    asked = [
+        str(Path(LEROBOT).with_name("lerobot-eval")), f"--policy.path={folder}", "--env.type=flow2one_avoid",
+        "--env.discover_packages_path=gym_flow2one_avoid", "--eval.n_episodes=2", "--eval.batch_size=1", f"--output_dir={out}",
+    ]  # fmt: skip
+    for program in (made, asked):
+        done = subprocess.run(program, capture_output=True, text=True, env=there, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    told = json.loads((out / "eval_info.json").read_text())
+    assert told["overall"]["n_episodes"] == 2 and 0 <= told["overall"]["pc_success"] <= 100
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not LEROBOT, reason="FLOW2ONE_LEROBOT names no interpreter that has LeRobot and the plug-in")
 @pytest.mark.parametrize("codes", [0, 4])
