@@ -4,7 +4,7 @@
 
 Networks of each preset's sizes with random weights, as what a call costs does not depend on them, look at frames of the
 simulated cameras. Both policies encode an observation once a call; the student's is chosen among its candidates as the preset
-says. Writes benchmarks/results/perception.json and the table in docs/cameras.md.
+says. Writes benchmarks/results/perception.json, where rows of other presets stay, and the table in docs/cameras.md.
 """
 
 from __future__ import annotations
@@ -96,6 +96,9 @@ def main() -> None:
                 f"{latency['median_ms']:.2f} | {latency['hz']:.0f} | {rows[-1]['ratio']:.1f} |", flush=True,
             )  # fmt: skip
     target = ROOT / "benchmarks/results/perception.json"
+    stored = json.loads(target.read_text())["rows"] if target.is_file() else []
+    kept = [row for row in stored if row["preset"] not in arguments.presets]
+    rows = sorted(kept + rows, key=lambda row: PRESETS.index(row["preset"]))
     target.write_text(json.dumps({"hardware": hardware(None), "threads": 1, "rows": rows}, indent=1) + "\n")
     seeing_page.write()
 

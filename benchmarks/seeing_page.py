@@ -30,9 +30,10 @@ SEEN = {
 }  # fmt: skip
 """What the end of a preset's name says of what it sees."""
 TASKS = ("detour", "handles")
+OTHER = "†"
 TEACHER, STUDENT = "teacher_50", Config().student.default
 Policies = Mapping[str, Mapping[str, Any]]
-"""A seed's result of the teacher and the student, by their names: `success`, a mark an episode, and `mode_counts`."""
+"""A seed's result of the teacher and the student, by their names: `success`, a mark an episode, `mode_counts`, `parameters`."""
 
 
 def reached(results: Path) -> dict[str, dict[int, Policies]]:
@@ -72,7 +73,10 @@ def section(results: Path) -> str:
         for ending, seen in SEEN.items():
             seeds, call = found.get(task + ending, {}), times.get(task + ending)
             if seeds or call:
-                lines.append(f"| `{task}` | {seen} | {' | '.join((*_success(seeds), *_times(call)))} |")
+                cells = (*_success(seeds), *_times(call, _sizes(seeds)))
+                lines.append(f"| `{task}` | {seen} | {' | '.join(cells)} |")
+    if any(OTHER in line for line in lines):
+        lines += ["", f"{OTHER} timed with a student of another size than the one whose success stands there."]
     return "\n".join(lines) + "\n"
 
 
@@ -97,14 +101,20 @@ def _summed(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
     return {name: sum(each[name] for each in counts) for name in counts[0]}
 
 
-def _times(call: Mapping[str, Mapping[str, Any]] | None) -> Sequence[str]:
-    """Encoding at the student, both whole calls and their ratio."""
+def _sizes(seeds: Mapping[int, Policies]) -> set[int]:
+    """Parameters of the students that were rolled out."""
+    return {each[STUDENT]["parameters"] for each in seeds.values()}
+
+
+def _times(call: Mapping[str, Mapping[str, Any]] | None, sizes: set[int]) -> Sequence[str]:
+    """Encoding at the student, both whole calls and their ratio, marked where it is not a student of these `sizes`."""
     if call is None:
         return [NOTHING] * 3
     teacher, student = call["teacher"], call["student"]
+    mark = f" {OTHER}" if sizes - {student["parameters"]} else ""
     return [
         number(student["stages"]["encode_ms"], 2), f"{number(teacher['median_ms'])} / {number(student['median_ms'])}",
-        number(student["ratio"]),
+        number(student["ratio"]) + mark,
     ]  # fmt: skip
 
 

@@ -38,7 +38,7 @@ from distill.shares import calibrate
 from distill.stages import write_json
 from distill.training import Share, batch_indices, fit
 from envs.demonstrations import Demonstrations, windows
-from envs.reading import WindowDataset
+from envs.reading import CACHE_MB, WindowDataset
 from envs.specs import STATE, TaskSpec
 from students import Student, load_student
 from students.one_step import OneStepStudent
@@ -103,7 +103,11 @@ class Pipeline:
         self, demonstrations: Demonstrations, shape: PolicyShape, observation_steps: int, horizon: int
     ) -> WindowDataset:
         """Windows of demonstrations with all that a policy of this shape sees, the state always among it."""
-        return WindowDataset(demonstrations, camera_sources(shape), observation_steps=observation_steps, horizon=horizon)
+        # every process keeps its own, and they may all be on one machine
+        return WindowDataset(
+            demonstrations, camera_sources(shape), observation_steps=observation_steps, horizon=horizon,
+            cache_mb=CACHE_MB / self.run.accelerator.num_processes,
+        )  # fmt: skip
 
     def _normaliser(self, demonstrations: Demonstrations, shape: PolicyShape) -> Normaliser:
         """The statistics that a policy of this shape needs."""

@@ -15,6 +15,8 @@ from envs.frames import as_seen
 from envs.specs import IMAGES, POINTS, STATE
 
 ACTION = "action"
+CACHE_MB = 2048
+"""How much memory a process may keep inflated images in, unless it says otherwise."""
 
 
 class WindowDataset(Dataset[dict[str, Tensor]]):
@@ -26,7 +28,7 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
 
     def __init__(
         self, demonstrations: Demonstrations, features: Sequence[str] = (), *, observation_steps: int = 2,
-        horizon: int = 16, cache_mb: float = 2048,
+        horizon: int = 16, cache_mb: float = CACHE_MB,
     ) -> None:  # fmt: skip
         """features: names of camera features, of `CamerasSpec.shapes`.
 

@@ -6,7 +6,6 @@ import math
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from teachers.contract import Observation, batch_of
@@ -100,7 +99,10 @@ class OneStepStudent(PretrainedPolicy):
         """Logarithm of the share of every code, `[B, J]`; None where all are alike."""
         if self.share_head is None or self.share_correction is None:
             return None
-        told_BC = condition_BC if self.shape.encoder is None else SHARE_NORM * F.normalize(condition_BC, dim=-1)
+        told_BC = condition_BC
+        if self.shape.encoder is not None:
+            length_B1 = torch.linalg.vector_norm(condition_BC, dim=-1, keepdim=True)
+            told_BC = SHARE_NORM * (condition_BC / length_B1.clamp(min=1e-12))
         logits_BJ: Tensor = SHARE_GAIN * self.share_head(told_BC) + self.share_correction(condition_BC)
         return logits_BJ.log_softmax(-1)
 

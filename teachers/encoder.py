@@ -55,9 +55,9 @@ class UnifiedEncoder(nn.Module):
     def fuse(self, rows: Observation, sources: Collection[str], kept_BM: Tensor | None = None) -> Tensor:
         """The same of normalised sources `[V, B, O, ..]` by kind, of these names, in this encoder's order."""
         names = iter(sources)
-        tokens = [self._token(next(names), each) for kind, seen in self._see(rows).items() for each in seen]
+        tokens = [self._token(next(names), each) for seen in self._see(rows).values() for each in seen]
         source_MF: Tensor = self.source_MF
-        if len(tokens) < len(self.sources):
+        if len(sources) < len(self.sources):
             source_MF = source_MF[[self.sources.index(name) for name in sources]]
         tokens_BMOF = torch.stack(tokens, dim=1) + (source_MF[:, None] + self.step_OF)
         kept_BL = None if kept_BM is None else kept_BM.repeat_interleave(tokens_BMOF.shape[2], dim=1)

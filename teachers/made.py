@@ -25,10 +25,12 @@ class Made(Generic[Value]):
 
         Made anew every time where this cannot be seen: within a graph, and of tensors that were born in inference mode.
         """
-        if torch.compiler.is_compiling() or any(tensor.is_inference() for tensor in tensors):
+        if torch.compiler.is_compiling():
+            return make()
+        same = len(tensors) == len(self._tensors) and all(map(operator.is_, tensors, self._tensors))
+        if not same and any(tensor.is_inference() for tensor in tensors):  # these have no version
             return make()
         written = [(tensor._version, tensor.data_ptr()) for tensor in tensors]
-        same = len(tensors) == len(self._tensors) and all(map(operator.is_, tensors, self._tensors))
         if not same or written != self._written:
             # what is made in inference mode could not be trained with later
             with torch.inference_mode(False), torch.no_grad():

@@ -38,9 +38,9 @@ class Normaliser(nn.Module):
 
     def __init__(self, state_size: int, action_size: int, depth: bool = False, points: bool = False) -> None:
         super().__init__()
-        self._made: dict[str, Made[tuple[Tensor, Tensor]]] = {}
         sizes = {"state": state_size, "action": action_size, "depth": int(depth), "points": 3 * points}
         self._ranges = tuple(name for name, size in sizes.items() if size or name in ("state", "action"))
+        self._made: dict[str, Made[tuple[Tensor, Tensor]]] = {name: Made() for name in self._ranges}
         for name, size in sizes.items():
             if name not in self._ranges:
                 continue
@@ -101,7 +101,7 @@ class Normaliser(nn.Module):
         Raises ValueError for statistics that are not finite; looked at, and both made, only where these have changed.
         """
         low, high = getattr(self, f"{name}_low"), getattr(self, f"{name}_high")
-        return self._made.setdefault(name, Made()).of((low, high), lambda: self._centre_scale(low, high))
+        return self._made[name].of((low, high), lambda: self._centre_scale(low, high))
 
     def _centre_scale(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         if not torch.compiler.is_compiling():  # a graph cannot look at values
@@ -143,11 +143,17 @@ class Normaliser(nn.Module):
 
     def normalise(self, observation: Observation) -> Observation:
         """An observation's sources, by their names or `teachers.observations.by_kind`."""
-        ways = {
-            STATE: self.normalise_state, IMAGES: self.normalise_image, DEPTH: self.normalise_depth,
-            POINTS: self.normalise_points,
-        }  # fmt: skip
-        return {name: way(value) for name, value in observation.items() for kind, way in ways.items() if name.startswith(kind)}
+        found: Observation = {}
+        for name, value in observation.items():
+            if name.startswith(IMAGES):
+                found[name] = self.normalise_image(value)
+            elif name.startswith(DEPTH):
+                found[name] = self.normalise_depth(value)
+            elif name == POINTS:
+                found[name] = self.normalise_points(value)
+            elif name == STATE:
+                found[name] = self.normalise_state(value)
+        return found
 
     def normalise_action(self, action: Tensor) -> Tensor:
         """`[.., A]` raw units to about [-1, 1]."""

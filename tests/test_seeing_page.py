@@ -12,7 +12,7 @@ from benchmarks.seeing_page import BEGIN, END, PAGE, RESULTS, STUDENT, TEACHER, 
 
 
 def _policy(success: str, left: int, right: int) -> dict[str, object]:
-    return {"success": success, "mode_counts": {"left": left, "right": right}}
+    return {"success": success, "mode_counts": {"left": left, "right": right}, "parameters": 9}
 
 
 @pytest.fixture
@@ -24,9 +24,11 @@ def results(tmp_path: Path) -> Path:
     state = [{"phase": "main", "row": "", "policy": name, **_policy("11", 1, 1)} for name in (TEACHER, STUDENT)]
     other = [{"phase": "small", "row": "less", "policy": name, **_policy("00", 0, 0)} for name in (TEACHER, STUDENT)]
     called = [
-        {"preset": "detour_rgbd", "policy": policy, "ratio": ratio, "median_ms": ms, "stages": {"encode_ms": 2.04}}
+        {"preset": preset, "policy": policy, "ratio": ratio, "median_ms": ms, "parameters": size,
+         "stages": {"encode_ms": 2.04}}
+        for preset, size in (("detour", 9), ("detour_points", 8), ("detour_rgbd", 9))
         for policy, ratio, ms in ((TEACHER, 1.0, 70.0), ("student", 14.0, 5.0))
-    ]
+    ]  # fmt: skip
     (tmp_path / "objectives").mkdir()
     (tmp_path / "seeing.json").write_text(json.dumps({"rows": seen}))
     (tmp_path / "perception.json").write_text(json.dumps({"rows": called}))
@@ -36,20 +38,20 @@ def results(tmp_path: Path) -> Path:
 
 
 def test_a_row_for_each_preset_of_which_anything_is_stored(results: Path) -> None:
-    _, _, state, points, rgbd = section(results).splitlines()
-    assert state == "| `detour` | state | 2 | 100.0 % of 2 | 100.0 % | 0.0 (0.0 to 0.0) | 1 : 1 / 1 : 1 | 1.00 | – | – | – |"
+    _, _, state, points, rgbd, _, other = section(results).splitlines()
+    times = "| 2.0 | 70.0 / 5.00 | 14.0"
+    assert state == f"| `detour` | state | 2 | 100.0 % of 2 | 100.0 % | 0.0 (0.0 to 0.0) | 1 : 1 / 1 : 1 | 1.00 {times} |"
     # two seeds as one: 6 of 8 and 6 of 8; 4 : 2 and 4 : 2, whose entropy is 0.918
     assert points.startswith("| `detour` | points | 0, 1 | 75.0 % of 8 | 75.0 % | 0.0 (−")
-    assert points.endswith("| 4 : 2 / 4 : 2 | 0.918 | – | – | – |")
-    assert rgbd == (
-        "| `detour` | colours and depth | none yet | – | – | – | – | – | 2.0 | 70.0 / 5.00 | 14.0 |"
-    )
+    assert points.endswith(f"| 4 : 2 / 4 : 2 | 0.918 {times} † |")
+    assert other.startswith("† timed with a student of another size")
+    assert rgbd == f"| `detour` | colours and depth | none yet | – | – | – | – | – {times} |"
 
 
 def test_nothing_but_the_table_is_written(results: Path) -> None:
     page = f"before\n{BEGIN}old\n{END}after\n"
     once = written(page, results)
-    assert once.startswith(f"before\n{BEGIN}| task") and once.endswith(f"|\n{END}after\n") and "old" not in once
+    assert once.startswith(f"before\n{BEGIN}| task") and once.endswith(f"\n{END}after\n") and "old" not in once
     assert written(once, results) == once
     with pytest.raises(ValueError, match="without the two lines"):
         written("before\nafter\n", results)
