@@ -24,6 +24,8 @@ import numpy as np
 from envs.wire import WireError, receive, send
 
 SERVING = Path(__file__).resolve().parent / "serving.py"
+START_TRIES = 3
+"""So many processes are started before one that dies at its start is a mistake of this machine."""
 UNNAMED = "error"
 """The failure that envs/serving.py answers where the program has no name for it."""
 TAIL_BYTES = 2000
@@ -96,11 +98,27 @@ class Worker:
         return self._exchange(message, arrays, limit_s or self._settings.step_s)
 
     def start(self) -> None:
-        """Start the process and open its program, unless it runs. Raises WorkerStartError."""
-        if self._process is not None:
-            return
-        if self._interrupted:
-            raise WorkerStartError("the worker was interrupted; make another one")
+        """Start the process and open its program, unless it runs. Raises WorkerStartError.
+
+        A process that dies while it starts is started again, up to `START_TRIES` times in all: a simulator now and then does,
+        and a run of hours shall not end with it. What its program says is wrong is wrong the next time, too.
+        """
+        for attempt in range(START_TRIES):
+            if self._process is not None:
+                return
+            if self._interrupted:
+                raise WorkerStartError("the worker was interrupted; make another one")
+            try:
+                self._open()
+            except WorkerFailure as failure:
+                printed = "" if self._process is None else self._tail()  # a crash or a hang has told it already
+                self.kill()
+                if failure.name != "crash" or self._interrupted or attempt == START_TRIES - 1:
+                    python = self._settings.python or sys.executable
+                    raise WorkerStartError(f"{self._program.name} in {python} did not start: {failure}{printed}") from failure
+
+    def _open(self) -> None:
+        """One process and its first answer. Raises WorkerStartError without an interpreter, WorkerFailure without answer."""
         command = [*(shlex.split(self._settings.python) or [sys.executable]), str(SERVING)]
         ours, theirs = socket.socketpair()
         self._printed = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - as long as the process
@@ -117,12 +135,7 @@ class Worker:
             theirs.close()
         self._stream, self._doubted = _Stream(ours), False
         self.starts += 1
-        try:
-            self._exchange(self._options, None, self._settings.start_s)
-        except WorkerFailure as failure:
-            printed = "" if self._process is None else self._tail()  # a crash or a hang has told it already
-            self.kill()
-            raise WorkerStartError(f"{self._program.name} in {command[0]} did not start: {failure}{printed}") from failure
+        self._exchange(self._options, None, self._settings.start_s)
 
     def renew(self) -> None:
         """Forget a process that has died meanwhile, so that the next question starts another instead of finding a crash.

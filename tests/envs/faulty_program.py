@@ -25,6 +25,13 @@ def start(options: dict[str, Any], beside: Any) -> Faulty:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if options.get("sleep_at_start"):
         time.sleep(60)
+    if "die_until" in options:  # a file that counts the starts: the first few end at once
+        path, deadly = options["die_until"]
+        with open(path, "a") as lines:
+            lines.write("started\n")
+        with open(path) as lines:
+            if len(lines.readlines()) <= deadly:
+                os.kill(os.getpid(), signal.SIGKILL)
     if options.get("broken"):
         raise ImportError("No module named 'rlbench'")
     return Faulty()

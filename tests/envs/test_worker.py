@@ -145,6 +145,18 @@ def test_one_that_does_not_start_says_why(
     assert worker.pid is None
 
 
+@pytest.mark.parametrize(("deadly", "started"), [(0, 1), (2, 3), (3, 0)])
+def test_one_that_dies_while_it_starts_is_started_again(make: Make, tmp_path: Path, deadly: int, started: int) -> None:
+    worker = make(die_until=[str(tmp_path / "starts"), deadly])
+    if started:
+        assert worker.ask({"do": "x"})[0]["asked"] == 1 and worker.starts == started
+    else:
+        with pytest.raises(WorkerStartError, match="did not start: crash: the process ended with status -9"):
+            worker.start()
+        assert worker.pid is None
+    assert len((tmp_path / "starts").read_text().splitlines()) == (started or 3)
+
+
 def test_an_interpreter_that_is_not_there_is_named() -> None:
     worker = Worker(PROGRAM, {}, WorkerSettings(python="/nowhere/python -X dev"))
     with pytest.raises(WorkerStartError, match="/nowhere/python can not be started"):
