@@ -2,9 +2,10 @@
 
     python benchmarks/moving.py --runs runs --tasks avoid handles --seeds 0 1
 
-Takes the teacher and the student `chamfer` of the runs `<task>-seed<n>`; nothing is trained. A policy call is given the
-time that it takes on an idle core (`--times`, for 50 and 10 solver steps and for the student) times each of `--scales`:
-x 2.33 makes the 50-step teacher's 116 ms, as on the hardware of arXiv 2603.09415; x 0 is no latency. Roll-outs are kept
+Takes the teacher and the student `chamfer` of the default recipe from the runs `<task>-seed<n>`; nothing is trained. A policy
+call is given the time that it takes here (`--times`, for 50 and 10 solver steps and for the student) times each of `--scales`.
+Of arXiv 2603.09415's 50-step teacher x 1.45 makes the 116 ms on its hardware, x 4.31 the 345 ms (2.9 Hz) on its robot; x 0 is
+no latency. Roll-outs are kept
 (`--kept`) and not done again; the table pools the seeds, and the student is paired with each teacher. Its rows are added to
 benchmarks/results/moving.json.
 """
@@ -21,17 +22,20 @@ import torch
 
 import envs
 from distill.cache import episode_seed
+from distill.cli import read_command
 from distill.config import EvaluateConfig
 from distill.moving import CONDITIONS, Clock, delay_steps, outcome, run_moving
 from distill.moving_report import moving_rows
+from distill.plan import make_plan
 from distill.policies import Policy, StudentPolicy, TeacherPolicy
-from distill.stages import sha256_file, write_json
+from distill.stages import read_manifest, sha256_file, write_json
 from envs.demonstrations import stored_starts
 from students import load_student
 from students.selection import ONE_SAMPLE
 from teachers import load_teacher
 
-TARGET = Path(__file__).resolve().parent / "results/moving.json"
+ROOT = Path(__file__).resolve().parents[1]
+TARGET = ROOT / "benchmarks/results/moving.json"
 STUDENT = "chamfer"
 LABELS = {"teacher_50": "teacher, 50 steps", "teacher_10": "teacher, 10 steps", STUDENT: "student"}
 
@@ -43,8 +47,8 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["avoid", "handles"], choices=sorted(envs.TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--starts", type=int, default=240)
-    parser.add_argument("--scales", nargs="+", type=float, default=[0.0, 2.33, 10.0])
-    parser.add_argument("--times", nargs=3, type=float, default=[49.69, 10.08, 2.56], help="[ms], one thread, idle")
+    parser.add_argument("--scales", nargs="+", type=float, default=[0.0, 1.45, 4.31, 10.0])
+    parser.add_argument("--times", nargs=3, type=float, default=[80.0, 16.6, 4.8], help="[ms], one thread, idle")
     parser.add_argument("--every", type=int, default=4, help="control steps from one question to the next")
     parser.add_argument("--patience", type=float, default=2.0)
     parser.add_argument("--kept", type=Path, default=Path("runs/moving-rollouts"), help="every episode's outcome")
@@ -77,11 +81,25 @@ def _policy_results(arguments: argparse.Namespace, task: str, name: str, ms: flo
     return {"policy": name, "dt_s": dt_s, "times": times}
 
 
+def finished(runs: Path, task: str, seed: int, stage: str) -> Path:
+    """The folder of a stage of the task's default recipe, also where it was put aside for other settings.
+
+    Raises ValueError where there is none: what stands in its place may be an ablation's.
+    """
+    _, _, config = read_command(["--config", str(ROOT / f"configs/{task}.yaml"), "--runs-dir", str(runs), "--seed", str(seed)])
+    wanted = {each.name: each for each in make_plan(config).all()}[stage]
+    folder = config.folder / stage
+    for place in (folder, folder.with_name(f"{folder.name}.{wanted.key[:8]}")):
+        manifest = read_manifest(place)
+        if manifest is not None and manifest["key"] == wanted.key:
+            return place
+    raise ValueError(f"{folder}: not that of configs/{task}.yaml with seed {seed}; run distill.py evaluate with these")
+
+
 def _rolled(
     arguments: argparse.Namespace, task: str, seed: int, name: str, clock: Clock, condition: str
 ) -> list[dict[str, Any]]:
-    folder = arguments.runs / f"{task}-seed{seed}"
-    weights = folder / ("distill/" + STUDENT if name == STUDENT else "teach")
+    weights = finished(arguments.runs, task, seed, "distill/" + STUDENT if name == STUDENT else "teach")
     made_from = {
         "weights": sha256_file(weights / "model.safetensors"), "clock": [clock.delay, clock.period, arguments.starts],
         "disturbance": str(envs.disturbance(task)) if condition == "disturbed" else "",
