@@ -52,6 +52,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self.tasks = task_names(task)
         self._loaded = (0, self.tasks[0])  # by which process, and which task
         self._episodes = 0  # since the simulator was started
+        self._lost = "crash"  # by which failure it was lost last
         self._start, self._which = np.zeros(len(self.spec_task.start_names)), which_task(np.zeros(5), self.tasks)[1]
         self._steps, self._running = 0, False
         self.instructions: list[str] = []
@@ -80,7 +81,8 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         settings, seen = self.settings, None if self.eyes is None else self.eyes.settings
         return {
             "task": self.tasks[0], "arm": settings.arm, "repeat": settings.subsample,
-            "collision_checking": settings.collision_checking, "renderer": settings.renderer,
+            "collision_checking": settings.collision_checking, "collisions_shown": settings.collisions_shown,
+            "renderer": settings.renderer,
             "dataset": str(Path(settings.dataset).resolve()) if settings.dataset else "",
             "variation": settings.variations[0], "keyframes": settings.keyframes,
             "cameras": [] if seen is None else [RLBENCH_NAMES[name] for name in seen.cameras],
@@ -198,7 +200,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         if not self._running and self._last_seen:  # the simulator may be gone: the last good view
             return {name: values.copy() for name, values in self._last_seen.items()}
         if not any(name.endswith(".extrinsics") for name in self._frame):
-            self._frame = self.worker.ask({"do": "see"})[1]
+            self._frame = self._ask({"do": "see"})[1]
         return self._seen()
 
     def tool_position(self) -> np.ndarray:
@@ -239,9 +241,11 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             arm = action[:7] if self.settings.arm == "joints" else world_pose(action[:9], self._frame["base"])
         except ValueError:  # its six numbers tell no rotation
             return False, "invalid_action"
-        sent = {"action": np.append(arm, float(action[-1] > 0.5))}
+        shown = self.settings.collisions_shown
+        message = {"do": "step", "images": self._look, **({"avoid": bool(action[-1] > 0.5)} if shown else {})}
+        sent = {"action": np.append(arm, float(action[-2 if shown else -1] > 0.5))}
         try:
-            told, self._frame = self.worker.ask({"do": "step", "images": self._look}, sent)
+            told, self._frame = self._ask(message, sent)
         except WorkerFailure as failure:
             return False, failure.name
         return bool(told["success"]), "task_failed" if told["ended"] and not told["success"] else ""
@@ -250,7 +254,22 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         """For the film, where there is one; a simulator that gives none costs the picture only."""
         if self.film is not None and self.worker.pid is not None:
             with contextlib.suppress(WorkerFailure):
-                self.film += list(self.worker.ask({"do": "picture"})[1].values())
+                self.film += list(self._ask({"do": "picture"})[1].values())
+
+    def _ask(
+        self, message: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """A question to the simulator in which the episode runs: another one would know nothing of it.
+
+        Raises WorkerFailure; once more by the same name, if that simulator was lost by an earlier question.
+        """
+        if self.worker.pid is None:
+            raise WorkerFailure(self._lost, "the simulator of this episode is gone")
+        try:
+            return self.worker.ask(message, arrays)
+        except WorkerFailure as failure:
+            self._lost = failure.name
+            raise
 
     @property
     def _look(self) -> bool:

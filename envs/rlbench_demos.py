@@ -8,7 +8,7 @@ import numpy as np
 
 from envs.cameras import CameraSettings
 from envs.frames import CameraFrames, pack
-from envs.rlbench_spec import NO_CHOICE, RLBenchSettings, is_open, pose_numbers, state_of
+from envs.rlbench_spec import AVOIDS, NO_CHOICE, RLBenchSettings, is_open, pose_numbers, state_of
 from envs.rlbench_views import Views
 from envs.specs import Demonstration
 from envs.worker import Worker
@@ -53,10 +53,20 @@ def rests(velocity_LJ: np.ndarray, open_L: np.ndarray) -> np.ndarray:
 
 
 def actions_of(low: Mapping[str, np.ndarray], base: np.ndarray, settings: RLBenchSettings) -> np.ndarray:
-    """The action `[L, A]` float32 that leads to each frame: its pose in the base frame, or its joints; then its gripper."""
+    """The action `[L, A]` float32 that leads to each frame: its pose in the base frame, or its joints; then its gripper.
+
+    With collisions_shown also whether its path avoids collisions; ValueError for demonstrations that do not say so.
+    """
     opened = is_open(dict(low), settings.gripper_threshold)[:, None]
     arm = low["joint_positions"] if settings.arm == "joints" else pose_numbers(low["gripper_pose"], base)
-    return np.concatenate([arm, opened], axis=1).astype(np.float32)
+    if not settings.collisions_shown:
+        return np.concatenate([arm, opened], axis=1).astype(np.float32)
+    if AVOIDS not in low:
+        raise ValueError(
+            "these demonstrations do not say which of their paths avoid collisions: record live ones, or use "
+            "rlbench.no-collisions-shown"
+        )
+    return np.concatenate([arm, opened, low[AVOIDS][:, None]], axis=1).astype(np.float32)
 
 
 def ask_demonstration(

@@ -2,12 +2,13 @@
 
 It needs stepjam/RLBench and stepjam/PyRep, CoppeliaSim 4.1 and an X display. What is asked and answered:
 
-    options   task, arm (planning, ik, joints), collision_checking, repeat (simulator steps that an action of joints is held),
+    options   task, arm (planning, ik, joints), collision_checking, collisions_shown (demos tell ``avoids_collisions``
+              `[L]`), repeat (simulator steps that an action of joints is held),
               cameras (RLBench's names), rgb, depth, image_size [H, W], renderer (opengl, opengl3), dataset ("" or a folder)
     describe  -> variations, versions
     task      task -> nothing; it takes the place of the first one
     reset     start [variation, episode, seed, attempts] -> attempts, instructions; a frame
-    step      action `[8]`; images -> success, ended; a frame
+    step      action `[8]`; images; avoid, of this one path, in place of collision_checking -> success, ended; a frame
     see       -> a frame with images
     demo      start -> attempts, instructions; arrays of all L frames without images
     images    frames [M] -> the images of these frames of the last demo
@@ -20,6 +21,8 @@ action is xyz [m] and quaternion xyzw of the gripper in the world, or joint angl
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +92,7 @@ class Simulator:
             "ik": lambda: arms.EndEffectorPoseViaIK(collision_checking=options["collision_checking"]),
             "joints": arms.JointPosition,
         }[options["arm"]]()
+        self._arm = arm
         self._environment = Environment(MoveArmThenGripper(arm, Discrete()), obs_config=self._observed, headless=True)
         self._environment.launch()
         self._find, self._name = name_to_task_class, options["task"]
@@ -109,6 +113,8 @@ class Simulator:
             return {"attempts": attempts, "instructions": instructions}, self._frame(bool(message.get("images")))
         if do == "step":
             self._look(False)
+            if "avoid" in message:
+                self._arm._collision_checking = message["avoid"]
             success, ended = self._step(arrays["action"])
             return {"success": success, "ended": ended}, self._frame(bool(message.get("images")))
         if do == "see":
@@ -195,8 +201,10 @@ class Simulator:
         np.random.seed(seed)  # noqa: NPY002
         self._task.set_variation(variation)
         self._look(True)
+        avoided: list[float] = []
         try:
-            self._demo = self._task.get_demos(1, live_demos=True, max_attempts=1)[0]
+            with watched(self._task._scene, avoided) if self._options.get("collisions_shown") else contextlib.nullcontext():
+                self._demo = self._task.get_demos(1, live_demos=True, max_attempts=1)[0]
         except RuntimeError as error:
             raise DemoError(str(error)) from error
         first, rows = self._demo[0], [_low(self._demo[each]) for each in range(len(self._demo))]
@@ -205,6 +213,10 @@ class Simulator:
             for what in ("extrinsics", "intrinsics"):
                 frames = [self._demo[each].misc[f"{camera}_camera_{what}"] for each in range(len(self._demo))]
                 low[f"{camera}.{what}"] = np.stack(frames).astype(np.float64)
+        if avoided:
+            if len(avoided) != len(rows) - 1:
+                raise ValueError(f"{len(avoided)} of {len(rows)} frames are on a path, expected all but one: another RLBench?")
+            low["avoids_collisions"] = np.array([avoided[0], *avoided])
         low["base"] = self._tree.base_position(first.misc.get("joint_poses"))
         return {"attempts": int(getattr(self._demo, "num_reset_attempts", 0) or 0), "instructions": []}, low
 
@@ -214,6 +226,41 @@ class Simulator:
             return dict(self._demo.images(frames, options["cameras"], options["rgb"], options["depth"]))
         rows = [self._seen(self._demo[frame]) for frame in frames]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+@contextlib.contextmanager
+def watched(scene: Any, avoided: list[float]) -> Iterator[None]:
+    """While a demonstration is made: for every frame but the first whether the path that it is on avoids collisions.
+
+    A way-point says whether its path does; one that is part of the task's model was never planned, so it does not.
+    """
+    from rlbench.backend import waypoints
+
+    kinds, record = (waypoints.Point, waypoints.PredefinedPath), scene._demo_record_step
+    plans = [kind.get_path for kind in kinds]
+    now = [0.0]
+
+    def noting(plan: Any, planned: bool) -> Any:
+        def get_path(point: Any, *given: Any, **named: Any) -> Any:
+            path = plan(point, *given, **named)
+            now[0] = float(planned and not point._ignore_collisions)
+            return path
+
+        return get_path
+
+    def recorded(frames: list[Any], *given: Any) -> None:
+        record(frames, *given)
+        avoided.append(now[0])
+
+    try:
+        for kind, plan in zip(kinds, plans):  # noqa: B905
+            kind.get_path = noting(plan, kind is waypoints.Point)
+        scene._demo_record_step = recorded
+        yield
+    finally:
+        for kind, plan in zip(kinds, plans):  # noqa: B905
+            kind.get_path = plan
+        del scene._demo_record_step
 
 
 def _low(observation: Any) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -26,6 +26,9 @@ JOINTS = tuple(f"joint_{number}_rad" for number in range(1, 8))
 POSE = ("x_m", "y_m", "z_m", *ROTATION, "gripper_open")
 STATE_NAMES = (*POSE, *JOINTS)
 
+AVOIDS = "avoids_collisions"
+"""Of an action and of a demonstration's frame: whether the path to it was planned around everything."""
+
 FINGER_M = 0.04
 """A finger's way from closed to open [m]."""
 NO_CHOICE = np.zeros(0)
@@ -44,6 +47,8 @@ class RLBenchSettings:
     workers: simulators a process.
     dataset: folder of RLBench's stored demonstrations, which are taken then; "" records live ones.
     arm: planning or ik (actions are poses of the gripper) or joints; collision_checking: of the first two.
+    collisions_shown: each action says by one more number whether its planned path avoids collisions, as the demonstration's
+    did on the way to that frame; in place of collision_checking.
     keyframes: only the frames where the gripper changes or the arm rests; else every `subsample`-th, and where it changes.
     gripper_threshold: of the gripper's opening, above which it counts as open (RLBench's master: 0.9, PerAct's fork: 0.95).
     variations: of the task, drawn evenly. max_steps: actions of an episode.
@@ -59,6 +64,7 @@ class RLBenchSettings:
     dataset: str = ""
     arm: str = "planning"
     collision_checking: bool = False
+    collisions_shown: bool = False
     keyframes: bool = False
     subsample: int = 3
     gripper_threshold: float = 0.9
@@ -95,9 +101,21 @@ class RLBenchSettings:
         if self.arm == "joints" and (self.collision_checking or self.keyframes):
             raise ValueError("rlbench.arm joints moves by small steps, unplanned: leave collision_checking and keyframes off")
 
+        if self.collisions_shown and (self.arm != "planning" or self.collision_checking):
+            raise ValueError(
+                "rlbench.collisions_shown: each action's own choice is for planned paths, in place of one for all; expected "
+                f"arm planning without collision_checking, got arm {self.arm}, collision_checking {self.collision_checking}"
+            )
+
     @property
     def action(self) -> ActionSpec:
-        """Poses `[10]`: xyz in the base frame, six numbers of the rotation, gripper; or joints `[8]`: angles, gripper."""
+        """Poses `[10]`: xyz in the base frame, six numbers of the rotation, gripper; or joints `[8]`: angles, gripper.
+
+        With collisions_shown one number more at the end, 1 where the path avoids collisions.
+        """
+        if self.collisions_shown:
+            plain = replace(self, collisions_shown=False).action
+            return ActionSpec((*plain.names, AVOIDS), (*plain.low, 0.0), (*plain.high, 1.0), (*plain.weights, 1.0))
         if self.arm == "joints":
             return ActionSpec((*JOINTS, "gripper_open"), (*_JOINT_LOW, 0.0), (*_JOINT_HIGH, 1.0), (1.0,) * 8)
         # six numbers tell three freedoms of the rotation

@@ -124,6 +124,9 @@ def _stacked(frames: list[dict[str, Any]]) -> dict[str, np.ndarray]:
             found[name] = np.stack([np.asarray(value, np.float64) for value in values])
         elif name in ("joint_positions", "gripper_pose", "gripper_open"):
             raise ValueError(f"the demonstration lacks {name}: record with RLBench's low-dimensional observations on")
+    ignored = [frame.get("ignore_collisions") for frame in frames]  # only PerAct's fork tells
+    if all(value is not None for value in ignored):
+        found["avoids_collisions"] = 1.0 - np.array(ignored, np.float64).reshape(len(frames))
     return found
 
 

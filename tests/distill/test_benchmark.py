@@ -302,7 +302,8 @@ def test_what_changes_a_rollout_changes_the_keys_and_nothing_else_does(config: C
 
     assert keys(python="x", workers=5, start_s=1.0, step_s=2.0, restart_after=9) == keys()
     assert "evaluate/oracle" in keys()
-    for change in ({"arm": "ik"}, {"collision_checking": True}, {"subsample": 2}, {"voxel_m": 0.02}, {"renderer": "opengl3"}):
+    for change in ({"arm": "ik"}, {"collision_checking": True}, {"collisions_shown": True}, {"subsample": 2}, {"voxel_m": 0.02},
+                   {"renderer": "opengl3"}):  # fmt: skip
         assert all(key != keys()[name] for name, key in keys(**change).items())
     plain = Config()
     other = replace(plain, rlbench=RLBenchSettings(arm="ik", workers=9))

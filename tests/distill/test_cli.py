@@ -41,6 +41,7 @@ FLAGS = [
     "moving.latency_ms", "moving.time_scales", "moving.teacher_steps", "moving.execution_horizon", "moving.patience",
     "moving.starts",
     "rlbench.program", "rlbench.python", "rlbench.workers", "rlbench.dataset", "rlbench.arm", "rlbench.collision_checking",
+    "rlbench.collisions_shown",
     "rlbench.keyframes", "rlbench.subsample", "rlbench.gripper_threshold", "rlbench.variations", "rlbench.max_steps",
     "rlbench.voxel_m", "rlbench.crop_low", "rlbench.crop_high", "rlbench.renderer", "rlbench.start_s", "rlbench.step_s",
     "rlbench.restart_after",

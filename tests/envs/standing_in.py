@@ -18,6 +18,13 @@ FILES = {
     "rlbench/__init__.py": '__version__ = "1.2.0"',
     "rlbench/backend/__init__.py": "",
     "rlbench/backend/exceptions.py": "class InvalidActionError(Exception): pass\nclass TaskEnvironmentError(Exception): pass",
+    "rlbench/backend/waypoints.py": """
+class Point:
+    def __init__(self, ignore_collisions): self._ignore_collisions = ignore_collisions
+    def get_path(self, ignore_collisions=False): return self
+class PredefinedPath(Point):
+    def get_path(self, ignore_collisions=False): return self
+""",
     "rlbench/action_modes/__init__.py": "",
     "rlbench/action_modes/action_mode.py": """
 class MoveArmThenGripper:
@@ -31,7 +38,7 @@ from rlbench.backend.exceptions import InvalidActionError
 class EndEffectorPoseViaPlanning:
     size = 7
     def __init__(self, absolute_mode=True, frame=None, collision_checking=False):
-        self.collision_checking = collision_checking
+        self._collision_checking = collision_checking
     def action(self, scene, action):
         if not np.isclose(np.linalg.norm(action[3:]), 1.0):
             raise InvalidActionError("Action contained non unit quaternion!")
@@ -43,6 +50,7 @@ class EndEffectorPoseViaPlanning:
         except ConfigurationPathError as error:
             raise InvalidActionError("A path could not be found.") from error
         scene.pose = np.array(action)
+        scene.avoided.append(self._collision_checking)
 class EndEffectorPoseViaIK(EndEffectorPoseViaPlanning):
     def action(self, scene, action):
         try:
@@ -81,11 +89,14 @@ class Demo:
     "rlbench/environment.py": """
 import numpy as np
 from rlbench.backend.exceptions import TaskEnvironmentError
+from rlbench.backend.waypoints import Point, PredefinedPath
 from rlbench.demo import Demo
 CAMERAS = ("left_shoulder", "right_shoulder", "overhead", "wrist", "front")
 class Observation: pass
 class Scene:
     pose, joints, held, renders, _attempts = np.array([0.28, 0, 1.4, 0, 1, 0, 0.0]), np.zeros(7), 0, 0, 0
+    def __init__(self): self.avoided = []
+    def _demo_record_step(self, frames, observation): frames.append(observation)
 class Environment:
     def __init__(self, action_mode, obs_config=None, headless=False):
         assert headless
@@ -109,7 +120,8 @@ class Task:
             scene._attempts += 1
             if scene._attempts == tries or (tries is None and scene.goal[1] > 0): break
         scene._attempts -= tries is None
-        return ["reach it", "variation %d" % self.variation], self.get_observation()
+        told = ["reach it", "variation %d" % self.variation, "avoided %s" % scene.avoided]
+        return told, self.get_observation()
     def reset_to_demo(self, demo):
         demo.restore_state()
         self.set_variation(demo._observations[0].misc["variation_index"])
@@ -143,7 +155,12 @@ class Task:
         frames = []
         for share in np.linspace(0, 1, 7):
             self._scene.pose = np.concatenate([Scene.pose[:3] + share * (self._scene.goal - Scene.pose[:3]), Scene.pose[3:]])
-            frames.append(self.get_observation())
+            if not share:
+                frames.append(self.get_observation())
+                continue
+            point = PredefinedPath(False) if share < 0.3 else Point(ignore_collisions=share < 0.6)
+            point.get_path()
+            self._scene._demo_record_step(frames, self.get_observation())
         return [Demo(frames, state, self._scene._attempts + 1)]
 """,
 }

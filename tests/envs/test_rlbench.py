@@ -287,6 +287,36 @@ def test_a_film_has_a_picture_of_the_start_and_one_after_every_action(simulated:
         assert env.step(pose(0.5, 0.0, 0.5))[4]["failure"] == "crash" and len(env.film) == 2
 
 
+def test_an_episode_whose_simulator_was_lost_by_a_picture_is_not_gone_on_with_in_another(simulated: Make) -> None:
+    for name, number in (("crash", signal.SIGKILL), ("hang", signal.SIGSTOP)):
+        env = simulated(EYES, step_s=0.5)
+        env.film = []
+        env.reset(seed=2)
+        assert env.worker.pid is not None
+        os.kill(env.worker.pid, number)
+        env._take_picture()
+        assert env.worker.pid is None and len(env.film) == 1
+        with pytest.raises(WorkerFailure, match=f"{name}: the simulator of this episode is gone"):
+            env._ask({"do": "see"})
+        assert env.step(pose(0.5, 0.0, 0.5))[4]["failure"] == name and env.worker.starts == 1
+        env.reset(seed=2)
+        assert env.worker.starts == 2
+
+
+def test_each_action_may_choose_whether_its_path_avoids_collisions(simulated: Make) -> None:
+    env = simulated(collisions_shown=True, subsample=1)
+    assert env.spec_task.action.names[-2:] == ("gripper_open", "avoids_collisions") and env.spec_task.action.size == 11
+    shown = env.demonstrate(np.array([0.0, -1, 3, 0]))
+    # the stand-in's seven frames: shares 0, 1/6 (a path of the model), 2/6, 3/6 (ignores collisions), 4/6, 5/6, 1
+    assert shown.action[:, -1].tolist() == [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]
+    env.reset(options={"start": shown.start})
+    for action in shown.action:
+        info = env.step(action)[4]
+    assert info["is_success"]
+    env.reset(options={"start": shown.start})
+    assert env.instructions[2] == "avoided [False, False, False, True, True, True]"
+
+
 def test_joints_are_held_for_as_many_steps_as_were_left_out(simulated: Make) -> None:
     env = simulated(arm="joints", subsample=3)
     env.reset(seed=1)

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,6 +90,48 @@ def test_a_killed_simulator_costs_that_episode_only_while_another_works(env: RLB
         assert env.worker.starts == 2 and other.worker.starts == 1
     finally:
         other.close()
+
+
+def test_a_film_shows_the_front_camera_though_the_policy_does_not_look(env: RLBenchEnv) -> None:
+    env.open_cameras(replace(EYES, cameras=("wrist",)))
+    env.film = []
+    env.reset(seed=2)
+    stay = env._frame["joint_positions"] if env.settings.arm == "joints" else np.array([0.5, 0, 0.7, -1, 0, 0, 0, 1, 0])
+    env.step(np.append(stay, 1.0))
+    assert [picture.shape for picture in env.film] == [(64, 64, 3)] * 2 and env.film[0].std() > 5
+    if env.settings.arm == "planning":  # the arm has moved before the camera
+        assert (env.film[0] != env.film[1]).any()
+
+
+def test_each_path_of_a_demonstration_says_whether_it_avoids_collisions() -> None:
+    """RLBench's open_drawer ignores collisions on the way to the handle and while it pulls."""
+    settings = RLBenchSettings(keyframes=True, collisions_shown=True)
+    env = envs.make_rlbench("rlbench/open_drawer", settings)
+    try:
+        start = solvable(env)
+        shown = env.demonstrate(start)
+        assert shown.action.shape[1] == 11 and set(shown.action[:, -1].tolist()) == {0.0, 1.0}
+        env.reset(options={"start": shown.start})
+        outcome = {}
+        for action in [*shown.action, *[shown.action[-1]] * 10]:
+            _, _, terminated, truncated, outcome = env.step(action)
+            if terminated or truncated:
+                break
+        assert outcome["is_success"], outcome
+    finally:
+        env.close()
+
+
+def test_several_tasks_take_turns_in_one_simulator_until_it_is_worn() -> None:
+    env = envs.make_rlbench("rlbench/reach_target+open_drawer", RLBenchSettings(restart_after=3))
+    try:
+        told = []
+        for number in (0, 1, 0, 1):
+            env.reset(options={"start": [0, -1, 3, 0, number]})
+            told.append((env.instructions[0].split()[0], env.worker.starts))
+        assert told == [("reach", 1), ("open", 1), ("reach", 1), ("open", 2)]
+    finally:
+        env.close()
 
 
 def test_it_ends_within_its_grace_time(env: RLBenchEnv) -> None:

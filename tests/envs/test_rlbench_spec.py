@@ -82,6 +82,8 @@ def test_what_can_be_no_task_is_refused(name: str) -> None:
         ({"variations": ()}, "rlbench.variations"),
         ({"subsample": 0}, "must be at least 1"),
         ({"step_s": 0.0}, "above 0"),
+        ({"arm": "ik", "collisions_shown": True}, "rlbench.collisions_shown.*got arm ik"),
+        ({"collision_checking": True, "collisions_shown": True}, "rlbench.collisions_shown.*collision_checking True"),
         ({"restart_after": -1}, "restart_after not below; got .*, -1"),
         ({"gripper_threshold": 1.0}, "gripper_threshold: got 1.0"),
         ({"arm": "joints", "keyframes": True}, "rlbench.arm joints"),
