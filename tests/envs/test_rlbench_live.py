@@ -15,7 +15,7 @@ import envs
 from envs.cameras import CAMERAS, CameraSettings, check_seen
 from envs.rlbench import PYTHON_VARIABLE, RLBenchEnv
 from envs.rlbench_spec import RLBenchSettings
-from envs.specs import POINTS, STATE
+from envs.specs import POINTS, STATE, Demonstration
 from envs.worker import WorkerFailure
 
 pytestmark = [
@@ -47,6 +47,16 @@ def solvable(env: RLBenchEnv, seed: int = 0) -> np.ndarray:
     raise AssertionError("none of five starts was demonstrated")
 
 
+def replay(env: RLBenchEnv, shown: Demonstration) -> None:
+    """The demonstration's actions, and the last one for a while: they must solve the task."""
+    outcome = {}
+    for action in [*shown.action, *[shown.action[-1]] * 10]:
+        _, _, terminated, truncated, outcome = env.step(action)
+        if terminated or truncated:
+            break
+    assert outcome["is_success"], outcome
+
+
 def test_a_demonstration_is_placed_again_and_its_replay_succeeds(env: RLBenchEnv) -> None:
     start = solvable(env)
     shown = env.demonstrate(start)
@@ -54,12 +64,7 @@ def test_a_demonstration_is_placed_again_and_its_replay_succeeds(env: RLBenchEnv
     first = env.reset(options={"start": shown.start})[0]
     check_seen(first, env.eyes.spec)  # type: ignore[union-attr]
     np.testing.assert_allclose(first[STATE][:3], shown.state[0, :3], atol=0.01)
-    outcome = {}
-    for action in [*shown.action, *[shown.action[-1]] * 10]:
-        _, _, terminated, truncated, outcome = env.step(action)
-        if terminated or truncated:
-            break
-    assert outcome["is_success"], outcome
+    replay(env, shown)
 
 
 def test_every_camera_sees_the_same_table(env: RLBenchEnv) -> None:
@@ -112,12 +117,7 @@ def test_each_path_of_a_demonstration_says_whether_it_avoids_collisions() -> Non
         shown = env.demonstrate(start)
         assert shown.action.shape[1] == 11 and set(shown.action[:, -1].tolist()) == {0.0, 1.0}
         env.reset(options={"start": shown.start})
-        outcome = {}
-        for action in [*shown.action, *[shown.action[-1]] * 10]:
-            _, _, terminated, truncated, outcome = env.step(action)
-            if terminated or truncated:
-                break
-        assert outcome["is_success"], outcome
+        replay(env, shown)
     finally:
         env.close()
 
