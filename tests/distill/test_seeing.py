@@ -62,7 +62,7 @@ def points(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("points")
     assert main(_preset(folder, "[state, points]")) == 0
-    return folder / "detour-seed0"
+    return folder / "tiny-seed0"
 
 
 def _json(path: Path) -> Any:
@@ -128,13 +128,13 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
     monkeypatch.setattr(distill.pipeline, "fit", fit)
     assert main(command) == 0
     for name in ("teach/model.safetensors", "sample/shard-00001.safetensors", "distill/chamfer/model.safetensors"):
-        assert (tmp_path / "detour-seed0" / name).read_bytes() == (points / name).read_bytes(), name
+        assert (tmp_path / "tiny-seed0" / name).read_bytes() == (points / name).read_bytes(), name
 
 
 def test_rgbd_with_students_that_need_no_hypotheses_and_a_world_that_goes_on(tmp_path: Path, main: Main) -> None:
     command = _preset(tmp_path, "[state, images, depth]", "[chamfer, imle_policy, reflow, consistency]")
     assert main(["evaluate", *command, "--moving.latency-ms", "100", "--moving.teacher-steps", "2"]) == 0
-    run = tmp_path / "detour-seed0"
+    run = tmp_path / "tiny-seed0"
     demonstrations = Demonstrations.load(run / "demos")
     assert demonstrations.cameras is not None
     assert set(demonstrations.cameras.spec.shapes()) == {
@@ -147,7 +147,7 @@ def test_rgbd_with_students_that_need_no_hypotheses_and_a_world_that_goes_on(tmp
 
 def test_an_encoder_that_is_not_frozen_is_trained_on(tmp_path: Path, main: Main) -> None:
     assert main(["distill", *_preset(tmp_path, "[points]", more=", state_names: [], frozen: false")]) == 0
-    run = tmp_path / "detour-seed0"
+    run = tmp_path / "tiny-seed0"
     teacher, student = load_teacher(run / "teach"), load_student(run / "distill" / "chamfer")
     its = teacher.encoder.state_dict()
     assert any(not torch.equal(value, its[name]) for name, value in student.encoder.state_dict().items())
@@ -156,7 +156,7 @@ def test_an_encoder_that_is_not_frozen_is_trained_on(tmp_path: Path, main: Main)
 def test_a_narrower_student_keeps_the_encoder_too(tmp_path: Path, main: Main) -> None:
     command = _preset(tmp_path, "[state, points]")
     assert main(["distill", *command, "--student.width", "16", "--student.depth", "1"]) == 0
-    run = tmp_path / "detour-seed0"
+    run = tmp_path / "tiny-seed0"
     its = load_teacher(run / "teach").encoder.state_dict()
     student = load_student(run / "distill" / "chamfer")
     assert student.shape.width == 16 and student.adapt is not None
