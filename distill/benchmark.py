@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -200,6 +201,9 @@ def _demonstration(
             last = failure
             if start[1] >= 0:  # a stored one is no better the second time
                 break
+            # minutes can go by so, and a bar that stands still says nothing
+            line = f"  {split}, start {number}: no demonstration ({failure.name}), try {attempt + 1} of {TRIES}"
+            tqdm.write(line, file=sys.stderr)
     raise ValueError(
         f"got no demonstration of {config.task} at start {number} of {split}: {last}; `distill.py doctor --rlbench` says what "
         "is wrong with this machine"

@@ -28,7 +28,7 @@ from distill.run import Run
 from envs.demonstrations import Demonstrations
 from envs.rlbench import RLBenchEnv
 from envs.rlbench_spec import RLBenchSettings
-from envs.rlbench_starts import split_starts
+from envs.rlbench_starts import drawn_start, split_starts
 from envs.worker import WorkerFailure, WorkerStartError
 
 Store = Callable[..., Path]
@@ -356,3 +356,30 @@ def test_the_small_sizes_fit_every_task() -> None:
             small = apply_preset(apply_preset(Config(), path), folder / "small.yaml")
             validate(small)
             assert small.teacher.horizon == 32 and small.observation.num_points == 384 and small.is_rlbench
+
+
+class Unsolvable:
+    """A simulator whose expert fails so many times before it shows something."""
+
+    def __init__(self, times: int) -> None:
+        self.left, self.asked = times, []
+
+    def demonstrate(self, start: np.ndarray, seeing: bool) -> str:
+        self.asked.append(start.tolist())
+        if self.left:
+            self.left -= 1
+            raise WorkerFailure("planner_error", "no path")
+        return "shown"
+
+
+def test_a_start_without_a_demonstration_is_replaced_and_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+    config = Config(task="rlbench/reach_target")
+    pipeline = SimpleNamespace(config=config)
+    start, failures, env = drawn_start(config.task, config.rlbench, 0, "train", 3, 0), [], Unsolvable(2)
+    assert benchmark._demonstration(pipeline, env, start, "train", 3, True, failures) == "shown"
+    assert failures == ["planner_error"] * 2 and len({tuple(asked) for asked in env.asked}) == 3
+    said = capsys.readouterr().err.splitlines()
+    told = "  train, start 3: no demonstration (planner_error), try"
+    assert said == [f"{told} {attempt} of {benchmark.TRIES}" for attempt in (1, 2)]
+    with pytest.raises(ValueError, match="no demonstration of rlbench/reach_target at start 3 of train: planner_error: no"):
+        benchmark._demonstration(pipeline, Unsolvable(benchmark.TRIES), start, "train", 3, True, [])
