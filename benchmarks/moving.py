@@ -28,7 +28,7 @@ from distill.moving import CONDITIONS, Clock, delay_steps, outcome, run_moving
 from distill.moving_report import moving_rows
 from distill.plan import make_plan
 from distill.policies import Policy, StudentPolicy, TeacherPolicy
-from distill.stages import read_manifest, sha256_file, write_json
+from distill.stages import place_of, sha256_file, write_json
 from envs.demonstrations import stored_starts
 from students import load_student
 from students.selection import ONE_SAMPLE
@@ -89,10 +89,9 @@ def finished(runs: Path, task: str, seed: int, stage: str) -> Path:
     _, _, config = read_command(["--config", str(ROOT / f"configs/{task}.yaml"), "--runs-dir", str(runs), "--seed", str(seed)])
     wanted = {each.name: each for each in make_plan(config).all()}[stage]
     folder = config.folder / stage
-    for place in (folder, folder.with_name(f"{folder.name}.{wanted.key[:8]}")):
-        manifest = read_manifest(place)
-        if manifest is not None and manifest["key"] == wanted.key:
-            return place
+    place = place_of(folder, wanted.key)
+    if place is not None:
+        return place
     raise ValueError(f"{folder}: not that of configs/{task}.yaml with seed {seed}; run distill.py evaluate with these")
 
 

@@ -107,7 +107,7 @@ class Outside(Pipeline):
         states = []
 
         def blocks() -> Iterator[Observation]:
-            for block in self._bar(np.array_split(frames, -(-len(frames) // 256)), "observations", "block"):
+            for block in self.bar(np.array_split(frames, -(-len(frames) // 256)), "observations", "block"):
                 seen = read_seen(self.recorded, block, 1, tuple(dict.fromkeys((STATE, *sources_of(shape)))))
                 states.append(seen[STATE].reshape(-1, shape.state_size))
                 yield {name: torch.from_numpy(value) for name, value in seen.items()}

@@ -527,5 +527,6 @@ class Pipeline:
             self._done[stage.name] = self.run.stage(stage, work)
         return self._done[stage.name]
 
-    def _bar(self, items: Any, title: str, unit: str) -> Any:
+    def bar(self, items: Any, title: str, unit: str) -> Any:
+        """The items, with a bar on the first process."""
         return tqdm(items, desc=title, unit=unit, mininterval=1.0, disable=not self.run.is_main)

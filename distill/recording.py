@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from tqdm import tqdm
 
 import envs
 from distill.cache import episode_seed
@@ -77,9 +76,7 @@ def _record(
     mine: list[tuple[int, int, Demonstration]] = []
     failed = 0
     numbered = run.my_share(list(enumerate(jobs)))
-    for number, (start, mode, _) in tqdm(
-        numbered, desc=f"demos ({split})", unit="episode", mininterval=1.0, disable=not run.is_main
-    ):
+    for number, (start, mode, _) in pipeline.bar(numbered, f"demos ({split})", "episode"):
         for attempt in range(TRIES):
             seed = episode_seed(config.seed, split, number, attempt)
             episode = record(env, starts[start], mode, seed, noise_m)

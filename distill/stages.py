@@ -85,15 +85,23 @@ def finished(folder: Path, key: str) -> bool:
     An earlier stage of this key that was put aside by a change of settings is brought back. Raises ValueError as
     `verify` does when the files do not match their manifest.
     """
-    manifest = read_manifest(folder)
-    if manifest is None or manifest["key"] != key:
-        aside = _aside(folder, key)
-        if read_manifest(aside) is None:
-            return False
+    place = place_of(folder, key)
+    if place is None:
+        return False
+    if place != folder:
         _put_aside(folder)
-        os.rename(aside, folder)
+        os.rename(place, folder)
     verify(folder)
     return True
+
+
+def place_of(folder: Path, key: str) -> Path | None:
+    """Where the finished stage of this key stands: in its folder, or put aside by a change of settings. None: nowhere."""
+    for place in (folder, _aside(folder, key)):
+        manifest = read_manifest(place)
+        if manifest is not None and manifest["key"] == key:
+            return place
+    return None
 
 
 def partial_folder(folder: Path, key: str) -> Path:
