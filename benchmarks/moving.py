@@ -4,8 +4,8 @@
 
 Takes the teacher and the student `chamfer` of the default recipe from the runs `<task>-seed<n>`; nothing is trained. A policy
 call is given the time that it takes here (`--times`, for 50 and 10 solver steps and for the student) times each of `--scales`.
-Of arXiv 2603.09415's 50-step teacher x 1.45 makes the 116 ms on its hardware, x 4.31 the 345 ms (2.9 Hz) on its robot; x 0 is
-no latency. Roll-outs are kept
+Of arXiv 2603.09415's 50-step teacher x 1.45 makes the 116 ms on its hardware, x 4.31 the 345 ms (2.9 Hz) on its robot; x 10.4
+is the student's call scaled to the 20 Hz clock, 50 ms; x 0 is no latency. Roll-outs are kept
 (`--kept`) and not done again; the table pools the seeds, and the student is paired with each teacher. Its rows are added to
 benchmarks/results/moving.json.
 """
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["avoid", "handles"], choices=sorted(envs.TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--starts", type=int, default=240)
-    parser.add_argument("--scales", nargs="+", type=float, default=[0.0, 1.45, 4.31, 10.0])
+    parser.add_argument("--scales", nargs="+", type=float, default=[0.0, 1.45, 4.31, 10.4])
     parser.add_argument("--times", nargs=3, type=float, default=[80.0, 16.6, 4.8], help="[ms], one thread, idle")
     parser.add_argument("--every", type=int, default=4, help="control steps from one question to the next")
     parser.add_argument("--patience", type=float, default=2.0)

@@ -161,6 +161,7 @@ class MovingConfig:
 
     latency_ms: stated times of a policy call [ms], every policy is rolled out at each of them; reproducible.
     time_scales: every policy is rolled out at its own measured time (median of the whole call, latency stage) x this.
+    scale_to_clock: one more such factor, the one with which a call of the default student takes a whole control step.
     teacher_steps: solver steps at which the teacher takes part, beside the default student.
     execution_horizon: control steps from one question to the next, for whoever is fast enough; 0 is evaluate's.
     patience: who is not is asked every patience x the steps that a plan takes to make (distill.moving.Clock).
@@ -169,6 +170,7 @@ class MovingConfig:
 
     latency_ms: tuple[float, ...] = ()
     time_scales: tuple[float, ...] = ()
+    scale_to_clock: bool = False
     teacher_steps: tuple[int, ...] = (50, 10)
     execution_horizon: int = 4
     patience: float = 2.0
@@ -176,7 +178,12 @@ class MovingConfig:
 
     @property
     def is_on(self) -> bool:
-        return bool(self.latency_ms or self.time_scales)
+        return bool(self.latency_ms or self.measures)
+
+    @property
+    def measures(self) -> bool:
+        """Whether measured times are what some of the rollouts are made from."""
+        return bool(self.time_scales or self.scale_to_clock)
 
 
 @dataclass(frozen=True)
@@ -254,7 +261,7 @@ def validate(config: Config) -> None:
         if config.demos.per_mode != 1:
             raise ValueError(f"demos.per_mode: got {config.demos.per_mode}, expected 1: RLBench demonstrates each start once")
         if config.moving.is_on:
-            raise ValueError("moving: RLBench's world waits for the policy; leave moving.latency_ms and time_scales empty")
+            raise ValueError("moving: RLBench's world waits for the policy; leave out all that starts with --moving")
     check_numbers(config, ("", "demos", "observation", "teacher", "sample", "student", "evaluate", "moving", "rlbench"))
     config.observation.check(spec.state_names)
     available = config.demos.train_starts * len(spec.modes) * config.demos.per_mode
@@ -399,7 +406,8 @@ def check_choice(what: str, value: str, choices: Mapping[str, Any] | Sequence[st
 
 
 def apply_preset(config: Config, path: Path, below: tuple[Path, ...] = ()) -> Config:
-    """`config` with the values of a YAML file over it; the file that it ``extends``, named beside it, is applied first.
+    """`config` with the values of a YAML file over it; the file or files that it ``extends``, named from where it stands, are
+    applied first, later ones over earlier ones.
 
     below: the files that extend this one. Raises ValueError for a missing file or one that extends itself, text that is no
     YAML mapping, an unknown key (with the nearest known one) or a value of the wrong type.
@@ -415,8 +423,9 @@ def apply_preset(config: Config, path: Path, below: tuple[Path, ...] = ()) -> Co
         return config
     if not isinstance(values, dict):
         raise ValueError(f"{path}: got a {type(values).__name__}, expected `key: value` lines")
-    if "extends" in values:
-        parent, below = path.parent / str(values.pop("extends")), (*below, path.resolve())
+    extended, below = values.pop("extends", []), (*below, path.resolve())
+    for name in extended if isinstance(extended, list) else [extended]:
+        parent = path.parent / str(name)
         if parent.resolve() in below:
             raise ValueError(f"{path} extends {parent}, which extends it in turn; name another file, or none")
         config = apply_preset(config, parent, below)

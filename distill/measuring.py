@@ -232,7 +232,11 @@ def call_times(pipeline: Pipeline, name: str) -> list[dict[str, Any]]:
     """The times [ms] a call of the policy is given: the stated ones, then the measured one (of the latency stage) scaled."""
     moving = pipeline.config.moving
     times: list[dict[str, Any]] = [{"scale": None, "latency_ms": float(stated)} for stated in moving.latency_ms]
-    if moving.time_scales:
-        measured = json.loads((pipeline.latency() / "latency.json").read_text())[name]["median_ms"]
-        times += [{"scale": float(scale), "latency_ms": scale * measured} for scale in moving.time_scales]
+    if moving.measures:
+        measured = json.loads((pipeline.latency() / "latency.json").read_text())
+        scales = [float(scale) for scale in moving.time_scales]
+        if moving.scale_to_clock:
+            students = measured[pipeline.config.student.default]["median_ms"]
+            scales.append(1000 * pipeline.spec.dt_s / students)
+        times += [{"scale": scale, "latency_ms": scale * measured[name]["median_ms"]} for scale in scales]
     return times

@@ -181,8 +181,10 @@ def _moving(
         "execution_horizon": settings.execution_horizon or config.evaluate.execution_horizon, "starts": settings.starts,
         "patience": float(settings.patience),
     }  # fmt: skip
-    if settings.time_scales:  # times that were measured once are what these rollouts are made from
+    if settings.measures:  # times that were measured once are what these rollouts are made from
         shared |= {"time_scales": [float(value) for value in settings.time_scales], "latency": latency.key}
+    if settings.scale_to_clock:
+        shared |= {"scaled_to_clock_of": config.student.default}
     return {name: Stage(f"moving/{name}", {**policy, **shared}) for name, policy in policies.items()}
 
 

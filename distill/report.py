@@ -137,7 +137,7 @@ def _sections(results: Mapping[str, Any]) -> list[tuple[str, tables.Table | None
         (
             MOVING, moving_table(results),
             "Rollouts in a world that goes on while a policy computes were not asked for in this run "
-            "(--moving.latency-ms, --moving.time-scales).",
+            "(--moving.latency-ms, --moving.time-scales, --moving.scale-to-clock).",
         ),
         (
             "Choice of checkpoints",

@@ -336,19 +336,6 @@ def test_mistakes_in_a_config_are_told_before_any_work(tmp_path: Path, line: str
         validate(apply_preset(Config(), tmp_path / "wrong.yaml"))
 
 
-def test_a_preset_may_extend_another(tmp_path: Path) -> None:
-    (tmp_path / "below.yaml").write_text("seed: 3\nteacher: {width: 64, depth: 2}\n")
-    (tmp_path / "above.yaml").write_text("extends: below.yaml\nteacher: {width: 32}\n")
-    made = apply_preset(Config(), tmp_path / "above.yaml")
-    assert (made.seed, made.teacher.width, made.teacher.depth) == (3, 32, 2)
-    (tmp_path / "below.yaml").write_text("extends: above.yaml\n")
-    with pytest.raises(ValueError, match="extends .*above.yaml, which extends it in turn"):
-        apply_preset(Config(), tmp_path / "above.yaml")
-    (tmp_path / "above.yaml").write_text("extends: nowhere.yaml\n")
-    with pytest.raises(ValueError, match="no config at .*nowhere.yaml"):
-        apply_preset(Config(), tmp_path / "above.yaml")
-
-
 def test_the_small_sizes_fit_every_task() -> None:
     folder = Path(__file__).parents[2] / "configs" / "rlbench"
     for path in folder.glob("*.yaml"):

@@ -50,6 +50,23 @@ def test_later_presets_win_and_an_empty_one_changes_nothing(tmp_path: Path) -> N
     assert _preset(tmp_path, "# nothing\n", second) == second
 
 
+def test_a_preset_may_extend_another(tmp_path: Path) -> None:
+    (tmp_path / "below.yaml").write_text("seed: 3\nteacher: {width: 64, depth: 2}\n")
+    (tmp_path / "above.yaml").write_text("extends: below.yaml\nteacher: {width: 32}\n")
+    made = apply_preset(Config(), tmp_path / "above.yaml")
+    assert (made.seed, made.teacher.width, made.teacher.depth) == (3, 32, 2)
+    (tmp_path / "beside.yaml").write_text("teacher: {depth: 3, heads: 2}\n")
+    (tmp_path / "both.yaml").write_text("extends: [above.yaml, beside.yaml]\nseed: 4\n")
+    made = apply_preset(Config(), tmp_path / "both.yaml")  # the later one wins, the file itself over both
+    assert (made.seed, made.teacher.width, made.teacher.depth, made.teacher.heads) == (4, 32, 3, 2)
+    (tmp_path / "below.yaml").write_text("extends: above.yaml\n")
+    with pytest.raises(ValueError, match="extends .*above.yaml, which extends it in turn"):
+        apply_preset(Config(), tmp_path / "above.yaml")
+    (tmp_path / "above.yaml").write_text("extends: nowhere.yaml\n")
+    with pytest.raises(ValueError, match="no config at .*nowhere.yaml"):
+        apply_preset(Config(), tmp_path / "above.yaml")
+
+
 @pytest.mark.parametrize("preset", sorted((ROOT / "configs").glob("**/*.yaml")), ids=lambda path: path.stem)
 def test_every_preset_that_we_ship_is_valid(preset: Path) -> None:
     validate(apply_preset(Config(), preset))

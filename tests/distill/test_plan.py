@@ -184,6 +184,7 @@ def test_a_moving_world_has_stages_only_when_it_is_asked_for_and_changes_no_othe
     [
         ("moving.latency_ms", (0.0,), MOVING | {"report"}),
         ("moving.time_scales", (2.0,), MOVING | {"report"}),
+        ("moving.scale_to_clock", True, MOVING | {"report"}),
         ("moving.execution_horizon", 2, MOVING | {"report"}),
         ("moving.execution_horizon", 0, MOVING | {"report"}),
         ("moving.patience", 1.0, MOVING | {"report"}),
@@ -205,6 +206,7 @@ def test_a_time_may_be_written_as_a_whole_number() -> None:
 
 def test_measured_times_are_what_the_rollouts_are_made_from() -> None:
     assert _changed("evaluate.latency_calls", 9, _moving(time_scales=(2.0,))) == END | MOVING
+    assert _changed("evaluate.latency_calls", 9, _moving(latency_ms=(), scale_to_clock=True)) == END | MOVING
 
 
 def test_no_flag_of_a_stage_is_forgotten() -> None:

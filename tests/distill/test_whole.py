@@ -147,7 +147,7 @@ def test_the_nearest_demonstration_is_evaluated_like_a_policy(tiny_run) -> None:
 def test_a_moving_world_is_measured_and_reported_where_it_is_asked_for(copied_run, main) -> None:
     before = _manifests(copied_run.run)
     arguments = ["--config", str(copied_run.config), "--moving.latency-ms", "0", "120", "--moving.time-scales", "1.5",
-                 "--moving.teacher-steps", "4", "--moving.starts", "3"]  # fmt: skip
+                 "--moving.scale-to-clock", "--moving.teacher-steps", "4", "--moving.starts", "3"]  # fmt: skip
     assert main(arguments) == 0
     after = _manifests(copied_run.run)
     assert _changed(before, after) == {"moving/teacher_4", f"moving/{DEFAULT}", "report"}
@@ -155,16 +155,19 @@ def test_a_moving_world_is_measured_and_reported_where_it_is_asked_for(copied_ru
     for name in ("teacher_4", DEFAULT):
         result = json.loads((copied_run.run / "moving" / name / "result.json").read_text())
         own = 1.5 * measured[name]["median_ms"]
+        fits = 50 / measured[DEFAULT]["median_ms"]  # the student's call is one step of 50 ms
         times = result["times"]
-        assert [(each["scale"], each["latency_ms"]) for each in times] == [(None, 0), (None, 120), (1.5, own)]
-        assert [each["delay_steps"] for each in times] == [0, 3, -(-own // 50)]
+        scaled = [(1.5, own), (fits, fits * measured[name]["median_ms"])]
+        assert [(each["scale"], each["latency_ms"]) for each in times] == [(None, 0), (None, 120), *scaled]
+        late = 1 if name == DEFAULT else -(-scaled[1][1] // 50)
+        assert [each["delay_steps"] for each in times] == [0, 3, -(-own // 50), late]
         for given in times:
             assert given["period_steps"] == max(4, 2 * given["delay_steps"])
             assert [each["index"] for each in given["calm"]] == [each["index"] for each in given["disturbed"]] == [0, 1, 2]
             assert all(each["moved_at"] is None for each in given["calm"])
     moving = _report(copied_run.run)["moving"]
     assert [(row["policy"], row["scale"]) for row in moving["rows"]] == [
-        (name, scale) for scale in (None, None, 1.5) for name in ("teacher_4", DEFAULT)
+        (name, scale) for scale in (None, None, 1.5, fits) for name in ("teacher_4", DEFAULT)
     ]
     html, text = ((copied_run.run / "report" / f"report.{kind}").read_text() for kind in ("html", "md"))
     assert 'alt="success over the time of a policy call"' in html and moving["disturbance"] in html
