@@ -23,10 +23,10 @@ import torch
 import envs
 from distill.cache import episode_seed
 from distill.cli import read_command
-from distill.config import EvaluateConfig
+from distill.config import Config
 from distill.moving import CONDITIONS, Clock, delay_steps, outcome, run_moving
 from distill.moving_report import moving_rows
-from distill.plan import make_plan
+from distill.plan import make_plan, selection_key
 from distill.policies import Policy, StudentPolicy, TeacherPolicy
 from distill.stages import place_of, sha256_file, write_json
 from envs.demonstrations import stored_starts
@@ -37,6 +37,7 @@ from teachers import load_teacher
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "benchmarks/results/moving.json"
 STUDENT = "chamfer"
+CHOSEN = Config().moving_selection
 LABELS = {"teacher_50": "teacher, 50 steps", "teacher_10": "teacher, 10 steps", STUDENT: "student"}
 
 
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=4, help="control steps from one question to the next")
     parser.add_argument("--patience", type=float, default=2.0)
     parser.add_argument("--kept", type=Path, default=Path("runs/moving-rollouts"), help="every episode's outcome")
+    parser.add_argument("--teachers-choose", action="store_true", help="among as many plans as the student, in no more time")
     parser.add_argument("--calm", action="store_true", help="without the disturbance, too: what coming late costs by itself")
     arguments = parser.parse_args()
     for task in arguments.tasks:
@@ -62,7 +64,10 @@ def main() -> None:
         _show(task, arguments, rows)
         found = json.loads(TARGET.read_text()) if TARGET.is_file() else {}
         which = f"{task}, seeds {arguments.seeds}, every {arguments.every}, patience {arguments.patience:g}"
-        settings = {"starts": arguments.starts, "times_ms": arguments.times, "disturbance": str(envs.disturbance(task))}
+        if arguments.teachers_choose:
+            which += ", teachers choose, too"
+        settings = {"starts": arguments.starts, "times_ms": arguments.times, "disturbance": str(envs.disturbance(task)),
+                    "selection": selection_key(CHOSEN)}  # fmt: skip
         write_json(TARGET, {**found, which: {**settings, "rows": rows}})
 
 
@@ -99,19 +104,20 @@ def _rolled(
     arguments: argparse.Namespace, task: str, seed: int, name: str, clock: Clock, condition: str
 ) -> list[dict[str, Any]]:
     weights = finished(arguments.runs, task, seed, "distill/" + STUDENT if name == STUDENT else "teach")
+    selection = CHOSEN if name == STUDENT or arguments.teachers_choose else ONE_SAMPLE
     made_from = {
-        "weights": sha256_file(weights / "model.safetensors"), "clock": [clock.delay, clock.period, arguments.starts],
+        **selection_key(selection), "weights": sha256_file(weights / "model.safetensors"),
+        "clock": [clock.delay, clock.period, arguments.starts],
         "disturbance": str(envs.disturbance(task)) if condition == "disturbed" else "",
     }  # fmt: skip
-    kept = arguments.kept / f"{task}-seed{seed}-{name}-{condition}-{clock.delay}-{clock.period}.json"
+    how = "" if selection.kind == "one" else f"-{selection.kind}"
+    kept = arguments.kept / f"{task}-seed{seed}-{name}{how}-{condition}-{clock.delay}-{clock.period}.json"
     if kept.is_file() and (found := json.loads(kept.read_text()))["made_from"] == made_from:
         episodes: list[dict[str, Any]] = found["episodes"]
         return episodes
-    policy: Policy
-    if name == STUDENT:
-        policy, selection = StudentPolicy(load_student(weights), name), EvaluateConfig().student_selection
-    else:
-        policy, selection = TeacherPolicy(load_teacher(weights), int(name.removeprefix("teacher_"))), ONE_SAMPLE
+    policy: Policy = StudentPolicy(load_student(weights), name) if name == STUDENT else TeacherPolicy(
+        load_teacher(weights), int(name.removeprefix("teacher_"))
+    )  # fmt: skip
     starts = stored_starts(task, seed, "test", arguments.starts)
     runs = run_moving(task, policy, starts, range(len(starts)), clock, episode_seed(seed, "moving", 0, 0),
                       condition == "disturbed", selection=selection)  # fmt: skip

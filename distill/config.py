@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -166,6 +166,8 @@ class MovingConfig:
     execution_horizon: control steps from one question to the next, for whoever is fast enough; 0 is evaluate's.
     patience: who is not is asked every patience x the steps that a plan takes to make (distill.moving.Clock).
     starts: how many of the test starts, the first; 0 is all.
+    consistent: a student that draws several plans a call follows the one nearest to the rest of its last plan (temporal
+    consistency), as who is asked this often would change its way too often; off: it chooses as in all other rollouts.
     """
 
     latency_ms: tuple[float, ...] = ()
@@ -175,6 +177,7 @@ class MovingConfig:
     execution_horizon: int = 4
     patience: float = 2.0
     starts: int = 0
+    consistent: bool = True
 
     @property
     def is_on(self) -> bool:
@@ -207,6 +210,12 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     moving: MovingConfig = field(default_factory=MovingConfig)
     rlbench: RLBenchSettings = field(default_factory=RLBenchSettings)
+
+    @property
+    def moving_selection(self) -> Selection:
+        """How a student chooses in a moving world: among as many plans as elsewhere, so a call takes as long."""
+        chosen = self.evaluate.student_selection
+        return replace(chosen, kind="consistent") if self.moving.consistent and chosen.several else chosen
 
     @property
     def folder(self) -> Path:

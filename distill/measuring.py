@@ -199,6 +199,7 @@ def measure_moving(pipeline: Pipeline, folder: Path, name: str) -> None:
     every = config.moving.execution_horizon or config.evaluate.execution_horizon
     starts = pipeline.stored()["test"].numpy()[: config.moving.starts or None]
     mine, seed = run.my_share(range(len(starts))), episode_seed(config.seed, "moving", 0, 0)
+    chosen = config.moving_selection if isinstance(policy, StudentPolicy) else ONE_SAMPLE
     done: dict[Clock, dict[str, list[MovingEpisode]]] = {}
     times = call_times(pipeline, name)
     for time in times:
@@ -212,7 +213,7 @@ def measure_moving(pipeline: Pipeline, folder: Path, name: str) -> None:
             with tqdm(total=len(mine), desc=title, unit="episode", disable=not run.is_main) as bar:
                 episodes = run_moving(
                     config.task, policy, starts, mine, clock, seed, condition == "disturbed",
-                    progress=partial(_advance_to, bar), selection=selection(pipeline, policy), cameras=pipeline.cameras,
+                    progress=partial(_advance_to, bar), selection=chosen, cameras=pipeline.cameras,
                 )  # fmt: skip
             done[clock][condition] = sorted(run.gather(episodes), key=lambda each: each.episode.index)
     if run.is_main:

@@ -118,11 +118,15 @@ def moving_line(results: Mapping[str, Any]) -> str:
     moving = results.get("moving")
     if not moving:
         return ""
-    ms = 1000 * moving["dt_s"]
+    ms, chosen = 1000 * moving["dt_s"], moving["selection"]
+    choice = (
+        f" Of the {chosen['candidates']} plans of a call the student follows the one nearest to what is left of its last plan "
+        f"(temporal consistency), and forgets that one every {chosen['forget_every']} calls."
+    ) if chosen["kind"] == "consistent" else ""
     return (
         f"Disturbance: {moving['disturbance']} The world goes on at its {number(1 / moving['dt_s'])} Hz clock while a policy "
         f"computes: the last plan is followed, the actions of the new one whose time has passed are skipped, and where a plan "
         f"runs out its last target is held. A policy is asked every {moving['every_steps']} control steps of {number(ms)} ms; "
         f"one that is too slow for that, every {number(moving['patience'])} times the steps that it takes to answer. The first "
-        "plan is there when the clock starts. All policies meet the same disturbances."
+        "plan is there when the clock starts. All policies meet the same disturbances." + choice
     )

@@ -140,7 +140,7 @@ def make_plan(config: Config) -> Plan:
     )  # fmt: skip
     moving = _moving(config, latency, {
         **{f"teacher_{steps}": {"teacher": teacher_key, "num_steps": steps} for steps in config.moving.teacher_steps},
-        config.student.default: {"student": students[config.student.default].key, **selection},
+        config.student.default: {"student": students[config.student.default].key, **selection_key(config.moving_selection)},
     }, {**origin, **cameras, "test": evaluate.test_starts})  # fmt: skip
     shown: dict[str, object] = {"latency": latency.key, "default": config.student.default, "run": config.folder.name}
     if moving:  # so that reports of runs without it keep their key

@@ -149,7 +149,7 @@ def _moving(pipeline: Pipeline, policies: list[dict[str, Any]]) -> dict[str, Any
     labels = {policy["name"]: policy["label"] for policy in policies}
     return {
         "disturbance": envs.disturbance(pipeline.config.task).summary, "dt_s": pipeline.spec.dt_s,
-        "every_steps": results[0]["every_steps"],
+        "every_steps": results[0]["every_steps"], "selection": asdict(pipeline.config.moving_selection),
         "patience": results[0]["patience"], "rows": moving_rows(results, labels, pipeline.config.student.default),
     }  # fmt: skip
 

@@ -39,7 +39,7 @@ FLAGS = [
     "evaluate.fidelity_observations", "evaluate.fidelity_samples", "evaluate.latency_calls",
     "evaluate.latency_warmup",
     "moving.latency_ms", "moving.time_scales", "moving.scale_to_clock", "moving.teacher_steps", "moving.execution_horizon",
-    "moving.patience", "moving.starts",
+    "moving.patience", "moving.starts", "moving.consistent",
     "rlbench.program", "rlbench.python", "rlbench.workers", "rlbench.dataset", "rlbench.arm", "rlbench.collision_checking",
     "rlbench.collisions_shown",
     "rlbench.keyframes", "rlbench.subsample", "rlbench.gripper_threshold", "rlbench.variations", "rlbench.max_steps",

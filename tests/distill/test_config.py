@@ -256,3 +256,14 @@ def test_a_student_without_a_teacher_is_trained_as_long_as_one() -> None:
 def test_a_run_is_named_after_task_and_seed_unless_it_has_a_name() -> None:
     assert Config(task="handles", seed=4).folder == Path("runs/handles-seed4")
     assert Config(name="mine", runs_dir=Path("/data")).folder == Path("/data/mine")
+
+
+def test_in_a_moving_world_who_draws_several_plans_stays_with_the_last_one() -> None:
+    config = Config()
+    elsewhere = config.evaluate.student_selection
+    assert elsewhere.kind == "typical"
+    assert config.moving_selection == replace(elsewhere, kind="consistent")  # of as many plans, so a call takes as long
+    assert replace(config, moving=replace(config.moving, consistent=False)).moving_selection == elsewhere
+    for kind in ("one", "kept_latent"):
+        alone = replace(config, evaluate=replace(config.evaluate, selection=kind))
+        assert alone.moving_selection == alone.evaluate.student_selection
