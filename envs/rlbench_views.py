@@ -60,11 +60,13 @@ class Views:
     ) -> tuple[dict[str, np.ndarray], dict[str, int], dict[str, np.ndarray]]:
         """Features of one raw frame, what was made up for them (see `Eyes.see`), and the cameras' poses `[4, 4]` in the base.
 
-        Raises ValueError for images of another size than the settings say, and when no point is left for a cloud.
+        Raises ValueError for images of another size than the settings say, when nothing at all is drawn in the first frame, and
+        when no point is left for a cloud.
         """
         settings, base = self.settings, frame["base"]
         poses = {name: camera_pose(frame[f"{RLBENCH_NAMES[name]}.extrinsics"], base) for name in settings.cameras}
         if self._spec is None:
+            self._check_drawn(frame)
             self._spec = CamerasSpec(settings, tuple(self._camera(name, frame, poses[name]) for name in settings.cameras))
         seen: dict[str, np.ndarray] = {}
         points, paints, unknown = [], [], 0
@@ -94,6 +96,16 @@ class Views:
             chosen_N, repeated = choose(cloud[:, :3], settings.num_points, settings.sampling, rng)
             seen[POINTS] = cloud[chosen_N].astype(np.float32)
         return seen, {"unknown_pixels": unknown, "repeated_points": repeated}, poses
+
+    def _check_drawn(self, frame: Mapping[str, np.ndarray]) -> None:
+        """A renderer that is not there answers with images of one value, in every camera: a policy would learn to be blind."""
+        images = [frame[key] for name in self.settings.cameras for kind in ("rgb", "depth")
+                  if (key := f"{RLBENCH_NAMES[name]}.{kind}") in frame]  # fmt: skip
+        if images and all(image.min() == image.max() for image in images):
+            raise ValueError(
+                f"RLBench's cameras {list(self.settings.cameras)} draw nothing, their images are of one value each: the "
+                "renderer does not work on this machine; use --rlbench.renderer opengl, and see distill.py doctor --rlbench"
+            )
 
     def _sized(self, image: np.ndarray, name: str) -> np.ndarray:
         wanted = (self.settings.height, self.settings.width)

@@ -140,8 +140,10 @@ class Task:
             width, height = wanted.image_size
             scene.renders += bool(wanted.rgb or wanted.depth)
             colour = scene.renders if self.variation else 7
-            setattr(made, camera + "_rgb", np.full((height, width, 3), colour, np.uint8) if wanted.rgb else None)
-            setattr(made, camera + "_depth", np.full((height, width), 0.9, np.float32) if wanted.depth else None)
+            rgb, depth = np.full((height, width, 3), colour, np.uint8), np.full((height, width), 0.9, np.float32)
+            rgb[-1, -1] += 1  # cameras that see the same everywhere are taken for some without a renderer
+            setattr(made, camera + "_rgb", rgb if wanted.rgb else None)
+            setattr(made, camera + "_depth", depth if wanted.depth else None)
             pose = np.diag([1.0, -1, -1, 1])
             pose[:3, 3] = (0.3, 0.0, 1.9)
             made.misc[camera + "_camera_extrinsics"] = pose

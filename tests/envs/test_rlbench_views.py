@@ -128,6 +128,16 @@ def test_images_of_another_size_are_refused(stored: StoredEpisode) -> None:
         Views(replace(SETTINGS, width=64, height=64), 0.01).see(raw(stored), 0)
 
 
+def test_cameras_that_draw_nothing_are_told(stored: StoredEpisode) -> None:
+    settings = replace(SETTINGS, cameras=("front", "wrist"), num_points=0, colours=False)
+    frame = raw(stored)
+    black = {name: np.full_like(values, 1) if name.endswith((".rgb", ".depth")) else values for name, values in frame.items()}
+    with pytest.raises(ValueError, match=r"cameras \['front', 'wrist'\] draw nothing.*--rlbench.renderer opengl"):
+        Views(settings, 0.0).see(black, 0)
+    # one camera that is covered is no broken renderer
+    Views(settings, 0.0).see({**frame, "wrist.rgb": black["wrist.rgb"], "wrist.depth": black["wrist.depth"]}, 0)
+
+
 def test_the_same_step_gives_the_same_cloud(stored: StoredEpisode) -> None:
     clouds = [Views(SETTINGS, 0.01).see(raw(stored), step)[0][POINTS] for step in (3, 3, 4)]
     np.testing.assert_array_equal(clouds[0], clouds[1])
