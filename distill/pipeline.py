@@ -435,9 +435,14 @@ class Pipeline:
         return NearestDemonstration(memory.to(self.run.accelerator.device))
 
     def monitor(self) -> SupportMonitor | None:
-        """Says which observations are unlike those that were demonstrated; made once a process. None: nothing is said."""
+        """Says which observations are unlike those that were demonstrated; made once a process.
+
+        None, nothing is said, where only one start was demonstrated: how far two starts are apart is then not known.
+        """
         if self._monitor is None:
             demonstrations = self.demonstrations()
+            if len(np.unique(demonstrations.start_index)) < 2:
+                return None
             frames = np.arange(demonstrations.num_frames)
             states, _ = windows(demonstrations, frames, self.config.teacher.observation_steps, 1)
             starts = torch.from_numpy(demonstrations.start_index[demonstrations.episode_index])

@@ -40,7 +40,7 @@ class Episode:
     that are carried out to their end leave no rest, so nothing is compared.
     jerk: root mean square jerk of the tool [m/s^3], see `rms_jerk`; None when it was not measured.
     asked: how often the policy was asked; outside: those of them where a monitor said that the observation was unlike the
-    training observations.
+    training observations, None where there was no monitor.
     """
 
     index: int
@@ -55,7 +55,7 @@ class Episode:
     switches: int = 0
     jerk: float | None = None
     asked: int = 0
-    outside: int = 0
+    outside: int | None = None
 
 
 def episode_generator(seed: int, index: int) -> torch.Generator:
@@ -118,10 +118,11 @@ def run_wave(
                 policy, seen, [generators[row] for row in active], selection, [memories[row] for row in active],
                 execution_horizon,
             )  # fmt: skip
-            foreign = [False] * len(active) if monitor is None else monitor.are_outside(seen[STATE])
-            for row, chunk, memory, outside in zip(active, planned, remembered, foreign, strict=True):
+            if monitor is not None:
+                for row, outside in zip(active, monitor.are_outside(seen[STATE]), strict=True):
+                    episodes[row].outside = (episodes[row].outside or 0) + outside
+            for row, chunk, memory in zip(active, planned, remembered, strict=True):
                 episodes[row].asked += 1
-                episodes[row].outside += outside
                 if row in chunks:
                     note_switch(pool[row], episodes[row], chunks[row][execution_horizon:], chunk)
                 chunks[row], memories[row] = chunk, memory
@@ -223,12 +224,15 @@ def summarise(spec: TaskSpec, episodes: Sequence[Episode]) -> dict[str, Any]:
 
     Over all episodes, failed ones too: switch_rate, the mean over episodes of switches / compared where anything was
     compared; jerk_rms [m/s^3], the mean of their root mean square jerks. None where no episode has one.
-    outside_observations: share of the times a policy was asked at which the monitor found the observation foreign.
+    outside_observations: share of the times a policy was asked at which the monitor found the observation foreign; None
+    without a monitor.
     """
     modes = Counter(episode.mode for episode in episodes if episode.success)
     counts = [modes.get(mode, 0) for mode in spec.modes]
     switching = [episode.switches / episode.compared for episode in episodes if episode.compared]
     jerks = [episode.jerk for episode in episodes if episode.jerk is not None]
+    watched = [(episode.outside, episode.asked) for episode in episodes if episode.outside is not None]
+    outside, asked = (sum(counts) for counts in zip(*watched, strict=True)) if watched else (0, 0)
     return {
         "episodes": len(episodes),
         "successes": sum(episode.success for episode in episodes),
@@ -239,7 +243,7 @@ def summarise(spec: TaskSpec, episodes: Sequence[Episode]) -> dict[str, Any]:
         "entropy": mode_entropy(counts, len(spec.modes)) if sum(counts) else None,
         "switch_rate": float(np.mean(switching)) if switching else None,
         "jerk_rms": float(np.mean(jerks)) if jerks else None,
-        "outside_observations": sum(episode.outside for episode in episodes) / max(1, sum(e.asked for e in episodes)),
+        "outside_observations": outside / asked if asked else None,
     }
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from distill import demonstrated
+from distill.config import Config, DemosConfig
 from distill.demonstrated import DemonstrationMemory, NearestDemonstration, SupportMonitor
+from distill.pipeline import Pipeline
 from distill.policies import device_of, postprocess, sample_set
 from distill.rollouts import decide
 from envs import task_spec
@@ -48,6 +52,13 @@ def test_a_monitor_by_hand(statistics) -> None:
     for bad in (torch.zeros(6, dtype=torch.long), torch.arange(5)):
         with pytest.raises(ValueError, match="two groups or more"):
             SupportMonitor(states, bad, _normaliser(statistics))
+
+
+def test_of_one_demonstrated_start_nothing_is_said(monkeypatch, tmp_path) -> None:
+    config = Config(runs_dir=tmp_path, demos=DemosConfig(train_starts=1))
+    pipeline = Pipeline(SimpleNamespace(config=config))  # type: ignore[arg-type]
+    monkeypatch.setattr(pipeline, "demonstrations", lambda: SimpleNamespace(start_index=np.zeros(24, int)))
+    assert pipeline.monitor() is None
 
 
 def test_a_monitor_calls_about_one_new_observation_in_a_hundred_foreign(statistics, monkeypatch) -> None:

@@ -332,8 +332,8 @@ def test_a_monitor_looks_at_what_the_policy_is_asked_at_and_changes_nothing(
         # asked before the first step and after every `execution_horizon` more, at the places of its path
         asked_at = [x for x, _ in episode.path[: episode.steps : execution_horizon]]
         assert episode.asked == unwatched.asked == len(asked_at)
-        assert episode.outside == sum(x > 0.33 for x in asked_at) and unwatched.outside == 0
-        assert replace(episode, outside=0) == unwatched
+        assert episode.outside == sum(x > 0.33 for x in asked_at) and unwatched.outside is None
+        assert replace(episode, outside=None) == unwatched
     assert any(0 < episode.outside < episode.asked for episode in watched)
     share = sum(episode.outside for episode in watched) / sum(episode.asked for episode in watched)
     assert summarise(envs.task_spec("avoid"), watched)["outside_observations"] == share > 0
@@ -425,7 +425,7 @@ def test_a_summary_by_hand() -> None:
         "episodes": 7, "successes": 3, "failures": {"collision": 2, "timeout": 1, "policy_error": 1},
         "mode_counts": {"a": 2, "b": 1, "c": 0, "d": 0}, "modes_reached": 2, "modes_total": 4,
         # -(2/3 ln 2/3 + 1/3 ln 1/3) / ln 4
-        "entropy": pytest.approx(0.459148, abs=1e-6), "switch_rate": None, "jerk_rms": None, "outside_observations": 0.0,
+        "entropy": pytest.approx(0.459148, abs=1e-6), "switch_rate": None, "jerk_rms": None, "outside_observations": None,
     }  # fmt: skip
 
 
@@ -448,4 +448,4 @@ def test_episodes_are_written_in_the_order_of_their_starts() -> None:
     assert [row["index"] for row in rows] == [0, 1, 2]
     assert rows[2] == {"index": 2, "success": True, "failure": "", "mode": "a", "steps": 3, "path": [[0.0, 1.0]],
                        "carried": [], "actions": [], "compared": 0, "switches": 0, "jerk": None, "asked": 0,
-                       "outside": 0}  # fmt: skip
+                       "outside": None}  # fmt: skip
