@@ -75,7 +75,7 @@ def top_view(
             colour = colours.get(rollout.get("mode") or "", INK)
             axes.plot(points[:, 0], points[:, 1], color=colour, linewidth=1.0, alpha=0.65, zorder=3)
         else:
-            axes.plot(points[:, 0], points[:, 1], color="#9aa1ab", linewidth=0.8, alpha=0.55, zorder=2)
+            axes.plot(points[:, 0], points[:, 1], color="#9aa1ab", linewidth=0.8, alpha=0.55, zorder=3)
             axes.plot(*points[-1], marker="x", color=FAILED, markersize=5, markeredgewidth=1.3, alpha=0.8, zorder=5)
     return _png(figure, cut=True)
 
@@ -288,7 +288,7 @@ def _draw_scene(axes: Axes, scene: Sequence[Mapping[str, Any]]) -> None:
         solid = shape["role"] == "obstacle"
         (x, y), (half_x, half_y) = shape["xy"], shape["size"]
         style: dict[str, Any] = {"facecolor": colour, "edgecolor": INK if solid else colour, "linewidth": 0.8}
-        style |= {"alpha": 1.0 if solid else 0.45, "zorder": 4 if solid else 1}
+        style |= {"alpha": 0.7 if solid else 0.45, "zorder": 2 if solid else 1}  # below all paths: some lead over it
         if shape["kind"] == "circle":
             axes.add_patch(Circle((x, y), half_x, **style))
         else:

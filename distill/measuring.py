@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from tqdm import tqdm
 
 import envs
@@ -145,11 +146,17 @@ def set_figures(pipeline: Pipeline, policy: Policy, normaliser: Normaliser | Non
         parts.append((1, set_fidelity(sets[0], sets[1], weights_A)))
         modes.append(mode_figures(sets[0][0], sets[1][0], sets[2][0], weights_A))
     parts, modes = run.gather(parts), run.gather(modes)
-    planned = np.round(drawn[0].numpy()[:32], 4).tolist() if 0 in drawn else []  # the first process' own
+    shown = widest(reference["reference"])
+    planned = run.gather([np.round(drawn[shown].numpy()[:32], 4).tolist()] if shown in drawn else [])
     return {
         "fidelity": {**average(parts), "observations": len(parts), "samples": pipeline.config.evaluate.fidelity_samples},
-        "observation_modes": summarise_modes(modes), "planned_set": planned,
+        "observation_modes": summarise_modes(modes), "planned_set": planned[0], "planned_at": shown,
     }  # fmt: skip
+
+
+def widest(chunks_FSTA: Tensor) -> int:
+    """The one of `F` observations at which a policy's `S` chunks differ most in their first two numbers, x and y."""
+    return int(chunks_FSTA[..., :2].var(dim=1, correction=0).mean((1, 2)).argmax())
 
 
 def parameters_of(policy: Policy) -> int | None:

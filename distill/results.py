@@ -58,7 +58,7 @@ def collect(pipeline: Pipeline, clips: dict[str, str]) -> dict[str, Any]:
     ]
     shapes = [] if config.is_rlbench else _scene(config.task)
     told = [reference, *(name for name in ("regression", config.student.default) if name in results)]
-    observation = pipeline.stored()["observations"][0, -1]
+    observation = pipeline.stored()["observations"][results[reference].get("planned_at", 0), -1]
     return {
         "schema_version": 1,
         "run": config.folder.name,

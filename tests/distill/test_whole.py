@@ -134,8 +134,10 @@ def test_the_nearest_demonstration_is_evaluated_like_a_policy(tiny_run) -> None:
     states, chunks = windows(demonstrations, np.arange(len(demonstrations.state)), 2, 16)
     half = np.ptp(demonstrations.state, axis=0) / 2
     stored = load_file(str(tiny_run.run / "starts" / "starts.safetensors"))
-    distance = np.square((stored["observations"][0].numpy() - states) / half).sum((1, 2))
-    # the set of 8 planned for the first held-out observation: one and the same chunk
+    # the set of 8 planned for the held-out observation at which the teacher's differ most: one and the same chunk
+    teachers = load_file(str(tiny_run.run / "reference" / "reference.safetensors"))["reference"].numpy()
+    assert result["planned_at"] == np.argmax([np.square(chunks_STA[..., :2].std(0)).mean() for chunks_STA in teachers])
+    distance = np.square((stored["observations"][result["planned_at"]].numpy() - states) / half).sum((1, 2))
     planned = np.array(result["planned_set"])
     np.testing.assert_allclose(planned, np.repeat(chunks[distance.argmin()][None], 8, 0), atol=1e-4)
     # an episode's first eight actions are the first half of the chunk of the demonstration nearest to its start
