@@ -15,7 +15,7 @@ from distill.config import Config, apply_preset, check_choice, validate
 from distill.launch import is_launched, launch, settle, wanted_processes
 from distill.plan import check_external_teacher, make_plan
 from distill.run import Stage
-from distill.stages import partial_folder, read_manifest
+from distill.stages import partial_folder, place_of, read_manifest
 
 STAGES = ("demos", "teach", "sample", "distill", "evaluate", "report")
 """In their order; each does what it needs that is not there yet, and nothing after it. Without one: all, to the report."""
@@ -86,14 +86,12 @@ def describe(config: Config) -> str:
 def state_of(config: Config, stage: Stage) -> str:
     """Whether a stage is there, in words."""
     folder = config.folder / stage.name
-    manifest, aside = read_manifest(folder), folder.with_name(f"{folder.name}.{stage.key[:8]}")
-    if manifest is not None and manifest["key"] == stage.key:
-        return "done"
-    if read_manifest(aside) is not None:
-        return "done (put aside, comes back)"
+    place = place_of(folder, stage.key)
+    if place is not None:
+        return "done" if place == folder else "done (put aside, comes back)"
     if partial_folder(folder, stage.key).is_dir():
         return "begun, goes on"
-    return "to do" if manifest is None else "to do (settings changed; the old result is put aside)"
+    return "to do" if read_manifest(folder) is None else "to do (settings changed; the old result is put aside)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

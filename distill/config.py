@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -215,7 +215,7 @@ class Config:
     def moving_selection(self) -> Selection:
         """How a student chooses in a moving world: among as many plans as elsewhere, so a call takes as long."""
         chosen = self.evaluate.student_selection
-        return replace(chosen, kind="consistent") if self.moving.consistent and chosen.several else chosen
+        return dataclasses.replace(chosen, kind="consistent") if self.moving.consistent and chosen.several else chosen
 
     @property
     def folder(self) -> Path:

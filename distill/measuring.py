@@ -37,9 +37,11 @@ if TYPE_CHECKING:
 CLIP_EPISODES = 3
 
 
-def selection(pipeline: Pipeline, policy: Policy) -> Selection:
+def selection(pipeline: Pipeline, policy: Policy, moving: bool = False) -> Selection:
     """How a policy's samples are chosen from: a student's speed can buy that, a teacher would pay for every candidate."""
-    return pipeline.config.evaluate.student_selection if isinstance(policy, StudentPolicy) else ONE_SAMPLE
+    config = pipeline.config
+    students = config.moving_selection if moving else config.evaluate.student_selection
+    return students if isinstance(policy, StudentPolicy) else ONE_SAMPLE
 
 
 def roll_out(
@@ -206,7 +208,6 @@ def measure_moving(pipeline: Pipeline, folder: Path, name: str) -> None:
     every = config.moving.execution_horizon or config.evaluate.execution_horizon
     starts = pipeline.stored()["test"].numpy()[: config.moving.starts or None]
     mine, seed = run.my_share(range(len(starts))), episode_seed(config.seed, "moving", 0, 0)
-    chosen = config.moving_selection if isinstance(policy, StudentPolicy) else ONE_SAMPLE
     done: dict[Clock, dict[str, list[MovingEpisode]]] = {}
     times = call_times(pipeline, name)
     for time in times:
@@ -220,7 +221,8 @@ def measure_moving(pipeline: Pipeline, folder: Path, name: str) -> None:
             with tqdm(total=len(mine), desc=title, unit="episode", disable=not run.is_main) as bar:
                 episodes = run_moving(
                     config.task, policy, starts, mine, clock, seed, condition == "disturbed",
-                    progress=partial(_advance_to, bar), selection=chosen, cameras=pipeline.cameras,
+                    progress=partial(_advance_to, bar), selection=selection(pipeline, policy, moving=True),
+                    cameras=pipeline.cameras,
                 )  # fmt: skip
             done[clock][condition] = sorted(run.gather(episodes), key=lambda each: each.episode.index)
     if run.is_main:

@@ -231,8 +231,7 @@ def summarise(spec: TaskSpec, episodes: Sequence[Episode]) -> dict[str, Any]:
     counts = [modes.get(mode, 0) for mode in spec.modes]
     switching = [episode.switches / episode.compared for episode in episodes if episode.compared]
     jerks = [episode.jerk for episode in episodes if episode.jerk is not None]
-    watched = [(episode.outside, episode.asked) for episode in episodes if episode.outside is not None]
-    outside, asked = (sum(counts) for counts in zip(*watched, strict=True)) if watched else (0, 0)
+    watched = sum(episode.asked for episode in episodes if episode.outside is not None)
     return {
         "episodes": len(episodes),
         "successes": sum(episode.success for episode in episodes),
@@ -243,7 +242,7 @@ def summarise(spec: TaskSpec, episodes: Sequence[Episode]) -> dict[str, Any]:
         "entropy": mode_entropy(counts, len(spec.modes)) if sum(counts) else None,
         "switch_rate": float(np.mean(switching)) if switching else None,
         "jerk_rms": float(np.mean(jerks)) if jerks else None,
-        "outside_observations": outside / asked if asked else None,
+        "outside_observations": sum(episode.outside or 0 for episode in episodes) / watched if watched else None,
     }
 
 
