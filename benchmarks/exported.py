@@ -2,9 +2,10 @@
 
     python benchmarks/exported.py --run runs/avoid-seed0 --exported exported/avoid
 
-Rolls both out from the same stored test starts with the same latents: `distill.rollouts` for PyTorch, examples/numpy_loop.py
-for ONNX Runtime. Then times one evaluation of the network (batch 1, the selection's number of plans) in every format that the
-folder holds, and the whole call of both, interleaved, one thread each. Writes benchmarks/results/exported.json.
+Rolls both out from the same stored test starts with the same latents: `distill.evaluation.rollouts` for PyTorch,
+examples/numpy_loop.py for ONNX Runtime. Then times one evaluation of the network (batch 1, the selection's number of plans)
+in every format that the folder holds, and the whole call of both, interleaved, one thread each. Writes
+benchmarks/results/exported.json.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ import numpy as np
 import torch
 
 import envs
-from distill.cache import episode_seed
-from distill.measured import run_time_of
-from distill.policies import StudentPolicy
-from distill.results import hardware
-from distill.rollouts import decide, episode_generator, run_episodes, summarise
-from distill.statistics import latency_summary, wilson_interval
-from envs.demonstrations import stored_starts
+from distill.evaluation.policies import StudentPolicy
+from distill.evaluation.rollouts import decide, episode_generator, run_episodes, summarise
+from distill.evaluation.statistics import latency_summary, wilson_interval
+from distill.hypotheses.cache import episode_seed
+from distill.stages.measured import run_time_of
+from distill.stages.results import hardware
+from envs.panda.recording import stored_starts
 from envs.specs import STATE
 from students import load_student
-from students.export import FILES, StudentGraph, onnx_call
+from students.export.graph import FILES, StudentGraph, onnx_call
 from students.selection import Memory
 
 ROOT = Path(__file__).resolve().parents[1]

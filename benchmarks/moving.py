@@ -21,15 +21,15 @@ import numpy as np
 import torch
 
 import envs
-from distill.cache import episode_seed
-from distill.cli import read_command
+from distill.cli.main import read_command
 from distill.config import Config
-from distill.moving import CONDITIONS, Clock, delay_steps, outcome, run_moving
-from distill.moving_report import moving_rows
-from distill.plan import make_plan, selection_key
-from distill.policies import Policy, StudentPolicy, TeacherPolicy
-from distill.stages import place_of, sha256_file, write_json
-from envs.demonstrations import stored_starts
+from distill.evaluation.policies import Policy, StudentPolicy, TeacherPolicy
+from distill.evaluation.real_time import CONDITIONS, Clock, delay_steps, outcome, run_moving
+from distill.hypotheses.cache import episode_seed
+from distill.report.real_time import moving_rows
+from distill.stages.plan import make_plan, selection_key
+from distill.store.manifest import place_of, sha256_file, write_json
+from envs.panda.recording import stored_starts
 from students import load_student
 from students.selection import ONE_SAMPLE
 from teachers import load_teacher

@@ -6,7 +6,7 @@ The back ends take turns in one process and are timed by the processor time of t
 moves both alike; a ratio is the median over rounds of FAISS's time over the product's, above 1 where FAISS is slower.
 Both include the exact comparison of the candidates, without which they would not give one answer. About three minutes.
 Chunks are smooth functions of six numbers with a little noise, as a teacher's are: an approximate index finds far less
-in noise without structure. Prints tables and the FAISS_FROM they call for. distill/neighbours.py has it by hand.
+in noise without structure. Prints tables and the FAISS_FROM they call for. distill/hypotheses/neighbours.py has it by hand.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.neighbours import faiss_available, nearest, nearest_k
-from distill.results import hardware
-from distill.support import IVF_FROM, HypothesisIndex
+from distill.hypotheses.index import IVF_FROM, HypothesisIndex
+from distill.hypotheses.neighbours import faiss_available, nearest, nearest_k
+from distill.stages.results import hardware
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)

@@ -21,7 +21,7 @@ from typing import Any
 
 from running import ROOT, run_distill
 
-from distill.results import hardware, student_seconds
+from distill.stages.results import hardware, student_seconds
 
 RESULTS = ROOT / "benchmarks/results/objectives"
 TASKS = ("avoid", "detour", "handles")

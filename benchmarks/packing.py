@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/packing.py [--size 64] [--target benchmarks/results/packing.json]
 
 Packs what the five cameras see in an expert's episode of each task and unpacks it again: bytes a frame of one camera, and
-milliseconds of processor time to write and to read it. envs/frames.py does what stands in the rows marked with a star.
+milliseconds of processor time to write and to read it. envs/cameras/frames.py does what stands in the rows marked with a star.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import numpy as np
 from PIL import Image
 
 import envs
-from distill.results import hardware
-from envs.cameras import CAMERAS, CameraSettings
-from envs.frames import LEVEL, as_stored
+from distill.stages.results import hardware
+from envs.cameras.frames import LEVEL, as_stored
+from envs.cameras.specs import CAMERAS, CameraSettings
 from envs.specs import DEPTH, IMAGES
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -20,17 +20,17 @@ import seeing_page
 import torch
 
 import envs
-from distill.cli import read_command
+from distill.cli.main import read_command
 from distill.config import Config
-from distill.latency import STAGES, measure
-from distill.measuring import reading_ms
-from distill.policies import Policy, Seen, StudentPolicy, TeacherPolicy
-from distill.results import hardware
+from distill.evaluation.latency import STAGES, measure
+from distill.evaluation.policies import Policy, Seen, StudentPolicy, TeacherPolicy
+from distill.stages.measuring import reading_ms
+from distill.stages.results import hardware
 from envs.specs import STATE
 from students.one_step import OneStepStudent
 from students.selection import ONE_SAMPLE
 from teachers import make_teacher
-from teachers.normalisation import observed_ranges
+from teachers.networks.normalisation import observed_ranges
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = tuple(f"{task}{seen}" for task in ("detour", "handles") for seen in ("", "_points", "_rgb", "_rgbd", "_everything"))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from distill import figures
+from distill.report import figures
 
 HEIGHT, TITLE = 420, 46
 

@@ -24,11 +24,12 @@ import torch
 from torch import Tensor, nn
 
 import envs
-from distill.results import hardware
-from envs.cameras import CameraSettings
-from envs.demonstrations import Demonstrations, record, stored_starts
-from envs.reading import ACTION, WindowDataset, batch_loader
+from distill.stages.results import hardware
+from envs.cameras.specs import CameraSettings
+from envs.demonstrations import Demonstrations
+from envs.panda.recording import record, stored_starts
 from envs.specs import DEPTH, IMAGES, POINTS, STATE
+from envs.windows import ACTION, WindowDataset, batch_loader
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH, OBSERVATION_STEPS, HORIZON, WARM_UP = 64, 2, 16, 5

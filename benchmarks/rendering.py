@@ -27,12 +27,12 @@ import mujoco
 import numpy as np
 
 import envs
-from distill.results import hardware
-from envs import avoid, detour, handles
-from envs.cameras import CAMERAS, CameraSettings
-from envs.clouds import inside
-from envs.panda import PandaEnv
-from envs.render import BACKENDS, available_backends, open_renderer
+from distill.stages.results import hardware
+from envs.cameras.backends import BACKENDS, available_backends, open_renderer
+from envs.cameras.clouds import inside
+from envs.cameras.specs import CAMERAS, CameraSettings
+from envs.panda import avoid, detour, handles
+from envs.panda.base import PandaEnv
 from envs.specs import POINTS
 
 ROOT = Path(__file__).resolve().parents[1]

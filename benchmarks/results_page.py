@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from distill.config import Config, apply_preset
-from distill.recipes import recipe
-from distill.report_tables import NOTHING, number, percent, points
-from distill.statistics import mode_share_error, paired_difference, wilson_interval
+from distill.evaluation.statistics import mode_share_error, paired_difference, wilson_interval
+from distill.objectives.recipes import recipe
+from distill.report.tables import NOTHING, number, percent, points
 from teachers import TEACHERS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,7 +52,7 @@ class Pooled:
     entropy: not known where nothing was solved; rarest: the least share that a mode has of what was solved.
     difference: (points / 100, low, high) to its teacher at 50 steps, episode by episode; None for that teacher itself.
     modes: the fewest that a seed reached; lost: (seed, modes, its teacher's modes) where it lacks most of them, else None.
-    share_error, share_ratio: of mode shares, and by its floor, see distill.statistics; outside_ratio: to its teacher's own.
+    share_error, share_ratio: of mode shares, and by its floor (evaluation.statistics); outside_ratio: to its teacher's own.
     train_s: processor seconds; cost: those of sampling (where the recipe needs it) and training, by the teacher's training.
     """
 

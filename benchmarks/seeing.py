@@ -18,8 +18,8 @@ import numpy as np
 import seeing_page
 from running import ROOT, run_distill
 
-from distill.results import hardware, student_seconds
-from distill.statistics import mode_entropy, paired_difference
+from distill.evaluation.statistics import mode_entropy, paired_difference
+from distill.stages.results import hardware, student_seconds
 
 TARGET = ROOT / "benchmarks/results/seeing.json"
 PRESETS = tuple(f"{task}_{seen}" for task in ("detour", "handles") for seen in ("points", "rgbd", "rgb", "everything"))

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from distill.config import Config
-from distill.report_tables import NOTHING, number, percent, points
-from distill.statistics import mode_entropy, paired_difference
+from distill.evaluation.statistics import mode_entropy, paired_difference
+from distill.report.tables import NOTHING, number, percent, points
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results"

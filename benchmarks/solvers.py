@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from distill.fidelity import set_fidelity
-from distill.results import hardware
+from distill.evaluation.fidelity import set_fidelity
+from distill.stages.results import hardware
 from envs.specs import STATE
 from teachers import load_teacher
 

@@ -11,15 +11,15 @@ from typing import Any, Literal
 import yaml
 
 import envs
-from distill.observing import ObservationConfig
-from distill.recipes import recipe
-from envs.cameras import CameraSettings
-from envs.rlbench_spec import RLBenchSettings, is_rlbench
+from distill.objectives.recipes import recipe
+from distill.observation import ObservationConfig
+from envs.cameras.specs import CameraSettings
+from envs.rlbench.spec import RLBenchSettings, is_rlbench
 from envs.specs import TaskSpec, nearest_name
 from students.selection import KINDS, Selection
 from teachers import TEACHERS
-from teachers.native import TrainedTeacher
-from teachers.networks import PolicyShape
+from teachers.networks.shapes import PolicyShape
+from teachers.trained import TrainedTeacher
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class TeacherConfig:
     kind: flow, diffusion or energy (teachers.TEACHERS); solver: one of that kind's; "" is its first.
     path: a teacher folder that exists already (config.json, model.safetensors); nothing is trained then.
     time_power: a flow teacher is trained at times t = u^time_power, u uniform; above 1 it sees more of the noise.
-    observation_steps, horizon: O and T; width, depth, heads, patch: its transformer (teachers.networks.PolicyShape).
+    observation_steps, horizon: O and T; width, depth, heads, patch: its transformer (teachers.networks.shapes.PolicyShape).
     """
 
     kind: str = "flow"
@@ -92,10 +92,10 @@ class SampleConfig:
 class StudentConfig:
     """The one-step students, one per objective.
 
-    objectives: set objectives (distill.objectives), weighted sums of them, or rivals (distill.recipes).
+    objectives: set objectives (distill.objectives.sets), weighted sums of them, or rivals (distill.objectives.recipes).
     codes, latent_size: the first number of a latent chooses one of `codes` learned inputs (0: none), the other
     latent_size - 1 are lifted linearly (students.one_step); code_shares: how often each code is taken is learned
-    (distill.shares), else all are alike.
+    (distill.objectives.code_shares), else all are alike.
     default: the one whose student the report presents; num_latents: M, student samples per observation a step.
     unexecuted_weight: weight, in the objectives' distance, of a chunk's actions after the execution horizon; 1 is plain.
     width, depth: of the student's transformer; 0 is the teacher's. One of fewer blocks begins with some of the
@@ -126,7 +126,7 @@ class StudentConfig:
 class EvaluateConfig:
     """Rollouts, fidelity and latency.
 
-    baselines: policies that need no training, for comparison: nearest_demonstration (distill.demonstrated), or none.
+    baselines: policies that need no training, for comparison: nearest_demonstration (distill.evaluation.demonstrated), or none.
     teacher_steps: solver steps at which the teacher is evaluated; the first is the reference of every comparison.
     execution_horizon: actions of a chunk that are carried out before the policy is asked again.
     selection: of the students' samples, one (a single one), typical (the first of `selection_candidates` that is no stray),
@@ -155,7 +155,7 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class MovingConfig:
-    """Rollouts in a world that goes on while the policy computes, undisturbed and disturbed (distill.moving).
+    """Rollouts in a world that goes on while the policy computes, undisturbed and disturbed (distill.evaluation.real_time).
 
     Off while no time is named: they take as long as all the other rollouts together.
 
@@ -164,7 +164,7 @@ class MovingConfig:
     scale_to_clock: one more such factor, the one with which a call of the default student takes a whole control step.
     teacher_steps: solver steps at which the teacher takes part, beside the default student.
     execution_horizon: control steps from one question to the next, for whoever is fast enough; 0 is evaluate's.
-    patience: who is not is asked every patience x the steps that a plan takes to make (distill.moving.Clock).
+    patience: who is not is asked every patience x the steps that a plan takes to make (distill.evaluation.real_time.Clock).
     starts: how many of the test starts, the first; 0 is all.
     consistent: a student that draws several plans a call follows the one nearest to the rest of its last plan (temporal
     consistency), as who is asked this often would change its way too often; off: it chooses as in all other rollouts.
@@ -191,7 +191,7 @@ class MovingConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One run: `runs_dir`/`name`, by default `<task>-seed<seed>`; with cameras `<preset>-seed<seed>` (distill.cli).
+    """One run: `runs_dir`/`name`, by default `<task>-seed<seed>`; with cameras `<preset>-seed<seed>` (distill.cli.main).
 
     processes: worker processes on a CPU-only machine; 0 takes one per core (at most 8).
     """

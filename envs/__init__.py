@@ -1,41 +1,25 @@
-"""What the robot sees and does: the registry of tasks and a conformance checker for environments of one's own."""
+"""What the robot sees and does: tasks by name, here and in RLBench, and what is known of each before it runs.
+
+Rooms: panda (the embedded simulator), cameras, rlbench, recorded (other people's data), process (another interpreter).
+"""
 
 from __future__ import annotations
 
-from typing import Any
-
 import gymnasium
-import numpy as np
 
-from envs.avoid import AvoidEnv
-from envs.cameras import CameraSettings, check_seen
-from envs.detour import DetourEnv
-from envs.disturbances import Disturbance
-from envs.handles import HandlesEnv
-from envs.panda import PandaEnv
-from envs.rlbench import RLBenchEnv
-from envs.rlbench_spec import RLBenchSettings, is_rlbench
-from envs.rlbench_spec import task_spec as rlbench_spec
-from envs.specs import FAILURES, SIMULATOR_FAILURES, STATE, TaskSpec, nearest_name
+from envs.cameras.specs import CameraSettings
+from envs.checks import check_env
+from envs.panda.tasks import TASKS, disturbance, make, task_class
+from envs.rlbench.env import RLBenchEnv
+from envs.rlbench.spec import RLBenchSettings, is_rlbench
+from envs.rlbench.spec import task_spec as rlbench_spec
+from envs.specs import TaskSpec
 
-TASKS: dict[str, type[PandaEnv]] = {env.spec_task.name: env for env in (AvoidEnv, DetourEnv, HandlesEnv)}
-"""Every task by name. A new task is one file and one line here."""
+__all__ = ["TASKS", "check_env", "disturbance", "make", "make_rlbench", "task_spec"]
 
 for _name in TASKS:
     if f"flow2one/{_name.capitalize()}-v0" not in gymnasium.registry:
         gymnasium.register(f"flow2one/{_name.capitalize()}-v0", entry_point="envs:make", kwargs={"name": _name})
-
-
-def make(name: str, cameras: CameraSettings | None = None) -> PandaEnv:
-    """A fresh environment of the task; ValueError with the nearest name for an unknown one.
-
-    cameras: what it sees beside the state, `CameraSettings()` for everything; without, observations hold the state only.
-    Raises ValueError for a camera that is not there, RuntimeError for a renderer that does not work here.
-    """
-    env = _task(name)()
-    if cameras is not None:
-        env.open_cameras(cameras)
-    return env
 
 
 def make_rlbench(name: str, settings: RLBenchSettings, cameras: CameraSettings | None = None) -> RLBenchEnv:
@@ -51,106 +35,4 @@ def task_spec(name: str, rlbench: RLBenchSettings | None = None) -> TaskSpec:
 
     rlbench: how a task of RLBench is run, which decides what an action is; without, as it is by default.
     """
-    return rlbench_spec(name, rlbench or RLBenchSettings()) if is_rlbench(name) else _task(name).spec_task
-
-
-def disturbance(name: str) -> Disturbance:
-    """What may move in the task; ValueError for an unknown task, or one in which nothing does."""
-    found = _task(name).disturbance
-    if found is None:
-        known = sorted(task for task, env in TASKS.items() if env.disturbance is not None)
-        raise ValueError(f"task {name!r} has no disturbance; the tasks that have one are {known}")
-    return found
-
-
-def _task(name: str) -> type[PandaEnv]:
-    if name not in TASKS:
-        hint = nearest_name(name, TASKS, "; did you mean", cutoff=0.4)
-        raise ValueError(f"unknown task {name!r}, the tasks are {sorted(TASKS)}{hint}")
-    return TASKS[name]
-
-
-def check_env(env: Any, *, starts: int = 3, seed: int = 0) -> None:
-    """Checks that `env` keeps the contract of `PandaEnv`; an outsider's environment need not inherit from it.
-
-    Looks at spaces, shapes, dtypes, refusals, info, that a start is reproduced, and that the plan of every mode leads
-    to that mode from `starts` sampled starts. Raises ValueError saying what is wrong. Of an environment with cameras
-    (`env.eyes.spec`, see envs.cameras) every observation must hold what that spec names.
-    """
-    spec: TaskSpec = env.spec_task
-    size, box = len(spec.state_names), env.action_space
-    _require(STATE in env.observation_space.spaces, f"observation_space must be a Dict with {STATE!r}")
-    _require(env.observation_space[STATE].shape == (size,), f"{STATE} must be [{size}] as the spec's state_names")
-    _require(box.shape == (spec.action.size,), f"action_space must be [{spec.action.size}], got {box.shape}")
-    _require(
-        np.allclose(box.low, spec.action.low) and np.allclose(box.high, spec.action.high),
-        f"action_space must be the spec's box {spec.action.low} .. {spec.action.high}, got {box.low} .. {box.high}",
-    )
-    for bad in (np.zeros(len(spec.start_names) + 1), np.full(len(spec.start_names), np.nan)):
-        _refuses(lambda bad=bad: env.reset(options={"start": bad}), f"reset must refuse the start {bad}")
-    start = np.asarray(env.sample_start(np.random.default_rng(seed)))
-    _require(
-        start.shape == (len(spec.start_names),) and start.dtype == np.float64,
-        f"sample_start must give [{len(spec.start_names)}] float64, got {start.shape} {start.dtype}",
-    )
-    env.reset(seed=seed)
-    for bad in (np.zeros(spec.action.size + 1), np.full(spec.action.size, np.nan)):
-        _refuses(lambda bad=bad: env.step(bad), f"step must refuse the action {bad}")
-    _refuses(lambda: env.plan("no such mode", np.random.default_rng(0)), "plan must refuse an unknown mode")
-    rng = np.random.default_rng(seed)
-    for _ in range(starts):
-        start = env.sample_start(rng)
-        for mode in spec.modes:
-            first = _observed(env, env.reset(options={"start": start})[0], "reset")
-            again = _observed(env, env.reset(options={"start": start})[0], "reset")
-            told = f"{first[STATE]} and {again[STATE]}"
-            _require(np.array_equal(first[STATE], again[STATE]), f"the start {start} gave two states, {told}")
-            differ = [key for key, seen in first.items() if not np.array_equal(seen, again[key])]
-            _require(not differ, f"the start {start} was seen twice and not the same: {differ}")
-            _check_episode(env, mode, rng)
-
-
-def _check_episode(env: Any, mode: str, rng: np.random.Generator) -> None:
-    """Carries out one plan and checks every step's answer and where it ends."""
-    spec: TaskSpec = env.spec_task
-    plan = env.plan(mode, rng)
-    _require(
-        plan.ndim == 2 and plan.shape[1] == spec.action.size and plan.dtype == np.float32 and np.isfinite(plan).all(),
-        f"plan({mode!r}) must be finite float32 [L, {spec.action.size}], got {plan.dtype} {plan.shape}",
-    )
-    for step in range(spec.max_steps):
-        observation, reward, terminated, truncated, info = env.step(plan[min(step, len(plan) - 1)])
-        _observed(env, observation, "step")
-        _require({"is_success", "failure", "mode"} <= set(info), f"info lacks is_success, failure or mode: {info}")
-        failures = (*FAILURES, *SIMULATOR_FAILURES)
-        _require(info["failure"] in ("", *failures), f"failure must be '' or in {failures}, got {info['failure']!r}")
-        _require(info["mode"] in ("", *spec.modes), f"mode must be '' or one of the spec's, got {info['mode']!r}")
-        _require(float(reward) == float(info["is_success"]), f"reward must be 1 on success, else 0; got {reward}")
-        ended = info["is_success"] or info["failure"] != ""
-        _require(ended == (terminated or truncated), f"an episode must end with success or a failure's name: {info}")
-        _require(np.shape(env.tool_position()) == (3,), "tool_position must be [3]")
-        if terminated or truncated:
-            _require(info["is_success"] and info["mode"] == mode, f"the plan of mode {mode!r} ended in {info}")
-            return
-    raise ValueError(f"the episode went on after max_steps={spec.max_steps} steps; it must end with 'timeout'")
-
-
-def _observed(env: Any, observation: Any, where: str) -> dict[str, np.ndarray]:
-    eyes = getattr(env, "eyes", None)
-    if eyes is not None:  # first, as it says what is wrong
-        check_seen(observation, eyes.spec)
-    _require(env.observation_space.contains(observation), f"{where} gave an observation outside observation_space")
-    return {key: np.asarray(seen) for key, seen in observation.items()}
-
-
-def _refuses(call: Any, what: str) -> None:
-    try:
-        call()
-    except ValueError:
-        return
-    raise ValueError(f"{what} with a ValueError")
-
-
-def _require(condition: bool, what: str) -> None:
-    if not condition:
-        raise ValueError(what)
+    return rlbench_spec(name, rlbench or RLBenchSettings()) if is_rlbench(name) else task_class(name).spec_task

@@ -11,83 +11,27 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from envs.frames import CameraFrames, pack
-from envs.panda import PandaEnv
-from envs.specs import STATE, ActionSpec, Demonstration, TaskSpec
+from envs.cameras.frames import CameraFrames
+from envs.specs import ActionSpec, TaskSpec
 
 SCHEMA_VERSION = 1
-SPLITS = ("train", "validation", "test")
-STILL_STEPS = 10
-"""No disturbance this many control steps around a change of the gripper command: a grasp must stay a grasp."""
 
 
-def stored_starts(task: str, seed: int, split: str, count: int) -> np.ndarray:
-    """`[count, D]` float64 starts of a task. Splits are disjoint streams; a longer list begins with the shorter one.
+@dataclass(frozen=True)
+class Demonstration:
+    """One successful episode of a scripted expert; step t is what was seen before action t was sent.
 
-    Raises ValueError for an unknown task or split, or a count below 1.
+    state: `[L, S]` float32; action: `[L, A]` float32; tool: `[L, 3]` tool centre [m];
+    start: `[D]` float64; mode: the mode that the environment observed.
+    cameras: the same L frames as the cameras saw them, or None.
     """
-    from envs import make  # late: the registry imports the tasks, and this module stands beside it
 
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
-    if count < 1:
-        raise ValueError(f"count must be at least 1, got {count}")
-    env = make(task)
-    rng = np.random.default_rng(np.random.SeedSequence([seed, SPLITS.index(split), *task.encode()]))
-    return np.stack([env.sample_start(rng) for _ in range(count)])
-
-
-def record(env: PandaEnv, start: np.ndarray, mode: str, seed: int, noise_m: float = 0.003) -> Demonstration | None:
-    """Carries out the expert's plan through `mode` from `start [D]`; None unless it succeeds in that very mode.
-
-    The target carried out is disturbed smoothly by about `noise_m` (standard deviation, xyz only, never near a change
-    of the gripper); the action recorded is the clean plan, so the data shows how to come back. The caller counts Nones.
-    """
-    plan_rng, noise_rng = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2))
-    observation, _ = env.reset(options={"start": start})
-    plan = env.plan(mode, plan_rng)
-    spec = env.spec_task
-    disturbance = _smooth_noise(noise_rng, spec, plan, noise_m)
-    states, actions, tools = [], [], []
-    seen, counts, poses = [], [], []
-    for step in range(spec.max_steps):
-        now = min(step, len(plan) - 1)  # an expert whose plan is over waits at its end
-        states.append(observation[STATE])
-        tools.append(env.tool_position())
-        actions.append(plan[now])
-        if env.eyes is not None:
-            view = env.see() if env.blind else observation
-            seen.append({name: view[name] for name in env.eyes.spec.shapes()})
-            counts.append(env.made_up)
-            poses.append(env.eyes.poses(env.data))
-        observation, _, terminated, truncated, info = env.step(plan[now] + disturbance[now])
-        if terminated or truncated:
-            break
-    if not info["is_success"] or info["mode"] != mode:
-        return None
-    return Demonstration(
-        state=np.stack(states),
-        action=np.stack(actions),
-        tool=np.stack(tools).astype(np.float32),
-        start=np.asarray(start, dtype=np.float64),
-        mode=mode,
-        cameras=None if env.eyes is None else pack(env.eyes.spec, seen, counts, poses),
-    )
-
-
-def _smooth_noise(rng: np.random.Generator, spec: TaskSpec, plan: np.ndarray, noise_m: float) -> np.ndarray:
-    """`[L, A]` first-order noise (it forgets in about 0.25 s), zero on the gripper and around its changes."""
-    noise = np.zeros(plan.shape)
-    keep = 0.8
-    is_position = np.array([name in ("x_m", "y_m", "z_m") for name in spec.action.names])
-    for step in range(1, len(plan)):
-        noise[step] = keep * noise[step - 1] + noise_m * (1 - keep**2) ** 0.5 * rng.standard_normal(plan.shape[1])
-    noise = np.where(is_position, np.clip(noise, -2 * noise_m, 2 * noise_m), 0.0)
-    changes = 1 + np.flatnonzero((np.diff(plan[:, ~is_position], axis=0) != 0).any(axis=1))
-    if len(changes):
-        distance = np.abs(np.arange(len(plan))[:, None] - changes[None]).min(axis=1)
-        noise *= np.clip((distance - STILL_STEPS) / 5, 0.0, 1.0)[:, None]
-    return noise
+    state: np.ndarray
+    action: np.ndarray
+    tool: np.ndarray
+    start: np.ndarray
+    mode: str
+    cameras: CameraFrames | None = None
 
 
 @dataclass(frozen=True)

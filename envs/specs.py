@@ -5,12 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-import numpy as np
-
-if TYPE_CHECKING:
-    from envs.frames import CameraFrames
 
 STATE = "observation.state"
 """LeRobot's name of the proprioceptive and low-dimensional state."""
@@ -99,20 +93,3 @@ class Shape:
     size: tuple[float, float]
     role: str
     label: str = ""
-
-
-@dataclass(frozen=True)
-class Demonstration:
-    """One successful episode of a scripted expert; step t is what was seen before action t was sent.
-
-    state: `[L, S]` float32; action: `[L, A]` float32; tool: `[L, 3]` tool centre [m];
-    start: `[D]` float64; mode: the mode that the environment observed.
-    cameras: the same L frames as the cameras saw them, or None.
-    """
-
-    state: np.ndarray
-    action: np.ndarray
-    tool: np.ndarray
-    start: np.ndarray
-    mode: str
-    cameras: CameraFrames | None = None

@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime
 
 import envs
-from envs.demonstrations import stored_starts
+from envs.panda.recording import stored_starts
 
 Draw = Callable[[int], np.ndarray]
 """A number of plans to as many latents, `[N, ...]`, standard normal."""
@@ -86,7 +86,7 @@ class Student:
         return np.sqrt((((first - second) * self.metric) ** 2).sum(-1).mean(-1))
 
 
-def run_episode(student: Student, env: envs.panda.PandaEnv, start: np.ndarray, draw: Draw) -> dict[str, object]:
+def run_episode(student: Student, env: envs.panda.base.PandaEnv, start: np.ndarray, draw: Draw) -> dict[str, object]:
     """The control loop: one episode from a start; what became of it, and the times of the calls [ms]."""
     observation, _ = env.reset(options={"start": start})
     history, times, step, ended = [observation] * student.steps, [], 0, False

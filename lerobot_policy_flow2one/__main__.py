@@ -13,7 +13,7 @@ from lerobot_policy_flow2one.configuration_flow2one import Flow2OneConfig
 from lerobot_policy_flow2one.modeling_flow2one import Flow2OnePolicy
 from lerobot_policy_flow2one.processor_flow2one import make_flow2one_pre_post_processors
 from students import load_student
-from teachers.observations import feature_shape, sources_of
+from teachers.networks.observations import feature_shape, sources_of
 
 
 def export(student: Path, folder: Path, n_action_steps: int | None = None, **settings: Any) -> Path:

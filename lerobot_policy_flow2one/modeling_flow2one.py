@@ -12,8 +12,8 @@ from torch import Tensor
 from lerobot_policy_flow2one.configuration_flow2one import Flow2OneConfig
 from students import STUDENTS
 from students.selection import Memory, Selection, choose, draw_candidates
-from teachers.networks import PolicyShape
-from teachers.observations import sources_of
+from teachers.networks.observations import sources_of
+from teachers.networks.shapes import PolicyShape
 
 ACTION = "action"
 

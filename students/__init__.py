@@ -6,7 +6,7 @@ from pathlib import Path
 
 from students.flow_map import FlowMapStudent
 from students.one_step import OneStepStudent
-from teachers.pretrained import read_kind
+from teachers.networks.pretrained import read_kind
 
 Student = OneStepStudent | FlowMapStudent
 STUDENTS: dict[str, type[Student]] = {kind.KIND: kind for kind in (OneStepStudent, FlowMapStudent)}

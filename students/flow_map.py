@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from teachers.contract import Observation, batch_of
 from teachers.flow import FlowTeacher
-from teachers.networks import PolicyShape, TimeEmbedding, TrajectoryTransformer
-from teachers.pretrained import PretrainedPolicy
+from teachers.networks.pretrained import PretrainedPolicy
+from teachers.networks.shapes import PolicyShape
+from teachers.networks.transformer import TimeEmbedding, TrajectoryTransformer
 
 
 class FlowMapStudent(PretrainedPolicy):
@@ -17,7 +18,7 @@ class FlowMapStudent(PretrainedPolicy):
     The network F(x_t, t, s | o) says where the straight line from x_t through x_{t+s} arrives at time 1, so that
     x_{t+s} = x_t + s v with v = (F - x_t) / (1 - t), the mean velocity on the way. For the span s = 0 it is the
     teacher's own prediction; for s = 1 - t it is the end point itself; for s = 0 at t = 1 nothing moves.
-    Consistency, shortcut, mean flow and rectified models are trainings of this one map: see `distill.rivals`.
+    Consistency, shortcut, mean flow and rectified models are trainings of this one map: see `distill.objectives.flow_maps`.
     """
 
     KIND = "flow_map_student"

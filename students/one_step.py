@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from teachers.contract import Observation, batch_of
-from teachers.native import TrainedTeacher
-from teachers.networks import PolicyShape, TrajectoryTransformer
-from teachers.pretrained import PretrainedPolicy
+from teachers.networks.pretrained import PretrainedPolicy
+from teachers.networks.shapes import PolicyShape
+from teachers.networks.transformer import TrajectoryTransformer
+from teachers.trained import TrainedTeacher
 
 CODE_GAIN = 8.0
 """A step sees few of the codes, so each of them learns by this factor faster than the other weights."""
@@ -33,7 +34,7 @@ class OneStepStudent(PretrainedPolicy):
     learned inputs; the others are lifted linearly. A continuous map from a continuous latent has to pass between two ways
     wherever it changes from one to the other, and what it makes there hits the obstacle; codes need not. With `shares` the
     condition says how often each code is chosen, else all are alike: so a code need not leave a way that ends, it is only
-    no longer taken, and the ways are as frequent as the teacher's although no code is (distill.shares).
+    no longer taken, and the ways are as frequent as the teacher's although no code is (distill.objectives.code_shares).
     """
 
     KIND = "one_step_student"
@@ -65,7 +66,7 @@ class OneStepStudent(PretrainedPolicy):
         self.share_correction: nn.Sequential | None = None
         if self.share_head is not None:
             # learned with everything else is the linear part; the correction is frozen then, and learned by
-            # distill.shares.calibrate
+            # distill.objectives.code_shares.calibrate
             last = nn.Linear(shape.width, codes)
             for parameter in (*self.share_head.parameters(), *last.parameters()):
                 nn.init.zeros_(parameter)

@@ -7,9 +7,9 @@ from pathlib import Path
 from teachers.diffusion import DiffusionTeacher
 from teachers.energy import EnergyTeacher
 from teachers.flow import FlowTeacher
-from teachers.native import TrainedTeacher
-from teachers.networks import PolicyShape
-from teachers.pretrained import read_kind
+from teachers.networks.pretrained import read_kind
+from teachers.networks.shapes import PolicyShape
+from teachers.trained import TrainedTeacher
 
 TEACHERS: dict[str, type[TrainedTeacher]] = {
     "flow": FlowTeacher,

@@ -70,7 +70,7 @@ def check_teacher(
     what else is in the batch, of a teacher that makes them from seeds (`FromSeeds`); and that nothing is passed over in
     silence: the observation is left as it was, and a feature that is missing or holds a NaN is refused unless it does
     not matter (a NaN may also show in the chunks, and in depth it may be made up for).
-    observation: `teachers.observations.fake_observation` makes one for teachers of ours.
+    observation: `teachers.networks.observations.fake_observation` makes one for teachers of ours.
     """
     batch, device = batch_of(observation)
     before = {name: value.clone() for name, value in observation.items()}

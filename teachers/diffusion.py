@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from teachers.contract import Observation
-from teachers.native import TrainedTeacher
-from teachers.networks import PolicyShape
+from teachers.networks.shapes import PolicyShape
+from teachers.trained import TrainedTeacher
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, DDPMScheduler

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from teachers.contract import Observation
-from teachers.native import TrainedTeacher
-from teachers.networks import PolicyShape
+from teachers.networks.shapes import PolicyShape
+from teachers.trained import TrainedTeacher
 
 SIGMA_HIGH, SIGMA_LOW = 20.0, 0.02
 """Standard deviations of the noise, in normalised actions: beyond the distance of any two chunks, and a few millimetres."""

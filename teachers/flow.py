@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from teachers.contract import Observation
-from teachers.native import TrainedTeacher
-from teachers.networks import PolicyShape
+from teachers.networks.shapes import PolicyShape
 from teachers.solvers import SOLVERS, integrate
+from teachers.trained import TrainedTeacher
 
 WARM_TIME = 0.5
 """Where on the flow a student with codes begins: at pure noise the network does not look at its input yet, and all codes

@@ -18,9 +18,9 @@ import teachers
 from envs.specs import STATE
 from students.one_step import OneStepStudent
 from teachers.contract import Observation
-from teachers.native import TrainedTeacher
-from teachers.networks import PolicyShape
-from teachers.observations import EncoderShape, fake_observation
+from teachers.networks.observations import fake_observation
+from teachers.networks.shapes import EncoderShape, PolicyShape
+from teachers.trained import TrainedTeacher
 
 torch.set_num_threads(1)
 

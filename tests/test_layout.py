@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import envs
-from distill.cli import STAGES, read_command
+from distill.cli.main import STAGES, read_command
 from distill.config import Config, apply_preset, validate
 
 ROOT = Path(__file__).parent.parent
@@ -38,7 +38,7 @@ FORBIDDEN_METHODS = {"load_state", "save_state", "register_for_checkpointing"}
 
 FOREIGN = {"rlbench", "pyrep"}
 """Of another interpreter: imported by RLBENCH_PROGRAM alone, which runs there, and never declared as a dependency."""
-RLBENCH_PROGRAM = ROOT / "envs" / "rlbench_program.py"
+RLBENCH_PROGRAM = ROOT / "envs" / "rlbench" / "program.py"
 PICKLES_FOR_TESTS = ROOT / "tests" / "storing_rlbench.py"
 """A program that the tests start; it writes what RLBench writes."""
 
@@ -104,7 +104,7 @@ def test_a_room_imports_only_the_rooms_above_it(room: str) -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("module", ["envs", "distill", "distill.cli", "distill.pipeline"])
+@pytest.mark.parametrize("module", ["envs", "distill", "distill.cli.main", "distill.stages.pipeline"])
 def test_importing_does_not_bring_in_what_is_imported_late(module: str) -> None:
     assert python(f"import sys, {module}; print([name for name in {LATE} if name in sys.modules])") == "[]"
 
@@ -174,7 +174,7 @@ def test_every_make_command_of_a_page_is_a_target(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_line_of_a_page_is_understood(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("distill.cli.check_external_teacher", lambda config: None)  # the page's is not on this disk
+    monkeypatch.setattr("distill.cli.main.check_external_teacher", lambda config: None)  # the page's is not on this disk
     stages = set()
     for line in commands_in((ROOT / page).read_text()):
         words = shlex.split(line)

@@ -9,9 +9,9 @@ from math import comb
 import pytest
 
 from benchmarks import objectives, results_page
-from distill.cli import read_command
+from distill.cli.main import read_command
 from distill.config import Config
-from distill.recipes import recipe
+from distill.objectives.recipes import recipe
 
 DEFAULT = results_page.DEFAULT
 LABEL = recipe(DEFAULT).label

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from distill.cache import HypothesisDataset, shard_name
 from distill.config import StudentConfig
+from distill.hypotheses.cache import HypothesisDataset, shard_name
 from envs.specs import STATE
 
 ROOT = Path(__file__).parents[2]
@@ -110,7 +110,7 @@ def copied_run(tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.fixture
 def main(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], int]:
     """The command line within this process, as one process without a launcher."""
-    from distill.cli import main as call
+    from distill.cli.main import main as call
 
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from distill.config import Config, apply_preset, validate
-from distill.recipes import RECIPES
+from distill.objectives.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-import distill.pipeline
-from distill.cache import HypothesisDataset
+import distill.stages.pipeline
 from distill.config import Config, apply_preset
-from distill.pipeline import Pipeline
-from distill.run import Run
-from distill.training import fit
+from distill.context import Run
+from distill.hypotheses.cache import HypothesisDataset
+from distill.stages.pipeline import Pipeline
+from distill.training.loop import fit
 from envs.demonstrations import Demonstrations
 from envs.specs import DEPTH, IMAGES, POINTS, STATE
 from students import load_student
@@ -58,7 +58,7 @@ def _preset(folder: Path, sources: str, objectives: str = "[chamfer]", more: str
 @pytest.fixture(scope="module")
 def points(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run from points, with its report."""
-    from distill.cli import main
+    from distill.cli.main import main
 
     folder = tmp_path_factory.mktemp("points")
     assert main(_preset(folder, "[state, points]")) == 0
@@ -119,13 +119,13 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
         raise KeyboardInterrupt
 
     command = ["distill", *_preset(tmp_path, "[state, points]")]
-    monkeypatch.setattr(distill.pipeline, "fit", stopped)
+    monkeypatch.setattr(distill.stages.pipeline, "fit", stopped)
     assert main(command) == 130  # the teacher
-    monkeypatch.setattr(distill.pipeline, "fit", fit)
+    monkeypatch.setattr(distill.stages.pipeline, "fit", fit)
     assert main(["sample", *command[1:]]) == 0
-    monkeypatch.setattr(distill.pipeline, "fit", stopped)
+    monkeypatch.setattr(distill.stages.pipeline, "fit", stopped)
     assert main(command) == 130  # the student
-    monkeypatch.setattr(distill.pipeline, "fit", fit)
+    monkeypatch.setattr(distill.stages.pipeline, "fit", fit)
     assert main(command) == 0
     for name in ("teach/model.safetensors", "sample/shard-00001.safetensors", "distill/chamfer/model.safetensors"):
         assert (tmp_path / "tiny-seed0" / name).read_bytes() == (points / name).read_bytes(), name

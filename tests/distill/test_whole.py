@@ -19,10 +19,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from distill.cache import HypothesisDataset
 from distill.config import EvaluateConfig, StudentConfig
-from distill.recipes import recipe
-from distill.stages import verify
+from distill.hypotheses.cache import HypothesisDataset
+from distill.objectives.recipes import recipe
+from distill.store.manifest import verify
 from envs import make, task_spec
 from envs.demonstrations import Demonstrations, windows
 from envs.specs import STATE
@@ -238,7 +238,7 @@ def test_the_checkpoint_is_chosen_on_validation_starts(tiny_run) -> None:
 
 
 def test_the_cache_is_drawn_by_the_chosen_teacher(tiny_run) -> None:
-    from distill.cache import HypothesisDataset, hypothesis_seeds, noise_of
+    from distill.hypotheses.cache import HypothesisDataset, hypothesis_seeds, noise_of
     from envs.specs import STATE
     from teachers.flow import FlowTeacher
 
@@ -457,7 +457,7 @@ def test_sampling_goes_on_where_it_was_stopped(
 
 
 def test_training_goes_on_where_it_was_stopped_and_ends_the_same(copied_run, main, monkeypatch) -> None:
-    from distill import training
+    from distill.training import loop as training
 
     line = ["distill", "--config", str(copied_run.config)]
     straight = {path: path.read_bytes() for path in copied_run.run.glob("distill/*/model.safetensors")}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from envs.panda import PandaEnv
+from envs.panda.base import PandaEnv
 
 CarryOut = Callable[[PandaEnv, np.ndarray], dict[str, Any]]
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import envs
-from envs.demonstrations import Demonstrations, record, stored_starts, windows
-from envs.specs import Demonstration
+from envs.demonstrations import Demonstration, Demonstrations, windows
+from envs.panda.recording import record, stored_starts
 
 
 @pytest.fixture(scope="module")

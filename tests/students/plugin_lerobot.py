@@ -22,7 +22,7 @@ from lerobot.policies.factory import make_policy, make_pre_post_processors
 from lerobot.utils.import_utils import register_third_party_plugins
 
 import envs
-from envs.demonstrations import stored_starts
+from envs.panda.recording import stored_starts
 from envs.specs import STATE
 from students import load_student
 

@@ -14,8 +14,8 @@ from students.flow_map import FlowMapStudent
 from students.one_step import OneStepStudent
 from teachers.contract import FEATURES, Observation
 from teachers.flow import FlowTeacher
-from teachers.networks import PolicyShape
-from teachers.observations import fake_observation
+from teachers.networks.observations import fake_observation
+from teachers.networks.shapes import PolicyShape
 
 Student = OneStepStudent | FlowMapStudent
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from envs.specs import STATE
 from teachers.diffusion import LEVELS, DiffusionTeacher, flow_time, sampling_schedule, training_schedule
-from teachers.networks import PolicyShape
+from teachers.networks.shapes import PolicyShape
 
 
 class _Echo(nn.Module):

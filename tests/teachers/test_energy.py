@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from envs.specs import STATE
 from teachers.energy import SIGMA_HIGH, SIGMA_LOW, EnergyTeacher, noise_level
-from teachers.networks import PolicyShape
+from teachers.networks.shapes import PolicyShape
 
 
 class _Constant(nn.Module):

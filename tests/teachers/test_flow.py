@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from envs.specs import STATE
 from teachers.contract import check_teacher
 from teachers.flow import FlowTeacher
-from teachers.networks import PolicyShape
+from teachers.networks.shapes import PolicyShape
 
 
 class _Constant(nn.Module):

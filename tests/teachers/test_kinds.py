@@ -13,7 +13,7 @@ from torch import Tensor
 from envs.specs import STATE
 from teachers import TEACHERS, load_teacher, make_teacher
 from teachers.contract import Observation, check_teacher
-from teachers.networks import PolicyShape
+from teachers.networks.shapes import PolicyShape
 
 SOLVERS = [(kind, solver) for kind, teacher in TEACHERS.items() for solver in teacher.SOLVERS]
 

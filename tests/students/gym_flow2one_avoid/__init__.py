@@ -11,7 +11,7 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 
 import envs
-from envs.demonstrations import stored_starts
+from envs.panda.recording import stored_starts
 from envs.specs import STATE
 
 SIDE = 32

@@ -1,0 +1,164 @@
+"""`distill.py export`: a student's folder as it travels: model card, ONNX, torch.export, AOTInductor, whole or not at all."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from distill.stages.measured import figures_of, run_time_of
+from distill.stages.results import hardware
+from distill.store.manifest import installed_packages, publish, read_manifest, sha256_file, verify, write_bytes, write_json
+from envs.specs import STATE
+from students import Student, load_student
+from students.export.card import RunTime, model_card
+from students.export.graph import ACTIONS, FILES, LATENTS, SAMPLES, check_format, export_program, write_format
+from students.export.hub import check_upload, upload
+from students.export.parity import TOLERANCE, Parity, measure_parity
+from students.selection import ALIKE, COPIES, STRAY
+from teachers.networks.observations import feature_shape, sources_of
+
+SCHEMA_VERSION = 1
+
+DESCRIPTION = """Write a student's folder as it travels: its weights, a model card, and one graph in each of the formats."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """student: a student's folder, best in its run, whose figures the card then has. out: the folder to be made.
+
+    formats: any of onnx, torch (torch.export) and aoti (AOTInductor, needs a C++ compiler).
+    push_to_hub: user/name of a new repository on the Hugging Face Hub, private unless --public.
+    """
+
+    student: Path
+    out: Path
+    formats: tuple[str, ...] = ("onnx",)
+    push_to_hub: str = ""
+    public: bool = False
+
+
+def run_export(arguments: Sequence[str]) -> int:
+    """The command; returns 0. Raises ValueError for what is wrong; tyro exits with 2 for an unknown flag."""
+    options = tyro.cli(ExportOptions, args=list(arguments), prog="distill.py export", description=DESCRIPTION)
+    export_student(options, print)
+    return 0
+
+
+def check_options(options: ExportOptions) -> None:
+    """Raise ValueError for everything that can be known to be wrong before any work."""
+    for name in options.formats:
+        check_format(name)
+    if len(set(options.formats)) != len(options.formats):
+        raise ValueError(f"formats: got a name twice in {list(options.formats)}; name each once")
+    if options.out.exists() or options.out.is_symlink():
+        raise ValueError(f"{options.out} exists already and is left as it is; choose another --out, or move it away")
+    if options.push_to_hub:
+        check_upload(options.push_to_hub)
+    elif options.public:
+        raise ValueError("public: got --public without --push-to-hub user/name, which it belongs to")
+
+
+def export_student(options: ExportOptions, say: Callable[[str], object]) -> Path:
+    """Make the folder `options.out`, and upload it if that was asked for; the folder.
+
+    Raises ValueError for a student that cannot be read or used, and for a graph that differs from it by more than
+    `TOLERANCE`; then there is no folder.
+    """
+    check_options(options)
+    student = _open(options.student)
+    say(f"student {options.student}: {student.KIND} for {student.shape.task}")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{options.out.name}.", suffix=".partial", dir=options.out.parent))
+    try:
+        _write(options, student, partial, say)
+        partial.chmod(0o755)  # mkdtemp's is for its owner alone
+        publish(partial, options.out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    say(f"exported to {options.out}")
+    if options.push_to_hub:
+        say(f"uploaded to {upload(options.out, options.push_to_hub, options.public)}")
+    return options.out
+
+
+def _open(folder: Path) -> Student:
+    """The student, its errors on one line, its files compared with its stage's manifest where there is one."""
+    try:
+        student = load_student(folder)
+        if read_manifest(folder) is not None:
+            verify(folder)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    return student.cpu().eval()
+
+
+def _write(options: ExportOptions, student: Student, folder: Path, say: Callable[[str], object]) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as ONNX Runtime here; and small networks gain nothing from more
+    try:
+        program = export_program(student) if options.formats else None
+        calls = {name: write_format(name, student, program, folder) for name in options.formats if program is not None}
+        parities = measure_parity(student, calls)
+    finally:
+        torch.set_num_threads(threads)
+    for name, parity in parities.items():
+        say(
+            f"{name}: differs from PyTorch by at most {parity.largest:.2e} in raw units, {parity.largest_normalised:.2e} half "
+            f"ranges, on {parity.inputs} random observations ({parity.chunks} plans)"
+        )
+        if not parity.holds:
+            raise ValueError(f"{name}: the graph differs by more than {TOLERANCE:g} half ranges; nothing was written")
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(options.student / name, folder / name)
+    run_time, figures = run_time_of(options.student, student.shape.horizon), figures_of(options.student)
+    today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+    described = describe(student, run_time, folder, parities) | {
+        "made": {"date": today, "hardware": hardware(None), "packages": installed_packages()}
+    }
+    card = model_card(
+        student, described["formats"], run_time, figures.student, figures.teacher, figures.provenance, today
+    )
+    write_bytes(folder / "README.md", card.encode())
+    files = sorted(path.name for path in folder.iterdir())
+    described["files"] = {name: sha256_file(folder / name) for name in files}
+    write_json(folder / "export.json", described)
+
+
+def describe(student: Student, run_time: RunTime, folder: Path, parities: dict[str, Parity]) -> dict[str, Any]:
+    """What ``export.json`` says of the graph: enough to call it, and to choose among its chunks, with nothing of ours."""
+    shape = student.shape
+    inputs: list[dict[str, Any]] = [
+        {"name": name, "shape": [1, *feature_shape(shape, name)], "dtype": "float32"} for name in sources_of(shape)
+    ]
+    for each in inputs:
+        if each["name"] == STATE:
+            each["names"] = list(shape.state_names)
+    inputs.append({"name": LATENTS, "shape": [1, SAMPLES, *student.latent_shape], "dtype": "float32",
+                   "drawn_from": "standard normal"})  # fmt: skip
+    centre_A, scale_A = student.normaliser.centre_scale("action")
+    selection = run_time.selection
+    return {
+        "schema_version": SCHEMA_VERSION, "kind": student.KIND, "task": shape.task, "dt_s": shape.dt_s, "inputs": inputs,
+        "output": {"name": ACTIONS, "shape": [1, SAMPLES, shape.horizon, shape.action_size], "dtype": "float32",
+                   "names": list(shape.action_names)},
+        # distances between plans are taken of (action - centre) / scale, with these weights
+        "action": {"centre": centre_A.tolist(), "scale": scale_A.tolist(), "weights": list(shape.action_weights)},
+        "selection": {
+            **asdict(selection), "execution_horizon": run_time.execution_horizon, "stray": STRAY, "copies": COPIES,
+            "alike": ALIKE, "source": run_time.source,
+        },
+        "formats": {
+            name: {"file": FILES[name], "bytes": os.path.getsize(folder / FILES[name]),
+                   "parity": {**asdict(parity), "tolerance_normalised": TOLERANCE}}
+            for name, parity in parities.items()
+        },
+    }  # fmt: skip

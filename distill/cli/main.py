@@ -1,0 +1,165 @@
+"""The command line: `distill.py [stage] [--config FILE]... [--flags]`; preset < file < flag."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+
+from distill.cli.launch import is_launched, launch, settle, wanted_processes
+from distill.config import Config, apply_preset, check_choice, validate
+from distill.context import Stage
+from distill.stages.plan import check_external_teacher, make_plan
+from distill.store.manifest import partial_folder, place_of, read_manifest
+
+STAGES = ("demos", "teach", "sample", "distill", "evaluate", "report")
+"""In their order; each does what it needs that is not there yet, and nothing after it. Without one: all, to the report."""
+
+OUTSIDE = ("convert", "compare")
+"""Commands on policies and observations that were not made here, with flags of their own (distill.cli.outside_config)."""
+
+DESCRIPTION = """Distil a slow flow-matching policy into a one-step student, and measure what that costs and gains.
+
+usage: distill.py [demos | teach | sample | distill | evaluate | report | doctor [--rlbench]] [--config FILE]... [--dry-run]
+       [flags]
+       distill.py [convert --teacher T | compare A B ..] --observations DIR --out DIR     (each has its own --help)
+       distill.py export --student FOLDER --out FOLDER [--formats onnx torch aoti] [--push-to-hub USER/NAME]
+
+Without a stage everything is done up to the report; finished stages are reused. --config may be given several times,
+later ones win, flags win over all. Ctrl-C and the same command again goes on where it stopped."""
+
+
+def read_command(arguments: Sequence[str]) -> tuple[str, bool, Config]:
+    """Stage, dry run, config. Raises ValueError for what is wrong; tyro exits with 2 for an unknown flag."""
+    rest, stage, presets, dry_run = list(arguments), "", [], False
+    if rest and not rest[0].startswith("-"):
+        stage = rest.pop(0)
+        check_choice("stage", stage, (*STAGES, "doctor", "export", *OUTSIDE))
+    if stage == "doctor" and "--rlbench" in rest:
+        rest.remove("--rlbench")
+        stage = "doctor --rlbench"
+    flags: list[str] = []
+    while rest:
+        flag = rest.pop(0)
+        if flag == "--dry-run":
+            dry_run = True
+        elif flag == "--config" or flag.startswith("--config="):
+            value = flag.partition("=")[2] if "=" in flag else (rest.pop(0) if rest else "")
+            if not value:
+                raise ValueError("--config: got nothing, expected a YAML file such as configs/avoid.yaml")
+            presets.append(Path(value))
+        else:
+            flags.append(flag)
+    config = Config()
+    for preset in presets:
+        config = apply_preset(config, preset)
+    config = tyro.cli(Config, args=flags, default=config, prog="distill.py", description=DESCRIPTION)
+    config = _named(config, presets)
+    validate(config)
+    check_external_teacher(config)
+    return stage, dry_run, config
+
+
+def _named(config: Config, presets: Sequence[Path]) -> Config:
+    """A run that sees with cameras is named by its preset, the last one, unless it has a name: the task's is the state's run.
+
+    (Those of RLBench keep the task's name, as all of them see with cameras.)
+    """
+    if config.name or not presets or config.observation.is_plain or config.is_rlbench:
+        return config
+    return dataclasses.replace(config, name=f"{presets[-1].stem}-seed{config.seed}")
+
+
+def describe(config: Config) -> str:
+    """The plan as text: every stage, whether it is there, and its folder."""
+    lines = [f"run {config.folder} (task {config.task}, seed {config.seed})"]
+    for stage in make_plan(config).all():
+        lines.append(f"  {stage.name:28} {state_of(config, stage)}")
+    return "\n".join(lines)
+
+
+def state_of(config: Config, stage: Stage) -> str:
+    """Whether a stage is there, in words."""
+    folder = config.folder / stage.name
+    place = place_of(folder, stage.key)
+    if place is not None:
+        return "done" if place == folder else "done (put aside, comes back)"
+    if partial_folder(folder, stage.key).is_dir():
+        return "begun, goes on"
+    return "to do" if read_manifest(folder) is None else "to do (settings changed; the old result is put aside)"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status: 0 done, 2 the command or a file is wrong, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    leading = os.environ.get("RANK", "0") == "0"
+    settle()
+    try:
+        if arguments[:1] == ["export"]:
+            from distill.cli.export import run_export
+
+            return run_export(arguments[1:]) if leading else 0
+        if arguments and arguments[0] in OUTSIDE:
+            from distill.cli.outside import run_outside
+
+            return run_outside(arguments[0], arguments[1:], str(Path(sys.argv[0]).resolve()), leading)
+        stage, dry_run, config = read_command(arguments)
+        if stage == "doctor":
+            from distill.cli.doctor import run_doctor
+
+            return run_doctor()
+        if stage == "doctor --rlbench":
+            from distill.cli.doctor import say
+            from distill.cli.rlbench_doctor import rlbench_checks
+
+            return say(rlbench_checks(config.rlbench.python, os.environ))
+        if dry_run:
+            if leading:
+                print(describe(config))
+            return 0
+        processes = wanted_processes(config.processes)
+        if not is_launched() and processes > 1:
+            return launch(processes, str(Path(sys.argv[0]).resolve()), arguments)
+        return _work(stage, config)
+    except ValueError as error:
+        if leading:
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        if leading:
+            print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _work(stage: str, config: Config) -> int:
+    from distill.context import Run
+    from distill.report.tables import distilling_line
+    from distill.stages.pipeline import Pipeline
+
+    with Run.open(config) as run, Pipeline(run) as pipeline:
+        if stage in ("", "report"):
+            folder = pipeline.report()
+            cost = distilling_line(json.loads((folder / "report.json").read_text())) if run.is_main else ""
+            if cost:
+                run.say(cost)
+            run.say(f"report: {(folder / 'report.html').resolve()}")
+        else:
+            getattr(pipeline, stage)()
+    return 0
+
+
+def flag_names() -> list[str]:
+    """All flags, for a test that freezes the set of options."""
+    names = []
+    for item in dataclasses.fields(Config):
+        value = getattr(Config(), item.name)
+        if dataclasses.is_dataclass(value):
+            names += [f"{item.name}.{inner.name}" for inner in dataclasses.fields(value)]
+        else:
+            names.append(item.name)
+    return names

@@ -1,0 +1,293 @@
+"""Policies that the command line names: folders of ours and adapters, opened and checked before anything long starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+import envs
+from distill.cli.outside_config import OutsideConfig
+from distill.evaluation.external import AdapterPolicy, Statistics
+from distill.evaluation.policies import Policy, StudentPolicy, TeacherPolicy
+from distill.stages.plan import external_teacher_key
+from distill.store.manifest import make_key, sha256_file
+from envs.specs import DEPTH, IMAGES, POINTS, STATE, ActionSpec, TaskSpec, nearest_name
+from students import STUDENTS, Student, load_student
+from teachers import TEACHERS, load_teacher
+from teachers.adapters.teacher import AdapterTeacher
+from teachers.contract import Observation, check_teacher
+from teachers.networks.normalisation import Normaliser
+from teachers.networks.observations import feature_shape, sources_of
+from teachers.networks.pretrained import read_kind
+from teachers.networks.shapes import Augmentation, EncoderShape, PolicyShape
+from teachers.trained import TrainedTeacher
+
+if TYPE_CHECKING:
+    from envs.recorded.observations import RecordedObservations
+
+PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
+OUR_STEPS = 50
+"""Solver steps that a teacher of ours is measured with unless told otherwise."""
+
+UNNAMED = "recorded"
+"""The task's name in a policy of observations that are of no task here."""
+
+
+@dataclass(frozen=True)
+class NamedTeacher(TeacherPolicy):
+    """A teacher of ours under the name of its results, as several may be compared at the same number of steps."""
+
+    called: str
+
+    @property
+    def name(self) -> str:
+        return self.called
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A policy that was named.
+
+    label: as it was named; key: of its files, and of what it makes; shape: what it sees and makes; num_steps: solver steps
+    it is used with, 1 for a student. policy: one of ours, or an adapter.
+    """
+
+    label: str
+    key: str
+    policy: TrainedTeacher | Student | AdapterTeacher
+    shape: PolicyShape
+    num_steps: int
+
+    def at(self, steps: int, name: str, normaliser: Normaliser | None, device: torch.device) -> Policy:
+        """Its face for measuring, at a number of solver steps; an adapter's chunks are compared by `normaliser`."""
+        if isinstance(self.policy, AdapterTeacher):
+            assert normaliser is not None
+            return AdapterPolicy(self.policy, Statistics(normaliser).to(device), self.shape, steps, name)
+        if isinstance(self.policy, TrainedTeacher):
+            return NamedTeacher(self.policy.to(device), steps, name)
+        return StudentPolicy(self.policy.to(device), name)
+
+    def close(self) -> None:
+        if isinstance(self.policy, AdapterTeacher):
+            self.policy.close()
+
+
+def open_policy(text: str, config: OutsideConfig, recorded: RecordedObservations) -> Opened:
+    """The policy that `text` names, checked on the recorded observations. Raises ValueError in one line."""
+    path, _, steps = text.rpartition("@") if re.search(r"@\d+$", text) else (text, "", "")
+    num_steps = int(steps or 0)
+    if steps and not num_steps:
+        raise ValueError(f"{text}: got @0, expected at least one solver step, such as {path}@10")
+    if path.endswith(".py") or ".py:" in path:
+        opened = _adapter(path, num_steps, config, recorded)
+    elif Path(path).is_dir():
+        opened = _folder(path, num_steps)
+    elif Path(path).suffix in PICKLES:
+        raise ValueError(f"{path} is a pickle, which can run anything when it is read: flow2one never opens one. Write an "
+                         "adapter that loads it, in a process of its own (docs/adapter.md)")  # fmt: skip
+    elif Path(path).is_file():
+        raise ValueError(f"{path}: expected the folder that holds it, with its config.json, or an adapter (my_policy.py:build)")
+    else:
+        raise ValueError(f"{path}: no such policy; expected a folder with config.json and model.safetensors, or an adapter "
+                         "(my_policy.py:build)")  # fmt: skip
+    try:
+        _check_fits(opened, recorded, config)
+    except ValueError:
+        opened.close()
+        raise
+    return replace(opened, label=text)
+
+
+def _folder(path: str, num_steps: int) -> Opened:
+    """A policy of ours."""
+    found = Path(path) / "config.json"
+    if found.is_file():
+        _refuse_lerobot(found)
+    teachers = {each.KIND for each in TEACHERS.values()}
+    kind = read_kind(path, {*teachers, *STUDENTS})
+    if kind in teachers:
+        teacher = load_teacher(path)
+        teacher.check_steps(num_steps or OUR_STEPS)
+        return Opened(path, external_teacher_key(Path(path)), teacher, teacher.shape, num_steps or OUR_STEPS)
+    if num_steps:
+        raise ValueError(f"{path}@{num_steps}: a student has no solver steps; leave out @{num_steps}")
+    student = load_student(Path(path))
+    return Opened(path, external_teacher_key(Path(path)), student, student.shape, 1)
+
+
+def _refuse_lerobot(path: Path) -> None:
+    try:
+        told = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return  # told by whoever reads it next
+    if isinstance(told, dict) and "kind" not in told and "type" in told:
+        raise ValueError(f"{path} describes a LeRobot policy of type {told['type']!r}; LeRobot's own classes load it: "
+                         "--teacher teachers/adapters/lerobot.py:build --adapter.python <LeRobot's python> --adapter.arguments "
+                         f"path={path.parent}")  # fmt: skip
+
+
+# -- adapters ----------------------------------------------------------------------------------------------------------
+
+
+def _adapter(path: str, num_steps: int, config: OutsideConfig, recorded: RecordedObservations) -> Opened:
+    file = config.adapter.file(path)
+    teacher = AdapterTeacher(file)
+    try:
+        told = teacher.described
+        features = tuple(told.features or config.features or recorded.features)
+        teacher.features = features
+        rows = np.unique([0, len(recorded) - 1])
+        seen = read_seen(recorded, rows, told.observation_steps, features, "looked at by the adapter")
+        observation = {name: torch.from_numpy(value) for name, value in seen.items()}
+        steps = num_steps or told.num_steps
+        horizon, action_size = told.horizon, told.action_size
+        if horizon is None or action_size is None:
+            chunks = teacher.sample(observation, 2, steps, torch.Generator().manual_seed(0))
+            if chunks.ndim == 4:
+                horizon, action_size = horizon or chunks.shape[2], action_size or chunks.shape[3]
+        try:
+            check_teacher(teacher, observation, action_size or 0, steps)
+        except ValueError as error:  # a line for each fault
+            faults = [line.strip() for line in str(error).splitlines()]
+            raise ValueError(f"{path}: {faults[0]} {'; '.join(faults[1:])}" if faults[1:] else faults[0]) from error
+        assert horizon is not None and action_size is not None
+        shape = outside_shape(recorded, features, told.observation_steps, horizon, action_size, config, told.action_names,
+                              told.dt_s)  # fmt: skip
+        key = make_key({
+            "file": sha256_file(file.file), "function": file.function, "arguments": file.arguments,
+            "draws": _draws(teacher, observation, steps),
+        })  # fmt: skip
+    except BaseException:
+        teacher.close()
+        raise
+    return Opened(path, key, teacher, shape, steps)
+
+
+def _draws(teacher: AdapterTeacher, observation: Observation, steps: int) -> str:
+    """What an adapter makes of the first observation, to two digits of its spread: so a change of its weights is noticed,
+    wherever they lie, and the last bits of another thread count are not."""
+    one = {name: value[:1] for name, value in observation.items()}
+    chunks = teacher.sample_from_seeds(one, np.arange(4)[None], steps).double().numpy()
+    spread = max(float(chunks.std()), 1e-9)
+    return hashlib.sha256(np.round(chunks[..., :8, :] / spread, 2).astype(np.float32).tobytes()).hexdigest()
+
+
+def read_seen(
+    recorded: RecordedObservations, rows: np.ndarray, steps: int, features: Sequence[str], whose: str = "looked at"
+) -> dict[str, np.ndarray]:
+    """These features of the recorded observations, `[n, O, ..]`. Raises ValueError for one that was not recorded."""
+    for name in features:
+        if name not in recorded.features:
+            raise ValueError(f"features: {name!r} is {whose}, but was not recorded; there are {list(recorded.features)}"
+                             f"{nearest_name(name, recorded.features)}")  # fmt: skip
+    seen = recorded.read(rows, steps)
+    return {name: np.ascontiguousarray(seen[name], dtype=np.float32) for name in features}
+
+
+# -- shapes ------------------------------------------------------------------------------------------------------------
+
+
+def outside_shape(
+    recorded: RecordedObservations, features: Sequence[str], observation_steps: int, horizon: int, action_size: int,
+    config: OutsideConfig, action_names: Sequence[str] | None = None, told_dt_s: float | None = None,
+) -> PolicyShape:  # fmt: skip
+    """What a policy on recorded observations sees and makes; the network's sizes are a student's that starts afresh.
+
+    Raises ValueError for what cannot be known or does not agree: the control period, the number of actions.
+    """
+    spec = envs.task_spec(config.task) if config.task else None
+    dt_s = config.dt_s or (spec.dt_s if spec else None) or recorded.dt_s or told_dt_s
+    if not dt_s:
+        raise ValueError(f"the control period is not known: neither {config.observations} nor the adapter says it; add --dt-s, "
+                         "such as --dt-s 0.1 for 10 Hz")  # fmt: skip
+    names = tuple(action_names or (spec.action.names if spec else recorded.action_names) or
+                  (f"action_{index}" for index in range(action_size)))  # fmt: skip
+    if len(names) != action_size:
+        source = "the adapter's action_names" if action_names else f"task {spec.name!r}" if spec else str(config.observations)
+        raise ValueError(f"the teacher makes actions of {action_size} numbers, {source} has {len(names)}: {list(names)}; give "
+                         "the observations that it was trained on")  # fmt: skip
+    weights = config.action_weights or (spec.action.weights if spec else (1.0,) * action_size)
+    if len(weights) != action_size:
+        raise ValueError(f"action_weights: got {len(weights)}, expected one for each of {action_size} action dimensions")
+    state_size = recorded.features[STATE][0] if STATE in recorded.features else 0
+    state_names = (spec.state_names if spec else recorded.state_names) or tuple(f"state_{each}" for each in range(state_size))
+    if len(state_names) != state_size:
+        raise ValueError(f"{config.observations} holds states of {state_size} numbers, expected {len(state_names)}: "
+                         f"{list(state_names)}")  # fmt: skip
+    return PolicyShape(
+        task=config.task or UNNAMED, state_names=tuple(state_names), action_names=names, action_weights=tuple(weights),
+        dt_s=float(dt_s), observation_steps=observation_steps, horizon=horizon,
+        patch=max(size for size in range(1, 17) if horizon % size == 0 and (size == 1 or 2 * size <= horizon)), width=64,
+        depth=4,
+        encoder=_encoder(recorded, features, state_names),
+    )  # fmt: skip
+
+
+def _encoder(
+    recorded: RecordedObservations, features: Sequence[str], state_names: Sequence[str]
+) -> EncoderShape | None:
+    """What sees these features; None for the state alone. Raises ValueError for what our encoder cannot see."""
+    if list(features) == [STATE]:
+        return None
+    shapes = {name: tuple(recorded.features[name]) for name in features}
+    unknown = [name for name in features if name != STATE and not name.startswith((IMAGES, DEPTH, POINTS))]
+    if unknown:
+        raise ValueError(f"features: {unknown} cannot be seen by a student; name those that it sees: --features {STATE} ..")
+    sizes = {shape[-2:] for name, shape in shapes.items() if name.startswith((IMAGES, DEPTH))}
+    if len(sizes) > 1:
+        raise ValueError(f"features: the images have the sizes {sorted(sizes)}, expected one; name those of one: --features")
+    cloud = shapes.get(POINTS, (0, 3))
+    return EncoderShape(
+        state_names=tuple(state_names) if STATE in features else (),
+        cameras=_views(features, IMAGES), depth_cameras=_views(features, DEPTH),
+        image_size=_pair(next(iter(sizes), (84, 84))), num_points=cloud[0], point_colours=cloud[1] > 3,
+        augmentation=Augmentation(1, 0.1, 0.002, 0.0),
+    )  # fmt: skip
+
+
+def _pair(size: Sequence[int]) -> tuple[int, int]:
+    height, width = size
+    return height, width
+
+
+def _views(features: Sequence[str], kind: str) -> tuple[str, ...]:
+    return tuple(name.removeprefix(f"{kind}.") for name in features if name.startswith(f"{kind}."))
+
+
+def _check_fits(opened: Opened, recorded: RecordedObservations, config: OutsideConfig) -> None:
+    """Raise ValueError where a policy does not go with the observations, or with the task."""
+    shape = opened.shape
+    if STATE not in recorded.features:
+        raise ValueError(f"{config.observations} holds no {STATE}; got {list(recorded.features)}")
+    for name in sources_of(shape):
+        if name not in recorded.features:
+            raise ValueError(f"{opened.label} sees {name}, {config.observations} holds {list(recorded.features)}: give the "
+                             "observations that it was trained on")  # fmt: skip
+        wanted, got = feature_shape(shape, name)[1:], tuple(recorded.features[name])
+        if wanted != got:
+            raise ValueError(f"{opened.label} sees {name} of shape {wanted}, in {config.observations} it is {got}")
+    if recorded.action_size and recorded.action_size != shape.action_size:
+        raise ValueError(f"{opened.label} makes actions of {shape.action_size} numbers, {config.observations} has "
+                         f"{recorded.action_size}: {list(recorded.action_names)}; give those it was trained on")  # fmt: skip
+    if config.task and config.task != shape.task:
+        raise ValueError(f"{opened.label} is for task {shape.task!r}, not {config.task!r}; use --task {shape.task}")
+
+
+def spec_of(shape: PolicyShape, where: Path) -> TaskSpec:
+    """What is known of the task that recorded observations are of; of an embedded one its own spec."""
+    if shape.task in envs.TASKS:
+        return envs.task_spec(shape.task)
+    everything = (-np.inf,) * shape.action_size, (np.inf,) * shape.action_size
+    return TaskSpec(
+        name=shape.task, summary=f"Observations recorded in {where}.", state_names=shape.state_names,
+        action=ActionSpec(shape.action_names, *everything, shape.action_weights), modes=(), start_names=(), dt_s=shape.dt_s,
+        max_steps=0,
+    )  # fmt: skip

@@ -1,0 +1,209 @@
+"""What `convert` and `compare` are told: frozen dataclasses, filled from presets and flags as those of a run are."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from distill.config import (
+    Config,
+    EvaluateConfig,
+    SampleConfig,
+    StudentConfig,
+    apply_preset,
+    check_choice,
+    check_distilling,
+    check_numbers,
+)
+from distill.objectives.recipes import recipe
+from envs import TASKS
+from envs.recorded import open_recorded
+from envs.recorded.observations import RecordedObservations
+from teachers.adapters.teacher import AdapterFile
+
+WARM_STEPS, FRESH_STEPS = 1400, 3000
+"""Training steps of a student that starts from its teacher's weights, and of one that starts from nothing."""
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """How adapters are run.
+
+    python: the interpreter they run in, such as /path/to/venv/bin/python; "": the one that runs this.
+    arguments: name=value for each argument that `build` is called with.
+    timeout_s: how long one answer may take [s], the building included.
+    """
+
+    python: str = ""
+    arguments: tuple[str, ...] = ()
+    timeout_s: float = 600.0
+
+    def file(self, text: str) -> AdapterFile:
+        """The adapter that `text` names. Raises ValueError for what is wrong with it or with these settings."""
+        pairs = [argument.partition("=") for argument in self.arguments]
+        wrong = [argument for argument, (name, sign, _) in zip(self.arguments, pairs, strict=True)
+                 if not sign or not name.isidentifier()]  # fmt: skip
+        if wrong:
+            raise ValueError(f"adapter.arguments: got {wrong}, expected name=value for an argument of the adapter's function")
+        return AdapterFile.parse(text, {name: value for name, _, value in pairs}, self.python, self.timeout_s)
+
+
+@dataclass(frozen=True)
+class OutsideConfig:
+    """What `convert` and `compare` share.
+
+    observations: a folder or file of any format that envs.recorded reads; names: key=feature for each of its keys that is to
+    have another of our feature names, key= to leave it out.
+    out: the folder that everything is written to.
+    task: an embedded task whose observations these are, for rollouts from stored starts; "": success is not measured.
+    features: what a student sees, and an adapter that names no features; none: everything recorded.
+    dt_s: control period [s]; 0: what the recording says, or the adapter.
+    action_weights: weight of each action dimension in distances; none: those of the task or teacher, else 1 each.
+    processes: each of them asks an adapter of its own.
+    """
+
+    observations: str = ""
+    names: tuple[str, ...] = ()
+    out: str = ""
+    task: str = ""
+    features: tuple[str, ...] = ()
+    dt_s: float = 0.0
+    action_weights: tuple[float, ...] = ()
+    seed: int = 0
+    processes: int = 1
+    wandb: Literal["disabled", "offline", "online"] = "disabled"
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    evaluate: EvaluateConfig = field(
+        default_factory=lambda: EvaluateConfig(
+            teacher_steps=(), baselines=(), test_starts=240, execution_horizon=0, fidelity_observations=48,
+            fidelity_samples=32,
+        )  # fmt: skip
+    )
+
+    def open_recorded(self) -> RecordedObservations:
+        """The observations. Raises ValueError for what is wrong with them, or not installed to read them."""
+        pairs = [name.partition("=") for name in self.names]
+        if not all(sign for _, sign, _ in pairs):
+            raise ValueError(f"names: got {list(self.names)}, expected key=feature, such as img=observation.images.front")
+        try:
+            return open_recorded(self.observations, {key: feature for key, _, feature in pairs})
+        except (OSError, ImportError) as error:
+            raise ValueError(f"--observations: {error}") from error
+
+
+@dataclass(frozen=True)
+class ConvertConfig(OutsideConfig):
+    """A teacher and recorded observations to a one-step student, with figures of what it costs and gains.
+
+    teacher: a teacher folder of ours, or an adapter, path/to/my_policy.py:build.
+    sample.num_steps, evaluate.teacher_steps: 0 and none take the steps that the teacher is used with.
+    student.training_steps: 0: 1400 for a student that starts from its teacher's weights, 3000 for any other.
+    """
+
+    teacher: str = ""
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    student: StudentConfig = field(default_factory=lambda: StudentConfig(objectives=("chamfer",), training_steps=0))
+
+
+@dataclass(frozen=True)
+class CompareConfig(OutsideConfig):
+    """Policies on the same observations and starts; the first is the reference.
+
+    policies: folders of ours, teachers or students, or adapters; a teacher may end in @steps, such as runs/x/teach@10.
+    """
+
+    policies: tuple[str, ...] = ()
+
+
+def read_outside(command: str, arguments: Sequence[str]) -> tuple[bool, ConvertConfig | CompareConfig]:
+    """Whether it is a dry run, and the config. Raises ValueError for what is wrong; tyro exits with 2 for an unknown flag."""
+    rest, flags, named, dry_run = list(arguments), [], [], False
+    config: ConvertConfig | CompareConfig = ConvertConfig() if command == "convert" else CompareConfig()
+    while command == "compare" and rest and not rest[0].startswith("-"):
+        named.append(rest.pop(0))
+    while rest:
+        flag = rest.pop(0)
+        if flag == "--dry-run":
+            dry_run = True
+        elif flag == "--config" and rest:
+            config = apply_preset(config, Path(rest.pop(0)))  # type: ignore[arg-type,assignment]
+        else:
+            flags.append(flag)
+    if isinstance(config, CompareConfig) and named:
+        config = replace(config, policies=tuple(named))
+    config = tyro.cli(type(config), args=flags, default=config, prog=f"distill.py {command}")
+    _check(command, config)
+    return dry_run, config
+
+
+def _check(command: str, config: ConvertConfig | CompareConfig) -> None:
+    """Raise ValueError for everything that can be known to be wrong before a policy is opened."""
+    usage = ("convert --teacher <folder or my_policy.py:build>" if command == "convert" else "compare <policy> <policy> ..")
+    for name in ("observations", "out"):
+        if not getattr(config, name):
+            raise ValueError(f"--{name} is missing; {usage} --observations <folder> --out <folder>")
+    if isinstance(config, ConvertConfig) and not config.teacher:
+        raise ValueError(f"--teacher is missing; {usage} --observations <folder> --out <folder>")
+    if isinstance(config, CompareConfig) and len(config.policies) < 2:
+        raise ValueError(f"policies: got {list(config.policies)}, expected at least two; {usage} --observations <folder> "
+                         "--out <folder>")  # fmt: skip
+    if config.task:
+        check_choice("task", config.task, TASKS)
+    if config.adapter.timeout_s <= 0:
+        raise ValueError(f"adapter.timeout_s: got {config.adapter.timeout_s}, expected more than 0 seconds")
+    if not Path(config.observations).exists():
+        raise ValueError(f"--observations: {config.observations} does not exist; expected a folder of recorded observations")
+    out = Path(config.out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out: {out} is a file; name a new folder")
+    if (out.is_dir() and any(out.iterdir())) and not (out / ".lock").exists():
+        raise ValueError(f"--out: {out} holds other files; name a new folder, or one of an earlier {command}")
+    check_numbers(config, ("adapter",))
+    if isinstance(config, ConvertConfig):
+        for name in config.student.objectives:
+            if recipe(name).data != "hypotheses":
+                raise ValueError(f"student.objectives: {name} is trained on demonstrations, convert has none; use chamfer")
+
+
+def resolved(
+    config: ConvertConfig | CompareConfig, horizon: int, steps: tuple[int, ...], observation_steps: int, warm: bool = False
+) -> Config:
+    """The config of the run that this is: every 0 that stands for a choice replaced by it.
+
+    horizon: T; steps: of the teacher where none are named, the first its own; observation_steps: O; warm: whether students
+    start from the teacher's weights. Raises ValueError for what does not go together.
+    """
+    evaluate = config.evaluate
+    evaluate = replace(
+        evaluate, teacher_steps=evaluate.teacher_steps or steps, execution_horizon=evaluate.execution_horizon or min(8, horizon)
+    )
+    if evaluate.execution_horizon > horizon:
+        raise ValueError(f"evaluate.execution_horizon: got {evaluate.execution_horizon}, a chunk has only {horizon} actions; "
+                         "choose at most that")  # fmt: skip
+    asked = evaluate.teacher_steps
+    if min(asked) < 1 or len(set(asked)) != len(asked):
+        raise ValueError(f"evaluate.teacher_steps: got {list(asked)}, expected different numbers of at least 1")
+    out = Path(config.out).resolve()
+    made = Config(
+        task=config.task, name=out.name, runs_dir=out.parent, seed=config.seed, processes=config.processes,
+        wandb=config.wandb, evaluate=evaluate,
+    )  # fmt: skip
+    made = replace(made, teacher=replace(made.teacher, observation_steps=observation_steps, horizon=horizon, path=Path()))
+    if isinstance(config, ConvertConfig):
+        student = config.student
+        if not student.training_steps:
+            student = replace(student, training_steps=WARM_STEPS if warm else FRESH_STEPS)
+        made = replace(made, sample=config.sample, student=student)
+        check_distilling(made)
+    check_numbers(made, ("", "sample", "student", "evaluate"))
+    return made
+
+
+def prog() -> str:
+    """How this was called, for the report."""
+    return " ".join(["distill.py", *sys.argv[1:]])

@@ -1,0 +1,244 @@
+"""The hypothesis cache: K teacher chunks for each of many observations, in shards that can be made again one by one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeGuard
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from distill.store.manifest import sha256_file, write_bytes, write_json
+from envs.specs import STATE
+from teachers.contract import FEATURES, FromSeeds, Observation, Teacher
+from teachers.networks.normalisation import Normaliser
+from teachers.trained import TrainedTeacher
+
+INDEX = "index.json"
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """What is drawn: `num_hypotheses` chunks for every frame, in shards of `shard_size` observations.
+
+    frames: `[N]` indices into the demonstrations; seed: of all noise; batch_size: observations a network call, part of
+    the plan because a matrix product's last bits depend on its size.
+    """
+
+    frames: np.ndarray
+    num_hypotheses: int
+    num_steps: int
+    shard_size: int
+    batch_size: int
+    seed: int
+
+    @property
+    def num_shards(self) -> int:
+        return -(-len(self.frames) // self.shard_size)
+
+    def shard_frames(self, shard: int) -> np.ndarray:
+        return self.frames[shard * self.shard_size : (shard + 1) * self.shard_size]
+
+
+def training_frames(
+    episode_index_F: np.ndarray, count: int, replanning_share: float, execution_horizon: int, seed: int
+) -> np.ndarray:
+    """`[N]` sorted frames of the demonstrations to draw hypotheses for, N = count, or all there are if they are fewer.
+
+    A share of them is taken where a policy will be asked for a chunk: every `execution_horizon`-th frame from an
+    episode's first on. The hard decisions stand there (at the start above all) and are rare among all frames.
+    """
+    rng = np.random.default_rng([seed, 12])
+    first_F = np.searchsorted(episode_index_F, episode_index_F, side="left")
+    step_F = np.arange(len(episode_index_F)) - first_F
+    asked = rng.permutation(np.flatnonzero(step_F % execution_horizon == 0))[: round(count * replanning_share)]
+    others = np.setdiff1d(np.arange(len(episode_index_F)), asked)
+    return np.sort(np.concatenate([asked, rng.permutation(others)[: count - len(asked)]]))
+
+
+def hypothesis_seeds(seed: int, frames_N: np.ndarray, num_hypotheses: int) -> np.ndarray:
+    """A seed per hypothesis, `[N, K]` int64 >= 0: splitmix64 over (seed, frame, k), so no two draws are tied.
+
+    It depends on nothing else: not on the shard, the batch or the number of processes.
+    """
+    mixed = np.full(1, seed, dtype=np.uint64)
+    for part in (np.asarray(frames_N, dtype=np.uint64)[:, None], np.arange(num_hypotheses, dtype=np.uint64)[None]):
+        mixed = mixed + part * np.uint64(0xD1342543DE82EF95) + np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mixed = mixed ^ (mixed >> np.uint64(31))
+    seeds_NK: np.ndarray = (mixed >> np.uint64(1)).astype(np.int64)
+    return seeds_NK
+
+
+def episode_seed(seed: int, what: str, number: int, attempt: int) -> int:
+    """A seed >= 0 for one of many independent draws: of what, which one, and the how many-th try."""
+    stream = int.from_bytes(hashlib.sha256(f"{what}:{attempt}".encode()).digest()[:6], "big")
+    return int(hypothesis_seeds(seed ^ stream, np.array([number]), 1)[0, 0])
+
+
+def noise_of(seeds_NK: np.ndarray, shape: Sequence[int]) -> Tensor:
+    """The noise `[N, K, *shape]` that these seeds stand for, always drawn on the CPU so that no device changes it."""
+    generator = torch.Generator()
+    rows = [torch.randn(*shape, generator=generator.manual_seed(int(seed))) for seed in seeds_NK.reshape(-1)]
+    return torch.stack(rows).view(*seeds_NK.shape, *shape)
+
+
+def draw_hypotheses(
+    teacher: Teacher, observation: Observation, seeds_NK: np.ndarray, num_steps: int, device: torch.device
+) -> Tensor:
+    """Raw chunks `[N, K, T, A]` for the observations, one batch.
+
+    A teacher that was trained here is given the noise of every hypothesis' own seed, an adapter these seeds. Any other is
+    asked to `sample` observation by observation, with a generator seeded by the first seed: what it draws depends on
+    nothing else.
+    """
+    if isinstance(teacher, TrainedTeacher):
+        noise = noise_of(seeds_NK, teacher.noise_shape(num_steps)).to(device)
+        return teacher.sample_from_noise({name: value.to(device) for name, value in observation.items()}, noise, num_steps)
+    if isinstance(teacher, FromSeeds):
+        return teacher.sample_from_seeds(observation, seeds_NK, num_steps).float().to(device)
+    drawn = []
+    for row, seeds_K in enumerate(seeds_NK):
+        one = {name: value[row : row + 1].to(device) for name, value in observation.items()}
+        generator = torch.Generator(device).manual_seed(int(seeds_K[0]))
+        drawn.append(teacher.sample(one, len(seeds_K), num_steps, generator).float())
+    return torch.cat(drawn)
+
+
+def keeps_features(teacher: Teacher) -> TypeGuard[TrainedTeacher]:
+    """Whether what a teacher's encoder makes of an observation is worth keeping: that of a state alone costs nothing."""
+    return isinstance(teacher, TrainedTeacher) and teacher.shape.encoder is not None
+
+
+@torch.no_grad()
+def encoded(teacher: TrainedTeacher, observation: Observation, device: torch.device) -> Observation:
+    """``{"features": [B, F]}``, on `device`, which stands for the observation from then on."""
+    return {FEATURES: teacher.features({name: value.to(device) for name, value in observation.items()})}
+
+
+def shard_name(shard: int) -> str:
+    return f"shard-{shard:05d}.safetensors"
+
+
+def write_shards(
+    folder: Path,
+    teacher: Teacher,
+    normaliser: Normaliser,
+    plan: CachePlan,
+    observe: Callable[[np.ndarray], Mapping[str, np.ndarray]],
+    shards: Sequence[int],
+    device: torch.device,
+    progress: Callable[[int], object] = lambda shard: None,
+) -> None:
+    """Draw and write the given shards into `folder`, leaving out those that are there and whole.
+
+    observe: frames `[n]` to what was observed there, raw, `[n, O, ..]`, the state always among it; normaliser: on `device`.
+    Chunks are stored normalised, in float16 (three digits of half the range: a tenth of a millimetre to a millimetre). Of
+    observations the state is stored and, of a teacher with an encoder for more than that, its features `[n, F]`: each
+    observation is encoded once for all its chunks, and for the students. A shard's bytes depend on the plan and the teacher.
+    """
+    for shard in shards:
+        path = folder / shard_name(shard)
+        digest = path.with_suffix(".sha256")
+        if not (path.is_file() and digest.is_file() and digest.read_text().strip() == sha256_file(path)):
+            frames = plan.shard_frames(shard)
+            seeds_NK = hypothesis_seeds(plan.seed, frames, plan.num_hypotheses)
+            states, chunks, features = [], [], []
+            for start in range(0, len(frames), plan.batch_size):
+                part = slice(start, start + plan.batch_size)
+                observation = {name: torch.from_numpy(seen).float() for name, seen in observe(frames[part]).items()}
+                states.append(observation[STATE])
+                if keeps_features(teacher):
+                    observation = encoded(teacher, observation, device)
+                    features.append(observation[FEATURES].cpu())
+                raw_BKTA = draw_hypotheses(teacher, observation, seeds_NK[part], plan.num_steps, device)
+                chunks.append(normaliser.normalise_action(raw_BKTA).to("cpu", torch.float16))
+            hypotheses = torch.cat(chunks)
+            if not bool(torch.isfinite(hypotheses).all()):
+                raise ValueError(f"the teacher drew NaN or infinity in shard {shard}; train it again before sampling")
+            tensors = {
+                STATE: torch.cat(states), "hypotheses": hypotheses, "seed": torch.from_numpy(seeds_NK),
+                "frame_index": torch.from_numpy(np.asarray(frames, dtype=np.int64)),
+            }  # fmt: skip
+            if features:
+                tensors[FEATURES] = torch.cat(features)
+            write_bytes(path, save(tensors))
+            write_bytes(digest, (sha256_file(path) + "\n").encode())
+        progress(shard)
+
+
+def write_index(folder: Path, plan: CachePlan, teacher: str, features_of: str = "") -> None:
+    """Write what the reader needs beside the shards; called once all are there.
+
+    teacher: what drew them, in words; features_of: the key of the teacher whose features they hold, where they hold any.
+    """
+    missing = [shard_name(shard) for shard in range(plan.num_shards) if not (folder / shard_name(shard)).is_file()]
+    if missing:
+        raise ValueError(f"{folder}: shards {missing[:5]} are missing; run the sample stage again")
+    write_json(folder / INDEX, {
+        "observations": len(plan.frames), "num_hypotheses": plan.num_hypotheses, "num_steps": plan.num_steps,
+        "shard_size": plan.shard_size, "seed": plan.seed, "teacher": teacher, "normalised": True,
+        **({"features_of": features_of} if features_of else {}),
+    })  # fmt: skip
+
+
+class HypothesisDataset(Dataset[dict[str, Tensor]]):
+    """Reads rows of a cache folder through memory maps, never the whole of it.
+
+    An item is ``{"observation.state": [O, S], "hypotheses": [K, T, A], "seed": [K]}``, float32 and the chunks
+    normalised, the seeds int64; with the teacher's ``features`` `[F]` where they were kept, and ``frame_index``, which frame of
+    the demonstrations it is, where `frames` is asked for. The files are verified by `distill.store.manifest.verify`
+    when the stage is opened.
+    """
+
+    def __init__(self, folder: Path, features_of: str = "", frames: bool = False) -> None:
+        """features_of: the key of the teacher whose features are wanted. Raises ValueError where they are not there."""
+        path = folder / INDEX
+        if not path.is_file():
+            raise ValueError(f"no hypothesis cache at {folder} ({INDEX} is missing); run the sample stage")
+        self.index = json.loads(path.read_text())
+        if features_of and self.index.get("features_of") != features_of:
+            raise ValueError(
+                f"{folder} holds features of the teacher {self.index.get('features_of')}, expected those of {features_of}: "
+                f"delete {folder} to have them made again"
+            )
+        self._names = (STATE, "hypotheses", "seed", *((FEATURES,) if features_of else ()),
+                       *(("frame_index",) if frames else ()))  # fmt: skip
+        self.folder, self.shard_size = folder, int(self.index["shard_size"])
+        self._open: dict[int, dict[str, Tensor]] = {}
+
+    def __len__(self) -> int:
+        return int(self.index["observations"])
+
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
+        return {name: value[0] for name, value in self.batch([row]).items()}
+
+    def batch(self, rows: Sequence[int] | Tensor) -> dict[str, Tensor]:
+        """Many rows at once, `[B, ...]` each: what a training step asks for, faster than row by row and then stacked."""
+        row_B = torch.as_tensor(rows)
+        shard_B, offset_B = row_B // self.shard_size, row_B % self.shard_size
+        found: dict[str, Tensor] = {}
+        for shard in shard_B.unique().tolist():
+            here_B = shard_B == shard
+            for name, value in self._shard(shard).items():
+                if name not in found:
+                    kind = torch.int64 if name in ("seed", "frame_index") else torch.float32
+                    found[name] = torch.empty(len(row_B), *value.shape[1:], dtype=kind)
+                found[name][here_B] = value[offset_B[here_B]].to(found[name].dtype)
+        return found
+
+    def _shard(self, shard: int) -> dict[str, Tensor]:
+        """The tensors of a shard, which stay on disk until they are looked at: they are views of a memory map."""
+        if shard not in self._open:
+            with safe_open(str(self.folder / shard_name(shard)), framework="pt") as file:
+                self._open[shard] = {name: file.get_tensor(name) for name in self._names}
+        return self._open[shard]

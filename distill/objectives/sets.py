@@ -1,0 +1,334 @@
+"""Set objectives: how far a student's M chunks are from the teacher's K chunks, always per observation.
+
+Every function takes student_BMTA, teacher_BKTA (both normalised) and weights, `[A]` or `[T, A]`, and returns a scalar.
+The distance between two chunks is d(a, b) = sqrt( sum_ta w_ta (a_ta - b_ta)^2 / sum_ta w_ta ), the weighted root mean
+square difference, so its unit is half of an action dimension's range whatever T and A are.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from distill.hypotheses.neighbours import Backend, nearest
+from envs.specs import nearest_name
+
+# a root has no slope at zero; below this squared distance two chunks count as one
+TINY = 1e-12
+
+
+def embed(chunks_BMTA: Tensor, weights_A: Tensor) -> Tensor:
+    """Chunks as vectors `[B, M, T*A]` whose Euclidean distance is d(a, b); weights `[A]` or `[T, A]`."""
+    weights_TA = weights_A.expand(chunks_BMTA.shape[-2:])
+    return (chunks_BMTA * (weights_TA / weights_TA.sum()).sqrt()).flatten(-2)
+
+
+def chunk_weights(weights_A: Tensor, horizon: int, execution_horizon: int, unexecuted_weight: float) -> Tensor:
+    """Weights `[T, A]`: those of the task for the actions that are carried out, times `unexecuted_weight` for the rest.
+
+    The far end of a chunk holds decisions that will be taken anew before it is reached. At full weight their spread
+    rules the distance, and the student is blurred where it acts.
+    """
+    weights_TA = weights_A.repeat(horizon, 1)
+    weights_TA[execution_horizon:] *= unexecuted_weight
+    return weights_TA
+
+
+def distances(first_BMD: Tensor, second_BKD: Tensor) -> Tensor:
+    """All Euclidean distances `[B, M, K]`, by differences."""
+    return _row_distances(first_BMD[:, :, None], second_BKD[:, None])
+
+
+def _row_distances(first_BMD: Tensor, second_BMD: Tensor) -> Tensor:
+    """Euclidean distances `[B, M]` of partners, with a gradient that stays finite at zero distance."""
+    return ((first_BMD - second_BMD).square().sum(-1) + TINY).sqrt()
+
+
+def neighbour_radii(points_BND: Tensor, neighbours: int) -> Tensor:
+    """Distance `[B, N]` of every point to its `neighbours`-th nearest other point of the same observation.
+
+    Raises ValueError where there are no more than `neighbours` points.
+    """
+    if points_BND.shape[1] <= neighbours:
+        raise ValueError(f"got {points_BND.shape[1]} chunks an observation, expected at least {neighbours + 1}")
+    return distances(points_BND, points_BND).sort(-1).values[..., neighbours]
+
+
+def _to_nearest(from_BMD: Tensor, to_BKD: Tensor, backend: Backend) -> Tensor:
+    """Mean over b and m of min_k d(from_bm, to_bk); the search has no gradient, the distance to its winner has."""
+    _, index_BM = nearest(from_BMD.detach(), to_BKD.detach(), backend)
+    winner_BMD = to_BKD.gather(1, index_BM[..., None].expand(-1, -1, to_BKD.shape[-1]))
+    return _row_distances(from_BMD, winner_BMD).mean()
+
+
+def coverage(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor, backend: Backend = "auto") -> Tensor:
+    """1/K sum_k min_m d(t_k, s_m): every hypothesis of the teacher has a student sample near it (IMLE, 1809.09087)."""
+    return _to_nearest(embed(teacher_BKTA.detach(), weights_A), embed(student_BMTA, weights_A), backend)
+
+
+def fidelity(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor, backend: Backend = "auto") -> Tensor:
+    """1/M sum_m min_k d(s_m, t_k): no student sample is far from all hypotheses of the teacher."""
+    return _to_nearest(embed(student_BMTA, weights_A), embed(teacher_BKTA.detach(), weights_A), backend)
+
+
+def chamfer(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
+    """Bidirectional Chamfer distance: 1/M sum_m min_k d(s_m, t_k) + 1/K sum_k min_m d(t_k, s_m).
+
+    Set-level IMLE of "From Flow to One Step" (arXiv 2603.09415), with un-squared distances.
+    """
+    return fidelity(student_BMTA, teacher_BKTA, weights_A) + coverage(student_BMTA, teacher_BKTA, weights_A)
+
+
+def energy_distance(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
+    """2 E d(s, t) - E d(s, s') - E d(t, t'), expectations over different samples (Szekely and Rizzo 2013, eq. 5).
+
+    Unbiased, so it may be slightly negative for equal distributions. Zero only for equal distributions, so unlike
+    Chamfer it sees how often each mode is chosen. A set of one sample has no spread term.
+    """
+    student_BMD, teacher_BKD = embed(student_BMTA, weights_A), embed(teacher_BKTA.detach(), weights_A)
+
+    def spread(points_BND: Tensor) -> Tensor:
+        count = points_BND.shape[1]
+        if count < 2:
+            return points_BND.new_zeros(())
+        off_diagonal_NN = 1 - torch.eye(count, device=points_BND.device, dtype=points_BND.dtype)
+        return (distances(points_BND, points_BND) * off_diagonal_NN).sum((-1, -2)).mean() / (count * (count - 1))
+
+    return 2 * distances(student_BMD, teacher_BKD).mean() - spread(student_BMD) - spread(teacher_BKD)
+
+
+def chamfer_energy(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
+    """Chamfer + 0.5 x energy distance: near the teacher's chunks, near all of them, and as often."""
+    return chamfer(student_BMTA, teacher_BKTA, weights_A) + 0.5 * energy_distance(
+        student_BMTA, teacher_BKTA, weights_A
+    )
+
+
+def regression(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
+    """1/(MK) sum_mk d(s_m, t_k)^2: its minimum is the mean of the hypotheses, the baseline that must fail."""
+    student_BMD, teacher_BKD = embed(student_BMTA, weights_A), embed(teacher_BKTA.detach(), weights_A)
+    return (student_BMD[:, :, None] - teacher_BKD[:, None]).square().sum(-1).mean()
+
+
+def _pairs(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
+    return distances(embed(student_BMTA, weights_A), embed(teacher_BKTA.detach(), weights_A))
+
+
+def rs_imle(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor, epsilon: float = 0.03) -> Tensor:
+    """RS-IMLE: mean over k of min { d(t_k, s_m) : m with d(t_k, s_m) > epsilon } (Vashist et al. 2024, arXiv 2409.17439).
+
+    Samples that are nearer than epsilon are rejected, so that those which are chosen look like the prior's. A hypothesis
+    all of whose samples are rejected is left out (it is served well enough).
+    """
+    return _rejecting(student_BMTA, teacher_BKTA, weights_A, torch.full((1, 1, 1), epsilon, device=student_BMTA.device))
+
+
+def rs_imle_adaptive(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor, scale: float = 0.5) -> Tensor:
+    """RS-IMLE whose epsilon is `scale` x the median distance of the observation's hypotheses to their nearest other one.
+
+    A fixed epsilon rejects everything where the hypotheses lie close together, and then nothing is learnt there.
+    """
+    epsilon_B = scale * neighbour_radii(embed(teacher_BKTA.detach(), weights_A), 1).median(-1).values
+    return _rejecting(student_BMTA, teacher_BKTA, weights_A, epsilon_B[:, None, None])
+
+
+def _rejecting(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor, epsilon_B11: Tensor) -> Tensor:
+    distance_BMK = _pairs(student_BMTA, teacher_BKTA, weights_A)
+    kept_BK = distance_BMK.masked_fill(distance_BMK <= epsilon_B11, torch.inf).amin(1)
+    valid_BK = kept_BK.isfinite()
+    # the zero of an empty selection still has a graph, so that backward finds every parameter
+    kept_BK = torch.where(valid_BK, kept_BK, 0.0 * distance_BMK.sum(1))
+    return (kept_BK.sum(1) / valid_BK.sum(1).clamp(min=1)).mean()
+
+
+def hungarian(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
+    """Optimal transport between the two sets, every sample of a set weighing the same: min over couplings of E d(s, t).
+
+    With M = K this is the assignment problem (Kuhn 1955). Otherwise each set is repeated up to the least common
+    multiple of M and K, which makes the same value an assignment again.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    distance_BMK = _pairs(student_BMTA, teacher_BKTA, weights_A)
+    _, samples, hypotheses = distance_BMK.shape
+    size = math.lcm(samples, hypotheses)
+    row = torch.arange(size, device=distance_BMK.device) % samples
+    column = torch.arange(size, device=distance_BMK.device) % hypotheses
+    square_BLL = distance_BMK[:, row[:, None], column[None]]
+    cost = square_BLL.detach().cpu().double().numpy()
+    matched = torch.stack([torch.from_numpy(linear_sum_assignment(one)[1]) for one in cost]).to(distance_BMK.device)
+    return square_BLL.gather(2, matched[..., None]).mean()
+
+
+def sinkhorn(
+    student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor, temperature: float = 0.02, iterations: int = 50
+) -> Tensor:
+    """Debiased Sinkhorn divergence OT(s, t) - OT(s, s) / 2 - OT(t, t) / 2 (Feydy et al. 2019, eq. 3), cost d.
+
+    temperature: of the entropic regularisation, in units of d. It falls to that from the largest distance of an
+    observation, 0.7 times as hot in every iteration: at once at 0.02, fifty iterations leave up to a third of the plan
+    wrong. By the envelope theorem the gradient of each term is that of sum_ij P_ij d_ij with the plan P held fixed.
+    """
+    student_BMD, teacher_BKD = embed(student_BMTA, weights_A), embed(teacher_BKTA.detach(), weights_A)
+
+    def transport(cost_BMK: Tensor) -> Tensor:
+        with torch.no_grad():
+            _, samples, hypotheses = cost_BMK.shape
+            widest_B1, first_BM = cost_BMK.amax((1, 2))[:, None], torch.zeros_like(cost_BMK[:, :, 0])
+            for step in range(iterations):
+                heat_B1 = (widest_B1 * 0.7**step).clamp(min=temperature)
+                score_BMK = (first_BM[:, :, None] - cost_BMK) / heat_B1[:, None]
+                second_BK = heat_B1 * (math.log(samples) - score_BMK.logsumexp(1))
+                score_BMK = (second_BK[:, None] - cost_BMK) / heat_B1[:, None]
+                first_BM = heat_B1 * (math.log(hypotheses) - score_BMK.logsumexp(2))
+            # log of the plan over that of independent sets; OT also counts the plan's entropy, which has no gradient
+            # here but makes equal sets come out at zero
+            ratio_BMK = (first_BM[:, :, None] + second_BK[:, None] - cost_BMK) / temperature
+            plan_BMK = ratio_BMK.exp() / (samples * hypotheses)
+        return (plan_BMK * (cost_BMK + temperature * ratio_BMK)).sum((1, 2)).mean()
+
+    return (
+        transport(distances(student_BMD, teacher_BKD))
+        - 0.5 * transport(distances(student_BMD, student_BMD))
+        - 0.5 * transport(distances(teacher_BKD, teacher_BKD))
+    )
+
+
+def soft_chamfer(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor, temperature: float = 0.02) -> Tensor:
+    """Chamfer with a soft minimum: min_k d_k becomes -tau log( 1/K sum_k exp(-d_k / tau) ), both ways.
+
+    As tau goes to 0 it is Chamfer; at a large tau it is the mean of all distances. Unlike the minimum it moves samples
+    that are not the nearest.
+    """
+    score_BMK = -_pairs(student_BMTA, teacher_BKTA, weights_A) / temperature
+    fidelity_BM = score_BMK.logsumexp(2) - math.log(score_BMK.shape[2])
+    coverage_BK = score_BMK.logsumexp(1) - math.log(score_BMK.shape[1])
+    return -temperature * (fidelity_BM.mean() + coverage_BK.mean())
+
+
+def paired(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
+    """1/M sum_m d(s_m, t_m)^2, sample m made from the very noise that the teacher made hypothesis m from.
+
+    One-step distillation of a flow by regression on its own end points (Luhman and Luhman 2021, arXiv 2101.02388, eq. 4).
+    Hypotheses beyond the first M have no partner. Raises ValueError for more samples than hypotheses.
+    """
+    samples = student_BMTA.shape[1]
+    if samples > teacher_BKTA.shape[1]:
+        raise ValueError(f"got {samples} samples and {teacher_BKTA.shape[1]} hypotheses, expected one for every sample")
+    student_BMD, teacher_BMD = embed(student_BMTA, weights_A), embed(teacher_BKTA[:, :samples].detach(), weights_A)
+    return (student_BMD - teacher_BMD).square().sum(-1).mean()
+
+
+def best_set(tried_BPTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor, num_latents: int) -> Tensor:
+    """Index `[B, M]` of the set, among P / M sets of M = `num_latents` consecutive chunks, with the least Chamfer distance."""
+    distance_BJMK = _pairs(tried_BPTA, teacher_BKTA, weights_A).unflatten(1, (-1, num_latents))
+    best_B = (distance_BJMK.amin(-1).mean(-1) + distance_BJMK.amin(-2).mean(-1)).argmin(-1)
+    return best_B[:, None] * num_latents + torch.arange(num_latents, device=best_B.device)
+
+
+def pool_winners(tried_BPTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor, num_latents: int) -> Tensor:
+    """Index `[B, K + M]`: the chunk nearest to each of the K hypotheses, then the first M = `num_latents` as they come."""
+    index_BK = nearest(embed(teacher_BKTA.detach(), weights_A), embed(tried_BPTA.detach(), weights_A))[1]
+    return torch.cat([index_BK, torch.arange(num_latents, device=index_BK.device).expand(len(index_BK), -1)], dim=1)
+
+
+def large_pool(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
+    """1/K sum_k d(t_k, w_k) + fidelity of the rest; the first K samples are the winners w_k of a large pool.
+
+    Chamfer whose coverage looks for its nearest samples among many that were made without gradient (IMLE, 1809.09087,
+    algorithm 1): only the winners are made again with one. Raises ValueError unless there are more than K samples.
+    """
+    hypotheses = teacher_BKTA.shape[1]
+    if student_BMTA.shape[1] <= hypotheses:
+        raise ValueError(f"got {student_BMTA.shape[1]} samples, expected {hypotheses} winners and at least one other")
+    winner_BKD = embed(student_BMTA[:, :hypotheses], weights_A)
+    covered = _row_distances(winner_BKD, embed(teacher_BKTA.detach(), weights_A)).mean()
+    return covered + fidelity(student_BMTA[:, hypotheses:], teacher_BKTA, weights_A)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss between sets, and what it needs of the training step.
+
+    loss: (student_BMTA, teacher_BKTA, weights) to a scalar; knob: its one parameter that a name may set with ``@value``.
+    one_sample: its minimum ignores the latent, so M = 1 trains it as well as any M.
+    noise: the latents are the noise that the first M hypotheses were made from, in their order.
+    tried: this many x M latents an observation are tried without gradient, and those whose index `choose` returns (given
+    tried_BPTA, teacher_BKTA, weights and M) are then made again with one.
+    """
+
+    loss: Callable[..., Tensor]
+    label: str
+    knob: str = ""
+    one_sample: bool = False
+    noise: bool = False
+    tried: int = 1
+    choose: Callable[[Tensor, Tensor, Tensor, int], Tensor] | None = None
+
+
+OBJECTIVES = {
+    "regression": Objective(regression, "Regression student", one_sample=True),
+    "fidelity": Objective(fidelity, "Fidelity alone"),
+    "imle": Objective(coverage, "One-sided IMLE student"),
+    "rs_imle": Objective(rs_imle, "RS-IMLE student", knob="epsilon"),
+    "rs_imle_adaptive": Objective(rs_imle_adaptive, "RS-IMLE student, adaptive", knob="scale"),
+    # min over candidate sets S_j of Chamfer(S_j, T), per observation (MoFlow-IMLE, arXiv 2503.09950)
+    "set_imle": Objective(chamfer, "IMLE over sets", tried=8, choose=best_set),
+    "chamfer": Objective(chamfer, "Chamfer student"),
+    "soft_chamfer": Objective(soft_chamfer, "Soft-min Chamfer student", knob="temperature"),
+    "large_pool": Objective(large_pool, "Large-pool Chamfer student", tried=8, choose=pool_winners),
+    "hungarian": Objective(hungarian, "Hungarian student"),
+    "sinkhorn": Objective(sinkhorn, "Sinkhorn student", knob="temperature"),
+    "energy_distance": Objective(energy_distance, "Energy distance student"),
+    "chamfer_energy": Objective(chamfer_energy, "Chamfer + energy student"),
+    "noise_regression": Objective(paired, "Regression on the teacher's noise", noise=True),
+}
+"""One line per objective. Weighted sums of them need no line: see `objective`."""
+
+_TERM = re.compile(r"(?P<weight>\d*\.?\d+)?(?P<name>[a-z][a-z_]*)(@(?P<knob>\d*\.?\d+))?")
+
+
+def objective(name: str) -> Objective:
+    """The objective of a name, or of a weighted sum such as ``chamfer+0.5energy_distance`` or ``rs_imle@0.1``.
+
+    ``0.5`` before a name is its weight, ``@0.1`` after it sets its knob. Raises ValueError for an unknown name, a knob
+    where there is none, or a sum whose terms need different latents.
+    """
+    if name in OBJECTIVES:
+        return OBJECTIVES[name]
+    terms: list[tuple[float, Objective]] = []
+    for text in name.split("+"):
+        match = _TERM.fullmatch(text)
+        if match is None or match["name"] not in OBJECTIVES:
+            unknown = match["name"] if match else text
+            raise ValueError(f"unknown objective {unknown!r}; expected one of {sorted(OBJECTIVES)}, or a weighted sum "
+                             f"such as 'chamfer+0.5energy_distance'{nearest_name(unknown, OBJECTIVES)}")
+        term = OBJECTIVES[match["name"]]
+        if match["knob"]:
+            if not term.knob:
+                raise ValueError(f"objective {match['name']!r} has nothing to set by '@{match['knob']}'; leave that out")
+            term = replace(term, loss=partial(term.loss, **{term.knob: float(match["knob"])}))
+        terms.append((float(match["weight"] or 1.0), term))
+    noise = any(term.noise for _, term in terms)
+    if len({(term.tried, term.choose) for _, term in terms}) > 1 or (noise and terms[0][1].tried > 1):
+        raise ValueError(f"objective {name!r}: these terms need different latents and cannot be added; train them apart")
+
+    def loss(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
+        values = [weight * term.loss(student_BMTA, teacher_BKTA, weights_A) for weight, term in terms]
+        return torch.stack(values).sum()
+
+    first = terms[0][1]
+    one_sample = all(term.one_sample for _, term in terms)
+    return replace(first, loss=loss, label=name, knob="", one_sample=one_sample, noise=noise)
+
+
+ANCHORED = "2fidelity+imle+0.5energy_distance+0.3noise_regression"
+"""Near the teacher's chunks, near all of them, as often, and each from its own noise."""
+
+OBJECTIVES["anchored"] = replace(objective(ANCHORED), label="Anchored set student")

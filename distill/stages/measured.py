@@ -1,0 +1,125 @@
+"""What a run measured of one of its students, found by the stages' keys, so that no figure of another student is taken."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill.config import EvaluateConfig
+from distill.evaluation.statistics import wilson_interval
+from distill.store.manifest import read_manifest, verify
+from students.export.card import Measured, Provenance, RunTime
+from students.selection import Selection
+
+FEWEST_CALLS = 100
+"""A median over fewer calls is not told as a time."""
+
+
+@dataclass(frozen=True)
+class RunFigures:
+    """What `figures_of` found; what it did not find is None or "" in it."""
+
+    student: Measured
+    teacher: Measured | None
+    provenance: Provenance
+
+
+def run_time_of(student: Path, horizon: int) -> RunTime:
+    """How the student's run chose among its samples: its stage's manifest says that. Without one: the default."""
+    manifest, default = read_manifest(student), EvaluateConfig()
+    if manifest is None or "execution_horizon" not in manifest["made_from"]:
+        return RunTime(default.student_selection, min(default.execution_horizon, horizon), "default")
+    told = manifest["made_from"]
+    selection = Selection(
+        told.get("selection", "one"), told.get("candidates_of_selection", default.selection_candidates),
+        told.get("forget_every", default.forget_every),
+    )  # fmt: skip
+    return RunTime(selection, told["execution_horizon"], "run")
+
+
+def figures_of(student: Path) -> RunFigures:
+    """The figures of a student that lies in its run, ``<run>/distill/<name>``.
+
+    A stage counts only where its manifest names the student's key, or the key of its evaluation, put aside or not. Raises
+    ValueError, with the file's name, where files were changed after they were measured.
+    """
+    empty = RunFigures(Measured("student"), None, Provenance())
+    student = Path(os.path.abspath(student))  # links are not followed: the card names the run as the user does
+    manifest, run = read_manifest(student), student.parent.parent
+    if manifest is None:
+        return empty
+    name = student.name.partition(".")[0]
+    evaluated = _first(run / "evaluate", name, lambda made_from: made_from.get("student") == manifest["key"])
+    if evaluated is None:
+        return empty
+    made_from, key = _manifest(evaluated)["made_from"], _manifest(evaluated)["key"]
+    timed = _first(run, "latency", lambda told: key in told.get("policies", ()))
+    times = {} if timed is None else _read(timed / "latency.json")
+    told_in = None if timed is None else _report(run, _manifest(timed)["key"])
+    made = {} if told_in is None else _read(told_in / "report.json")["made"]
+    teacher = _teacher(run, made_from)
+    its_key = None if teacher is None else _manifest(teacher)["key"]
+    beside = timed is not None and its_key in _manifest(timed)["made_from"]["policies"]
+    return RunFigures(
+        _policy(evaluated, "student", times.get(name)),
+        None if teacher is None else _policy(teacher, "teacher", times.get(teacher.name.partition(".")[0]) if beside else None),
+        Provenance(run.name, str(made_from.get("seed", "")), made.get("date", ""), made.get("hardware", "")),
+    )
+
+
+def _policy(folder: Path, label: str, latency: dict[str, Any] | None) -> Measured:
+    result, latency = _read(folder / "result.json"), latency or {}
+    if latency.get("calls", 0) < FEWEST_CALLS:
+        latency = {}
+    summary = result["summary"]
+    low, high = wilson_interval(summary["successes"], summary["episodes"])
+    return Measured(
+        label if label == "student" else f"{label}, {_manifest(folder)['made_from']['num_steps']} steps",
+        result["nfe"], summary["episodes"], summary["successes"], low, high, summary["entropy"],
+        summary["modes_reached"], summary["modes_total"], latency.get("median_ms"), latency.get("hz"), latency.get("calls"),
+    )  # fmt: skip
+
+
+def _teacher(run: Path, student: dict[str, Any]) -> Path | None:
+    """The teacher at the most solver steps, on the same starts and against the same reference."""
+    same = ("reference", "test", "execution_horizon", "envs_version", "seed")
+    found = [
+        folder for folder in _stages(run / "evaluate", "teacher_*")
+        if all(_manifest(folder)["made_from"].get(name) == student.get(name) for name in same)
+    ]  # fmt: skip
+    best = max(found, key=lambda folder: int(_manifest(folder)["made_from"]["num_steps"]), default=None)
+    if best is not None:
+        verify(best)
+    return best
+
+
+def _report(run: Path, latency: str) -> Path | None:
+    return _first(run, "report", lambda told: told.get("latency") == latency)
+
+
+def _first(parent: Path, name: str, fits: Callable[[dict[str, Any]], bool]) -> Path | None:
+    """The stage of this name that fits, the one in place before those put aside."""
+    for folder in _stages(parent, name):
+        if fits(_manifest(folder)["made_from"]):
+            verify(folder)
+            return folder
+    return None
+
+
+def _stages(parent: Path, name: str) -> Iterator[Path]:
+    for pattern in (name, f"{name}.*"):
+        yield from (folder for folder in sorted(parent.glob(pattern)) if read_manifest(folder) is not None)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    manifest = read_manifest(folder)
+    assert manifest is not None  # `_stages` gives no others
+    return manifest
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text())

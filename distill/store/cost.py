@@ -1,0 +1,49 @@
+"""What a stage has cost, all its goes together: also those that were stopped, or killed without a word."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from distill.store.manifest import SPENT, write_json
+
+
+@contextlib.contextmanager
+def counting(partial: Path, leads: bool = True, every_s: float = 5.0) -> Iterator[None]:
+    """Write down what this process spends within, every so often and at the end, however that comes.
+
+    leads: whether its time on the clock is that of the whole go; of several processes one's is.
+    """
+    folder = partial / SPENT
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{time.time_ns()}-{os.getpid()}.json"
+    begin, begin_cpu = time.monotonic(), time.process_time()
+    ended = threading.Event()
+
+    def write() -> None:
+        seconds = time.monotonic() - begin if leads else 0.0
+        write_json(path, {"seconds": seconds, "cpu_seconds": time.process_time() - begin_cpu})
+
+    def keep_writing() -> None:
+        while not ended.wait(every_s):
+            write()
+
+    writer = threading.Thread(target=keep_writing, daemon=True)
+    writer.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        writer.join()
+        write()
+
+
+def spent(partial: Path) -> tuple[float, float]:
+    """Seconds on the clock, and of all processors together, of all goes that are written down."""
+    rows = [json.loads(path.read_text()) for path in sorted((partial / SPENT).glob("*.json"))]
+    return sum(row["seconds"] for row in rows), sum(row["cpu_seconds"] for row in rows)

@@ -1,0 +1,187 @@
+"""Stages on disk: a folder is there whole or not at all, says what it was made from, and is verified when opened."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+SPENT = ".spent"
+"""Where, in the folder of an unfinished stage, each go of each process keeps account of its time (distill.store.cost)."""
+_PACKAGES = ("torch", "numpy", "mujoco", "gymnasium", "accelerate", "torchcfm", "safetensors")
+
+
+def make_key(made_from: Mapping[str, Any]) -> str:
+    """sha256 of everything a stage was made from, as canonical JSON; equal inputs, equal key."""
+    text = json.dumps({"schema_version": SCHEMA_VERSION, **made_from}, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write whole or not at all: a temporary file beside it, fsync, rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    _fsync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Strict JSON (NaN refused), whole or not at all."""
+    write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a finished stage, None when there is none; ValueError when it cannot be read."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        manifest = json.loads(path.read_text())
+        manifest["key"], manifest["files"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read ({error}). Delete {folder} to have this stage made again") from error
+    return dict(manifest)
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """Compare every file of a finished stage with its manifest and return the manifest.
+
+    Raises ValueError naming the file that is missing or differs.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise ValueError(f"{folder} holds no finished stage (no {MANIFEST}); run the stage that makes it")
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise ValueError(f"{path} is missing, {MANIFEST} lists it. Delete {folder} to have this stage made again")
+        got = sha256_file(path)
+        if got != expected:
+            raise ValueError(
+                f"{path} was changed since it was written: sha256 is {got[:12]}, {MANIFEST} says {expected[:12]}. "
+                f"Delete {folder} to have this stage made again"
+            )
+    return manifest
+
+
+def finished(folder: Path, key: str) -> bool:
+    """Whether the stage of this key is there and whole.
+
+    An earlier stage of this key that was put aside by a change of settings is brought back. Raises ValueError as
+    `verify` does when the files do not match their manifest.
+    """
+    place = place_of(folder, key)
+    if place is None:
+        return False
+    if place != folder:
+        _put_aside(folder)
+        os.rename(place, folder)
+    verify(folder)
+    return True
+
+
+def place_of(folder: Path, key: str) -> Path | None:
+    """Where the finished stage of this key stands: in its folder, or put aside by a change of settings. None: nowhere."""
+    for place in (folder, _aside(folder, key)):
+        manifest = read_manifest(place)
+        if manifest is not None and manifest["key"] == key:
+            return place
+    return None
+
+
+def partial_folder(folder: Path, key: str) -> Path:
+    """Where an unfinished stage of this key collects its files, so that it goes on where it stopped."""
+    return folder.with_name(f"{folder.name}.{key[:8]}.partial")
+
+
+def commit(folder: Path, key: str, made_from: Mapping[str, Any], seconds: float, cpu_seconds: float = 0.0) -> None:
+    """Turn the partial folder into the finished stage: manifest, fsync, rename.
+
+    A finished stage of another key is renamed to `<stage>.<its key>`, never deleted.
+    seconds: time the work took; cpu_seconds: of all processors together, which other work on the machine does not change.
+    """
+    partial = partial_folder(folder, key)
+    for left in partial.rglob(".*.tmp"):  # by a write that was killed, see write_bytes
+        left.unlink()
+    shutil.rmtree(partial / SPENT, ignore_errors=True)
+    files = {
+        str(path.relative_to(partial)): sha256_file(path)
+        for path in sorted(partial.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    manifest = {
+        "schema_version": SCHEMA_VERSION, "key": key, "made_from": json.loads(json.dumps(made_from, default=str)),
+        "packages": installed_packages(), "seconds": round(seconds, 3),
+        "cpu_seconds": round(cpu_seconds, 3), "files": files,
+    }  # fmt: skip
+    for name in files:
+        _fsync_file(partial / name)
+    write_json(partial / MANIFEST, manifest)
+    _put_aside(folder)
+    os.rename(partial, folder)
+    _fsync_folder(folder.parent)
+
+
+def publish(partial: Path, folder: Path) -> None:
+    """Turn a folder whose files are all written into `folder`, which must not be there: fsync, rename."""
+    for path in sorted(partial.rglob("*")):
+        _fsync_file(path)
+    os.rename(partial, folder)
+    _fsync_folder(folder.parent)
+
+
+def discard(folder: Path, key: str) -> None:
+    """Remove what an unfinished stage left."""
+    shutil.rmtree(partial_folder(folder, key), ignore_errors=True)
+
+
+def installed_packages() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def _aside(folder: Path, key: str) -> Path:
+    return folder.with_name(f"{folder.name}.{key[:8]}")
+
+
+def _put_aside(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    if manifest is None:
+        if folder.exists():
+            raise ValueError(f"{folder} exists but is no finished stage of flow2one; move it away, then start again")
+        return
+    target = _aside(folder, manifest["key"])
+    if target.exists():  # the same key twice: the newer one is as good
+        shutil.rmtree(target)
+    os.rename(folder, target)
+
+
+def _fsync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_fsync_folder = _fsync_file  # a folder's entry is made durable by the same two calls

@@ -1,0 +1,204 @@
+"""The training loop of teachers and students: exact resume, the same batches for any number of processes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from distill.store.manifest import write_bytes
+from distill.training.ema import ExponentialAverage
+
+RESUME = "resume.safetensors"
+_LOG_EVERY = 50
+
+
+class Settings(Protocol):
+    """The part of a TeacherConfig or StudentConfig that the loop needs."""
+
+    @property
+    def training_steps(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def warmup_steps(self) -> int: ...
+    @property
+    def ema_decay(self) -> float: ...
+    @property
+    def candidates(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Share:
+    """This process's part of the global batch: rows rank, rank + world, ..."""
+
+    rank: int = 0
+    world: int = 1
+
+    def of(self, tensor: Tensor) -> Tensor:
+        return tensor[self.rank :: self.world]
+
+
+def batch_indices(seed: int, step: int, batch_size: int, length: int) -> Tensor:
+    """Rows `[B]` of the global batch of a step: epoch after epoch in a fresh order, a function of (seed, step) only.
+
+    So nothing of the data order has to be saved for a resume, and every number of processes sees the same batches.
+    """
+    positions = torch.arange(step * batch_size, (step + 1) * batch_size)
+    rows = torch.empty(batch_size, dtype=torch.long)
+    for epoch in (positions // length).unique().tolist():
+        order = torch.randperm(length, generator=step_generator(seed, epoch, stream=1))
+        here = positions // length == epoch
+        rows[here] = order[positions[here] % length]
+    return rows
+
+
+def step_generator(seed: int, step: int, stream: int = 0) -> torch.Generator:
+    """A generator that depends on (seed, stream, step) only."""
+    return torch.Generator().manual_seed((seed * 4 + stream) * 1_000_003 + step)
+
+
+def learning_rate(settings: Settings, step: int) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / settings.warmup_steps
+    done = (step - settings.warmup_steps) / max(1, settings.training_steps - settings.warmup_steps)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def candidate_steps(settings: Settings) -> list[int]:
+    """The steps whose averaged weights compete on the validation starts: evenly over the last 40 % of training."""
+    steps, count = settings.training_steps, settings.candidates
+    return sorted({steps - round(0.4 * steps * index / count) for index in range(count)} - {0})
+
+
+LossOfStep = Callable[[nn.Module, Any, torch.Generator], Tensor]
+Save = Callable[[nn.Module, Path], None]
+
+
+def fit(
+    accelerator: Accelerator,
+    model: nn.Module,
+    batches: Callable[[int, int, Share], Iterator[Any]],
+    loss_of_step: LossOfStep,
+    settings: Settings,
+    seed: int,
+    folder: Path,
+    save_candidate: Save,
+    on_log: Callable[[int, float], None],
+    title: str,
+    stop_after: int | None = None,
+    alone: bool = False,
+) -> list[dict[str, float]]:
+    """Train `model` with AdamW and an average of its weights, from wherever `folder` says it stopped.
+
+    batches: (first step, last step, this process's share) to the batches; loss_of_step: (wrapped model, batch, generator
+    of the step) to a scalar; save_candidate: (averaged model, folder) writes a policy; stop_after: leave early at this
+    step, as an interruption would (for tests); alone: this process trains by itself, whatever the others do.
+    Returns the loss curve; the averaged weights of `candidate_steps` stand in ``candidate-<step>`` folders.
+    Raises FloatingPointError, on every process alike, when the gradient is not finite.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    alone = alone or accelerator.num_processes == 1
+    device, main = accelerator.device, alone or accelerator.is_main_process
+    share = Share() if alone else Share(accelerator.process_index, accelerator.num_processes)
+    if settings.batch_size < share.world:
+        raise ValueError(f"batch_size {settings.batch_size} is smaller than the {share.world} processes; raise it")
+    model = model.to(device).train()
+    average = ExponentialAverage(model, settings.ema_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    first, curve, summed = _load_resume(folder / RESUME, model, average, optimizer, device)
+    wrapped: nn.Module = model if alone else accelerator.prepare_model(model)
+    marks = candidate_steps(settings)
+    save_every = max(1, settings.training_steps // 20)
+    total, counted = torch.tensor(summed[0], device=device), summed[1]
+    bar = tqdm(total=settings.training_steps, initial=first, desc=title, disable=not main,
+               mininterval=2.0, unit="step")
+    last = settings.training_steps if stop_after is None else min(stop_after, settings.training_steps)
+    for step, batch in zip(range(first, last), batches(first, last, share), strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(settings, step)
+        loss = loss_of_step(wrapped, batch, step_generator(seed, step))
+        optimizer.zero_grad()
+        loss.backward()
+        # the gradient was averaged over all processes, so all of them see the same norm and stop together
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if not bool(torch.isfinite(norm)):
+            raise FloatingPointError(
+                f"{title}: the gradient's norm is {norm.item()} at step {step}; lower the learning rate "
+                f"({settings.learning_rate}) or look for extreme values in the data"
+            )
+        optimizer.step()
+        average.update(model)
+        total, counted = total + loss.detach(), counted + 1
+        bar.update()
+        done = step + 1
+        if done % _LOG_EVERY == 0 or done == settings.training_steps:
+            mean_loss = float(total if alone else accelerator.reduce(total, reduction="mean")) / counted
+            total, counted = torch.zeros((), device=device), 0
+            curve.append({"step": done, "loss": mean_loss})
+            bar.set_postfix(loss=f"{mean_loss:.4f}")
+            if main:
+                on_log(done, mean_loss)
+        if main and done in marks:
+            save_candidate(average.model, _candidate(folder, done))
+        if main and (done % save_every == 0 or done in marks):
+            _save_resume(folder / RESUME, done, model, average, optimizer, curve, (float(total), counted))
+    bar.close()
+    if not alone:
+        accelerator.wait_for_everyone()
+    return curve
+
+
+def _candidate(folder: Path, step: int) -> Path:
+    return folder / f"candidate-{step:06d}"
+
+
+def _save_resume(
+    path: Path, step: int, model: nn.Module, average: ExponentialAverage, optimizer: torch.optim.Optimizer,
+    curve: Sequence[dict[str, float]], summed: tuple[float, int],
+) -> None:  # fmt: skip
+    """One safetensors file: weights, averaged weights and optimizer state, with step and curve in its header."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"average.{name}": value for name, value in average.model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+    header = {"state": json.dumps({"step": step, "updates": average.updates, "curve": list(curve), "summed": summed})}
+    write_bytes(path, save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, header))
+
+
+def _load_resume(
+    path: Path, model: nn.Module, average: ExponentialAverage, optimizer: torch.optim.Optimizer, device: torch.device
+) -> tuple[int, list[dict[str, float]], tuple[float, int]]:
+    if not path.is_file():
+        return 0, [], (0.0, 0)
+    with safe_open(str(path), framework="pt") as file:
+        header = json.loads(file.metadata()["state"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is no dict)
+    model.load_state_dict(_below(tensors, "model."))
+    average.model.load_state_dict(_below(tensors, "average."))
+    average.updates = header["updates"]
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in _below(tensors, "optimizer.").items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return int(header["step"]), list(header["curve"]), tuple(header["summed"])
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

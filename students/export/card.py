@@ -1,0 +1,131 @@
+"""The model card of an exported student: what it is, what was measured of it, and what was not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from students import Student
+from students.selection import Selection
+from teachers.networks.observations import sources_of
+
+MISSING = "not measured"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Figures of one policy. None: not measured.
+
+    label: what the card calls it; nfe: network evaluations for one plan; success_low, success_high: 95 % Wilson interval, 0
+    to 1; entropy: of the modes over the successes, 1 is even; median_ms: of the whole policy call, batch 1, on `calls` calls.
+    """
+
+    label: str
+    nfe: int | None = None
+    episodes: int | None = None
+    successes: int | None = None
+    success_low: float | None = None
+    success_high: float | None = None
+    entropy: float | None = None
+    modes_reached: int | None = None
+    modes_total: int | None = None
+    median_ms: float | None = None
+    hz: float | None = None
+    calls: int | None = None
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the figures come from. "": not recorded.
+
+    run, seed: of the run they were measured in; date, hardware: as its report has them.
+    """
+
+    run: str = ""
+    seed: str = ""
+    date: str = ""
+    hardware: str = ""
+
+
+@dataclass(frozen=True)
+class RunTime:
+    """How a student is to be called: which of its samples is carried out, and how many actions of it.
+
+    source: ``run``: as it was measured; ``default``: nothing says how it was, so this is flow2one's default.
+    """
+
+    selection: Selection
+    execution_horizon: int
+    source: str
+
+
+def model_card(
+    student: Student, files: Mapping[str, dict[str, Any]], run_time: RunTime, measured: Measured, teacher: Measured | None,
+    provenance: Provenance, exported: str,
+) -> str:  # fmt: skip
+    """The text of ``README.md``. files: the formats in ``export.json``; exported: the date of the export."""
+    shape, selection = student.shape, run_time.selection
+    parameters = sum(value.numel() for value in student.parameters())
+    seen = ", ".join(f"`{name}`" for name in sources_of(shape))
+    latent = " x ".join(map(str, student.latent_shape))
+    several = f" of {selection.candidates} plans made in the one evaluation" if selection.several else ""
+    rows = [_row(each) for each in (teacher, measured) if each is not None]
+    lines = [
+        "---", "library_name: flow2one", "tags: [robotics, imitation-learning, one-step, flow-matching]", "---", "",
+        f"# A one-step policy for `{shape.task}`", "",
+        f"It makes a plan of {shape.horizon} actions ({', '.join(shape.action_names)}), {shape.dt_s:g} s apart, in one "
+        "evaluation of its network. Made and measured with flow2one.", "",
+        f"- Sees: {seen}, of the last {shape.observation_steps} steps, in raw units; normalisation is inside.",
+        f"- Takes a latent for each plan, {latent} of standard normal numbers; {parameters:,} parameters.",
+        f"- At run time: `{selection.kind}`{several}; {run_time.execution_horizon} actions are carried out, then it is asked "
+        f"again ({'as it was measured' if run_time.source == 'run' else 'the default; no run says how it was measured'}).",
+        "", "## Measured", "",
+        "| policy | NFE | success, 95 % interval | starts | modes | entropy | ms | Hz |", "|---|---|---|---|---|---|---|---|",
+        *rows, "", *_notes(measured, teacher, provenance), "", "## Files", "",
+        "- `config.json`, `model.safetensors`: for `students.load_student` of flow2one.",
+        "- `export.json`: names, shapes and units of inputs and outputs, the choice among plans, sums of all files.",
+        *(_file(name, told) for name, told in files.items()),
+        "", f"Exported {exported}. The card names no licence and no data set: add those of the data it was trained on.", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _row(policy: Measured) -> str:
+    success = MISSING
+    if policy.episodes and policy.successes is not None:
+        success = f"{policy.successes / policy.episodes:.1%}"
+        if policy.success_low is not None and policy.success_high is not None:
+            success += f" ({policy.success_low:.1%} to {policy.success_high:.1%})"
+    modes = MISSING if policy.modes_reached is None else f"{policy.modes_reached}/{policy.modes_total}"
+    cells = (
+        policy.label, _number(policy.nfe, "d"), success, _number(policy.episodes, "d"), modes,
+        _number(policy.entropy, ".3f"), _number(policy.median_ms, ".2f"), _number(policy.hz, ".0f"),
+    )  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def _number(value: float | None, form: str) -> str:
+    return MISSING if value is None else format(value, form)
+
+
+def _notes(measured: Measured, teacher: Measured | None, provenance: Provenance) -> list[str]:
+    source = f"run `{provenance.run}`, seed {provenance.seed or 'not recorded'}" if provenance.run else "no run was found"
+    notes = [
+        f"- Source: {source}; date: {provenance.date or 'not recorded'}; hardware: {provenance.hardware or 'not recorded'}.",
+    ]
+    if measured.calls:
+        notes.append(f"- Times: median of {measured.calls} whole calls, batch 1, in PyTorch, not of the graphs below.")
+    if teacher is None:
+        notes.append("- The teacher was not measured beside it.")
+    if measured.episodes:
+        notes.append("- Success is in simulation, from stored test starts; nothing was tried on a real robot.")
+    return notes
+
+
+def _file(name: str, told: Mapping[str, Any]) -> str:
+    parity = told["parity"]
+    return (
+        f"- `{told['file']}` ({name}): differs from PyTorch by at most {parity['largest_normalised']:.1e} half ranges of an "
+        f"action, on {parity['inputs']:,} random observations."
+    )

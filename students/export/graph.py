@@ -1,0 +1,153 @@
+"""A student as one graph, raw observation and latents to raw chunks, for ONNX Runtime, torch.export and AOTInductor."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from envs.specs import STATE, nearest_name
+from students import Student
+from teachers.contract import Observation
+from teachers.networks.observations import by_kind, fake_observation, sources_of
+
+LATENTS, ACTIONS, SAMPLES = "latents", "actions", "samples"
+"""Names of the graph's last input, of its output, and of the one axis of both that may have any length."""
+
+EXAMPLE_SAMPLES = 89
+"""Length of that axis while a graph is made. It must be no other size in the student: AOTInductor takes two axes of one length
+for the same, and a chunk of 16 actions then fixes the number of samples at 16 (seen in torch 2.13; the check refuses it)."""
+
+FILES = {"onnx": "student.onnx", "torch": "student.torch.pt2", "aoti": "student.aoti.pt2"}
+"""Formats, and the file that each of them writes."""
+
+Call = Callable[[Observation, Tensor], Tensor]
+"""An exported graph: observation `[1, ...]` and latents `[1, M, ...]` to raw chunks `[1, M, T, A]`."""
+
+
+class StudentGraph(nn.Module):
+    """Raw observation `[1, O, ..]` and latents `[1, M, ...]` to raw chunks `[1, M, T, A]`: the student without its checks.
+
+    A graph cannot refuse anything: who calls it makes sure that states, colours and points are finite. Depth may be NaN.
+    """
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, observation: Observation, latents: Tensor) -> Tensor:
+        student = self.student
+        if student.shape.encoder is None:
+            feature_BF = student.encoder(student.normaliser.normalise_state(observation[STATE]))
+        else:
+            sources = sources_of(student.shape)
+            feature_BF = student.encode_rows(by_kind(observation, sources), sources)
+        condition_BC = feature_BF if student.adapt is None else student.adapt(feature_BF)
+        return student.normaliser.unnormalise_action(student.generate(condition_BC, latents))
+
+
+def export_program(student: Student) -> torch.export.ExportedProgram:
+    """The student's graph for one observation and any number of latents. The student is on the CPU, in eval mode."""
+    student.normaliser.check()
+    observation = fake_observation(student.shape, 1)
+    latents = torch.randn(1, EXAMPLE_SAMPLES, *student.latent_shape)
+    shapes = {"observation": {name: {} for name in observation}, "latents": {1: torch.export.Dim.DYNAMIC}}
+    with _quiet(), torch.no_grad():
+        student(observation, latents)  # looks at the statistics, which it does once only: a graph has no such choice
+        return torch.export.export(StudentGraph(student).eval(), (observation, latents), dynamic_shapes=shapes)
+
+
+# -- the formats -------------------------------------------------------------------------------------------------------
+
+
+def check_format(name: str) -> None:
+    """Raise ValueError, before any work, for an unknown format and for one whose packages or compiler are not here."""
+    if name not in FILES:
+        raise ValueError(f"formats: unknown {name!r}; expected some of {list(FILES)}{nearest_name(name, FILES)}")
+    if name == "onnx":
+        missing = [package for package in ("onnx", "onnxscript", "onnxruntime") if not _is_installed(package)]
+        if missing:
+            raise ValueError(f'format onnx: {", ".join(missing)} not installed; pip install "flow2one[onnx]"')
+    if name == "aoti":
+        compiler = os.environ.get("CXX", "g++")
+        if shutil.which(compiler) is None:
+            raise ValueError(
+                f"format aoti: no C++ compiler, {compiler!r} was not found; install one (Debian: apt-get install g++), name "
+                "one in CXX, or leave aoti out of --formats"
+            )
+
+
+def write_format(name: str, student: Student, program: torch.export.ExportedProgram, folder: Path) -> Call:
+    """Write the format's file into the folder; what calls the graph in it, read back from there.
+
+    Raises ValueError where the compiler fails.
+    """
+    path = folder / FILES[name]
+    with _quiet():
+        if name == "onnx":
+            return _write_onnx(student, program, path)
+        if name == "torch":
+            torch.export.save(program, path)
+            return torch.export.load(path).module()
+        try:
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+            return torch._inductor.aoti_load_package(str(path))
+        except RuntimeError as error:
+            first = str(error).strip().splitlines()[0]
+            raise ValueError(f"format aoti: the C++ compiler failed ({first}); see docs/export.md") from error
+
+
+def _write_onnx(student: Student, program: torch.export.ExportedProgram, path: Path) -> Call:
+    sources = list(sources_of(student.shape))
+    shapes = {"observation": {name: {} for name in sources}, "latents": {1: SAMPLES}}
+    made = torch.onnx.export(
+        program, (), input_names=[*sources, LATENTS], output_names=[ACTIONS], dynamic_shapes=shapes, dynamo=True, verbose=False,
+    )  # fmt: skip
+    assert made is not None
+    made.save(path, external_data=False)
+    return onnx_call(path)
+
+
+def onnx_call(path: Path) -> Call:
+    """The graph of an ONNX file in ONNX Runtime, on one thread of the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def call(observation: Observation, latents: Tensor) -> Tensor:
+        feed = {name: value.numpy() for name, value in observation.items()}
+        return torch.from_numpy(session.run([ACTIONS], feed | {LATENTS: latents.numpy()})[0])
+
+    return call
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # how Python says that an import of it is blocked
+        return False
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch tells of itself while it exports: deprecations within torch, and operators of packages not here."""
+    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
+    before = registration.level
+    registration.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+            warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
+            yield
+    finally:
+        registration.setLevel(before)

@@ -1,0 +1,174 @@
+"""What an encoder sees: its description, a made-up observation of every shape, and the check of the one that came."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from envs.specs import DEPTH, IMAGES, POINTS, STATE, nearest_name
+from teachers.contract import Observation
+from teachers.networks.shapes import PolicyShape
+
+SPARSE = 4
+"""A cloud may have fewer points than N: the encoder takes a maximum over them, however many. Fewer than N / SPARSE are
+refused: then most of what is usually seen is missing."""
+
+def sources_of(shape: PolicyShape) -> tuple[str, ...]:
+    """The features of an observation that a policy of this shape sees."""
+    return (STATE,) if shape.encoder is None else shape.encoder.sources
+
+
+def feature_shape(shape: PolicyShape, name: str) -> tuple[int, ...]:
+    """The shape of a feature without B: (O, S), (O, 3, H, W), (O, 1, H, W) or (O, N, 3 + C)."""
+    if name == STATE:
+        return shape.observation_steps, shape.state_size
+    assert shape.encoder is not None
+    if name == POINTS:
+        return shape.observation_steps, shape.encoder.num_points, shape.encoder.point_size
+    return shape.observation_steps, 3 if name.startswith(IMAGES) else 1, *shape.encoder.image_size
+
+
+def seen_state(shape: PolicyShape) -> list[int]:
+    """Which numbers of the state a policy of this shape sees."""
+    names = shape.state_names if shape.encoder is None else shape.encoder.state_names
+    return [shape.state_names.index(name) for name in names]
+
+
+def select_state(shape: PolicyShape, state: Tensor) -> Tensor:
+    """What a policy of this shape sees of a state `[.., S]`: `[.., S']`."""
+    seen = seen_state(shape)
+    if seen == list(range(seen[0], seen[0] + len(seen))):
+        return state[..., seen[0] : seen[0] + len(seen)]  # a list of indices has to be made a tensor first
+    return state[..., seen]
+
+
+def by_kind(observation: Observation, sources: Collection[str]) -> Observation:
+    """These sources, all of a kind in one tensor `[V, B, O, ..]`, in their order, by the kind's name.
+
+    At batch 1 the number of operations is what costs, so what follows is done once a kind.
+    """
+    names = {kind: [name for name in sources if name.startswith(kind)] for kind in (STATE, IMAGES, DEPTH, POINTS)}
+    return {
+        kind: observation[each[0]][None] if len(each) == 1 else torch.stack([observation[name] for name in each])
+        for kind, each in names.items() if each
+    }  # fmt: skip
+
+
+def fake_observation(shape: PolicyShape, batch: int = 2, seed: int = 0) -> Observation:
+    """A made-up observation that a policy of this shape takes, so that nothing has to be recorded to try one.
+
+    States in -1 .. 1, colours 0 .. 1, depth 0.4 .. 1.4 m with one pixel in fifty unknown, points in a box of 1 m.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    made: Observation = {}
+    for name in sources_of(shape):
+        uniform = torch.rand(batch, *feature_shape(shape, name), generator=generator)
+        if name == STATE:
+            uniform = 2 * uniform - 1
+        elif name.startswith(DEPTH):
+            unknown = torch.rand(uniform.shape, generator=generator) < 0.02
+            uniform = torch.where(unknown, torch.nan, 0.4 + uniform)
+        elif name == POINTS:
+            uniform[..., 1] -= 0.5
+        made[name] = uniform
+    return made
+
+
+# -- what came ---------------------------------------------------------------------------------------------------------
+
+
+def check_sources(shape: PolicyShape, observation: Observation, without: Collection[str] = ()) -> tuple[str, ...]:
+    """The sources to be encoded: all that this shape sees but those in `without`.
+
+    Raises ValueError for a source that did not come, with what did; for a name in `without` that is none; for leaving out all.
+    """
+    known = sources_of(shape)
+    for name in without:
+        if name not in known:
+            raise ValueError(f"without: got {name!r}, expected some of {list(known)}{nearest_name(name, known)}")
+    wanted = tuple(name for name in known if name not in without)
+    if not wanted:
+        raise ValueError(f"without: got all of {list(known)}, expected at least one source to be left")
+    missing = [name for name in wanted if name not in observation]
+    if missing:
+        raise ValueError(
+            f"observation: {missing} is missing; got {sorted(observation)}. Give it, or say that it is to be done without: "
+            f"encode(observation, without={missing})"
+        )
+    return wanted
+
+
+def check_observation(shape: PolicyShape, observation: Observation, sources: Collection[str]) -> Observation:
+    """These sources `by_kind`. Raises ValueError with everything that is wrong with them for an encoder of this shape.
+
+    Shapes and types; NaN or infinity in images, clouds and what is seen of the state; colours beyond 0 .. 1; depth that is
+    0, negative or infinite. NaN in depth is right: the pixel is unknown. A cloud may have fewer points than N, see `SPARSE`.
+    """
+    wrong: list[str] = []
+    batches = {}
+    for name in sources:
+        got, expected = observation[name], feature_shape(shape, name)
+        batches[name] = len(got)
+        if not got.is_floating_point():
+            wrong.append(f"{name}: got {got.dtype}, expected floats; 8-bit images are divided by 255 first")
+        if not _fits(got, expected, cloud=name == POINTS):
+            least = f" with at least {least_points(expected[1])} points" if name == POINTS else ""
+            wrong.append(f"{name}: got {tuple(got.shape)}, expected (B, {', '.join(map(str, expected))}){least}; "
+                         "make the observation as the policy was trained, or train one for this")  # fmt: skip
+    if len(set(batches.values())) > 1 or 0 in batches.values():
+        wrong.append(f"batch: got {batches} observations, expected at least one, and as many of every source")
+    if not wrong:
+        rows = by_kind(observation, sources)
+        if not _faults(shape, rows):  # whether anything is wrong is seen sooner than where
+            return rows
+        wrong = _faults(shape, {name: observation[name] for name in sources})
+    raise ValueError("this observation cannot be encoded:\n  " + "\n  ".join(wrong))
+
+
+def least_points(num_points: int) -> int:
+    """The fewest points that a cloud of nominally `num_points` may have."""
+    return max(1, num_points // SPARSE)
+
+
+def _fits(got: Tensor, expected: tuple[int, ...], cloud: bool) -> bool:
+    shape = tuple(got.shape[1:])
+    if cloud and len(shape) == 3 and least_points(expected[1]) <= shape[1] < expected[1]:
+        shape = shape[0], expected[1], shape[2]
+    return shape == expected
+
+
+def _faults(shape: PolicyShape, values: Observation) -> list[str]:
+    """What is wrong with the numbers of sources, or of all of a kind."""
+    seen = {name: select_state(shape, value) if name == STATE else value for name, value in values.items()}
+    ends = {name: _extremes(name, value) for name, value in seen.items()}
+    # one look at the device for all
+    found = iter(torch.stack([end.float() for each in ends.values() for end in each]).tolist())
+    told = [_fault(name, value, [next(found) for _ in ends[name]]) for name, value in seen.items()]
+    return [fault for fault in told if fault]
+
+
+def _extremes(name: str, value: Tensor) -> tuple[Tensor, ...]:
+    """Least and largest or, of a cloud with colours, also the colours'; NaN where there is one, but for depth."""
+    if name.startswith(DEPTH):
+        value = value.nan_to_num(nan=1.0, posinf=torch.inf, neginf=-torch.inf)
+    colours = value[..., 3:].aminmax() if name == POINTS and value.shape[-1] > 3 else ()
+    return *value.aminmax(), *colours
+
+
+def _fault(name: str, value: Tensor, ends: list[float]) -> str:
+    """What is wrong with a source whose `_extremes` these are; "" for nothing."""
+    low, high = ends[:2]
+    if name.startswith(DEPTH):
+        wrong = not 0 < low <= high < math.inf
+        return f"{name}: got depth of 0, below, or infinite; expected metres, NaN where it is unknown" if wrong else ""
+    if not math.isfinite(high - low):
+        rows = (~value.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        hint = ", and unknown points left out" if name == POINTS else ""
+        return f"{name}: got NaN or infinity in rows {rows}; expected finite numbers{hint}"
+    low, high = ends[-2:]
+    if (name.startswith(IMAGES) or len(ends) == 4) and not -1e-3 <= low <= high <= 1 + 1e-3:
+        return f"{name}: got colours from {low:.3g} to {high:.3g}, expected 0 to 1; divide 8-bit ones by 255"
+    return ""

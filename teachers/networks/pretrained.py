@@ -1,0 +1,148 @@
+"""Policies and their folders: `config.json` (what it is) beside `model.safetensors` (weights and statistics)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from teachers.networks.encoding import EncodingPolicy
+from teachers.networks.shapes import PolicyShape
+
+SCHEMA_VERSION = 1
+
+
+class PretrainedPolicy(EncodingPolicy):
+    """What all networks of ours share: the statistics, the encoder, and a folder to lie in."""
+
+    KIND: ClassVar[str]
+    """What `config.json` calls them."""
+
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments beside the shape, as `config.json` holds them."""
+        return {}
+
+    @classmethod
+    def from_settings(cls, shape: PolicyShape, settings: dict[str, Any]) -> Self:
+        """The untrained policy of these settings; KeyError or TypeError when they are not those of this kind."""
+        return cls(shape)
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write ``config.json`` and ``model.safetensors`` (statistics included); refuses unset statistics."""
+        self.normaliser.check()
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {"schema_version": SCHEMA_VERSION, "kind": self.KIND, "shape": self.shape.described(), **self.settings()}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        save_file(weights, str(folder / "model.safetensors"))
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> Self:
+        """Read a folder that `save_pretrained` wrote; ValueError says what is wrong with it."""
+        config = _read_config(folder, cls.KIND)
+        try:
+            policy = cls.from_settings(PolicyShape(**config.pop("shape")), config)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last: sizes that no memory holds
+            first = str(error).splitlines()[0]
+            raise ValueError(f"{folder}/config.json does not describe a {cls.KIND}: {first}") from error
+        path = Path(folder) / "model.safetensors"
+        if not path.is_file():
+            raise ValueError(f"{path} is missing: a policy folder holds config.json and model.safetensors")
+        _fill(policy, _read_weights(path), f"{path} does not fit its config.json")
+        try:
+            policy.normaliser.check()
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        return policy.eval()
+
+
+def load_encoder(policy: EncodingPolicy, path: Path | str, parts: Collection[str] = ()) -> None:
+    """Fill a policy's encoder, or those parts of it (``colour``, ``depth``, ``points``, ..), from a local safetensors file.
+
+    path: the ``model.safetensors`` of another policy of ours, or a file of the same names (``encoder.colour...``). The rest
+    of the file is not looked at; statistics are not taken. Raises ValueError for a file that is missing, broken or does not
+    hold such a part, and for a part that this encoder does not have.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; expected weights as save_pretrained writes them, model.safetensors")
+    weights = _read_weights(path)
+    for part in parts or ("",):
+        prefix = "encoder." + (part + "." if part else "")
+        module = getattr(policy.encoder, part, None) if part else policy.encoder
+        if not isinstance(module, nn.Module):
+            known = [name for name, _ in policy.encoder.named_children()]
+            raise ValueError(f"encoder: got the part {part!r}, expected some of {known}")
+        chosen = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        _fill(module, chosen, f"{path}: its {prefix.rstrip('.')} is not that of this policy")
+
+
+def _read(folder: Path | str) -> tuple[Path, Any, Any]:
+    """The path of a ``config.json``, what it holds, and the kind it names."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"no policy at {folder}: expected a folder with config.json and model.safetensors")
+    try:
+        config = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not readable JSON ({error}); save the policy again") from error
+    return path, config, config.get("kind") if isinstance(config, dict) else type(config).__name__
+
+
+def read_kind(folder: Path | str, known: Collection[str]) -> str:
+    """The kind that a policy folder's ``config.json`` names. Raises ValueError when it is none of the known ones."""
+    path, _, kind = _read(folder)
+    if kind not in known:
+        raise ValueError(f"{path} describes a {kind!r}, expected one of {sorted(known)}: point at the right folder")
+    return str(kind)
+
+
+def _read_config(folder: Path | str, kind: str) -> dict[str, Any]:
+    """The ``config.json`` of a policy folder of this kind, without ``schema_version`` and ``kind``.
+
+    Raises ValueError when the folder, the file or the kind is not what was expected.
+    """
+    path, config, got = _read(folder)
+    if got != kind:
+        raise ValueError(f"{path} describes a {got!r}, expected a {kind!r}: point at the right folder")
+    if config.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError(
+            f"{path} has schema_version {config.get('schema_version')!r}, this flow2one reads {SCHEMA_VERSION}: "
+            "save the policy again with this version"
+        )
+    return {key: value for key, value in config.items() if key not in ("schema_version", "kind")}
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises ValueError where it is broken or holds values that are not finite."""
+    try:
+        weights: dict[str, Tensor] = load_file(str(path))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error}); copy or save it again") from error
+    bad = [name for name, value in weights.items() if not bool(torch.isfinite(value).all())]
+    if bad:
+        raise ValueError(f"{path}: {bad} hold values that are not finite; this policy cannot be used")
+    return weights
+
+
+def _fill(module: nn.Module, weights: dict[str, Tensor], complaint: str) -> None:
+    """Take these weights, strictly. Raises ValueError, which opens with the complaint, for missing, foreign or wrong ones."""
+    expected = module.state_dict()
+    faults = {
+        "it lacks": [name for name in expected if name not in weights],
+        "it has, for nothing": [name for name in weights if name not in expected],
+        "size mismatch of": [f"{name} {list(value.shape)} for {list(expected[name].shape)}" for name, value in weights.items()
+                             if name in expected and value.shape != expected[name].shape],
+    }  # fmt: skip
+    told = [f"{what} {found[:4]}" + (f" and {len(found) - 4} more" if found[4:] else "")
+            for what, found in faults.items() if found]  # fmt: skip
+    if told:
+        raise ValueError(f"{complaint}: {'; '.join(told)}")
+    module.load_state_dict(weights, strict=True)

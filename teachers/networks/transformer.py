@@ -1,0 +1,102 @@
+"""The networks of teachers and students: a state encoder and a transformer over patches of the action chunk."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from teachers.networks.shapes import PolicyShape
+
+
+class StateEncoder(nn.Module):
+    """Normalised state history `[B, O, S]` to one conditioning vector `[B, C]`, by a two-layer perceptron."""
+
+    def __init__(self, observation_steps: int, state_size: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(1), nn.Linear(observation_steps * state_size, 2 * width), nn.SiLU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, state_BOS: Tensor) -> Tensor:
+        condition_BC: Tensor = self.layers(state_BOS)
+        return condition_BC
+
+
+class TimeEmbedding(nn.Module):
+    """Flow time `[B]` in [0, 1] to `[B, C]`: sines and cosines, then a two-layer perceptron."""
+
+    frequencies: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        frequencies = torch.exp(torch.linspace(0.0, math.log(1000.0), width // 2))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.layers = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, time_B: Tensor) -> Tensor:
+        angle = time_B[:, None] * self.frequencies
+        embedding_BC: Tensor = self.layers(torch.cat([angle.sin(), angle.cos()], dim=-1))
+        return embedding_BC
+
+
+class Block(nn.Module):
+    """Transformer block whose scales, shifts and gates come from the condition (adaLN-zero: DiT, arXiv 2212.09748)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention = nn.LayerNorm(width, elementwise_affine=False)
+        self.norm_feedforward = nn.LayerNorm(width, elementwise_affine=False)
+        self.to_qkv = nn.Linear(width, 3 * width)
+        self.from_attention = nn.Linear(width, width)
+        self.feedforward = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+        self.modulation = nn.Linear(width, 6 * width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, tokens_NLC: Tensor, condition_BC: Tensor) -> Tensor:
+        batch, length, width = tokens_NLC.shape
+        # several chunks of one observation share its condition: a fifth of the block's work, done once for all of them
+        modulation = self.modulation(condition_BC).repeat_interleave(batch // len(condition_BC), dim=0)
+        scale_a, shift_a, gate_a, scale_f, shift_f, gate_f = modulation[:, None].chunk(6, dim=-1)
+        normed = self.norm_attention(tokens_NLC) * (1 + scale_a) + shift_a
+        qkv = self.to_qkv(normed).view(batch, length, 3, self.heads, width // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(batch, length, width)
+        tokens_NLC = tokens_NLC + gate_a * self.from_attention(attended)
+        normed = self.norm_feedforward(tokens_NLC) * (1 + scale_f) + shift_f
+        return tokens_NLC + gate_f * self.feedforward(normed)
+
+
+class TrajectoryTransformer(nn.Module):
+    """Chunk-shaped inputs `[N, T, A]` and conditions `[B, C]` to chunk-shaped outputs `[N, T, A]`.
+
+    N is a multiple of B: the first N / B chunks belong to the first condition, and so on. `patch`
+    consecutive actions make one token, so that a 16-step chunk costs two tokens instead of 16.
+    """
+
+    def __init__(self, shape: PolicyShape) -> None:
+        super().__init__()
+        self.patch = shape.patch
+        size = shape.patch * shape.action_size
+        self.to_tokens = nn.Linear(size, shape.width)
+        self.position = nn.Parameter(0.02 * torch.randn(shape.horizon // shape.patch, shape.width))
+        self.blocks = nn.ModuleList(Block(shape.width, shape.heads) for _ in range(shape.depth))
+        self.norm = nn.LayerNorm(shape.width)
+        self.from_tokens = nn.Linear(shape.width, size)
+        nn.init.zeros_(self.from_tokens.bias)
+
+    def forward(self, chunk_NTA: Tensor, condition_BC: Tensor) -> Tensor:
+        batch, horizon, actions = chunk_NTA.shape
+        patches = chunk_NTA.reshape(batch, horizon // self.patch, self.patch * actions)
+        tokens_NLC = self.to_tokens(patches) + self.position
+        condition_BC = F.silu(condition_BC)
+        for block in self.blocks:
+            tokens_NLC = block(tokens_NLC, condition_BC)
+        output: Tensor = self.from_tokens(self.norm(tokens_NLC))
+        return output.reshape(batch, horizon, actions)

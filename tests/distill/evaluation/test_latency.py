@@ -1,0 +1,179 @@
+"""Latency: warm-up left out, policies interleaved, the device waited for, all candidates counted, the clock's arithmetic."""
+
+from __future__ import annotations
+
+import gc
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distill.evaluation import latency
+from distill.evaluation.latency import STAGES, measure
+from distill.evaluation.policies import Policy, StudentPolicy, TeacherPolicy
+from envs.specs import STATE
+from students.selection import ONE_SAMPLE, Selection
+from teachers.networks.shapes import PolicyShape
+
+SHAPE = PolicyShape(
+    task="avoid", state_names=("tool_x_m", "tool_y_m"), action_names=("x_m", "y_m"), action_weights=(1.0, 1.0),
+    dt_s=0.05, observation_steps=2, horizon=4, width=16, depth=1, heads=2, patch=4,
+)  # fmt: skip
+STATES = {STATE: np.arange(12, dtype=np.float32).reshape(3, 2, 2)}
+
+
+class Fake:
+    """A policy that notes when it is asked; `slow_s` is slept in its head."""
+
+    def __init__(self, name: str, journal: list[tuple[str, float]], slow_s: float = 0.0) -> None:
+        self.name, self.journal, self.slow_s = name, journal, slow_s
+        self.evaluations, self.shape = 1, SHAPE
+        self.module = nn.Linear(1, 1)
+        self.module.normaliser = self  # type: ignore[assignment]
+
+    def unnormalise_action(self, chunks: Tensor) -> Tensor:
+        return chunks
+
+    def draw(self, samples: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(samples, 1, generator=generator)
+
+    def encode(self, observation: dict[str, Tensor]) -> Tensor:
+        assert observation[STATE].shape == (1, 2, 2)
+        self.journal.append((self.name, float(observation[STATE][0, 0, 0])))
+        return observation[STATE]
+
+    def head(self, condition: Tensor, draws: Tensor) -> Tensor:
+        assert draws.shape == (1, 1, 1)
+        time.sleep(self.slow_s)
+        return torch.zeros(1, 1, 4, 2)
+
+
+def _measure(policies: list[Any], calls: int = 3, warmup: int = 2, execution_horizon: int = 5) -> dict[str, Any]:
+    return measure(policies, STATES, calls=calls, warmup=warmup, execution_horizon=execution_horizon)
+
+
+def test_policies_are_asked_in_turns_on_the_same_observation() -> None:
+    journal: list[tuple[str, float]] = []
+    _measure([Fake("a", journal), Fake("b", journal)])
+    # each round asks a policy twice, once for the whole and once for its stages; the states go round
+    firsts = [4.0, 8.0, 0.0, 4.0, 8.0]
+    assert journal == [(name, first) for first in firsts for name in ("a", "a", "b", "b")]
+
+
+def test_the_device_is_waited_for_before_and_after_everything_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[torch.device] = []
+    monkeypatch.setattr(latency, "synchronise", waited.append)
+    _measure([Fake("a", [])], calls=4, warmup=1)
+    assert waited == [torch.device("cpu")] * (2 * (1 + len(STAGES)) * 5)
+
+
+def test_a_cuda_device_is_synchronised(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", asked.append)
+    latency.synchronise(torch.device("cpu"))
+    latency.synchronise(torch.device("cuda", 0))
+    assert asked == [torch.device("cuda", 0)]
+
+
+def test_the_numbers_follow_from_the_clock_and_the_warm_up_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    # whole calls take 100 in the warm-up, then 1, 2, 3, 4, 10 ms; the stages always 1, 2, 3, 4 ms
+    whole = iter([100.0, 1.0, 2.0, 3.0, 4.0, 10.0])
+    monkeypatch.setattr(latency, "_timed", lambda call, device: (call(), next(whole)))
+    monkeypatch.setattr(latency, "_staged_call", lambda *_: [1.0, 2.0, 3.0, 4.0])
+    row = _measure([Fake("a", [])], calls=5, warmup=1)["a"]
+    assert (row["calls"], row["warmup"]) == (5, 1)
+    assert row["median_ms"] == pytest.approx(3.0) and row["hz"] == pytest.approx(1000 / 3)
+    assert row["actions_per_second"] == pytest.approx(5000 / 3)
+    assert 4.0 < row["p95_ms"] <= row["p99_ms"] <= 10.0
+    assert row["stages"] == {"preprocess_ms": 1.0, "encode_ms": 2.0, "head_ms": 3.0, "post_ms": 4.0}
+
+
+def test_a_policy_that_sleeps_is_slower_and_in_its_head() -> None:
+    rows = _measure([Fake("slow", [], 0.005), Fake("fast", [])], calls=15, warmup=1)
+    slow, fast = rows["slow"], rows["fast"]
+    assert slow["median_ms"] >= 5.0 and slow["median_ms"] > fast["median_ms"]
+    assert slow["stages"]["head_ms"] >= 5.0 and slow["stages"]["head_ms"] > fast["stages"]["head_ms"]
+    assert slow["stages"]["head_ms"] > slow["stages"]["encode_ms"]
+
+
+@pytest.mark.parametrize(
+    ("selection", "horizon", "candidates"),
+    [(Selection("typical", 7), 5, 7), (Selection("typical", 7), 8, 7), (Selection("consistent", 7), 5, 7),
+     (Selection("consistent", 7), 8, 1), (Selection("kept_latent", 7), 5, 1), (ONE_SAMPLE, 5, 1)],
+)  # fmt: skip
+def test_every_candidate_is_part_of_the_call_and_of_its_head(
+    make_teacher, make_student, selection: Selection, horizon: int, candidates: int
+) -> None:
+    heads: list[tuple[str, tuple[int, ...]]] = []
+    trunks: list[tuple[int, ...]] = []
+
+    class Noting(StudentPolicy):
+        def head(self, condition_BC: Tensor, draws: Tensor) -> Tensor:
+            heads.append((self.name, tuple(draws.shape)))
+            return super().head(condition_BC, draws)
+
+    class NotingTeacher(TeacherPolicy):
+        def head(self, condition_BC: Tensor, draws: Tensor) -> Tensor:
+            heads.append((self.name, tuple(draws.shape)))
+            return super().head(condition_BC, draws)
+
+    teacher = make_teacher()
+    student = make_student(teacher, 1, codes=4)
+    student.trunk.register_forward_hook(lambda _, __, chunks: trunks.append(tuple(chunks.shape)))
+
+    def chosen(policy: Policy) -> Selection:
+        return selection if policy.name == "student" else ONE_SAMPLE
+
+    policies = [NotingTeacher(teacher, 2), Noting(student, "student")]
+    rows = measure(policies, STATES, calls=2, warmup=1, execution_horizon=horizon, selection=chosen)
+    assert set(rows) == {"teacher_2", "student"}
+    # in each of three rounds once for the whole and once for its stages, and one evaluation is of all candidates
+    assert heads == ([("teacher_2", (1, 1, 8, 2))] * 2 + [("student", (1, candidates, 1))] * 2) * 3
+    assert trunks == [(candidates, 8, 2)] * 6
+
+
+def test_what_is_timed_as_the_last_stage_is_the_choice(make_student) -> None:
+    """One plan leaves each call, the whole one and the one in stages, however many were made."""
+    left: list[tuple[int, ...]] = []
+    student = make_student(latent_size=1, codes=4)
+    plain = student.normaliser.unnormalise_action
+
+    def noting(chunks: Tensor) -> Tensor:
+        left.append(tuple(chunks.shape))
+        return plain(chunks)
+
+    student.normaliser.unnormalise_action = noting  # type: ignore[method-assign]
+    measure([StudentPolicy(student, "student")], STATES, 2, 1, 5, selection=lambda _: Selection("typical", 7))
+    assert left == [(1, 8, 2)] * 6
+
+
+def test_a_policy_remembers_from_call_to_call() -> None:
+    """Of a latent that is kept for two calls: drawn by every second whole call, before it encodes, and by its stages after."""
+    drawn: list[int] = []
+
+    class Drawing(Fake):
+        def draw(self, samples: int, generator: torch.Generator) -> Tensor:
+            drawn.append(len(self.journal))
+            return super().draw(samples, generator)
+
+    journal: list[tuple[str, float]] = []
+    kept = Selection("kept_latent", forget_every=2)
+    measure([Drawing("a", journal)], STATES, 5, 0, 5, selection=lambda _: kept)  # type: ignore[list-item]
+    # a round encodes twice: rounds 0, 2 and 4 begin after 0, 4 and 8, and their stages have encoded twice more
+    assert drawn == [0, 2, 4, 6, 8, 10]
+
+
+def test_garbage_collection_is_off_while_timing_and_on_again_even_after_an_error() -> None:
+    seen: list[bool] = []
+
+    class Broken(Fake):
+        def head(self, condition: Tensor, draws: Tensor) -> Tensor:
+            seen.append(gc.isenabled())
+            raise RuntimeError("out of order")
+
+    with pytest.raises(RuntimeError, match="out of order"):
+        _measure([Broken("a", [])])
+    assert seen == [False] and gc.isenabled()

@@ -1,0 +1,67 @@
+"""A program for envs/process/serving.py that fails in every way a simulator can, when it is told to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+
+class OddError(Exception):
+    """A failure that the program has a name for."""
+
+
+def name_of(error: Exception) -> str:
+    return "odd_error" if isinstance(error, OddError) else ""
+
+
+def start(options: dict[str, Any], beside: Any) -> Faulty:
+    print("starting", flush=True)
+    if options.get("deaf"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if options.get("sleep_at_start"):
+        time.sleep(60)
+    if "die_until" in options:  # a file that counts the starts: the first few end at once
+        path, deadly = options["die_until"]
+        with open(path, "a") as lines:
+            lines.write("started\n")
+        with open(path) as lines:
+            if len(lines.readlines()) <= deadly:
+                os.kill(os.getpid(), signal.SIGKILL)
+    if options.get("broken"):
+        raise ImportError("No module named 'rlbench'")
+    return Faulty()
+
+
+class Faulty:
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def answer(self, message: dict[str, Any], arrays: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        self.asked += 1
+        do = message["do"]
+        if do == "die":
+            print("about to die", flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        if do == "hang":
+            time.sleep(60)
+        if do == "chatter":
+            print("\0" * 100_000, "flow2on1", flush=True)
+            os.write(1, b"\xff\x00")
+        if do == "odd":
+            raise OddError("two\nlines")
+        if do == "plain":
+            raise KeyError("x")
+        if do == "child":  # something that outlives the process unless its whole group is killed
+            child = os.fork()
+            if not child:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                time.sleep(60)
+                os._exit(0)
+            return {"child": child}, {}
+        doubled = {name: 2 * array for name, array in arrays.items()}
+        return {"asked": self.asked, "python": sys.version.split()[0], "path": sys.path}, doubled
