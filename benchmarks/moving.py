@@ -26,7 +26,7 @@ from distill.config import Config
 from distill.evaluation.policies import Policy, StudentPolicy, TeacherPolicy
 from distill.evaluation.real_time import CONDITIONS, Clock, delay_steps, outcome, run_moving
 from distill.hypotheses.cache import episode_seed
-from distill.report.real_time import moving_rows
+from distill.evaluation.real_time import moving_rows
 from distill.stages.plan import make_plan, selection_key
 from distill.store.manifest import place_of, sha256_file, write_json
 from envs.panda.recording import stored_starts

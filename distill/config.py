@@ -1,25 +1,19 @@
-"""What a run is: frozen dataclasses, one per stage, filled from presets (YAML) and then from flags."""
+"""What a run is: frozen dataclasses, one per stage, filled from presets (distill.presets) and then from flags."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
-
-import envs
-from distill.objectives.recipes import recipe
-from distill.observation import ObservationConfig
-from envs.cameras.specs import CameraSettings
-from envs.rlbench.spec import RLBenchSettings, is_rlbench
+from envs.cameras.specs import CAMERAS, CameraSettings
+from envs.rlbench.spec import RLBenchSettings
 from envs.specs import TaskSpec, nearest_name
-from students.selection import KINDS, Selection
-from teachers import TEACHERS
-from teachers.networks.shapes import PolicyShape
-from teachers.trained import TrainedTeacher
+from students.selection import Selection
+from teachers.networks.shapes import Augmentation, EncoderShape, PolicyShape
+
+SOURCES = ("state", "images", "depth", "points")
 
 
 @dataclass(frozen=True)
@@ -35,6 +29,98 @@ class DemosConfig:
     per_mode: int = 1
     episodes: int = 0
     noise_m: float = 0.004
+
+
+@dataclass(frozen=True)
+class ObservationConfig:
+    """What the policies see; by default the whole state, and no camera is opened.
+
+    sources: any of state, images (colours), depth and points (a cloud fused from all cameras).
+    state_names: the numbers of the state that are seen; none: all of them. With cameras name those of the robot alone: a
+    state also says where the object is.
+    cameras, image_size: whose images and depth are seen, and (height, width) of each [px].
+    num_points, colours: N of the cloud; whether each of its points has a colour.
+    width, channels: of the encoder's feature, and of its convolutions (teachers.networks.observations.EncoderShape).
+    shift_px, colour, point_jitter_m, dropout: augmentation (teachers.networks.augmentation.Augmentation).
+    frozen: students keep a copy of the teacher's encoder as it is, so that its features, which are in the cache, are all that
+    they are trained on; else they go on training it.
+    """
+
+    sources: tuple[str, ...] = ("state",)
+    state_names: tuple[str, ...] = ()
+    cameras: tuple[str, ...] = ("front", "wrist")
+    image_size: tuple[int, int] = (64, 64)
+    num_points: int = 512
+    colours: bool = False
+    width: int = 128
+    channels: int = 32
+    shift_px: int = 1
+    colour: float = 0.1
+    point_jitter_m: float = 0.002
+    dropout: float = 0.0
+    frozen: bool = True
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether policies see the whole state and nothing else: then they have no encoder of the unified kind."""
+        return self.sources == ("state",) and not self.state_names
+
+    def camera_settings(self) -> CameraSettings | None:
+        """The cameras that demonstrations are recorded with; None where none is needed."""
+        images, depth, points = ("images" in self.sources, "depth" in self.sources, "points" in self.sources)
+        if not (images or depth or points):
+            return None
+        height, width = self.image_size
+        return CameraSettings(
+            cameras=CAMERAS if points else self.cameras, width=width, height=height, images=images, depth=depth,
+            num_points=self.num_points if points else 0, colours=points and self.colours,
+        )  # fmt: skip
+
+    def encoder(self, state_names: tuple[str, ...]) -> EncoderShape | None:
+        """The encoder for a task whose state has these names; None for a plain observation.
+
+        Raises ValueError for sizes that contradict each other.
+        """
+        if self.is_plain:
+            return None
+        points = "points" in self.sources
+        try:
+            return EncoderShape(
+                state_names=(self.state_names or state_names) if "state" in self.sources else (),
+                cameras=self.cameras if "images" in self.sources else (),
+                depth_cameras=self.cameras if "depth" in self.sources else (),
+                image_size=self.image_size, num_points=self.num_points if points else 0,
+                point_colours=points and self.colours, width=self.width, channels=self.channels,
+                augmentation=Augmentation(self.shift_px, self.colour, self.point_jitter_m, self.dropout),
+            )  # fmt: skip
+        except ValueError as error:
+            raise ValueError(f"observation.{error}") from error
+
+    def check(self, state_names: tuple[str, ...]) -> None:
+        """Raise ValueError for everything that is wrong, for a task whose state has these names."""
+        for name, values, known in (
+            ("sources", self.sources, SOURCES), ("cameras", self.cameras, CAMERAS),
+            ("state_names", self.state_names, state_names),
+        ):  # fmt: skip
+            for value in values:
+                if value not in known:
+                    raise ValueError(
+                        f"observation.{name}: unknown {value!r}; expected some of {list(known)}{nearest_name(value, known)}"
+                    )
+            if len(set(values)) != len(values):
+                raise ValueError(f"observation.{name}: got a name twice in {list(values)}; name each once")
+        if not self.sources:
+            raise ValueError(f"observation.sources: got none, expected some of {list(SOURCES)}")
+        if self.state_names and "state" not in self.sources:
+            raise ValueError(
+                f"observation.state_names: got {list(self.state_names)}, but the state is not among observation.sources "
+                f"{list(self.sources)}; add it there, or name none"
+            )
+        if not self.cameras and {"images", "depth"} & set(self.sources):
+            raise ValueError(f"observation.cameras: got none, but {list(self.sources)} need some of {list(CAMERAS)}")
+        if self.colours and "points" not in self.sources:
+            raise ValueError("observation.colours: only points have them; add points to observation.sources")
+        self.encoder(state_names)
 
 
 @dataclass(frozen=True)
@@ -154,7 +240,7 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
-class MovingConfig:
+class RealTimeConfig:
     """Rollouts in a world that goes on while the policy computes, undisturbed and disturbed (distill.evaluation.real_time).
 
     Off while no time is named: they take as long as all the other rollouts together.
@@ -208,263 +294,25 @@ class Config:
     sample: SampleConfig = field(default_factory=SampleConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    moving: MovingConfig = field(default_factory=MovingConfig)
+    real_time: RealTimeConfig = field(default_factory=RealTimeConfig)
     rlbench: RLBenchSettings = field(default_factory=RLBenchSettings)
 
     @property
-    def moving_selection(self) -> Selection:
+    def real_time_selection(self) -> Selection:
         """How a student chooses in a moving world: among as many plans as elsewhere, so a call takes as long."""
         chosen = self.evaluate.student_selection
-        return dataclasses.replace(chosen, kind="consistent") if self.moving.consistent and chosen.several else chosen
+        return dataclasses.replace(chosen, kind="consistent") if self.real_time.consistent and chosen.several else chosen
 
     @property
     def folder(self) -> Path:
         return self.runs_dir / (self.name or f"{self.task.replace('/', '-')}-seed{self.seed}")
 
-    @property
-    def is_rlbench(self) -> bool:
-        return is_rlbench(self.task)
-
-    def spec(self) -> TaskSpec:
-        """Of the task, as this config runs it. Raises ValueError for an unknown one."""
-        return envs.task_spec(self.task, self.rlbench)
-
-    def cameras(self) -> CameraSettings | None:
-        """What demonstrations are recorded with and policies see with; None where no camera is needed."""
-        settings = self.observation.camera_settings()
-        if settings is None or not self.is_rlbench:
-            return settings
-        # thinned by a grid first, so that random points are even over the surfaces
-        return dataclasses.replace(
-            settings, sampling="random", crop_low=self.rlbench.crop_low, crop_high=self.rlbench.crop_high
-        )
-
-    def shape(self) -> PolicyShape:
-        """The network that this config asks for. Raises ValueError where its sizes contradict each other."""
-        spec, teacher = self.spec(), self.teacher
+    def shape(self, spec: TaskSpec) -> PolicyShape:
+        """The network that this config asks for, for its task. Raises ValueError where its sizes contradict each other."""
+        teacher = self.teacher
         return PolicyShape(
             task=self.task, state_names=spec.state_names, action_names=spec.action.names,
             action_weights=spec.action.weights, dt_s=spec.dt_s, observation_steps=teacher.observation_steps,
             horizon=teacher.horizon, width=teacher.width, depth=teacher.depth, heads=teacher.heads, patch=teacher.patch,
             encoder=self.observation.encoder(spec.state_names),
         )  # fmt: skip
-
-
-# counts that may be zero; every other int of a config must be at least 1
-_MAY_BE_ZERO = {
-    "seed", "processes", "demos.episodes", "teacher.warmup_steps", "sample.num_steps", "student.width", "student.depth",
-    "student.codes", "student.warmup_steps",
-    "evaluate.forget_every", "evaluate.latency_warmup", "observation.shift_px",
-    "moving.execution_horizon", "moving.starts", "rlbench.restart_after",
-}  # fmt: skip
-
-
-BASELINES = ("nearest_demonstration",)
-
-
-def validate(config: Config) -> None:
-    """Raise ValueError, before any work, for everything that can be known to be wrong from the config alone."""
-    spec = config.spec()
-    if config.is_rlbench:
-        config.rlbench.check()
-        if config.demos.per_mode != 1:
-            raise ValueError(f"demos.per_mode: got {config.demos.per_mode}, expected 1: RLBench demonstrates each start once")
-        if config.moving.is_on:
-            raise ValueError("moving: RLBench's world waits for the policy; leave out all that starts with --moving")
-    check_numbers(config, ("", "demos", "observation", "teacher", "sample", "student", "evaluate", "moving", "rlbench"))
-    config.observation.check(spec.state_names)
-    available = config.demos.train_starts * len(spec.modes) * config.demos.per_mode
-    if config.demos.episodes > available:
-        raise ValueError(
-            f"demos.episodes: got {config.demos.episodes}, but train_starts x modes x per_mode are only {available}; "
-            "raise demos.train_starts"
-        )
-    check_distilling(config)
-    check_choice("wandb", config.wandb, ("disabled", "offline", "online"))
-    check_choice("teacher.kind", config.teacher.kind, TEACHERS)
-    kind = TEACHERS[config.teacher.kind]
-    if config.teacher.solver:
-        check_choice("teacher.solver", config.teacher.solver, kind.SOLVERS)
-    if config.sample.solver and config.teacher.path is None:
-        check_choice("sample.solver", config.sample.solver, kind.SOLVERS)
-    power = config.teacher.time_power
-    if power == 0 or (power != 1 and config.teacher.kind != "flow"):
-        raise ValueError(f"teacher.time_power: got {power}, expected 1 (uniform), or more than 0 with teacher.kind 'flow'")
-    for name in config.evaluate.baselines:
-        check_choice("evaluate.baselines", name, BASELINES)
-    steps = config.evaluate.teacher_steps
-    if not steps or min(steps) < 1 or len(set(steps)) != len(steps):
-        raise ValueError(f"evaluate.teacher_steps: got {list(steps)}, expected different numbers of at least 1")
-    if config.teacher.path is None:
-        check_steps_of(kind, config)
-    # a teacher from elsewhere brings its own horizon, checked where it is opened
-    if config.teacher.path is None and config.evaluate.execution_horizon > config.teacher.horizon:
-        raise ValueError(
-            f"evaluate.execution_horizon: got {config.evaluate.execution_horizon}, a chunk has only "
-            f"{config.teacher.horizon} actions (teacher.horizon); choose at most that"
-        )
-    _check_moving(config)
-    shape = config.shape()
-    student = config.student
-    if config.teacher.path is None and (student.width or student.depth):
-        try:
-            dataclasses.replace(shape, width=student.width or shape.width, depth=student.depth or shape.depth)
-        except ValueError as error:
-            raise ValueError(f"student.width, student.depth: {error} (heads are the teacher's)") from error
-
-
-def check_numbers(config: Any, sections: Sequence[str]) -> None:
-    """Raise ValueError, with the flag, for a number of these sections ("": the config itself) that is out of its range."""
-    for section in sections:
-        values = getattr(config, section) if section else config
-        for item in dataclasses.fields(values):
-            value, name = getattr(values, item.name), f"{section}.{item.name}" if section else item.name
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                continue
-            lowest = 0 if isinstance(value, float) or name in _MAY_BE_ZERO else 1
-            if item.name == "ema_decay" and not 0 <= value < 1:
-                raise ValueError(f"{name}: got {value}, expected at least 0 and below 1. Change --{name.replace('_', '-')}")
-            if item.name.endswith("_share") and not 0 <= value <= 1:
-                raise ValueError(f"{name}: got {value}, expected a share from 0 to 1. Change --{name.replace('_', '-')}")
-            if not lowest <= value < float("inf"):
-                raise ValueError(f"{name}: got {value}, expected at least {lowest}. Change --{name.replace('_', '-')}")
-
-
-def check_distilling(config: Config) -> None:
-    """Raise ValueError for what is wrong with drawing hypotheses, with the students, or with how they are measured."""
-    student = config.student
-    recipes = {name: recipe(name) for name in (*student.objectives, student.default)}
-    if student.default not in student.objectives:
-        raise ValueError(
-            f"student.default: {student.default!r} is not among student.objectives {list(student.objectives)}; "
-            "add it there, or choose another default"
-        )
-    if len(set(student.objectives)) != len(student.objectives):
-        raise ValueError(f"student.objectives: got a name twice in {list(student.objectives)}; name each once")
-    if student.codes == 1:
-        raise ValueError("student.codes: got 1, expected at least 2, or 0 for none: one code is one way")
-    if config.sample.num_hypotheses < 2:
-        raise ValueError("sample.num_hypotheses: got 1, expected at least 2: one hypothesis is no set")
-    if config.sample.perturbation and not config.observation.is_plain:
-        raise ValueError(
-            f"sample.perturbation: got {config.sample.perturbation}, but images and points cannot be moved with a state; "
-            "leave it at 0, or let the policies see the whole state only"
-        )
-    for name, chosen in recipes.items():
-        chosen.check(name, config)
-    if config.evaluate.fidelity_samples < 6:
-        raise ValueError(
-            f"evaluate.fidelity_samples: got {config.evaluate.fidelity_samples}, expected at least 6: precision and "
-            "recall look at the fifth neighbour"
-        )
-    check_choice("evaluate.selection", config.evaluate.selection, KINDS)
-
-
-def _check_moving(config: Config) -> None:
-    """What can be wrong with the rollouts in a moving world, which are checked only where they are asked for."""
-    moving, evaluate = config.moving, config.evaluate
-    if not moving.is_on:
-        return
-    envs.disturbance(config.task)
-    for name, lowest in (("latency_ms", "0 or more milliseconds"), ("time_scales", "more than 0")):
-        for value in (values := getattr(moving, name)):
-            number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
-            if not number or (value == 0 and name == "time_scales") or values.count(value) > 1:
-                raise ValueError(
-                    f"moving.{name}: got {list(values)}, expected different numbers, each {lowest}. "
-                    f"Change --moving.{name.replace('_', '-')}"
-                )
-    if moving.patience < 1:
-        raise ValueError(
-            f"moving.patience: got {moving.patience}, expected at least 1: a policy makes one plan at a time. "
-            "Change --moving.patience"
-        )
-    steps = moving.teacher_steps
-    if not steps or len(set(steps)) != len(steps) or not set(steps) <= set(evaluate.teacher_steps):
-        raise ValueError(
-            f"moving.teacher_steps: got {list(steps)}, expected different numbers, all of evaluate.teacher_steps "
-            f"{list(evaluate.teacher_steps)}: add them there, or leave them out here"
-        )
-    if config.teacher.path is None and moving.execution_horizon > config.teacher.horizon:
-        raise ValueError(
-            f"moving.execution_horizon: got {moving.execution_horizon}, a chunk has only {config.teacher.horizon} actions "
-            "(teacher.horizon); choose at most that"
-        )
-    if moving.starts > evaluate.test_starts:
-        raise ValueError(
-            f"moving.starts: got {moving.starts}, there are only {evaluate.test_starts} test starts "
-            "(evaluate.test_starts); choose at most that, or 0 for all"
-        )
-
-
-def check_steps_of(kind: type[TrainedTeacher], config: Config) -> None:
-    """Raise ValueError for numbers of solver steps that a kind of teacher cannot take."""
-    if config.sample.num_steps:
-        kind.check_steps(config.sample.num_steps, "sample.num_steps")
-    elif config.sample.solver:
-        raise ValueError(f"sample.num_steps: got 0 with sample.solver {config.sample.solver!r}, expected how many of its "
-                         "steps; 0 goes with the kind's own solver")
-    for steps in config.evaluate.teacher_steps:
-        kind.check_steps(steps, "evaluate.teacher_steps")
-
-
-def check_choice(what: str, value: str, choices: Mapping[str, Any] | Sequence[str]) -> None:
-    """Raise ValueError naming the choices and the nearest one when `value` is not among them."""
-    if value not in choices:
-        raise ValueError(f"{what}: unknown {value!r}; expected one of {sorted(choices)}{nearest_name(value, choices)}")
-
-
-def apply_preset(config: Config, path: Path, below: tuple[Path, ...] = ()) -> Config:
-    """`config` with the values of a YAML file over it; the file or files that it ``extends``, named from where it stands, are
-    applied first, later ones over earlier ones.
-
-    below: the files that extend this one. Raises ValueError for a missing file or one that extends itself, text that is no
-    YAML mapping, an unknown key (with the nearest known one) or a value of the wrong type.
-    """
-    if not path.is_file():
-        presets = sorted(str(preset) for preset in Path("configs").glob("**/*.yaml"))
-        raise ValueError(f"no config at {path}{nearest_name(str(path), presets)}; presets: {', '.join(presets) or 'none'}")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not readable YAML: {error}") from error
-    if values is None:
-        return config
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: got a {type(values).__name__}, expected `key: value` lines")
-    extended, below = values.pop("extends", []), (*below, path.resolve())
-    for name in extended if isinstance(extended, list) else [extended]:
-        parent = path.parent / str(name)
-        if parent.resolve() in below:
-            raise ValueError(f"{path} extends {parent}, which extends it in turn; name another file, or none")
-        config = apply_preset(config, parent, below)
-    return _replace(config, values, str(path), "")
-
-
-def _replace(config: Any, values: Mapping[str, Any], where: str, prefix: str) -> Any:
-    known = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
-    changes: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if key not in known:
-            raise ValueError(f"{where}: unknown key {name!r}{nearest_name(str(key), known)}; known: {sorted(known)}")
-        old = known[key]
-        if dataclasses.is_dataclass(old):
-            if not isinstance(value, dict):
-                raise ValueError(f"{where}: {name} is a section, expected `key: value` lines below it, got {value!r}")
-            changes[key] = _replace(old, value, where, f"{name}.")
-            continue
-        if isinstance(old, tuple) and isinstance(value, list):
-            value = tuple(value)
-        elif isinstance(old, float) and type(value) is int:
-            value = float(value)
-        elif (isinstance(old, Path) or (key == "path" and old is None)) and isinstance(value, str):
-            value = Path(value)
-        wanted = Path if isinstance(old, Path) or old is None else type(old)
-        fits = isinstance(value, wanted) and isinstance(value, bool) == isinstance(old, bool)
-        if isinstance(old, tuple) and old and fits:
-            fits = all(type(item) is type(old[0]) for item in value)
-        if not fits and not (value is None and key == "path"):
-            raise ValueError(f"{where}: {name} is {value!r}, expected a {wanted.__name__} like {old!r}")
-        changes[key] = value
-    return dataclasses.replace(config, **changes)

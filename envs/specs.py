@@ -13,6 +13,9 @@ IMAGES, DEPTH, POINTS = "observation.images", "observation.depth", "observation.
 """LeRobot's names. ``observation.images.<camera>`` `[.., 3, H, W]`, 0 to 1; ``observation.depth.<camera>`` `[.., 1, H, W]` [m],
 NaN where unknown; ``observation.points`` `[.., N, 3+C]`: xyz [m] in the robot's base frame, then C = 0 or 3 colours, 0 to 1."""
 
+SPLITS = ("train", "validation", "test")
+"""Of starts: what policies are trained on, what checkpoints are chosen by, what is reported."""
+
 FAILURES = ("collision", "dropped", "off_table", "timeout", "unstable", "policy_error")
 """Every way an episode can fail. An episode that does not succeed carries exactly one of these names."""
 

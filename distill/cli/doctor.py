@@ -193,7 +193,7 @@ def torch_devices_check() -> Check:
 def renderer_checks() -> list[Check]:
     """Every renderer backend; ray casting always works, the OpenGL ones are faster for large images."""
     try:
-        backends = importlib.import_module("envs.cameras.render").available_backends()
+        backends = importlib.import_module("envs.cameras.backends").available_backends()
     except Exception as error:  # mujoco absent, or it refuses the MUJOCO_GL that is set
         advice = "install mujoco, and unset MUJOCO_GL: it is not needed here"
         return [Check("renderer", "missing", _one_line(error), advice)]

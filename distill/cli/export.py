@@ -14,8 +14,8 @@ from typing import Any
 import torch
 import tyro
 
-from distill.stages.measured import figures_of, run_time_of
-from distill.stages.results import hardware
+from distill.cli.measured import figures_of, run_time_of
+from distill.store.machine import hardware
 from distill.store.manifest import installed_packages, publish, read_manifest, sha256_file, verify, write_bytes, write_json
 from envs.specs import STATE
 from students import Student, load_student

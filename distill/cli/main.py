@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -11,17 +12,21 @@ from pathlib import Path
 
 import tyro
 
+from distill.checks import check_choice, check_teacher_folder, validate
 from distill.cli.launch import is_launched, launch, settle, wanted_processes
-from distill.config import Config, apply_preset, check_choice, validate
-from distill.context import Stage
-from distill.stages.plan import check_external_teacher, make_plan
-from distill.store.manifest import partial_folder, place_of, read_manifest
+from distill.config import Config
+from distill.graphs.run import run_graph
+from distill.presets import apply_preset
+from distill.report.tables import distilling_line
+from distill.runtime.context import Context
+from distill.runtime.execution import state_of
+from distill.worlds import open_world
 
 STAGES = ("demos", "teach", "sample", "distill", "evaluate", "report")
 """In their order; each does what it needs that is not there yet, and nothing after it. Without one: all, to the report."""
 
-OUTSIDE = ("convert", "compare")
-"""Commands on policies and observations that were not made here, with flags of their own (distill.cli.outside_config)."""
+EXTERNAL = ("convert", "compare")
+"""Commands on existing policies and recorded observations, with flags of their own (distill.cli.external_config)."""
 
 DESCRIPTION = """Distil a slow flow-matching policy into a one-step student, and measure what that costs and gains.
 
@@ -39,7 +44,7 @@ def read_command(arguments: Sequence[str]) -> tuple[str, bool, Config]:
     rest, stage, presets, dry_run = list(arguments), "", [], False
     if rest and not rest[0].startswith("-"):
         stage = rest.pop(0)
-        check_choice("stage", stage, (*STAGES, "doctor", "export", *OUTSIDE))
+        check_choice("stage", stage, (*STAGES, "doctor", "export", *EXTERNAL))
     if stage == "doctor" and "--rlbench" in rest:
         rest.remove("--rlbench")
         stage = "doctor --rlbench"
@@ -61,7 +66,7 @@ def read_command(arguments: Sequence[str]) -> tuple[str, bool, Config]:
     config = tyro.cli(Config, args=flags, default=config, prog="distill.py", description=DESCRIPTION)
     config = _named(config, presets)
     validate(config)
-    check_external_teacher(config)
+    check_teacher_folder(config)
     return stage, dry_run, config
 
 
@@ -70,28 +75,17 @@ def _named(config: Config, presets: Sequence[Path]) -> Config:
 
     (Those of RLBench keep the task's name, as all of them see with cameras.)
     """
-    if config.name or not presets or config.observation.is_plain or config.is_rlbench:
+    if config.name or not presets or config.observation.is_plain or not open_world(config).named_by_preset:
         return config
     return dataclasses.replace(config, name=f"{presets[-1].stem}-seed{config.seed}")
 
 
 def describe(config: Config) -> str:
-    """The plan as text: every stage, whether it is there, and its folder."""
+    """What a run would do, as text: every stage, whether it is there, and its folder."""
     lines = [f"run {config.folder} (task {config.task}, seed {config.seed})"]
-    for stage in make_plan(config).all():
-        lines.append(f"  {stage.name:28} {state_of(config, stage)}")
+    for stage in run_graph(config, open_world(config)).stages:
+        lines.append(f"  {stage.name:28} {state_of(config.folder, stage)}")
     return "\n".join(lines)
-
-
-def state_of(config: Config, stage: Stage) -> str:
-    """Whether a stage is there, in words."""
-    folder = config.folder / stage.name
-    place = place_of(folder, stage.key)
-    if place is not None:
-        return "done" if place == folder else "done (put aside, comes back)"
-    if partial_folder(folder, stage.key).is_dir():
-        return "begun, goes on"
-    return "to do" if read_manifest(folder) is None else "to do (settings changed; the old result is put aside)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,10 +98,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from distill.cli.export import run_export
 
             return run_export(arguments[1:]) if leading else 0
-        if arguments and arguments[0] in OUTSIDE:
-            from distill.cli.outside import run_outside
+        if arguments and arguments[0] in EXTERNAL:
+            from distill.cli.external import run_external
 
-            return run_outside(arguments[0], arguments[1:], str(Path(sys.argv[0]).resolve()), leading)
+            return run_external(arguments[0], arguments[1:], str(Path(sys.argv[0]).resolve()), leading)
         stage, dry_run, config = read_command(arguments)
         if stage == "doctor":
             from distill.cli.doctor import run_doctor
@@ -136,20 +130,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _work(stage: str, config: Config) -> int:
-    from distill.context import Run
-    from distill.report.tables import distilling_line
-    from distill.stages.pipeline import Pipeline
-
-    with Run.open(config) as run, Pipeline(run) as pipeline:
-        if stage in ("", "report"):
-            folder = pipeline.report()
-            cost = distilling_line(json.loads((folder / "report.json").read_text())) if run.is_main else ""
+def _work(word: str, config: Config) -> int:
+    """Do what a word means, and before it what is missing."""
+    with contextlib.closing(open_world(config)) as world, Context.open(config.folder, config.wandb) as context:
+        graph = run_graph(config, world)
+        graph.do(context, word)
+        if word in ("", "report"):
+            folder = graph.last.folder(context)
+            cost = distilling_line(json.loads((folder / "report.json").read_text())) if context.is_main else ""
             if cost:
-                run.say(cost)
-            run.say(f"report: {(folder / 'report.html').resolve()}")
-        else:
-            getattr(pipeline, stage)()
+                context.say(cost)
+            context.say(f"report: {(folder / 'report.html').resolve()}")
     return 0
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,21 +14,18 @@ import numpy as np
 import torch
 
 import envs
-from distill.cli.outside_config import OutsideConfig
-from distill.evaluation.external import AdapterPolicy, Statistics
-from distill.evaluation.policies import Policy, StudentPolicy, TeacherPolicy
-from distill.stages.plan import external_teacher_key
+from distill.cli.external_config import ExternalConfig
+from distill.inputs.recorded import Opened, read_features
+from distill.inputs.teachers import folder_key
 from distill.store.manifest import make_key, sha256_file
-from envs.specs import DEPTH, IMAGES, POINTS, STATE, ActionSpec, TaskSpec, nearest_name
-from students import STUDENTS, Student, load_student
+from envs.specs import DEPTH, IMAGES, POINTS, STATE
+from students import STUDENTS, load_student
 from teachers import TEACHERS, load_teacher
 from teachers.adapters.teacher import AdapterTeacher
 from teachers.contract import Observation, check_teacher
-from teachers.networks.normalisation import Normaliser
 from teachers.networks.observations import feature_shape, sources_of
 from teachers.networks.pretrained import read_kind
 from teachers.networks.shapes import Augmentation, EncoderShape, PolicyShape
-from teachers.trained import TrainedTeacher
 
 if TYPE_CHECKING:
     from envs.recorded.observations import RecordedObservations
@@ -41,46 +38,7 @@ UNNAMED = "recorded"
 """The task's name in a policy of observations that are of no task here."""
 
 
-@dataclass(frozen=True)
-class NamedTeacher(TeacherPolicy):
-    """A teacher of ours under the name of its results, as several may be compared at the same number of steps."""
-
-    called: str
-
-    @property
-    def name(self) -> str:
-        return self.called
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A policy that was named.
-
-    label: as it was named; key: of its files, and of what it makes; shape: what it sees and makes; num_steps: solver steps
-    it is used with, 1 for a student. policy: one of ours, or an adapter.
-    """
-
-    label: str
-    key: str
-    policy: TrainedTeacher | Student | AdapterTeacher
-    shape: PolicyShape
-    num_steps: int
-
-    def at(self, steps: int, name: str, normaliser: Normaliser | None, device: torch.device) -> Policy:
-        """Its face for measuring, at a number of solver steps; an adapter's chunks are compared by `normaliser`."""
-        if isinstance(self.policy, AdapterTeacher):
-            assert normaliser is not None
-            return AdapterPolicy(self.policy, Statistics(normaliser).to(device), self.shape, steps, name)
-        if isinstance(self.policy, TrainedTeacher):
-            return NamedTeacher(self.policy.to(device), steps, name)
-        return StudentPolicy(self.policy.to(device), name)
-
-    def close(self) -> None:
-        if isinstance(self.policy, AdapterTeacher):
-            self.policy.close()
-
-
-def open_policy(text: str, config: OutsideConfig, recorded: RecordedObservations) -> Opened:
+def open_policy(text: str, config: ExternalConfig, recorded: RecordedObservations) -> Opened:
     """The policy that `text` names, checked on the recorded observations. Raises ValueError in one line."""
     path, _, steps = text.rpartition("@") if re.search(r"@\d+$", text) else (text, "", "")
     num_steps = int(steps or 0)
@@ -116,11 +74,11 @@ def _folder(path: str, num_steps: int) -> Opened:
     if kind in teachers:
         teacher = load_teacher(path)
         teacher.check_steps(num_steps or OUR_STEPS)
-        return Opened(path, external_teacher_key(Path(path)), teacher, teacher.shape, num_steps or OUR_STEPS)
+        return Opened(path, folder_key(Path(path)), teacher, teacher.shape, num_steps or OUR_STEPS)
     if num_steps:
         raise ValueError(f"{path}@{num_steps}: a student has no solver steps; leave out @{num_steps}")
     student = load_student(Path(path))
-    return Opened(path, external_teacher_key(Path(path)), student, student.shape, 1)
+    return Opened(path, folder_key(Path(path)), student, student.shape, 1)
 
 
 def _refuse_lerobot(path: Path) -> None:
@@ -137,7 +95,7 @@ def _refuse_lerobot(path: Path) -> None:
 # -- adapters ----------------------------------------------------------------------------------------------------------
 
 
-def _adapter(path: str, num_steps: int, config: OutsideConfig, recorded: RecordedObservations) -> Opened:
+def _adapter(path: str, num_steps: int, config: ExternalConfig, recorded: RecordedObservations) -> Opened:
     file = config.adapter.file(path)
     teacher = AdapterTeacher(file)
     try:
@@ -145,7 +103,7 @@ def _adapter(path: str, num_steps: int, config: OutsideConfig, recorded: Recorde
         features = tuple(told.features or config.features or recorded.features)
         teacher.features = features
         rows = np.unique([0, len(recorded) - 1])
-        seen = read_seen(recorded, rows, told.observation_steps, features, "looked at by the adapter")
+        seen = read_features(recorded, rows, told.observation_steps, features, "looked at by the adapter")
         observation = {name: torch.from_numpy(value) for name, value in seen.items()}
         steps = num_steps or told.num_steps
         horizon, action_size = told.horizon, told.action_size
@@ -159,7 +117,7 @@ def _adapter(path: str, num_steps: int, config: OutsideConfig, recorded: Recorde
             faults = [line.strip() for line in str(error).splitlines()]
             raise ValueError(f"{path}: {faults[0]} {'; '.join(faults[1:])}" if faults[1:] else faults[0]) from error
         assert horizon is not None and action_size is not None
-        shape = outside_shape(recorded, features, told.observation_steps, horizon, action_size, config, told.action_names,
+        shape = external_shape(recorded, features, told.observation_steps, horizon, action_size, config, told.action_names,
                               told.dt_s)  # fmt: skip
         key = make_key({
             "file": sha256_file(file.file), "function": file.function, "arguments": file.arguments,
@@ -180,24 +138,12 @@ def _draws(teacher: AdapterTeacher, observation: Observation, steps: int) -> str
     return hashlib.sha256(np.round(chunks[..., :8, :] / spread, 2).astype(np.float32).tobytes()).hexdigest()
 
 
-def read_seen(
-    recorded: RecordedObservations, rows: np.ndarray, steps: int, features: Sequence[str], whose: str = "looked at"
-) -> dict[str, np.ndarray]:
-    """These features of the recorded observations, `[n, O, ..]`. Raises ValueError for one that was not recorded."""
-    for name in features:
-        if name not in recorded.features:
-            raise ValueError(f"features: {name!r} is {whose}, but was not recorded; there are {list(recorded.features)}"
-                             f"{nearest_name(name, recorded.features)}")  # fmt: skip
-    seen = recorded.read(rows, steps)
-    return {name: np.ascontiguousarray(seen[name], dtype=np.float32) for name in features}
-
-
 # -- shapes ------------------------------------------------------------------------------------------------------------
 
 
-def outside_shape(
+def external_shape(
     recorded: RecordedObservations, features: Sequence[str], observation_steps: int, horizon: int, action_size: int,
-    config: OutsideConfig, action_names: Sequence[str] | None = None, told_dt_s: float | None = None,
+    config: ExternalConfig, action_names: Sequence[str] | None = None, told_dt_s: float | None = None,
 ) -> PolicyShape:  # fmt: skip
     """What a policy on recorded observations sees and makes; the network's sizes are a student's that starts afresh.
 
@@ -262,7 +208,7 @@ def _views(features: Sequence[str], kind: str) -> tuple[str, ...]:
     return tuple(name.removeprefix(f"{kind}.") for name in features if name.startswith(f"{kind}."))
 
 
-def _check_fits(opened: Opened, recorded: RecordedObservations, config: OutsideConfig) -> None:
+def _check_fits(opened: Opened, recorded: RecordedObservations, config: ExternalConfig) -> None:
     """Raise ValueError where a policy does not go with the observations, or with the task."""
     shape = opened.shape
     if STATE not in recorded.features:
@@ -279,15 +225,3 @@ def _check_fits(opened: Opened, recorded: RecordedObservations, config: OutsideC
                          f"{recorded.action_size}: {list(recorded.action_names)}; give those it was trained on")  # fmt: skip
     if config.task and config.task != shape.task:
         raise ValueError(f"{opened.label} is for task {shape.task!r}, not {config.task!r}; use --task {shape.task}")
-
-
-def spec_of(shape: PolicyShape, where: Path) -> TaskSpec:
-    """What is known of the task that recorded observations are of; of an embedded one its own spec."""
-    if shape.task in envs.TASKS:
-        return envs.task_spec(shape.task)
-    everything = (-np.inf,) * shape.action_size, (np.inf,) * shape.action_size
-    return TaskSpec(
-        name=shape.task, summary=f"Observations recorded in {where}.", state_names=shape.state_names,
-        action=ActionSpec(shape.action_names, *everything, shape.action_weights), modes=(), start_names=(), dt_s=shape.dt_s,
-        max_steps=0,
-    )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor
 
 from distill.hypotheses.cache import HypothesisDataset
-from distill.hypotheses.index import cache_blocks
+from distill.hypotheses.distances import embed
+from distill.hypotheses.index import cache_blocks, distinct
 from distill.hypotheses.neighbours import nearest_k
-from distill.objectives.sets import embed
+from students.selection import ALIKE
 
 MODE_RATIO = 2.0
 """Least ratio of the empty space between two modes to the widest step within them."""
@@ -130,3 +132,12 @@ def modes_of_cache(dataset: HypothesisDataset, weights_A: Tensor, most: int = 20
         {"modes": modes.count}
         for _, chunks_BKTA in cache_blocks(dataset, rows) for modes in modes_per_observation(chunks_BKTA, weights_A)
     ])  # fmt: skip
+
+
+def cached_figures(folder: Path, weights: tuple[float, ...], most: int = 512) -> dict[str, Any]:
+    """ways: how many of the cache's observations have 1, 2, .. modes; repeated_share: of hypotheses like an earlier one."""
+    dataset, weights_A = HypothesisDataset(folder), torch.tensor(weights)
+    rows = range(0, len(dataset), max(1, len(dataset) // most))
+    kept_BK = torch.cat([distinct(embed(chunks, weights_A), ALIKE) for _, chunks in cache_blocks(dataset, rows)])
+    ways = modes_of_cache(dataset, weights_A, most)["observations_by_modes"]
+    return {"ways": ways, "repeated_share": 1 - float(kept_BK.float().mean())}

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from distill.objectives.sets import coverage, distances, embed, energy_distance, fidelity, neighbour_radii
+from distill.hypotheses.distances import distances, embed, neighbour_radii
+from distill.objectives.sets import coverage, energy_distance, fidelity
 from students.selection import ALIKE
 
 

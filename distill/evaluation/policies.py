@@ -136,3 +136,10 @@ def sample_set(
     candidates_SNTA = policy.head(condition_1C, draws)[0].unflatten(0, (samples, candidates))
     weights_A = torch.tensor(policy.shape.action_weights, device=device)
     return choose(selection, candidates_SNTA, [Memory()] * samples, executed, weights_A)[0]
+
+
+def raw_sample_set(
+    policy: Policy, seen: Seen, generator: torch.Generator, samples: int, selection: Selection, executed: int
+) -> np.ndarray:
+    """The same in raw units, on the host."""
+    return postprocess(policy, sample_set(policy, seen, generator, samples, selection, executed))

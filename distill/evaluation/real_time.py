@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from distill.evaluation.rollouts import (
     note_switch,
     start_episode,
 )
+from distill.evaluation.statistics import mcnemar_p, paired_difference, wilson_interval
 from distill.observation import cameras_for
 from envs.cameras.specs import CameraSettings
 from envs.panda.base import PandaEnv
@@ -85,7 +87,7 @@ def delay_steps(latency_ms: float, dt_s: float) -> int:
 
 
 @dataclass
-class MovingEpisode:
+class RealTimeEpisode:
     """A rollout while the world moves on.
 
     moved_at: the control step in which the world began to move; None when the episode was not disturbed: it had ended
@@ -99,7 +101,7 @@ class MovingEpisode:
     reaction_steps: int | None = None
 
 
-def outcome(run: MovingEpisode) -> dict[str, Any]:
+def outcome(run: RealTimeEpisode) -> dict[str, Any]:
     """What is kept of a rollout on disk: how it ended, and when it was disturbed and reacted."""
     episode = run.episode
     return {
@@ -108,11 +110,11 @@ def outcome(run: MovingEpisode) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def run_moving(
+def run_in_real_time(
     task: str, policy: Policy, starts_ED: np.ndarray, indices: Sequence[int], clock: Clock, seed: int,
     disturbed: bool = True, keep_actions: int = 0, progress: Callable[[int], object] = lambda done: None,
     at_once: int = 64, selection: Selection = ONE_SAMPLE, cameras: CameraSettings | None = None,
-) -> list[MovingEpisode]:  # fmt: skip
+) -> list[RealTimeEpisode]:  # fmt: skip
     """Roll the policy out from ``starts_ED[indices]`` by `clock`, asynchronously.
 
     With delay 0 and no disturbance it does what `rollouts.run_episodes` does with execution horizon `clock.every`.
@@ -128,7 +130,7 @@ def run_moving(
             f"at least every {policy.shape.horizon}"
         )
     pool = blind_pool(spec.name, cameras_for(policy.shape, cameras), min(at_once, len(indices)))
-    finished: list[MovingEpisode] = []
+    finished: list[RealTimeEpisode] = []
     for begin in range(0, len(indices), at_once):
         wave = indices[begin : begin + at_once]
         moves = [disturbance.draw(seed, index) if disturbance else None for index in wave]
@@ -148,8 +150,8 @@ def _executed(clock: Clock, selection: Selection, horizon: int) -> int:
 def _run_wave(
     policy: Policy, pool: Sequence[PandaEnv], starts_ED: np.ndarray, wave: Sequence[int], clock: Clock, seed: int,
     moves: Sequence[Move | None], keep_actions: int, selection: Selection,
-) -> list[MovingEpisode]:  # fmt: skip
-    runs = [MovingEpisode(Episode(index=index)) for index in wave]
+) -> list[RealTimeEpisode]:  # fmt: skip
+    runs = [RealTimeEpisode(Episode(index=index)) for index in wave]
     memories = [Memory() for _ in wave]
     tools: list[list[np.ndarray]] = [[] for _ in wave]
     generators = [episode_generator(seed, index) for index in wave]
@@ -193,3 +195,47 @@ def _run_wave(
     for env, run, positions in zip(pool, runs, tools, strict=True):
         end_motion(env, run.episode, positions)
     return runs
+
+
+def paired_rows(results: Sequence[Mapping[str, Any]], labels: Mapping[str, str], student: str) -> list[dict[str, Any]]:
+    """One row per time and policy, in that order; `results`: the policies' result.json, `student` the default one's name.
+
+    Per condition (calm, disturbed): successes, their Wilson interval, failures by name, and the success of the student minus
+    that of this policy at the same time, paired over the starts. reaction: mean over the episodes that were disturbed and
+    in which an answer was carried out; `disturbed_episodes` and `answered_episodes` say how many.
+    """
+    by_policy = {result["policy"]: result for result in results}
+    rows = []
+    for place in range(len(by_policy[student]["times"])):
+        against = by_policy[student]["times"][place]
+        for name, result in by_policy.items():
+            time, step_ms = result["times"][place], 1000 * result["dt_s"]
+            answers = [each["reaction_steps"] for each in time["disturbed"] if each["reaction_steps"] is not None]
+            rows.append({
+                "policy": name, "label": labels.get(name, name), "is_default_student": name == student,
+                "scale": time["scale"], "latency_ms": time["latency_ms"], "delay_steps": time["delay_steps"],
+                "period_steps": time["period_steps"],
+                "reaction_steps": float(np.mean(answers)) if answers else None,
+                "reaction_ms": float(np.mean(answers)) * step_ms if answers else None,
+                "disturbed_episodes": sum(each["moved_at"] is not None for each in time["disturbed"]),
+                "answered_episodes": len(answers),
+                **{condition: _condition(time[condition], None if name == student else against[condition])
+                   for condition in CONDITIONS if condition in time},
+            })  # fmt: skip
+    return rows
+
+
+def _condition(episodes: Sequence[Mapping[str, Any]], against: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
+    success = np.array([each["success"] for each in episodes])
+    low, high = wilson_interval(int(success.sum()), len(success))
+    row: dict[str, Any] = {
+        "episodes": len(success), "successes": int(success.sum()), "success_rate": float(success.mean()),
+        "success_low": low, "success_high": high,
+        "failures": dict(Counter(each["failure"] for each in episodes if not each["success"])),
+        "student_difference": None, "student_low": None, "student_high": None, "mcnemar_p": None,
+    }  # fmt: skip
+    if against is not None:
+        students = np.array([each["success"] for each in against])
+        row["student_difference"], row["student_low"], row["student_high"] = paired_difference(students, success)
+        row["mcnemar_p"] = mcnemar_p(students, success)
+    return row

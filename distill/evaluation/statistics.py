@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -131,3 +132,26 @@ def _paired(first: ArrayLike, second: ArrayLike) -> tuple[np.ndarray, np.ndarray
     if first_E.size == 0:
         raise ValueError("got no episodes, expected at least one pair: run episodes first")
     return first_E.astype(bool), second_E.astype(bool)
+
+
+def success_figures(result: dict[str, Any], reference: dict[str, Any], modes: Sequence[str]) -> dict[str, Any]:
+    """How a policy's roll-outs went, with its interval, and against the reference's from the same starts."""
+    summary = result["summary"]
+    success, its = (np.array([episode["success"] for episode in each["episodes"]]) for each in (result, reference))
+    low, high = wilson_interval(summary["successes"], summary["episodes"])
+    figures: dict[str, Any] = {
+        "episodes": summary["episodes"], "successes": summary["successes"],
+        "success_rate": summary["successes"] / summary["episodes"], "success_low": low, "success_high": high,
+        "difference": None, "difference_low": None, "difference_high": None, "mcnemar_p": None,
+        "failures": summary["failures"], "mode_counts": summary["mode_counts"],
+        "modes_reached": summary["modes_reached"], "modes_total": summary["modes_total"], "entropy": summary["entropy"],
+        "mode_share_error": None, "mode_share_floor": None, "episode_success": success.tolist(),
+    }  # fmt: skip
+    if result is not reference:
+        difference, difference_low, difference_high = paired_difference(success, its)
+        figures |= {"difference": difference, "difference_low": difference_low, "difference_high": difference_high,
+                    "mcnemar_p": mcnemar_p(success, its)}  # fmt: skip
+        mine, theirs = ([side["summary"]["mode_counts"].get(mode, 0) for mode in modes] for side in (result, reference))
+        if sum(mine) and sum(theirs):
+            figures["mode_share_error"], figures["mode_share_floor"] = mode_share_error(mine, theirs)
+    return figures

@@ -1,43 +1,44 @@
-"""What was observed at the frames of a cache, kept in memory while students are trained on it, as far as it fits there."""
+"""The frame cache: what was observed at the frames of a hypothesis cache, in memory during training as far as it fits."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from distill.evaluation.policies import Seen
 from envs.specs import IMAGES
 from teachers.contract import Observation
 
 MOST_BYTES = 2 << 30
 
 
-class KeptObservations:
+class FrameCache:
     """Rows of observations, read once; images in 8 bits, as they were recorded. More than `most` bytes are read each time."""
 
-    def __init__(self, observe: Callable[[np.ndarray], Seen], frames_N: np.ndarray, most: int = MOST_BYTES) -> None:
+    def __init__(
+        self, observe: Callable[[np.ndarray], Mapping[str, np.ndarray]], frames_N: np.ndarray, most: int = MOST_BYTES
+    ) -> None:
         """observe: frames `[n]` to what was seen there, raw, `[n, O, ..]`; frames_N: of each row."""
         self._observe, self._frames_N = observe, frames_N
         first = observe(frames_N[:1])
         size = sum(math.prod(value.shape) * (1 if name.startswith(IMAGES) else 4) for name, value in first.items())
-        self._kept: dict[str, Tensor] | None = None
+        self._cached: dict[str, Tensor] | None = None
         if size * len(frames_N) <= most:
             kinds = {name: torch.uint8 if name.startswith(IMAGES) else torch.float32 for name in first}
-            self._kept = {
+            self._cached = {
                 name: torch.empty(len(frames_N), *value.shape[1:], dtype=kinds[name]) for name, value in first.items()
             }
             for rows in np.array_split(np.arange(len(frames_N)), -(-len(frames_N) // 64)):
                 for name, value in observe(frames_N[rows]).items():
                     tensor = torch.from_numpy(value)
-                    self._kept[name][rows] = (255 * tensor).round().to(torch.uint8) if name.startswith(IMAGES) else tensor
+                    self._cached[name][rows] = (255 * tensor).round().to(torch.uint8) if name.startswith(IMAGES) else tensor
 
     def at(self, rows_B: Tensor) -> Observation:
         """What was observed at these rows, `[B, O, ..]` float32."""
-        if self._kept is None:
+        if self._cached is None:
             return {name: torch.from_numpy(value) for name, value in self._observe(self._frames_N[rows_B.numpy()]).items()}
-        found = {name: value[rows_B] for name, value in self._kept.items()}
+        found = {name: value[rows_B] for name, value in self._cached.items()}
         return {name: value.float() / 255 if name.startswith(IMAGES) else value for name, value in found.items()}

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from distill.hypotheses.cache import HypothesisDataset
+from distill.hypotheses.distances import embed
 from distill.hypotheses.neighbours import faiss_available, faiss_sees_gpu, gpu_resources, nearest_k, say_faiss_is_missing
-from distill.objectives.sets import embed
 from envs.specs import STATE
 from teachers.networks.normalisation import Normaliser
 

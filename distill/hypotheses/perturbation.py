@@ -1,12 +1,11 @@
-"""Observations beside the demonstrated ones: a teacher can be asked anywhere, and few demonstrations leave much unasked."""
+"""Perturbed observations: a teacher can be queried anywhere, and few demonstrations leave much of the state space out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from distill.evaluation.policies import Seen
 from envs.specs import STATE
 
 
@@ -36,12 +35,12 @@ def perturbed(state_NOS: np.ndarray, numbers_N: np.ndarray, num_frames: int, spr
     return moved_NOS
 
 
-def beside(
-    observe: Callable[[np.ndarray], Seen], num_frames: int, spread_S: np.ndarray, seed: int
-) -> Callable[[np.ndarray], Seen]:
+def with_perturbed(
+    observe: Callable[[np.ndarray], Mapping[str, np.ndarray]], num_frames: int, spread_S: np.ndarray, seed: int
+) -> Callable[[np.ndarray], Mapping[str, np.ndarray]]:
     """`observe` (frames to what was seen there) for the numbers of `with_copies`, too: the states of copies are perturbed."""
 
-    def look(numbers_N: np.ndarray) -> Seen:
+    def look(numbers_N: np.ndarray) -> Mapping[str, np.ndarray]:
         seen = observe(numbers_N % num_frames)
         return {**seen, STATE: perturbed(seen[STATE], numbers_N, num_frames, spread_S, seed)}
 

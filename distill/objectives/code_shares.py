@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from distill.objectives.sets import distances, embed, neighbour_radii
+from distill.hypotheses.distances import distances, embed, neighbour_radii
 from distill.observation import observation_of
 from students.one_step import OneStepStudent
 from students.selection import ALIKE

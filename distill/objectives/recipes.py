@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from distill.config import Config, StudentConfig
 from distill.hypotheses.cache import noise_of
 from distill.objectives import flow_maps as rivals
 from distill.objectives.code_shares import share_loss
 from distill.objectives.sets import OBJECTIVES, Objective, objective
 from distill.observation import observation_of
+from distill.training.data import Batch
 from envs.specs import nearest_name
 from students.flow_map import FlowMapStudent
 from students.one_step import OneStepStudent
@@ -24,16 +26,9 @@ from teachers.networks.normalisation import Normaliser
 from teachers.networks.shapes import PolicyShape
 from teachers.trained import TrainedTeacher
 
-if TYPE_CHECKING:
-    from distill.config import Config, StudentConfig
-
-Batch = dict[str, Tensor]
-"""What was observed (``observation.*`` `[B, O, ..]`, or ``features`` `[B, F]`), and
-``hypotheses`` `[B, K, T, A]` with ``seed`` `[B, K]`, or ``action`` `[B, T, A]`."""
-
 
 @dataclass(frozen=True)
-class Ingredients:
+class TrainingContext:
     """What a recipe may use.
 
     shape: of the student's network; normaliser: the statistics it is given; teacher: None for a student that needs none;
@@ -81,15 +76,15 @@ class Recipe(Protocol):
         """Observations a step, such that all recipes make about as many chunks with a gradient."""
         ...
 
-    def build(self, given: Ingredients) -> nn.Module:
+    def build(self, given: TrainingContext) -> nn.Module:
         """The student before training."""
         ...
 
-    def draws(self, student: nn.Module, given: Ingredients, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def draws(self, student: nn.Module, given: TrainingContext, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Random tensors `[rows, ...]` of a step, on the CPU, for the whole batch."""
         ...
 
-    def loss(self, student: nn.Module, given: Ingredients, batch: Batch, *draws: Tensor) -> Tensor: ...
+    def loss(self, student: nn.Module, given: TrainingContext, batch: Batch, *draws: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -141,7 +136,7 @@ class SetRecipe:
     def rows(self, settings: StudentConfig) -> int:
         return settings.batch_size
 
-    def build(self, given: Ingredients) -> nn.Module:
+    def build(self, given: TrainingContext) -> nn.Module:
         settings = given.settings
         if self.objective.noise and (given.teacher is None or not given.teacher.one_noise(given.teacher.solver)):
             raise ValueError(
@@ -161,7 +156,7 @@ class SetRecipe:
             student.freeze_encoder()
         return student
 
-    def draws(self, student: nn.Module, given: Ingredients, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def draws(self, student: nn.Module, given: TrainingContext, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         assert isinstance(student, OneStepStudent)
         if self.objective.noise:  # which of the K hypotheses are looked at in this step
             return torch.rand(rows, given.num_hypotheses, generator=generator), *student.encoder_draws(rows, generator)
@@ -169,7 +164,7 @@ class SetRecipe:
         latents_BMZ = torch.randn(rows, samples, student.latent_size, generator=generator)
         return latents_BMZ, *student.encoder_draws(rows, generator)
 
-    def loss(self, student: nn.Module, given: Ingredients, batch: Batch, *draws: Tensor) -> Tensor:
+    def loss(self, student: nn.Module, given: TrainingContext, batch: Batch, *draws: Tensor) -> Tensor:
         assert isinstance(student, OneStepStudent)
         latents_BMZ, *seeds_B = draws
         if self.data == "hypotheses":
@@ -204,7 +199,7 @@ def _begins_with(teacher: PolicyShape, student: PolicyShape) -> bool:
 
 
 @dataclass(frozen=True)
-class RivalRecipe:
+class FlowMapRecipe:
     """A `FlowMapStudent`, from the teacher's noise to a chunk, trained by one of `distill.objectives.flow_maps`.
 
     train: (student, ingredients, batch, draws) to the loss; draw: (rows, chunk shape, generator) to the draws;
@@ -213,7 +208,7 @@ class RivalRecipe:
 
     label: str
     data: Literal["hypotheses", "demonstrations"]
-    train: Callable[[FlowMapStudent, Ingredients, Batch, tuple[Tensor, ...]], Tensor]
+    train: Callable[[FlowMapStudent, TrainingContext, Batch, tuple[Tensor, ...]], Tensor]
     draw: Callable[[int, tuple[int, int], torch.Generator], tuple[Tensor, ...]]
     learning_rate: float
     teacher: bool = True
@@ -239,7 +234,7 @@ class RivalRecipe:
     def rows(self, settings: StudentConfig) -> int:
         return settings.batch_size * settings.num_latents
 
-    def build(self, given: Ingredients) -> nn.Module:
+    def build(self, given: TrainingContext) -> nn.Module:
         if not isinstance(given.teacher, FlowTeacher):
             raise ValueError(f"{self.label} follows the flow of a teacher of kind 'flow', got {type(given.teacher).__name__}")
         if given.teacher.shape != given.shape:
@@ -250,15 +245,15 @@ class RivalRecipe:
             student.freeze_encoder()
         return student
 
-    def draws(self, student: nn.Module, given: Ingredients, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def draws(self, student: nn.Module, given: TrainingContext, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         return self.draw(rows, (given.shape.horizon, given.shape.action_size), generator)
 
-    def loss(self, student: nn.Module, given: Ingredients, batch: Batch, *draws: Tensor) -> Tensor:
+    def loss(self, student: nn.Module, given: TrainingContext, batch: Batch, *draws: Tensor) -> Tensor:
         assert isinstance(student, FlowMapStudent)
         return self.train(student, given, batch, draws)
 
 
-def _reflow(student: FlowMapStudent, given: Ingredients, batch: Batch, draws: tuple[Tensor, ...]) -> Tensor:
+def _reflow(student: FlowMapStudent, given: TrainingContext, batch: Batch, draws: tuple[Tensor, ...]) -> Tensor:
     # one of the K pairs of every observation
     time_N, chosen_N = draws
     row = torch.arange(len(chosen_N), device=chosen_N.device)
@@ -272,7 +267,7 @@ def _reflow_draws(rows: int, chunk_shape: tuple[int, int], generator: torch.Gene
     return *rivals.reflow_draws(rows, chunk_shape, generator), torch.rand(rows, generator=generator)
 
 
-def _consistency(student: FlowMapStudent, given: Ingredients, batch: Batch, draws: tuple[Tensor, ...]) -> Tensor:
+def _consistency(student: FlowMapStudent, given: TrainingContext, batch: Batch, draws: tuple[Tensor, ...]) -> Tensor:
     assert isinstance(given.teacher, FlowTeacher)
     action_NTA, (noise_NTA, step_N) = student.normaliser.normalise_action(batch["action"]), draws
     return rivals.consistency_loss(
@@ -280,7 +275,7 @@ def _consistency(student: FlowMapStudent, given: Ingredients, batch: Batch, draw
     )
 
 
-def _shortcut(student: FlowMapStudent, given: Ingredients, batch: Batch, draws: tuple[Tensor, ...]) -> Tensor:
+def _shortcut(student: FlowMapStudent, given: TrainingContext, batch: Batch, draws: tuple[Tensor, ...]) -> Tensor:
     assert isinstance(given.teacher, FlowTeacher)
     action_NTA, (noise_NTA, time_N, span_N) = student.normaliser.normalise_action(batch["action"]), draws
     return rivals.shortcut_loss(
@@ -289,7 +284,7 @@ def _shortcut(student: FlowMapStudent, given: Ingredients, batch: Batch, draws: 
     )  # fmt: skip
 
 
-def _mean_flow(student: FlowMapStudent, given: Ingredients, batch: Batch, draws: tuple[Tensor, ...]) -> Tensor:
+def _mean_flow(student: FlowMapStudent, given: TrainingContext, batch: Batch, draws: tuple[Tensor, ...]) -> Tensor:
     action_NTA, (noise_NTA, time_N, span_N) = student.normaliser.normalise_action(batch["action"]), draws
     return rivals.mean_flow_loss(
         student, observation_of(batch), action_NTA, noise_NTA, time_N, span_N, weights_TA=given.weights_TA
@@ -299,10 +294,10 @@ def _mean_flow(student: FlowMapStudent, given: Ingredients, batch: Batch, draws:
 RECIPES: dict[str, Recipe] = {
     **{name: SetRecipe(chosen, chosen.label) for name, chosen in OBJECTIVES.items()},
     "imle_policy": SetRecipe(OBJECTIVES["rs_imle"], "IMLE Policy, from demonstrations", data="demonstrations"),
-    "reflow": RivalRecipe("Reflow", "hypotheses", _reflow, _reflow_draws, 1.5e-3),
-    "consistency": RivalRecipe("Consistency distillation", "demonstrations", _consistency, rivals.consistency_draws, 3e-4),
-    "shortcut": RivalRecipe("Shortcut model", "demonstrations", _shortcut, rivals.shortcut_draws, 1.5e-3),
-    "mean_flow": RivalRecipe("MeanFlow", "demonstrations", _mean_flow, rivals.mean_flow_draws, 1.5e-3),
+    "reflow": FlowMapRecipe("Reflow", "hypotheses", _reflow, _reflow_draws, 1.5e-3),
+    "consistency": FlowMapRecipe("Consistency distillation", "demonstrations", _consistency, rivals.consistency_draws, 3e-4),
+    "shortcut": FlowMapRecipe("Shortcut model", "demonstrations", _shortcut, rivals.shortcut_draws, 1.5e-3),
+    "mean_flow": FlowMapRecipe("MeanFlow", "demonstrations", _mean_flow, rivals.mean_flow_draws, 1.5e-3),
 }
 """What ``student.objectives`` may name, beside weighted sums of set objectives (`distill.objectives.sets.objective`)."""
 
@@ -318,10 +313,10 @@ def recipe(name: str) -> Recipe:
     return SetRecipe(chosen, chosen.label)
 
 
-class Lesson(nn.Module):
+class LossModule(nn.Module):
     """A student together with its loss, so that every way of training calls one `forward` (several processes need that)."""
 
-    def __init__(self, student: nn.Module, recipe: Recipe, given: Ingredients) -> None:
+    def __init__(self, student: nn.Module, recipe: Recipe, given: TrainingContext) -> None:
         super().__init__()
         self.student = student
         # a dataclass, and the teacher in it is no part of what is trained, averaged or saved

@@ -16,55 +16,16 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from distill.hypotheses.distances import distances, embed, neighbour_radii, partner_distances
 from distill.hypotheses.neighbours import Backend, nearest
 from envs.specs import nearest_name
-
-# a root has no slope at zero; below this squared distance two chunks count as one
-TINY = 1e-12
-
-
-def embed(chunks_BMTA: Tensor, weights_A: Tensor) -> Tensor:
-    """Chunks as vectors `[B, M, T*A]` whose Euclidean distance is d(a, b); weights `[A]` or `[T, A]`."""
-    weights_TA = weights_A.expand(chunks_BMTA.shape[-2:])
-    return (chunks_BMTA * (weights_TA / weights_TA.sum()).sqrt()).flatten(-2)
-
-
-def chunk_weights(weights_A: Tensor, horizon: int, execution_horizon: int, unexecuted_weight: float) -> Tensor:
-    """Weights `[T, A]`: those of the task for the actions that are carried out, times `unexecuted_weight` for the rest.
-
-    The far end of a chunk holds decisions that will be taken anew before it is reached. At full weight their spread
-    rules the distance, and the student is blurred where it acts.
-    """
-    weights_TA = weights_A.repeat(horizon, 1)
-    weights_TA[execution_horizon:] *= unexecuted_weight
-    return weights_TA
-
-
-def distances(first_BMD: Tensor, second_BKD: Tensor) -> Tensor:
-    """All Euclidean distances `[B, M, K]`, by differences."""
-    return _row_distances(first_BMD[:, :, None], second_BKD[:, None])
-
-
-def _row_distances(first_BMD: Tensor, second_BMD: Tensor) -> Tensor:
-    """Euclidean distances `[B, M]` of partners, with a gradient that stays finite at zero distance."""
-    return ((first_BMD - second_BMD).square().sum(-1) + TINY).sqrt()
-
-
-def neighbour_radii(points_BND: Tensor, neighbours: int) -> Tensor:
-    """Distance `[B, N]` of every point to its `neighbours`-th nearest other point of the same observation.
-
-    Raises ValueError where there are no more than `neighbours` points.
-    """
-    if points_BND.shape[1] <= neighbours:
-        raise ValueError(f"got {points_BND.shape[1]} chunks an observation, expected at least {neighbours + 1}")
-    return distances(points_BND, points_BND).sort(-1).values[..., neighbours]
 
 
 def _to_nearest(from_BMD: Tensor, to_BKD: Tensor, backend: Backend) -> Tensor:
     """Mean over b and m of min_k d(from_bm, to_bk); the search has no gradient, the distance to its winner has."""
     _, index_BM = nearest(from_BMD.detach(), to_BKD.detach(), backend)
     winner_BMD = to_BKD.gather(1, index_BM[..., None].expand(-1, -1, to_BKD.shape[-1]))
-    return _row_distances(from_BMD, winner_BMD).mean()
+    return partner_distances(from_BMD, winner_BMD).mean()
 
 
 def coverage(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor, backend: Backend = "auto") -> Tensor:
@@ -248,7 +209,7 @@ def large_pool(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) ->
     if student_BMTA.shape[1] <= hypotheses:
         raise ValueError(f"got {student_BMTA.shape[1]} samples, expected {hypotheses} winners and at least one other")
     winner_BKD = embed(student_BMTA[:, :hypotheses], weights_A)
-    covered = _row_distances(winner_BKD, embed(teacher_BKTA.detach(), weights_A)).mean()
+    covered = partner_distances(winner_BKD, embed(teacher_BKTA.detach(), weights_A)).mean()
     return covered + fidelity(student_BMTA[:, hypotheses:], teacher_BKTA, weights_A)
 
 

@@ -2,28 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distill.evaluation.statistics import wilson_interval
 from distill.report.tables import NOTHING, Cell, Table, percent
-
-
-def task_rows(told: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row per policy and in it, per task, episodes, successes with their 95 % Wilson interval, and failures by name.
-
-    told: the policies' ``eval_info.json`` by the name that the report gives them.
-    """
-    return [{"label": label, "tasks": [_figures(each) for each in info["per_task"]]} for label, info in told.items()]
-
-
-def _figures(task: Mapping[str, Any]) -> dict[str, Any]:
-    metrics = task["metrics"]
-    successes, episodes = sum(metrics["successes"]), len(metrics["successes"])
-    low, high = wilson_interval(successes, episodes)
-    return {"task": task["task"], "episodes": episodes, "successes": successes, "success_low": low, "success_high": high,
-            "failures": dict(Counter(name for name in metrics["failures"] if name))}  # fmt: skip
 
 
 def task_table(results: Mapping[str, Any]) -> Table | None:

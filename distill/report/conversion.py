@@ -15,7 +15,7 @@ from distill.store.manifest import write_bytes
 REFERENCE = {"conversion": "teacher", "comparison": "first policy"}
 
 
-def write_outside_report(folder: Path, results: Mapping[str, Any]) -> None:
+def write_conversion_report(folder: Path, results: Mapping[str, Any]) -> None:
     """Write the three files into `folder`. results: `distill.stages.outside_results.collect_outside`."""
     clean = strict_json(results)
     text = json.dumps(clean, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -58,7 +58,7 @@ def lead(results: Mapping[str, Any]) -> list[str]:
     if not results["measured_success"]:
         lines.append("Success was not measured: that needs a task to carry plans out in (--task). Plans that are like the "
                      "teacher's are no proof of success.")  # fmt: skip
-    for each in results["adapters"]:
+    for each in results["external"]:
         where = "encoder and head timed apart" if each["separable"] else "timed as a whole"
         lines.append(f"{each['label']}: {each['kind']} in a process of its own (Python {each['python']}, torch "
                      f"{each['torch']}, {each['device']}), {where} there; the way to that process is not counted.")  # fmt: skip

@@ -16,12 +16,12 @@ import numpy as np
 
 from distill.report import figures, tables
 from distill.report.by_task import task_table
-from distill.report.real_time import moving_line, moving_table
+from distill.report.real_time import real_time_line, real_time_table
 
 SCHEMA_VERSION = 1
 REQUIRED = ("schema_version", "run", "task", "made", "data", "policies")
 CLIP_KINDS = {".webp": "image/webp", ".png": "image/png", ".gif": "image/gif", ".jpg": "image/jpeg"}
-MOVING = "A world that does not wait"
+REAL_TIME = "Real-time evaluation"
 CLIP_BYTES = 16_000_000
 """Clips are put into the page up to this many bytes together; the rest is named and left beside it."""
 
@@ -75,7 +75,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         parts.append(f"## {title}")
         parts.append(md_table(table) if table else missing)
         parts += [_distilling(results)] if title == "Wall time" else []
-        parts += [moving_line(results)] if title == MOVING else []
+        parts += [real_time_line(results)] if title == REAL_TIME else []
     clips = [f"- {md(_label(results, name))}: [{md(path)}]({quote(path)})" for name, path in _clips(results).items()]
     parts.append("## Rollout clips")
     parts.append("\n".join(clips) if clips else "No clips were recorded in this run.")
@@ -109,8 +109,8 @@ def html(folder: Path, results: Mapping[str, Any]) -> str:
         histogram=_histogram(results),
         stages=_stages(results),
         curves=_curves(results),
-        moving=_moving(results),
-        moving_line=moving_line(results),
+        real_time=_real_time(results),
+        real_time_line=real_time_line(results),
         tables={title: (table, missing) for title, table, missing in _sections(results)},
         distilling=_distilling(results),
         clips=clips,
@@ -134,9 +134,9 @@ def _sections(results: Mapping[str, Any]) -> list[tuple[str, tables.Table | None
             "Distances to fresh teacher samples were not measured in this run.",
         ),
         (
-            MOVING, moving_table(results),
-            "Rollouts in a world that goes on while a policy computes were not asked for in this run "
-            "(--moving.latency-ms, --moving.time-scales, --moving.scale-to-clock).",
+            REAL_TIME, real_time_table(results),
+            "Rollouts in which the world goes on while a policy computes were not part of this run "
+            "(--real-time.latency-ms, --real-time.time-scales, --real-time.scale-to-clock).",
         ),
         (
             "Choice of checkpoints",
@@ -249,8 +249,8 @@ def _stages(results: Mapping[str, Any]) -> str:
     return data_uri(figures.latency_stages(results["policies"])) if timed else ""
 
 
-def _moving(results: Mapping[str, Any]) -> str:
-    rows = (results.get("moving") or {}).get("rows") or []
+def _real_time(results: Mapping[str, Any]) -> str:
+    rows = (results.get("real_time") or {}).get("rows") or []
     return data_uri(figures.success_against_latency(rows)) if rows else ""
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from distill.store.manifest import write_bytes
+from distill.store.manifest import write_bytes, write_json
 from distill.training.ema import ExponentialAverage
 
 RESUME = "resume.safetensors"
@@ -162,6 +162,12 @@ def fit(
     if not alone:
         accelerator.wait_for_everyone()
     return curve
+
+
+def finish(folder: Path, curve: list[dict[str, float]]) -> None:
+    """Write ``curve.json``; what a resume would have needed goes."""
+    write_json(folder / "curve.json", curve)
+    (folder / RESUME).unlink(missing_ok=True)
 
 
 def _candidate(folder: Path, step: int) -> Path:

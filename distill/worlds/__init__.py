@@ -2,3 +2,24 @@
 
 Needs: `contract.py` says what each world answers; a new world is one file and one line in `WORLDS`. Not here: stages, keys.
 """
+
+from __future__ import annotations
+
+from distill.config import Config
+from distill.worlds.contract import World
+from distill.worlds.embedded import EmbeddedWorld
+from distill.worlds.rlbench import RLBenchWorld
+from envs.specs import nearest_name
+
+WORLDS: dict[str, type[World]] = {"embedded": EmbeddedWorld, "rlbench": RLBenchWorld}
+"""Every world by name; a task belongs to the first that takes it. A new world is one file and one line here."""
+
+
+def open_world(config: Config) -> World:
+    """The world of the config's task. Raises ValueError, with the nearest name, for a task that none has."""
+    for world in WORLDS.values():
+        if world.takes(config.task):
+            return world.open(config)
+    names = [name for world in WORLDS.values() for name in world.task_names()]
+    raise ValueError(f"unknown task {config.task!r}, the tasks are {sorted(names)}"
+                     f"{nearest_name(config.task, names, '; did you mean', cutoff=0.4)}")  # fmt: skip

@@ -1,31 +1,28 @@
-"""Rollouts once more before a camera, with the sets of plans that the policy had in mind drawn over them."""
+"""Rollouts once more before a camera, with the sets of chunks that the policy had in mind drawn over them."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 import envs
 from distill.evaluation.histories import History, stacked
-from distill.evaluation.policies import Policy, postprocess, sample_set
+from distill.evaluation.policies import Policy, StudentPolicy, postprocess, sample_set
 from distill.evaluation.rollouts import episode_generator
-from distill.stages.measuring import selection
 from distill.worlds.clips import write_clip
-from distill.worlds.rlbench_clips import join_clips
+from distill.worlds.contract import Clip, RolloutJob
 from envs.cameras.backends import open_renderer
 from envs.cameras.render import Renderer
-from envs.cameras.specs import CameraSpec
+from envs.cameras.specs import CameraSettings, CameraSpec
 from envs.cameras.views import camera_spec
 from envs.panda.base import PandaEnv
-
-if TYPE_CHECKING:
-    from distill.stages.pipeline import Pipeline
+from envs.specs import TaskSpec
+from students.selection import ONE_SAMPLE
 
 CLIP_SIZE = (240, 180)
 CAMERA = "front"
@@ -36,55 +33,48 @@ _INK = (209, 114, 15, 110)
 _HOLD_FRAMES = 12
 
 
-def render_clips(pipeline: Pipeline, folder: Path) -> dict[str, str]:
-    """Replay the first test episodes of the teacher, the regression student and the default student before a camera.
+def replay_clips(
+    spec: TaskSpec, cameras: CameraSettings | None, starts: np.ndarray, shown: Sequence[Clip], job: RolloutJob, folder: Path
+) -> dict[str, str]:
+    """Replay the first test episodes of each policy before a camera; the clips' paths in the folder by policy.
 
-    The actions are those that were carried out; our simulator is deterministic, so the replay is the rollout. Over it lie,
-    from replan to replan, `PLANS` plans that the policy draws from what it sees there.
+    The actions are those that were executed; our simulator is deterministic, so the replay is the rollout. Over it lie, from
+    replan to replan, `PLANS` chunks that the policy draws from what it sees there. job.seed: of the run.
     """
-    config, plan = pipeline.config, pipeline.plan
-    if config.is_rlbench:  # filmed while they were rolled out: no simulator of it repeats an episode
-        return join_clips(pipeline, folder)
-    steps = config.evaluate.teacher_steps[0]
-    stages = {f"teacher_{steps}": plan.teachers_evaluated[steps]}
-    for name in ("regression", config.student.default):
-        if name in plan.students_evaluated:
-            stages[name] = plan.students_evaluated[name]
     (folder / "clips").mkdir(exist_ok=True)
     clips: dict[str, str] = {}
-    env = envs.make(config.task, pipeline.cameras)
+    env = envs.make(spec.name, cameras)
     env.blind = True
     with contextlib.closing(env), open_renderer(env.model, *CLIP_SIZE) as renderer:
-        for policy in pipeline.policies():
-            if policy.name not in stages:
-                continue
-            result = json.loads((pipeline.run.folder(stages[policy.name]) / "result.json").read_text())
+        for each in shown:
+            assert each.policy is not None
             frames: list[np.ndarray] = []
-            for episode in result["episodes"][:2]:
+            for episode in each.result["episodes"][:2]:
                 if episode["actions"]:
-                    frames += _replay(pipeline, policy, episode, env, renderer)
+                    frames += _replay(each.policy, starts, episode, job, env, renderer)
                     frames += frames[-1:] * _HOLD_FRAMES
             if frames:
-                clips[policy.name] = f"clips/{policy.name}.webp"
-                write_clip(folder / clips[policy.name], frames, fps=round(1 / pipeline.spec.dt_s))
+                clips[each.name] = f"clips/{each.name}.webp"
+                write_clip(folder / clips[each.name], frames, fps=round(1 / spec.dt_s))
     return clips
 
 
 def _replay(
-    pipeline: Pipeline, policy: Policy, episode: dict[str, Any], env: PandaEnv, renderer: Renderer
+    policy: Policy, starts: np.ndarray, episode: dict[str, Any], job: RolloutJob, env: PandaEnv, renderer: Renderer
 ) -> Iterator[np.ndarray]:
     """The episode's frames `[H, W, 3]` uint8."""
-    every, index = pipeline.config.evaluate.execution_horizon, episode["index"]
-    generator = episode_generator(pipeline.config.seed, index)
+    every, index = job.execution_horizon, episode["index"]
+    selection = job.selection if isinstance(policy, StudentPolicy) else ONE_SAMPLE
+    generator = episode_generator(job.seed, index)
     history = History(env, policy.shape.observation_steps, lambda step: step % every == 0)
-    observation, _ = env.reset(options={"start": pipeline.stored()["test"].numpy()[index]})
+    observation, _ = env.reset(options={"start": starts[index]})
     history.add(observation, 0)
     view = camera_spec(env.model, CAMERA, *CLIP_SIZE)
     pixels: list[np.ndarray] = []
     for step, action in enumerate(episode["actions"]):
         if step % every == 0:
             seen = stacked([history])
-            drawn = sample_set(policy, seen, generator, PLANS, selection(pipeline, policy), every)
+            drawn = sample_set(policy, seen, generator, PLANS, selection, every)
             pixels = [to_pixels(env.targets(plan), view) for plan in postprocess(policy, drawn) if np.isfinite(plan).all()]
         yield draw_plans(renderer.render(env.data, CAMERA)[0], pixels)
         observation = env.step(np.asarray(action, dtype=np.float32))[0]

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageSequence
 
 from distill.worlds.clips import write_clip
+from distill.worlds.contract import Clip
 from envs.rlbench.env import RLBenchEnv
-
-if TYPE_CHECKING:
-    from distill.stages.pipeline import Pipeline
 
 FILMED = 2
 """So many of a policy's test episodes, the first ones, are filmed."""
@@ -40,25 +36,18 @@ def filmed(env: RLBenchEnv, folder: Path, name: str, index: int) -> Iterator[Non
             write_clip(folder / f"{name}-{index}.webp", pictures, FPS)
 
 
-def join_clips(pipeline: Pipeline, folder: Path) -> dict[str, str]:
-    """One clip for the oracle, the reference teacher, the regression student and the default one, ``clips/<policy>.webp``.
+def join_clips(shown: Sequence[Clip], folder: Path) -> dict[str, str]:
+    """One clip for each of these policies, ``clips/<name>.webp``; the paths in the folder by the policies' names.
 
-    Returns their paths in the folder by the policies' names; without those of which nothing was filmed.
+    Those of which nothing was filmed are left out.
     """
-    config, plan = pipeline.config, pipeline.plan
-    steps = config.evaluate.teacher_steps[0]
-    stages = {"oracle": plan.oracle, f"teacher_{steps}": plan.teachers_evaluated[steps],
-              **{name: plan.students_evaluated.get(name) for name in ("regression", config.student.default)}}  # fmt: skip
     clips: dict[str, str] = {}
-    for name, stage in stages.items():
-        if stage is None:
-            continue
-        here = pipeline.run.folder(stage)
-        done = len(json.loads((here / "result.json").read_text())["episodes"])
-        pictures = [picture for index in range(min(FILMED, done)) for picture in _pictures(here / f"test-{index}.webp")]
+    for each in shown:
+        done = len(each.result["episodes"])
+        pictures = [picture for index in range(min(FILMED, done)) for picture in _pictures(each.folder / f"test-{index}.webp")]
         if pictures:
-            clips[name] = f"clips/{name}.webp"
-            write_clip(folder / clips[name], pictures, FPS)
+            clips[each.name] = f"clips/{each.name}.webp"
+            write_clip(folder / clips[each.name], pictures, FPS)
     return clips
 
 

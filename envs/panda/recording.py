@@ -7,9 +7,7 @@ import numpy as np
 from envs.cameras.frames import pack
 from envs.demonstrations import Demonstration
 from envs.panda.base import PandaEnv
-from envs.specs import STATE, TaskSpec
-
-SPLITS = ("train", "validation", "test")
+from envs.specs import SPLITS, STATE, TaskSpec
 
 STILL_STEPS = 10
 """No disturbance this many control steps around a change of the gripper command: a grasp must stay a grasp."""

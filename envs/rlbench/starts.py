@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from envs.panda.recording import SPLITS
+from envs.specs import SPLITS
 from envs.rlbench.spec import RLBenchSettings, task_names
 from envs.rlbench.tree import episodes
 

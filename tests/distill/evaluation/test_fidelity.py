@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from distill.evaluation.fidelity import average, set_fidelity
-from distill.objectives.sets import neighbour_radii
+from distill.hypotheses.distances import neighbour_radii
 from students.selection import ALIKE
 
 ONE = torch.ones(1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distill.objectives import code_shares as shares
 from distill.objectives.code_shares import calibrate, energy_of_shares, outside, share_loss
-from distill.objectives.sets import embed
+from distill.hypotheses.distances import embed
 from envs.specs import STATE
 from students.one_step import CODE_GAIN, SHARE_GAIN, OneStepStudent
 from students.selection import ALIKE

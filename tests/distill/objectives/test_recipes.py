@@ -16,7 +16,8 @@ from distill.hypotheses.cache import hypothesis_seeds, noise_of
 from distill.objectives import flow_maps as rivals
 from distill.objectives.code_shares import share_loss
 from distill.objectives.recipes import RECIPES, Batch, Ingredients, Lesson, RivalRecipe, SetRecipe, recipe
-from distill.objectives.sets import OBJECTIVES, chamfer, coverage, embed, fidelity
+from distill.objectives.sets import OBJECTIVES, chamfer, coverage, fidelity
+from distill.hypotheses.distances import embed
 from envs.specs import STATE
 from students.flow_map import FlowMapStudent
 from students.one_step import OneStepStudent

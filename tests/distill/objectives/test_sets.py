@@ -20,10 +20,7 @@ from distill.objectives.sets import (
     best_set,
     chamfer,
     chamfer_energy,
-    chunk_weights,
     coverage,
-    distances,
-    embed,
     energy_distance,
     fidelity,
     hungarian,
@@ -37,6 +34,7 @@ from distill.objectives.sets import (
     sinkhorn,
     soft_chamfer,
 )
+from distill.hypotheses.distances import chunk_weights, distances, embed
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 TERMS: dict[str, Loss] = {

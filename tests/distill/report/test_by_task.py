@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from distill.report.by_task import task_rows, task_table
+from distill.worlds.episode_files import task_rows
+from distill.report.by_task import task_table
 from distill.report.tables import NOTHING
 
 

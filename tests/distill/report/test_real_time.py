@@ -9,7 +9,8 @@ import pytest
 
 from distill.evaluation.statistics import mcnemar_p, wilson_interval
 from distill.report import figures
-from distill.report.real_time import moving_line, moving_rows, moving_table
+from distill.report.real_time import moving_line, moving_table
+from distill.evaluation.real_time import moving_rows
 
 
 def _episodes(successes: str, reactions: list[int | None] | None = None, failure: str = "collision") -> list[dict[str, Any]]:

@@ -1,8 +1,7 @@
-"""What `convert` and `compare` are told: frozen dataclasses, filled from presets and flags as those of a run are."""
+"""The flags of `convert` and `compare`: frozen dataclasses, filled from presets and flags as those of a run are."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,17 +9,10 @@ from typing import Literal
 
 import tyro
 
-from distill.config import (
-    Config,
-    EvaluateConfig,
-    SampleConfig,
-    StudentConfig,
-    apply_preset,
-    check_choice,
-    check_distilling,
-    check_numbers,
-)
+from distill.checks import check_choice, check_distilling, check_numbers
+from distill.config import Config, EvaluateConfig, SampleConfig, StudentConfig
 from distill.objectives.recipes import recipe
+from distill.presets import apply_preset
 from envs import TASKS
 from envs.recorded import open_recorded
 from envs.recorded.observations import RecordedObservations
@@ -54,7 +46,7 @@ class AdapterConfig:
 
 
 @dataclass(frozen=True)
-class OutsideConfig:
+class ExternalConfig:
     """What `convert` and `compare` share.
 
     observations: a folder or file of any format that envs.recorded reads; names: key=feature for each of its keys that is to
@@ -97,7 +89,7 @@ class OutsideConfig:
 
 
 @dataclass(frozen=True)
-class ConvertConfig(OutsideConfig):
+class ConvertConfig(ExternalConfig):
     """A teacher and recorded observations to a one-step student, with figures of what it costs and gains.
 
     teacher: a teacher folder of ours, or an adapter, path/to/my_policy.py:build.
@@ -111,7 +103,7 @@ class ConvertConfig(OutsideConfig):
 
 
 @dataclass(frozen=True)
-class CompareConfig(OutsideConfig):
+class CompareConfig(ExternalConfig):
     """Policies on the same observations and starts; the first is the reference.
 
     policies: folders of ours, teachers or students, or adapters; a teacher may end in @steps, such as runs/x/teach@10.
@@ -120,7 +112,7 @@ class CompareConfig(OutsideConfig):
     policies: tuple[str, ...] = ()
 
 
-def read_outside(command: str, arguments: Sequence[str]) -> tuple[bool, ConvertConfig | CompareConfig]:
+def read_external(command: str, arguments: Sequence[str]) -> tuple[bool, ConvertConfig | CompareConfig]:
     """Whether it is a dry run, and the config. Raises ValueError for what is wrong; tyro exits with 2 for an unknown flag."""
     rest, flags, named, dry_run = list(arguments), [], [], False
     config: ConvertConfig | CompareConfig = ConvertConfig() if command == "convert" else CompareConfig()
@@ -202,8 +194,3 @@ def resolved(
         check_distilling(made)
     check_numbers(made, ("", "sample", "student", "evaluate"))
     return made
-
-
-def prog() -> str:
-    """How this was called, for the report."""
-    return " ".join(["distill.py", *sys.argv[1:]])

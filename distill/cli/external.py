@@ -1,30 +1,44 @@
-"""`distill.py convert` and `distill.py compare`: open and check everything, then the stages that are not there yet."""
+"""`distill.py convert` and `distill.py compare`: open and check everything, then do the stages that are not there yet."""
 
 from __future__ import annotations
 
 import contextlib
 import re
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
+from distill.cli.external_config import CompareConfig, ConvertConfig, read_external, resolved
 from distill.cli.launch import is_launched, launch, wanted_processes
-from distill.cli.opening import OUR_STEPS, Opened, open_policy, outside_shape
-from distill.cli.outside_config import CompareConfig, ConvertConfig, read_outside, resolved
+from distill.cli.opening import OUR_STEPS, external_shape, open_policy
 from distill.config import Config
-from distill.context import Stage
-from distill.stages.outside_plan import outside_plan, split, stages_of
-from distill.stages.plan import Plan
+from distill.graphs.external import comparison_graph, conversion_graph
+from distill.graphs.graph import Graph
+from distill.inputs.recorded import Opened, Recording, split
+from distill.runtime.context import Context
+from distill.runtime.execution import state_of
+from distill.worlds import open_world
+from distill.worlds.contract import World
+from distill.worlds.recorded import RecordedWorld
+from envs.recorded.observations import RecordedObservations
+from envs.specs import STATE
 from teachers.adapters.teacher import AdapterTeacher
+from teachers.networks.observations import sources_of
 from teachers.networks.shapes import PolicyShape
 from teachers.trained import TrainedTeacher
 
-if TYPE_CHECKING:
-    from envs.recorded.observations import RecordedObservations
 
-def run_outside(command: str, arguments: Sequence[str], script: str, leading: bool) -> int:
+@dataclass(frozen=True)
+class Prepared:
+    """What a command will do: the settled config, its world and the graph of its stages."""
+
+    config: Config
+    world: World
+    graph: Graph
+
+
+def run_external(command: str, arguments: Sequence[str], script: str, leading: bool) -> int:
     """Do the command; returns the exit status. Raises ValueError, before anything is made, for what is wrong."""
-    dry_run, config = read_outside(command, arguments)
+    dry_run, config = read_external(command, arguments)
     processes = wanted_processes(config.processes)
     if not dry_run and not is_launched() and processes > 1:
         return launch(processes, script, [command, *arguments])
@@ -32,17 +46,14 @@ def run_outside(command: str, arguments: Sequence[str], script: str, leading: bo
     split(recorded.episodes)  # too few frames are told before a policy is opened
     with contextlib.ExitStack() as stack:
         if isinstance(config, ConvertConfig):
-            opened = _open(stack, config.teacher, config, recorded)
-            made, plan, named, shape = _conversion(config, opened, recorded)
+            prepared = _conversion(config, _open(stack, config.teacher, config, recorded), recorded)
         else:
-            made, plan, named, shape = _comparison(stack, config, recorded)
-        native = isinstance(next(iter(named.values())).policy, TrainedTeacher)
-        stages = stages_of(plan, native)
+            prepared = _comparison([_open(stack, text, config, recorded) for text in config.policies], config, recorded)
         if dry_run:
             if leading:
-                print(_described(command, made, stages))
+                print(_described(command, prepared))
             return 0
-        _work(made, plan, named, recorded, shape)
+        _do(prepared)
     return 0
 
 
@@ -54,8 +65,15 @@ def _open(
     return opened
 
 
-Prepared = tuple[Config, Plan, dict[str, Opened], PolicyShape | None]
-"""The run's config, its plan, the policies by the names of their results, and the shape of students that start afresh."""
+def _world(config: Config, shape: PolicyShape, recorded: RecordedObservations) -> World:
+    """Where the policies are rolled out: the named task's world, or none."""
+    return open_world(config) if config.task else RecordedWorld(shape, recorded.path)
+
+
+def _recording(config: Config, recorded: RecordedObservations, shapes: Sequence[PolicyShape]) -> Recording:
+    """The recorded observations with everything that any policy of these shapes sees."""
+    features = tuple(dict.fromkeys((STATE, *(name for shape in shapes for name in sources_of(shape)))))
+    return Recording(recorded, config.teacher.observation_steps, features)
 
 
 def _conversion(config: ConvertConfig, opened: Opened, recorded: RecordedObservations) -> Prepared:
@@ -68,7 +86,7 @@ def _conversion(config: ConvertConfig, opened: Opened, recorded: RecordedObserva
     elif isinstance(policy, AdapterTeacher):
         steps = (opened.num_steps, *((2, 1) if policy.described.kind == "velocity field" else ()))
         told = policy.described
-        shape = its if not config.features else outside_shape(
+        shape = its if not config.features else external_shape(
             recorded, config.features, told.observation_steps, its.horizon, its.action_size, config, told.action_names,
             told.dt_s,
         )  # fmt: skip
@@ -89,14 +107,12 @@ def _conversion(config: ConvertConfig, opened: Opened, recorded: RecordedObserva
     if isinstance(policy, TrainedTeacher):
         for each in made.evaluate.teacher_steps:
             policy.check_steps(each, "evaluate.teacher_steps")
-    names = {f"teacher_{each}": each for each in made.evaluate.teacher_steps}
-    named = dict.fromkeys(names, opened)
-    plan = outside_plan(made, recorded.fingerprint(), named, names, made.student.objectives, shape)
-    return made, plan, named, shape
+    world = _world(made, its, recorded)
+    recording = _recording(made, recorded, [its, *([shape] if shape else [])])
+    return Prepared(made, world, conversion_graph(made, world, opened, recording, shape))
 
 
-def _comparison(stack: contextlib.ExitStack, config: CompareConfig, recorded: RecordedObservations) -> Prepared:
-    opened = [_open(stack, text, config, recorded) for text in config.policies]
+def _comparison(opened: Sequence[Opened], config: CompareConfig, recorded: RecordedObservations) -> Prepared:
     first = opened[0].shape
     for each in opened[1:]:
         for what in ("horizon", "action_size"):
@@ -105,8 +121,9 @@ def _comparison(stack: contextlib.ExitStack, config: CompareConfig, recorded: Re
                                  f"{getattr(first, what)}: their plans cannot be compared")  # fmt: skip
     named = {f"{number}-{_plain(each.label)}": each for number, each in enumerate(opened, 1)}
     made = resolved(config, first.horizon, (OUR_STEPS,), max(each.shape.observation_steps for each in opened))
-    plan = outside_plan(made, recorded.fingerprint(), named, {name: each.num_steps for name, each in named.items()})
-    return made, plan, named, None
+    world = _world(made, first, recorded)
+    recording = _recording(made, recorded, [each.shape for each in opened])
+    return Prepared(made, world, comparison_graph(made, world, named, recording))
 
 
 def _plain(label: str) -> str:
@@ -114,24 +131,17 @@ def _plain(label: str) -> str:
     return re.sub(r"[^A-Za-z0-9@]+", "-", label).strip("-")[-40:].strip("-")
 
 
-def _described(command: str, config: Config, stages: Sequence[Stage]) -> str:
-    from distill.cli.main import state_of
+def _described(command: str, prepared: Prepared) -> str:
+    folder = prepared.config.folder
+    lines = [f"{command} into {folder} (seed {prepared.config.seed})"]
+    return "\n".join([*lines, *(f"  {stage.name:28} {state_of(folder, stage)}" for stage in prepared.graph.stages)])
 
-    lines = [f"{command} into {config.folder} (seed {config.seed})"]
-    return "\n".join([*lines, *(f"  {stage.name:28} {state_of(config, stage)}" for stage in stages)])
 
-
-def _work(
-    config: Config, plan: Plan, named: dict[str, Opened], recorded: RecordedObservations, shape: PolicyShape | None
-) -> None:
-    from distill.context import Run
-    from distill.stages.convert import Conversion
-    from distill.stages.outside import Outside
-
-    with Run.open(config) as run:
-        kind: type[Outside] = Conversion if plan.students else Outside
-        outside = kind(run, plan, recorded, named, shape)
-        folder = outside.report()
-        if plan.students:
-            run.say(f"student: {(run.folder(plan.students[config.student.default])).resolve()}")
-        run.say(f"report: {(folder / 'report.html').resolve()}")
+def _do(prepared: Prepared) -> None:
+    config, graph = prepared.config, prepared.graph
+    with Context.open(config.folder, config.wandb) as context, contextlib.closing(prepared.world):
+        graph.do(context)
+        for chosen in graph.named["distill"]:
+            if chosen.name == f"distill/{config.student.default}":
+                context.say(f"student: {chosen.folder(context).resolve()}")
+        context.say(f"report: {(graph.last.folder(context) / 'report.html').resolve()}")

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from distill.config import Config, DemosConfig
-from distill.evaluation import demonstrated
-from distill.evaluation.demonstrated import DemonstrationMemory, NearestDemonstration, SupportMonitor
+from distill.evaluation import monitor as monitoring
+from distill.evaluation.nearest_demonstration import DemonstrationMemory, NearestDemonstration
+from distill.evaluation.monitor import SupportMonitor
 from distill.evaluation.policies import device_of, postprocess, sample_set
 from distill.evaluation.rollouts import decide
 from distill.stages.pipeline import Pipeline
@@ -64,7 +65,7 @@ def test_of_one_demonstrated_start_nothing_is_said(monkeypatch, tmp_path) -> Non
 def test_a_monitor_calls_about_one_new_observation_in_a_hundred_foreign(statistics, monkeypatch) -> None:
     low, high = torch.tensor([0.25, -0.3]), torch.tensor([0.75, 0.3])
     inside = low + (high - low) * torch.rand(3000, 1, 2, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(demonstrated, "CALIBRATION", 700)
+    monkeypatch.setattr(monitoring, "CALIBRATION", 700)
     monitor = SupportMonitor(inside[:1500], torch.arange(1500), _normaliser(statistics))
     share = float((monitor.distance(inside[1500:]) > monitor.threshold).float().mean())
     assert 0.002 < share < 0.03

@@ -86,7 +86,7 @@ def _policy(folder: Path, label: str, latency: dict[str, Any] | None) -> Measure
 
 def _teacher(run: Path, student: dict[str, Any]) -> Path | None:
     """The teacher at the most solver steps, on the same starts and against the same reference."""
-    same = ("reference", "test", "execution_horizon", "envs_version", "seed")
+    same = ("reference", "test_starts", "execution_horizon", "envs_version", "seed")
     found = [
         folder for folder in _stages(run / "evaluate", "teacher_*")
         if all(_manifest(folder)["made_from"].get(name) == student.get(name) for name in same)

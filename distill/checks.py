@@ -1,0 +1,223 @@
+"""Everything that can be known to be wrong with a config before any work: ValueErrors that name the flag and the way out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from distill.config import Config
+from distill.objectives.recipes import recipe
+from distill.worlds import open_world
+from envs.specs import nearest_name
+from students.selection import KINDS
+from teachers import TEACHERS, load_teacher
+from teachers.networks.observations import sources_of
+from teachers.trained import TrainedTeacher
+
+# counts that may be zero; every other int of a config must be at least 1
+_MAY_BE_ZERO = {
+    "seed", "processes", "demos.episodes", "teacher.warmup_steps", "sample.num_steps", "student.width", "student.depth",
+    "student.codes", "student.warmup_steps",
+    "evaluate.forget_every", "evaluate.latency_warmup", "observation.shift_px",
+    "real_time.execution_horizon", "real_time.starts", "rlbench.restart_after",
+}  # fmt: skip
+
+BASELINES = ("nearest_demonstration",)
+
+
+def validate(config: Config) -> None:
+    """Raise ValueError, before any work, for everything that can be known to be wrong from the config alone."""
+    world = open_world(config)
+    spec = world.spec
+    world.check(config)
+    check_numbers(config, ("", "demos", "observation", "teacher", "sample", "student", "evaluate", "real_time", "rlbench"))
+    config.observation.check(spec.state_names)
+    available = config.demos.train_starts * len(spec.modes) * config.demos.per_mode
+    if config.demos.episodes > available:
+        raise ValueError(
+            f"demos.episodes: got {config.demos.episodes}, but train_starts x modes x per_mode are only {available}; "
+            "raise demos.train_starts"
+        )
+    check_distilling(config)
+    check_choice("wandb", config.wandb, ("disabled", "offline", "online"))
+    check_choice("teacher.kind", config.teacher.kind, TEACHERS)
+    kind = TEACHERS[config.teacher.kind]
+    if config.teacher.solver:
+        check_choice("teacher.solver", config.teacher.solver, kind.SOLVERS)
+    if config.sample.solver and config.teacher.path is None:
+        check_choice("sample.solver", config.sample.solver, kind.SOLVERS)
+    power = config.teacher.time_power
+    if power == 0 or (power != 1 and config.teacher.kind != "flow"):
+        raise ValueError(f"teacher.time_power: got {power}, expected 1 (uniform), or more than 0 with teacher.kind 'flow'")
+    for name in config.evaluate.baselines:
+        check_choice("evaluate.baselines", name, BASELINES)
+    steps = config.evaluate.teacher_steps
+    if not steps or min(steps) < 1 or len(set(steps)) != len(steps):
+        raise ValueError(f"evaluate.teacher_steps: got {list(steps)}, expected different numbers of at least 1")
+    if config.teacher.path is None:
+        check_steps_of(kind, config)
+    # a teacher from elsewhere brings its own horizon, checked where it is opened
+    if config.teacher.path is None and config.evaluate.execution_horizon > config.teacher.horizon:
+        raise ValueError(
+            f"evaluate.execution_horizon: got {config.evaluate.execution_horizon}, a chunk has only "
+            f"{config.teacher.horizon} actions (teacher.horizon); choose at most that"
+        )
+    _check_real_time(config)
+    shape = config.shape(spec)
+    student = config.student
+    if config.teacher.path is None and (student.width or student.depth):
+        try:
+            dataclasses.replace(shape, width=student.width or shape.width, depth=student.depth or shape.depth)
+        except ValueError as error:
+            raise ValueError(f"student.width, student.depth: {error} (heads are the teacher's)") from error
+
+
+def check_numbers(config: Any, sections: Sequence[str]) -> None:
+    """Raise ValueError, with the flag, for a number of these sections ("": the config itself) that is out of its range."""
+    for section in sections:
+        values = getattr(config, section) if section else config
+        for item in dataclasses.fields(values):
+            value, name = getattr(values, item.name), f"{section}.{item.name}" if section else item.name
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            lowest = 0 if isinstance(value, float) or name in _MAY_BE_ZERO else 1
+            if item.name == "ema_decay" and not 0 <= value < 1:
+                raise ValueError(f"{name}: got {value}, expected at least 0 and below 1. Change --{name.replace('_', '-')}")
+            if item.name.endswith("_share") and not 0 <= value <= 1:
+                raise ValueError(f"{name}: got {value}, expected a share from 0 to 1. Change --{name.replace('_', '-')}")
+            if not lowest <= value < float("inf"):
+                raise ValueError(f"{name}: got {value}, expected at least {lowest}. Change --{name.replace('_', '-')}")
+
+
+def check_distilling(config: Config) -> None:
+    """Raise ValueError for what is wrong with drawing hypotheses, with the students, or with how they are measured."""
+    student = config.student
+    recipes = {name: recipe(name) for name in (*student.objectives, student.default)}
+    if student.default not in student.objectives:
+        raise ValueError(
+            f"student.default: {student.default!r} is not among student.objectives {list(student.objectives)}; "
+            "add it there, or choose another default"
+        )
+    if len(set(student.objectives)) != len(student.objectives):
+        raise ValueError(f"student.objectives: got a name twice in {list(student.objectives)}; name each once")
+    if student.codes == 1:
+        raise ValueError("student.codes: got 1, expected at least 2, or 0 for none: one code is one way")
+    if config.sample.num_hypotheses < 2:
+        raise ValueError("sample.num_hypotheses: got 1, expected at least 2: one hypothesis is no set")
+    if config.sample.perturbation and not config.observation.is_plain:
+        raise ValueError(
+            f"sample.perturbation: got {config.sample.perturbation}, but images and points cannot be moved with a state; "
+            "leave it at 0, or let the policies see the whole state only"
+        )
+    for name, chosen in recipes.items():
+        chosen.check(name, config)
+    if config.evaluate.fidelity_samples < 6:
+        raise ValueError(
+            f"evaluate.fidelity_samples: got {config.evaluate.fidelity_samples}, expected at least 6: precision and "
+            "recall look at the fifth neighbour"
+        )
+    check_choice("evaluate.selection", config.evaluate.selection, KINDS)
+
+
+def _check_real_time(config: Config) -> None:
+    """What can be wrong with the real-time rollouts, which are checked only where they are wanted."""
+    real_time, evaluate = config.real_time, config.evaluate
+    if not real_time.is_on:
+        return
+    for name, lowest in (("latency_ms", "0 or more milliseconds"), ("time_scales", "more than 0")):
+        for value in (values := getattr(real_time, name)):
+            number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
+            if not number or (value == 0 and name == "time_scales") or values.count(value) > 1:
+                raise ValueError(
+                    f"real_time.{name}: got {list(values)}, expected different numbers, each {lowest}. "
+                    f"Change --real-time.{name.replace('_', '-')}"
+                )
+    if real_time.patience < 1:
+        raise ValueError(
+            f"real_time.patience: got {real_time.patience}, expected at least 1: a policy makes one plan at a time. "
+            "Change --real-time.patience"
+        )
+    steps = real_time.teacher_steps
+    if not steps or len(set(steps)) != len(steps) or not set(steps) <= set(evaluate.teacher_steps):
+        raise ValueError(
+            f"real_time.teacher_steps: got {list(steps)}, expected different numbers, all of evaluate.teacher_steps "
+            f"{list(evaluate.teacher_steps)}: add them there, or leave them out here"
+        )
+    if config.teacher.path is None and real_time.execution_horizon > config.teacher.horizon:
+        raise ValueError(
+            f"real_time.execution_horizon: got {real_time.execution_horizon}, a chunk has only {config.teacher.horizon} "
+            "actions (teacher.horizon); choose at most that"
+        )
+    if real_time.starts > evaluate.test_starts:
+        raise ValueError(
+            f"real_time.starts: got {real_time.starts}, there are only {evaluate.test_starts} test starts "
+            "(evaluate.test_starts); choose at most that, or 0 for all"
+        )
+
+
+def check_steps_of(kind: type[TrainedTeacher], config: Config) -> None:
+    """Raise ValueError for numbers of solver steps that a kind of teacher cannot take."""
+    if config.sample.num_steps:
+        kind.check_steps(config.sample.num_steps, "sample.num_steps")
+    elif config.sample.solver:
+        raise ValueError(f"sample.num_steps: got 0 with sample.solver {config.sample.solver!r}, expected how many of its "
+                         "steps; 0 goes with the kind's own solver")
+    for steps in config.evaluate.teacher_steps:
+        kind.check_steps(steps, "evaluate.teacher_steps")
+
+
+def check_teacher_folder(config: Config) -> None:
+    """Raise ValueError unless the teacher at teacher.path is whole and was made for this config's task."""
+    if config.teacher.path is None:
+        return
+    teacher, spec = load_teacher(config.teacher.path), open_world(config).spec
+    shape = teacher.shape
+    if shape.task != spec.name:
+        raise ValueError(
+            f"the teacher at {config.teacher.path} is for task {shape.task!r}, this run's task is {spec.name!r}; "
+            f"use --task {shape.task} or another --teacher.path"
+        )
+    for what, got, expected in (
+        ("state", shape.state_names, spec.state_names), ("action", shape.action_names, spec.action.names)
+    ):  # fmt: skip
+        if got != expected:
+            raise ValueError(
+                f"the teacher at {config.teacher.path} has the {what} {list(got)}, task {spec.name!r} has "
+                f"{list(expected)}: it was made for another version of the task; train it again"
+            )
+    if shape.encoder != config.shape(spec).encoder:
+        raise ValueError(
+            f"the teacher at {config.teacher.path} sees {list(sources_of(shape))} by the encoder {shape.encoder}, the config "
+            f"says {config.shape(spec).encoder}; give the section observation of the config it was trained with"
+        )
+    if shape.observation_steps != config.teacher.observation_steps:
+        raise ValueError(
+            f"the teacher at {config.teacher.path} sees {shape.observation_steps} observation steps, the config says "
+            f"{config.teacher.observation_steps}; add --teacher.observation-steps {shape.observation_steps}"
+        )
+    if config.sample.solver:
+        check_choice("sample.solver", config.sample.solver, teacher.SOLVERS)
+    check_steps_of(type(teacher), config)
+    alone = [name for name in config.student.objectives if not recipe(name).teacher]
+    if alone and shape.horizon != config.teacher.horizon:
+        raise ValueError(
+            f"{alone[0]} needs no teacher and plans teacher.horizon = {config.teacher.horizon} actions, but the teacher at "
+            f"{config.teacher.path} that it is compared with plans {shape.horizon}; add --teacher.horizon {shape.horizon}"
+        )
+    if config.real_time.is_on and config.real_time.execution_horizon > shape.horizon:
+        raise ValueError(
+            f"real_time.execution_horizon is {config.real_time.execution_horizon}, the teacher at {config.teacher.path} plans "
+            f"{shape.horizon} actions; choose at most that"
+        )
+    if config.evaluate.execution_horizon > shape.horizon:
+        raise ValueError(
+            f"evaluate.execution_horizon is {config.evaluate.execution_horizon}, the teacher at {config.teacher.path} "
+            f"plans {shape.horizon} actions; choose at most that"
+        )
+
+
+def check_choice(what: str, value: str, choices: Mapping[str, Any] | Sequence[str]) -> None:
+    """Raise ValueError naming the choices and the nearest one when `value` is not among them."""
+    if value not in choices:
+        raise ValueError(f"{what}: unknown {value!r}; expected one of {sorted(choices)}{nearest_name(value, choices)}")

@@ -1,0 +1,71 @@
+"""Observations that stages read: where hypotheses are drawn, and the held-out ones that sets are compared at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from distill.evaluation.policies import Seen
+from distill.observation import observation_of
+from distill.runtime.context import Context
+from distill.runtime.stage import Input, Stage
+from distill.training.data import windows_for
+from envs.demonstrations import Demonstrations
+from teachers.networks.shapes import PolicyShape
+
+Observe = Callable[[np.ndarray], Seen]
+"""Frame numbers `[n]` to what was observed there, raw, `[n, O, ..]`, the state always among it."""
+
+
+class ObservationSource(Input, Protocol):
+    """Training observations, numbered 0 .. num_frames - 1."""
+
+    def episode_index(self, context: Context) -> np.ndarray:
+        """The episode `[F]` of each of the first F frames, at which a teacher may be queried."""
+        ...
+
+    def num_frames(self, context: Context) -> int: ...
+
+    def observe(self, context: Context, shape: PolicyShape) -> Observe:
+        """Reads what a policy of this shape sees."""
+        ...
+
+
+class HeldOut(Input, Protocol):
+    """Observations that nothing is trained on, at which sets are compared and calls are timed."""
+
+    def held_out(self, context: Context) -> Seen:
+        """`[F, O, ..]` each."""
+        ...
+
+
+@dataclass(frozen=True)
+class DemonstratedObservations:
+    """The frames of the training demonstrations."""
+
+    demonstrations: Stage[Demonstrations]
+
+    @property
+    def key(self) -> str:
+        return self.demonstrations.key
+
+    @property
+    def needs(self) -> tuple[Stage[Any], ...]:
+        return self.demonstrations.needs
+
+    def episode_index(self, context: Context) -> np.ndarray:
+        return self.demonstrations.remembered(context).episode_index
+
+    def num_frames(self, context: Context) -> int:
+        return self.demonstrations.remembered(context).num_frames
+
+    def observe(self, context: Context, shape: PolicyShape) -> Observe:
+        dataset = windows_for(self.demonstrations.remembered(context), shape, shape.observation_steps, 1, context.share.world)
+
+        def at(frames: np.ndarray) -> Seen:
+            return {name: value.numpy() for name, value in observation_of(dataset[frames]).items()}
+
+        return at

@@ -1,0 +1,100 @@
+"""How policies are rolled out and what of it a stage depends on; and the monitor that watches the observations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from distill.evaluation.monitor import SupportMonitor
+from distill.evaluation.policies import Policy, StudentPolicy
+from distill.evaluation.rollouts import Episode
+from distill.hypotheses.cache import episode_seed
+from distill.runtime.context import Context
+from distill.runtime.stage import Stage
+from distill.training.data import normaliser_of
+from distill.worlds.contract import RolloutJob, World
+from envs.demonstrations import Demonstrations, windows
+from students.selection import ALIKE, COPIES, ONE_SAMPLE, STRAY, Selection
+from teachers.networks.shapes import PolicyShape
+
+
+@dataclass(frozen=True)
+class MonitorSource:
+    """The out-of-distribution monitor of the training demonstrations, by the whole state whatever the policies see."""
+
+    demonstrations: Stage[Demonstrations]
+    shape: PolicyShape
+
+    @property
+    def key(self) -> str:
+        return self.demonstrations.key
+
+    @property
+    def needs(self) -> tuple[Stage[Any], ...]:
+        return self.demonstrations.needs
+
+    def monitor(self, context: Context) -> SupportMonitor | None:
+        """None where only one start was demonstrated: how far two starts are apart is then not known."""
+        place = ("monitor", self.key)
+        if place not in context.memory:
+            context.memory[place] = monitor_of(self.demonstrations.remembered(context), self.shape)
+        found: SupportMonitor | None = context.memory[place]
+        return found
+
+
+def monitor_of(demonstrations: Demonstrations, shape: PolicyShape) -> SupportMonitor | None:
+    """The monitor of demonstrations; None where they have one start only."""
+    if len(np.unique(demonstrations.start_index)) < 2:
+        return None
+    states, _ = windows(demonstrations, np.arange(demonstrations.num_frames), shape.observation_steps, 1)
+    starts = torch.from_numpy(demonstrations.start_index[demonstrations.episode_index])
+    return SupportMonitor(torch.from_numpy(states), starts, normaliser_of(demonstrations, replace(shape, encoder=None)))
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """The same for every policy of a run: where, how far between replans, and how a student chooses among its samples."""
+
+    world: World
+    seed: int
+    execution_horizon: int
+    selection: Selection
+    monitor: MonitorSource | None = None
+
+    def settings(self, student: bool) -> Mapping[str, Any]:
+        """What a stage depends on that rolls out a student, or another policy."""
+        chosen = selection_settings(self.selection) if student else {}
+        return {**self.world.origin, **self.world.seen, "execution_horizon": self.execution_horizon, **chosen}
+
+    def run(
+        self, context: Context, policy: Policy, starts: np.ndarray, split: str, folder: Path, name: str, keep_actions: int = 0
+    ) -> list[Episode]:
+        """Every start once, over all processes. folder, name: where a world may write each episode down as it ends."""
+        monitor = None if self.monitor is None else self.monitor.monitor(context)
+        job = RolloutJob(
+            split, name, folder, self.execution_horizon, episode_seed(self.seed, split, 0, 0),
+            selection_for(policy, self.selection), monitor, keep_actions,
+        )  # fmt: skip
+        return self.world.roll_out(context, policy, starts, job)
+
+
+def selection_for(policy: Policy, students: Selection) -> Selection:
+    """How a policy's samples are chosen from: a student's speed can buy that, a teacher would pay for every candidate."""
+    return students if isinstance(policy, StudentPolicy) else ONE_SAMPLE
+
+
+def selection_settings(how: Selection) -> dict[str, object]:
+    """What of a selection matters: a single sample knows neither candidates nor forgetting."""
+    selection: dict[str, object] = {} if how.kind == "one" else {"selection": how.kind}
+    if how.remembers:
+        selection |= {"forget_every": how.forget_every}
+    if how.several:
+        selection |= {"candidates_of_selection": how.candidates}
+    if how.kind == "typical":
+        selection |= {"stray": STRAY, "copies": COPIES, "alike": ALIKE}
+    return selection

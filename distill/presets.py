@@ -1,0 +1,69 @@
+"""Presets: YAML files over a config; they may extend each other, and every key and value is checked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distill.config import Config
+from envs.specs import nearest_name
+
+
+def apply_preset(config: Config, path: Path, below: tuple[Path, ...] = ()) -> Config:
+    """`config` with the values of a YAML file over it; the file or files that it ``extends``, named from where it stands, are
+    applied first, later ones over earlier ones.
+
+    below: the files that extend this one. Raises ValueError for a missing file or one that extends itself, text that is no
+    YAML mapping, an unknown key (with the nearest known one) or a value of the wrong type.
+    """
+    if not path.is_file():
+        presets = sorted(str(preset) for preset in Path("configs").glob("**/*.yaml"))
+        raise ValueError(f"no config at {path}{nearest_name(str(path), presets)}; presets: {', '.join(presets) or 'none'}")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not readable YAML: {error}") from error
+    if values is None:
+        return config
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: got a {type(values).__name__}, expected `key: value` lines")
+    extended, below = values.pop("extends", []), (*below, path.resolve())
+    for name in extended if isinstance(extended, list) else [extended]:
+        parent = path.parent / str(name)
+        if parent.resolve() in below:
+            raise ValueError(f"{path} extends {parent}, which extends it in turn; name another file, or none")
+        config = apply_preset(config, parent, below)
+    return _replace(config, values, str(path), "")
+
+
+def _replace(config: Any, values: Mapping[str, Any], where: str, prefix: str) -> Any:
+    known = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if key not in known:
+            raise ValueError(f"{where}: unknown key {name!r}{nearest_name(str(key), known)}; known: {sorted(known)}")
+        old = known[key]
+        if dataclasses.is_dataclass(old):
+            if not isinstance(value, dict):
+                raise ValueError(f"{where}: {name} is a section, expected `key: value` lines below it, got {value!r}")
+            changes[key] = _replace(old, value, where, f"{name}.")
+            continue
+        if isinstance(old, tuple) and isinstance(value, list):
+            value = tuple(value)
+        elif isinstance(old, float) and type(value) is int:
+            value = float(value)
+        elif (isinstance(old, Path) or (key == "path" and old is None)) and isinstance(value, str):
+            value = Path(value)
+        wanted = Path if isinstance(old, Path) or old is None else type(old)
+        fits = isinstance(value, wanted) and isinstance(value, bool) == isinstance(old, bool)
+        if isinstance(old, tuple) and old and fits:
+            fits = all(type(item) is type(old[0]) for item in value)
+        if not fits and not (value is None and key == "path"):
+            raise ValueError(f"{where}: {name} is {value!r}, expected a {wanted.__name__} like {old!r}")
+        changes[key] = value
+    return dataclasses.replace(config, **changes)

@@ -1,0 +1,166 @@
+"""What every stage is given while it runs: the run's folder, the processes, the log, progress bars."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
+from torch import Tensor
+from tqdm import tqdm
+
+from distill.training.loop import Share
+
+T = TypeVar("T")
+
+
+@dataclass
+class Context:
+    """folder: of the run; accelerator: the processes; wandb: its run, None where it is off.
+
+    finished: folders of the stages that this process has seen done; memory: what stages loaded and will be read again.
+    alone: this process works by itself, whatever the others do: it is its own first process and waits for nobody.
+    """
+
+    folder: Path
+    accelerator: Accelerator
+    wandb: Any = None
+    lock: Any = None
+    finished: dict[str, Path] = field(default_factory=dict)
+    memory: dict[tuple[str, str], Any] = field(default_factory=dict)
+    alone: bool = False
+
+    @classmethod
+    def open(cls, folder: Path, wandb: str = "disabled") -> Context:
+        """Join the other processes and lock the run's folder.
+
+        Raises ValueError when another flow2one works in the same folder, or when wandb is wanted and not installed.
+        """
+        # a stage that only the first process does (latency, report) may keep the others waiting
+        accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),  # without it accelerate takes every worker on a CPU for the only one
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
+        )
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        if accelerator.num_processes != world:
+            raise RuntimeError(f"the launcher started {world} processes, accelerate sees {accelerator.num_processes}")
+        context = cls(folder, accelerator)
+        try:
+            context.on_main(lambda: context._open_on_main(wandb))
+        except ValueError:
+            context.close()
+            raise
+        return context
+
+    def _open_on_main(self, wandb_mode: str) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = (self.folder / ".lock").open("w")
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.lock.close()
+            raise ValueError(
+                f"another flow2one is working in {self.folder}; wait for it or end it, or use another --name"
+            ) from error
+        if wandb_mode != "disabled":
+            try:
+                import wandb
+            except ImportError as error:
+                raise ValueError("wandb was asked for but is not installed; pip install wandb, or --wandb disabled") from error
+            self.wandb = wandb.init(project="flow2one", name=self.folder.name, mode=wandb_mode, dir=str(self.folder))
+
+    # -- processes --------------------------------------------------------------------------------------------------
+
+    @property
+    def is_main(self) -> bool:
+        return self.alone or self.accelerator.is_main_process
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    @property
+    def share(self) -> Share:
+        """This process's part of the work."""
+        return Share() if self.alone else Share(self.accelerator.process_index, self.accelerator.num_processes)
+
+    def by_itself(self) -> Context:
+        """The same context for work that this process does without the others."""
+        return replace(self, alone=True)
+
+    def on_main(self, call: Callable[[], T]) -> T:
+        """Do it on the first process only; its result or its ValueError reaches all of them."""
+        message: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                message[0] = call()
+            except ValueError as error:
+                message[1] = str(error)
+        if self.share.world > 1:
+            broadcast_object_list(message)
+        if message[1] is not None:
+            raise ValueError(message[1])
+        result: T = message[0]
+        return result
+
+    def my_share(self, items: Sequence[T]) -> Sequence[T]:
+        return items[self.share.rank :: self.share.world]
+
+    def gather(self, items: list[T]) -> list[T]:
+        """The items of all processes, in the order of the processes, on every process."""
+        return list(gather_object(items)) if self.share.world > 1 else items
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if not self.alone:
+            self.accelerator.wait_for_everyone()
+
+    def to_device(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.to(self.device) for name, value in batch.items()}
+
+    # -- log and progress -------------------------------------------------------------------------------------------
+
+    def say(self, text: str) -> None:
+        if self.is_main:
+            print(text, flush=True)
+
+    def log(self, stage: str, values: Mapping[str, float]) -> None:
+        """One line in metrics.jsonl, and wandb where it is on; from the first process, or one that trains alone."""
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"time": round(time.time(), 2), "stage": stage, **values}) + "\n")
+        self.log_remote(stage, values)
+
+    def log_remote(self, stage: str, values: Mapping[str, float]) -> None:
+        """To wandb alone, where it is on."""
+        if self.wandb is not None:
+            self.wandb.log({f"{stage}/{name}": value for name, value in values.items()})
+
+    def bar(self, items: Iterable[T], title: str, unit: str) -> Iterable[T]:
+        """The items, with a progress bar on the first process."""
+        return tqdm(items, desc=title, unit=unit, mininterval=1.0, disable=not self.is_main)
+
+    def counter(self, total: int, title: str, unit: str) -> tqdm[Any]:
+        """A progress bar that is moved by hand; shown on the first process."""
+        return tqdm(total=total, desc=title, unit=unit, disable=not self.is_main)
+
+    def close(self) -> None:
+        if self.wandb is not None:
+            self.wandb.finish()
+        if self.lock is not None:
+            self.lock.close()
+        self.accelerator.end_training()
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

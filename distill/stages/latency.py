@@ -1,0 +1,64 @@
+"""The stage `latency`: all policies timed side by side, in the first process alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from distill.evaluation.latency import measure
+from distill.inputs.rollouts import selection_for, selection_settings
+from distill.runtime.context import Context
+from distill.runtime.stage import Input, Stage
+from distill.stages.evaluate import EvaluatePolicy
+from distill.stages.reference import HeldOutSets
+from distill.store.manifest import write_json
+from distill.worlds.contract import World
+
+
+@dataclass(frozen=True)
+class MeasureLatency(Stage[dict[str, Any]]):
+    """evaluated: the evaluations of the policies that are timed; their held-out observations are what is timed at.
+
+    calls, warmup: timed calls, and calls before them.
+    """
+
+    evaluated: tuple[EvaluatePolicy, ...]
+    world: World
+    calls: int
+    warmup: int
+    name = "latency"
+
+    @property
+    def inputs(self) -> Mapping[str, Input | tuple[Input, ...]]:
+        return {"policies": self.evaluated}
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {**selection_settings(self._sets.selection), "calls": self.calls, "warmup": self.warmup}
+
+    @property
+    def _sets(self) -> HeldOutSets:
+        return self.evaluated[0].reference.sets
+
+    def run(self, context: Context, folder: Path) -> None:
+        if not context.is_main:
+            return
+        sets = self._sets
+        policies = [each.policy.policy(context.by_itself()) for each in self.evaluated]
+        measured = measure(
+            policies, sets.observations.held_out(context), self.calls, self.warmup, sets.executed, sets.seed,
+            partial(selection_for, students=sets.selection),
+        )  # fmt: skip
+        camera_ms = self.world.camera_ms(self.calls, self.warmup)
+        if camera_ms is not None:  # every policy of a run sees with the same cameras
+            for latency in measured.values():
+                latency["read_ms"] = camera_ms
+        write_json(folder / "latency.json", measured)
+
+    def load(self, folder: Path) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((folder / "latency.json").read_text())
+        return found

@@ -1,0 +1,95 @@
+"""The stage `observations`: ranges of what was recorded, and of the chunks that an external policy makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from distill.hypotheses.cache import draw_hypotheses, hypothesis_seeds
+from distill.inputs.recorded import Opened, Recording, read_features, spread
+from distill.runtime.context import Context
+from distill.runtime.stage import Input, Stage
+from envs.specs import STATE
+from teachers.contract import Observation, Teacher
+from teachers.networks.normalisation import Normaliser, observed_ranges
+from teachers.networks.observations import sources_of
+from teachers.networks.shapes import PolicyShape
+
+PILOT = 64
+"""Observations at which an external policy is queried for the range of its actions, before any chunk can be normalised."""
+PILOT_STREAM = 0x9107
+MOST_FRAMES = 4096
+"""Frames that the ranges of what was observed are taken from, spread over all there are."""
+
+
+@dataclass(frozen=True)
+class MeasureRanges(Stage[Normaliser]):
+    """The statistics of students of an external policy. shape: theirs; batch_size: observations a query."""
+
+    opened: Opened
+    recording: Recording
+    shape: PolicyShape
+    batch_size: int
+    seed: int
+    name = "observations"
+
+    @property
+    def inputs(self) -> Mapping[str, Input | tuple[Input, ...]]:
+        return {"policy": self.opened, "recording": self.recording}
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {"shape": self.shape.described(), "seed": self.seed}
+
+    def run(self, context: Context, folder: Path) -> None:
+        if not context.is_main:
+            return
+        shape, recorded = self.shape, self.recording.recorded
+        frames = spread(self.recording.frames["train"], MOST_FRAMES)
+        features = tuple(dict.fromkeys((STATE, *sources_of(shape))))
+        states = []
+
+        def blocks() -> Iterator[Observation]:
+            for block in context.bar(np.array_split(frames, -(-len(frames) // 256)), "observations", "block"):
+                seen = read_features(recorded, block, 1, features)
+                states.append(seen[STATE].reshape(-1, shape.state_size))
+                yield {name: torch.from_numpy(value) for name, value in seen.items()}
+
+        ranges = observed_ranges(blocks())
+        for name, rows in (("state", np.concatenate(states)), ("action", self._pilot().flatten(0, 2).numpy())):
+            ranges[name] = {"min": rows.min(0), "max": rows.max(0)}  # which pass NaN on
+        tensors = {f"{name}.{end}": torch.from_numpy(np.asarray(value, dtype=np.float64))
+                   for name, ends in ranges.items() for end, value in ends.items()}  # fmt: skip
+        wrong = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)}: NaN or infinity, expected finite ranges of what was recorded and of the "
+                             "teacher's actions; nothing can be normalised by them")  # fmt: skip
+        save_file(tensors, str(folder / "ranges.safetensors"))
+
+    def _pilot(self) -> Tensor:
+        """Chunks of the policy at a few training observations."""
+        frames = spread(self.recording.frames["train"], PILOT)
+        seeds_NK = hypothesis_seeds(self.seed ^ PILOT_STREAM, frames, 8)
+        teacher, host = self.opened.policy, torch.device("cpu")
+        assert isinstance(teacher, Teacher)
+        drawn = []
+        for part in np.array_split(np.arange(len(frames)), -(-len(frames) // self.batch_size)):
+            seen = self.recording.at(frames[part], sources_of(self.opened.shape))
+            observation = {name: torch.from_numpy(value) for name, value in seen.items()}
+            drawn.append(draw_hypotheses(teacher, observation, seeds_NK[part], self.opened.num_steps, host))
+        return torch.cat(drawn)
+
+    def load(self, folder: Path) -> Normaliser:
+        tensors = load_file(str(folder / "ranges.safetensors"))
+        told = {name: {end: tensors[f"{name}.{end}"].numpy() for end in ("min", "max")}
+                for name in {key.split(".")[0] for key in tensors}}  # fmt: skip
+        made = Normaliser.of(self.shape)
+        made.fit(told)
+        return made

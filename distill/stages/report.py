@@ -1,0 +1,308 @@
+"""The stage `report`: everything that was measured, collected into one dictionary, and the page that is made of it."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from distill.config import Config
+from distill.evaluation.diversity import cached_figures
+from distill.evaluation.fidelity import set_fidelity
+from distill.evaluation.real_time import paired_rows
+from distill.evaluation.statistics import success_figures
+from distill.inputs.recorded import Opened, Recording
+from distill.inputs.teachers import TeacherSource
+from distill.report.conversion import write_conversion_report
+from distill.report.page import write_report
+from distill.runtime.context import Context
+from distill.runtime.execution import in_order
+from distill.runtime.stage import FolderStage, Input, Stage
+from distill.stages.choose_student import ChooseStudent
+from distill.stages.choose_teacher import ChooseTeacher
+from distill.stages.demonstrations import RecordDemonstrations
+from distill.stages.evaluate import CLIP_EPISODES, EvaluatePolicy
+from distill.stages.latency import MeasureLatency
+from distill.stages.oracle import ReplayDemonstrations
+from distill.stages.real_time import RollOutInRealTime
+from distill.stages.sample import SampleHypotheses
+from distill.stages.starts import RecordStarts
+from distill.stages.train_teacher import TrainTeacher
+from distill.store.machine import hardware
+from distill.store.manifest import installed_packages, read_manifest
+from distill.worlds.contract import Clip, RolloutJob, World
+from teachers.adapters.teacher import AdapterTeacher
+
+KINDS = ("run", "conversion", "comparison")
+
+
+@dataclass(frozen=True)
+class WriteReport(FolderStage):
+    """kind: of the command; evaluated: every policy, the reference first; statistics: whose action space sets are compared in.
+
+    What a command does not have is None or (): a comparison trains nothing, a conversion has no demonstrations.
+    """
+
+    kind: str
+    config: Config
+    world: World
+    evaluated: tuple[EvaluatePolicy, ...]
+    latency: MeasureLatency
+    statistics: TeacherSource
+    sample: SampleHypotheses | None = None
+    chosen: tuple[ChooseStudent, ...] = ()
+    train_teacher: TrainTeacher | None = None
+    choose_teacher: ChooseTeacher | None = None
+    demonstrations: RecordDemonstrations | None = None
+    starts: RecordStarts | None = None
+    real_time: tuple[RollOutInRealTime, ...] = ()
+    oracle: ReplayDemonstrations | None = None
+    recording: Recording | None = None
+    opened: tuple[Opened, ...] = ()
+    name = "report"
+
+    @property
+    def inputs(self) -> Mapping[str, Input | tuple[Input, ...]]:
+        inputs: dict[str, Input | tuple[Input, ...]] = {"latency": self.latency}
+        if self.real_time:
+            inputs["real_time"] = self.real_time
+        if self.oracle is not None:
+            inputs["oracle"] = self.oracle
+        return inputs
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {"kind": self.kind, "default": self.config.student.default, "run": self.config.folder.name,
+                "labels": {each.policy.name: each.policy.label for each in self.evaluated}}  # fmt: skip
+
+    def run(self, context: Context, folder: Path) -> None:
+        if context.is_main:
+            alone = context.by_itself()
+            results = {each.policy.name: each.result(alone) for each in self.evaluated}
+            write = write_report if self.kind == "run" else write_conversion_report
+            write(folder, self.collect(alone, results, self._clips(alone, results, folder)))
+
+    # -- the whole --------------------------------------------------------------------------------------------------
+
+    def collect(self, context: Context, results: dict[str, Any], clips: Mapping[str, str]) -> dict[str, Any]:
+        """The report's `results`; see distill.report.page for their form. clips: paths by the policies' names."""
+        spec, config = self.world.spec, self.config
+        policies = self._policies(context, results)
+        collected: dict[str, Any] = {
+            "schema_version": 1, "kind": self.kind, "run": config.folder.name, "measured_success": self.measured_success,
+            "task": {
+                "name": spec.name, "summary": spec.summary, "modes": list(spec.modes), "dt_s": spec.dt_s,
+                "max_steps": spec.max_steps, "action_names": list(spec.action.names),
+            },
+            "made": self._made(context),
+            "data": self._data(context),
+            "policies": policies,
+            "curves": {stage.name.removeprefix("train/"): read_json(stage.folder(context) / "curve.json")
+                       for stage in self._trained},
+            "clips": dict(clips),
+            "fidelity_floor": self._floor(context),
+            "external": [self._external(each) for each in self.opened if isinstance(each.policy, AdapterTeacher)],
+        }  # fmt: skip
+        if self.starts is not None:
+            collected |= self._seen_from_above(context, results)
+            collected["distilling"] = self.distilling(context.folder)
+            collected["real_time"] = self._real_time(context, policies)
+        # of runs from the whole state nothing is said of what is observed, so that their reports stay as they were
+        if not config.observation.is_plain:
+            collected["observation"] = asdict(config.observation)
+        if self.demonstrations is not None:
+            folders = {policy["label"]: each.folder(context) for policy, each in zip(policies, self.evaluated, strict=True)}
+            oracle = {} if self.oracle is None else {"Oracle": self.oracle.folder(context)}
+            collected |= self.world.report_facts(self.demonstrations.folder(context), {**oracle, **folders})
+        return collected
+
+    @property
+    def measured_success(self) -> bool:
+        return self.evaluated[0].rollouts is not None
+
+    @property
+    def _trained(self) -> list[Stage[Path]]:
+        return [*([self.train_teacher] if self.train_teacher else []), *(each.candidates for each in self.chosen)]
+
+    def _made(self, context: Context) -> dict[str, Any]:
+        seconds = {
+            stage.name: (read_manifest(stage.folder(context)) or {}).get("seconds")
+            for stage in in_order([self]) if stage.name != self.name
+        }  # fmt: skip
+        return {
+            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"), "seed": self.config.seed,
+            "hardware": hardware(context.device), "threads": torch.get_num_threads(), "dtype": "float32",
+            "packages": installed_packages(), "processes": context.accelerator.num_processes,
+            "commands": [" ".join(["distill.py", *sys.argv[1:]])], "wall_s": seconds,
+        }  # fmt: skip
+
+    def _data(self, context: Context) -> dict[str, Any]:
+        """What policies learned from, and the hypotheses that were drawn."""
+        data: dict[str, Any] = {"observations": None, "hypotheses_per_observation": None, "cache_num_steps": None,
+                                "cache_bytes": None}  # fmt: skip
+        if self.demonstrations is not None:
+            info = read_json(self.demonstrations.folder(context) / "info.json")
+            data |= {"episodes": info["num_episodes"], "frames": info["num_frames"]}
+        if self.recording is not None:
+            recorded = self.recording.recorded
+            data |= {
+                "observations_from": str(recorded.path), "frames": len(recorded),
+                "for_training": len(self.recording.frames["train"]),
+                "features": {name: list(recorded.features[name]) for name in self.recording.features},
+            }  # fmt: skip
+        if self.sample is not None and any(each.candidates.hypotheses is not None for each in self.chosen):
+            folder = self.sample.folder(context)
+            index = read_json(folder / "index.json")
+            data |= {
+                "observations": index["observations"], "hypotheses_per_observation": index["num_hypotheses"],
+                "cache_num_steps": index["num_steps"], "drawn_by": index["teacher"],
+                "cache_bytes": sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+                **cached_figures(folder, self.world.spec.action.weights),
+            }  # fmt: skip
+        return data
+
+    # -- policies ---------------------------------------------------------------------------------------------------
+
+    def _policies(self, context: Context, results: Mapping[str, Any]) -> list[dict[str, Any]]:
+        latency = self.latency.result(context)
+        reference = self.evaluated[0].policy.name
+        return [self._row(context, each, results, latency, reference) for each in self.evaluated]
+
+    def _row(
+        self, context: Context, stage: EvaluatePolicy, results: Mapping[str, Any], latency: Mapping[str, Any], reference: str
+    ) -> dict[str, Any]:
+        policy, config = stage.policy, self.config
+        name, result = policy.name, results[policy.name]
+        selection = config.evaluate.student_selection
+        chosen = next((each for each in self.chosen if each.candidates.recipe_name == name), None)
+        row: dict[str, Any] = {
+            "name": name, "label": policy.label, "kind": policy.kind, "objective": name if chosen else None,
+            "is_default_student": chosen is not None and name == config.student.default,
+            "is_reference_teacher": name == reference, "num_steps": policy.num_steps,
+            "parameters": result["parameters"], "nfe": result["nfe"],
+            "candidates": selection.candidates if policy.kind == "student" and selection.several else 1,
+            "latency": latency[name], "speedup": latency[reference]["median_ms"] / latency[name]["median_ms"],
+            "fidelity": result["fidelity"], "observation_modes": result.get("observation_modes"), "validation": None,
+            "warm_start": chosen is not None and self._warm(chosen),
+        }  # fmt: skip
+        if chosen is not None:
+            row["validation"] = read_json(chosen.folder(context) / "validation.json")
+        elif name == reference and self.choose_teacher is not None:
+            row["validation"] = read_json(self.choose_teacher.folder(context) / "validation.json")
+        if "summary" in result:
+            summary = result["summary"]
+            row |= success_figures(result, results[reference], self.world.spec.modes)
+            row |= {"switch_rate": summary["switch_rate"], "jerk": summary["jerk_rms"],
+                    "outside_observations": summary["outside_observations"]}  # fmt: skip
+        return row
+
+    def _warm(self, student: ChooseStudent) -> bool:
+        return student.candidates.fresh_shape is None and student.candidates.config.warm_start
+
+    def _external(self, opened: Opened) -> dict[str, Any]:
+        """What runs in the other process, and with what."""
+        assert isinstance(opened.policy, AdapterTeacher)
+        told = opened.policy.described
+        return {"label": opened.label, "kind": told.kind, "device": told.device, "hardware": told.hardware,
+                "torch": told.torch, "python": told.python, "separable": told.separable}  # fmt: skip
+
+    def _floor(self, context: Context) -> dict[str, Any]:
+        """Fresh samples of the reference against others of it: the distance that sampling alone makes."""
+        sets = self.evaluated[0].reference.result(context)
+        normaliser = copy.deepcopy(self.statistics.normaliser(context)).cpu()
+        first, second = (normaliser.normalise_action(sets[name]) for name in ("floor", "reference"))
+        values: dict[str, Any] = dict(set_fidelity(first, second, torch.tensor(self.world.spec.action.weights)))
+        return values | {"observations": first.shape[0], "samples": first.shape[1]}
+
+    # -- of runs in a world -----------------------------------------------------------------------------------------
+
+    @property
+    def _shown(self) -> list[str]:
+        """The policies that are drawn: the reference, the regression student, the default student."""
+        there = [each.candidates.recipe_name for each in self.chosen]
+        named = (name for name in ("regression", self.config.student.default) if name in there)
+        return list(dict.fromkeys([self.evaluated[0].policy.name, *named]))
+
+    def _seen_from_above(self, context: Context, results: Mapping[str, Any]) -> dict[str, Any]:
+        """The scene, the paths of the test episodes, and the sets of chunks for one observation."""
+        assert self.starts is not None
+        reference = self.evaluated[0].policy.name
+        observation = self.starts.remembered(context)["observations"][results[reference]["planned_at"], -1]
+        return {
+            "scene": self.world.scene(),
+            "trajectories": {
+                name: [{"mode": episode["mode"], "success": episode["success"], "failure": episode["failure"],
+                        "xy": episode["path"]} for episode in results[name]["episodes"]]
+                for name in self._shown
+            },
+            "planned_sets": {
+                "observation_xy": [float(observation[0]), float(observation[1])],
+                **{name: np.asarray(results[name]["planned_set"])[..., :2].tolist() for name in self._shown},
+            },
+        }  # fmt: skip
+
+    def _clips(self, context: Context, results: Mapping[str, Any], folder: Path) -> dict[str, str]:
+        if self.starts is None:
+            return {}
+        shown = [
+            Clip(each.policy.name, each.policy.policy(context), results[each.policy.name], each.folder(context))
+            for each in self.evaluated if each.policy.name in self._shown
+        ]  # fmt: skip
+        if self.oracle is not None:
+            shown.insert(0, Clip("oracle", None, self.oracle.result(context), self.oracle.folder(context)))
+        evaluate = self.config.evaluate
+        job = RolloutJob("test", "test", folder, evaluate.execution_horizon, self.config.seed, evaluate.student_selection,
+                         keep_actions=CLIP_EPISODES)  # fmt: skip
+        return self.world.clips(self.starts.remembered(context)["test"].numpy(), shown, job, folder)
+
+    def _real_time(self, context: Context, policies: list[dict[str, Any]]) -> dict[str, Any] | None:
+        """What the real-time rollouts gave; None where there were none."""
+        if not self.real_time:
+            return None
+        results = [stage.result(context) for stage in self.real_time]
+        labels = {policy["name"]: policy["label"] for policy in policies}
+        return {
+            "disturbance": self.world.disturbance.summary, "dt_s": self.world.spec.dt_s,
+            "every_steps": results[0]["every_steps"], "selection": asdict(self.config.real_time_selection),
+            "patience": results[0]["patience"], "rows": paired_rows(results, labels, self.config.student.default),
+        }  # fmt: skip
+
+    def distilling(self, run: Path) -> dict[str, Any]:
+        """Seconds of all processors together, and share: what the default student cost, by the teacher's training.
+
+        sample_cpu_s is None when that student is not made from the teacher's samples.
+        """
+        default = next(each for each in self.chosen if each.candidates.recipe_name == self.config.student.default)
+        sampled = default.candidates.hypotheses is not None
+        teacher = cpu_seconds(run, self.train_teacher)
+        sample = cpu_seconds(run, self.sample) if sampled else None
+        students = {each.candidates.recipe_name: student_seconds(run, each.candidates.recipe_name) for each in self.chosen}
+        trained = students[self.config.student.default]
+        known = teacher and trained and (sample or not sampled)
+        return {"teacher_cpu_s": teacher, "sample_cpu_s": sample, "students": students,
+                "share": (trained + (sample or 0.0)) / teacher if known else None}  # type: ignore[operator]
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def cpu_seconds(run: Path, stage: Stage[Any] | None) -> float | None:
+    """Processor seconds that a stage of the run in this folder took; None where that was not measured."""
+    manifest = None if stage is None else read_manifest(run / stage.name)
+    return (manifest or {}).get("cpu_seconds") or None
+
+
+def student_seconds(run: Path, name: str) -> float | None:
+    """Processor seconds of a student's training and of calibrating the shares of its codes; None where not measured."""
+    trained = (read_manifest(run / f"train/{name}") or {}).get("cpu_seconds") or None
+    calibration = run / f"distill/{name}/calibration.json"
+    return trained + read_json(calibration)["cpu_seconds"] if trained and calibration.is_file() else trained

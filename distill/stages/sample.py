@@ -1,0 +1,86 @@
+"""The stage `sample`: K teacher chunks for each of many training observations, shard by shard over all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from distill.config import SampleConfig
+from distill.hypotheses.cache import CachePlan, HypothesisDataset, training_frames, write_index, write_shards
+from distill.hypotheses.perturbation import with_copies, with_perturbed
+from distill.inputs.observations import ObservationSource
+from distill.inputs.teachers import TeacherSource, solved_by
+from distill.runtime.context import Context
+from distill.runtime.stage import Input, Stage
+from teachers.networks.shapes import PolicyShape
+from teachers.trained import TrainedTeacher
+
+
+@dataclass(frozen=True)
+class SampleHypotheses(Stage[HypothesisDataset]):
+    """config: with solver and number of steps settled (`settled`); shape: what the teacher sees; label: what draws, in words.
+
+    execution_horizon: a share of the observations is taken where a policy replans. features: whether the teacher's features
+    are stored, too: of a trained teacher with an encoder for more than the state.
+    """
+
+    teacher: TeacherSource
+    source: ObservationSource
+    config: SampleConfig
+    shape: PolicyShape
+    execution_horizon: int
+    seed: int
+    label: str
+    features: bool = False
+    name = "sample"
+
+    @property
+    def inputs(self) -> Mapping[str, Input | tuple[Input, ...]]:
+        return {"teacher": self.teacher, "observations": self.source}
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        # without perturbed copies a cache is what it was before there could be any
+        drawn = {name: value for name, value in asdict(self.config).items() if name != "perturbation" or value}
+        return {"sample": drawn, "seed": self.seed, "execution_horizon": self.execution_horizon}
+
+    def run(self, context: Context, folder: Path) -> None:
+        settings, teacher = self.config, self.teacher.teacher(context)
+        normaliser, count = self.teacher.normaliser(context), self.source.num_frames(context)
+        observe = self.source.observe(context, self.shape)
+        frames = training_frames(
+            self.source.episode_index(context), settings.num_observations, settings.replanning_share,
+            self.execution_horizon, self.seed,
+        )  # fmt: skip
+        if len(frames) < settings.num_observations:
+            context.say(f"  there are only {len(frames)} training observations, all are taken")
+            if settings.perturbation:
+                context.say(f"  perturbed copies of them make it {settings.num_observations}")
+                frames = with_copies(frames, count, settings.num_observations, self.seed)
+                observe = with_perturbed(observe, count, settings.perturbation * normaliser.state_spread(), self.seed)
+        plan = CachePlan(
+            frames, settings.num_hypotheses, settings.num_steps, settings.shard_size, settings.batch_size, self.seed
+        )
+        shards = context.my_share(range(plan.num_shards))
+        bar = tqdm(total=len(shards), desc="sample", unit="shard", disable=not context.is_main)
+        with bar, solved_by(teacher, settings.solver):
+            write_shards(folder, teacher, normaliser, plan, observe, shards, context.device, lambda _: bar.update())
+        context.wait()
+        if context.is_main:
+            write_index(folder, plan, self.label, self.teacher.key if self.features else "")
+
+    def load(self, folder: Path) -> HypothesisDataset:
+        return HypothesisDataset(folder, features_of=self.teacher.key if self.features else "")
+
+    def with_frames(self, context: Context) -> HypothesisDataset:
+        """Without features, with the numbers of the frames: for a student whose encoder is trained on."""
+        return HypothesisDataset(self.folder(context), frames=True)
+
+
+def settled(config: SampleConfig, kind: type[TrainedTeacher]) -> SampleConfig:
+    """The config with what "" and 0 stand for with a kind of trained teacher."""
+    return replace(config, solver=config.solver or kind.CACHE_SOLVER, num_steps=config.num_steps or kind.CACHE_STEPS)

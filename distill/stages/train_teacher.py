@@ -1,0 +1,71 @@
+"""The stage `train/teacher`: a teacher trained on the demonstrations, and the checkpoints that compete to be chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.config import TeacherConfig
+from distill.observation import observation_of
+from distill.runtime.context import Context
+from distill.runtime.stage import FolderStage, Input, Stage
+from distill.training.data import Batch, batches_of, normaliser_of, windows_for
+from distill.training.loop import finish, fit
+from envs.demonstrations import Demonstrations
+from teachers import TEACHERS, make_teacher
+from teachers.networks.shapes import PolicyShape
+
+
+@dataclass(frozen=True)
+class TrainTeacher(FolderStage):
+    """shape: of its network."""
+
+    demonstrations: Stage[Demonstrations]
+    config: TeacherConfig
+    shape: PolicyShape
+    seed: int
+    name = "train/teacher"
+
+    @property
+    def inputs(self) -> Mapping[str, Input | tuple[Input, ...]]:
+        return {"demos": self.demonstrations}
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        teacher = asdict(self.config)
+        teacher["solver"] = teacher["solver"] or TEACHERS[self.config.kind].SOLVERS[0]
+        # a plain observation has no encoder, and its key none either
+        encoder = {} if self.shape.encoder is None else {"encoder": asdict(self.shape.encoder)}
+        return {"teacher": teacher, "seed": self.seed, **encoder}
+
+    def run(self, context: Context, folder: Path) -> None:
+        config, demonstrations = self.config, self.demonstrations.remembered(context)
+        torch.manual_seed(self.seed)
+        teacher = make_teacher(config.kind, self.shape, config.solver, config.time_power)
+        teacher.normaliser.load_state_dict(normaliser_of(demonstrations, self.shape).state_dict())
+        windows = windows_for(
+            demonstrations, self.shape, self.shape.observation_steps, self.shape.horizon, context.share.world
+        )
+        batches = batches_of(
+            lambda frames: context.to_device(windows[frames.numpy()]), len(windows), config.batch_size, self.seed
+        )
+
+        def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+            # drawn for the whole batch, then shared out: the draws do not depend on the number of processes
+            draws = [context.share.of(draw) for draw in teacher.training_draws(config.batch_size, generator)]
+            observation, action_BTA = observation_of(batch), batch["action"]
+            teacher_loss: Tensor = model(observation, action_BTA, *(draw.to(action_BTA.device) for draw in draws))
+            return teacher_loss
+
+        curve = fit(
+            context.accelerator, teacher, batches, loss, config, self.seed, folder,
+            lambda model, target: model.save_pretrained(target),  # type: ignore[operator]
+            lambda step, value: context.log("teach", {"step": step, "loss": value}), "teach",
+        )  # fmt: skip
+        if context.is_main:
+            finish(folder, curve)
