@@ -272,8 +272,8 @@ def test_mean_flow_takes_the_slope_of_the_real_network_along_the_flow(make_teach
     target = flow + span[:, None, None] * (ahead - behind) / (2 * h)
     squared_B = (student.velocity(x, time, span, condition_BC) - target).square().sum((1, 2))
     loss = mean_flow_loss(student, observation, action, noise, time, span)
-    assert float(loss) == pytest.approx(float((squared_B / (squared_B + 1e-3)).mean()), rel=1e-6)
-    assert float(loss) < 1  # 1e-3 has a say
+    # the loss is nearly 1 whatever the slope; what it lacks is not
+    assert 1 - float(loss) == pytest.approx(float((1e-3 / (squared_B + 1e-3)).mean()), rel=1e-4)
 
 
 def test_mean_flow_draws_a_quarter_with_a_span_and_all_of_them_within_the_flow() -> None:
@@ -361,14 +361,17 @@ def _energy_distance(first: Tensor, second: Tensor) -> float:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_short_training_learns_two_points_in_one_step(small_shape, statistics, name: str) -> None:
-    shape = replace(small_shape, action_names=("x",), action_weights=(1.0,), horizon=1, patch=1, width=32)
+    # Eight entries, each at -1 or 1 by itself: MeanFlow divides a row by its own squared error, and with a single entry that
+    # prefers either point to the mean, so chance decides which noise goes where. Even so it learns the two points without
+    # its slope, too: the slope is held by the closed forms above, not by this training.
+    shape = replace(small_shape, action_names=("x",), action_weights=(1.0,), patch=1, width=32)
     teacher = TwoPoints(shape)
     teacher.normaliser.fit({"state": statistics["state"], "action": {k: v[:1] for k, v in statistics["action"].items()}})
     torch.manual_seed(0)
     student = FlowMapStudent.from_teacher(teacher, warm_start=False)
     generator = torch.Generator().manual_seed(0)
     observation = {STATE: torch.zeros(1, 2, 2)}
-    noise, points = torch.randn(1, 400, 1, 1, generator=generator), torch.tensor([-1.0, 1.0]).repeat(200)[:, None]
+    noise, points = torch.randn(1, 50, 8, 1, generator=generator), torch.tensor([-1.0, 1.0]).repeat(200)[:, None]
 
     @torch.no_grad()
     def distance() -> float:
@@ -378,9 +381,12 @@ def test_a_short_training_learns_two_points_in_one_step(small_shape, statistics,
     optimizer = torch.optim.AdamW(student.parameters(), lr=4e-3)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 4e-3 * 0.5 * (1 + math.cos(math.pi * step / steps))
-        data = torch.randint(2, (64, 1, 1), generator=generator) * 2.0 - 1
+        data = torch.randint(2, (64, 8, 1), generator=generator) * 2.0 - 1
         loss = _loss_of(name, student, teacher, observation, data, generator)
         optimizer.zero_grad()
         loss.backward()
+        # as in `fit`: times near 1 and MeanFlow's slopes make a few gradients a hundred times as long as the others
+        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
-    assert distance() < 0.25 * before, (before, distance())
+    # the worst of five seeds and three instruction sets reached 0.035
+    assert distance() < 0.15 * before, (before, distance())
