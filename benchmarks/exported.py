@@ -26,12 +26,12 @@ import numpy as np
 import torch
 
 import envs
+from distill.cli.measured import run_time_of
 from distill.evaluation.policies import StudentPolicy
 from distill.evaluation.rollouts import decide, episode_generator, run_episodes, summarise
 from distill.evaluation.statistics import latency_summary, wilson_interval
 from distill.hypotheses.cache import episode_seed
-from distill.stages.measured import run_time_of
-from distill.stages.results import hardware
+from distill.store.machine import hardware
 from envs.panda.recording import stored_starts
 from envs.specs import STATE
 from students import load_student

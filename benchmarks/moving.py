@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from distill.stages.plan import selection_key
 
 import envs
 from distill.cli.main import read_command
 from distill.config import Config
 from distill.evaluation.policies import Policy, StudentPolicy, TeacherPolicy
-from distill.evaluation.real_time import CONDITIONS, Clock, delay_steps, outcome, run_moving
+from distill.evaluation.real_time import CONDITIONS, Clock, delay_steps, outcome, paired_rows, run_in_real_time
+from distill.graphs.run import make_plan
 from distill.hypotheses.cache import episode_seed
-from distill.evaluation.real_time import moving_rows
-from distill.stages.plan import make_plan, selection_key
 from distill.store.manifest import place_of, sha256_file, write_json
 from envs.panda.recording import stored_starts
 from students import load_student
@@ -60,7 +60,7 @@ def main() -> None:
         times = dict(zip(LABELS, arguments.times, strict=True))
         # the quick ones first, so that one who stops it early has them
         results = {name: _policy_results(arguments, task, name, times[name]) for name in reversed(LABELS)}
-        rows = moving_rows([results[name] for name in LABELS], LABELS, STUDENT)
+        rows = paired_rows([results[name] for name in LABELS], LABELS, STUDENT)
         _show(task, arguments, rows)
         found = json.loads(TARGET.read_text()) if TARGET.is_file() else {}
         which = f"{task}, seeds {arguments.seeds}, every {arguments.every}, patience {arguments.patience:g}"
@@ -119,7 +119,7 @@ def _rolled(
         load_teacher(weights), int(name.removeprefix("teacher_"))
     )  # fmt: skip
     starts = stored_starts(task, seed, "test", arguments.starts)
-    runs = run_moving(task, policy, starts, range(len(starts)), clock, episode_seed(seed, "moving", 0, 0),
+    runs = run_in_real_time(task, policy, starts, range(len(starts)), clock, episode_seed(seed, "moving", 0, 0),
                       condition == "disturbed", selection=selection)  # fmt: skip
     episodes = [outcome(run) for run in runs]
     kept.parent.mkdir(parents=True, exist_ok=True)

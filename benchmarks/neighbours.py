@@ -25,7 +25,7 @@ from torch import Tensor
 
 from distill.hypotheses.index import IVF_FROM, HypothesisIndex
 from distill.hypotheses.neighbours import faiss_available, nearest, nearest_k
-from distill.stages.results import hardware
+from distill.store.machine import hardware
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)

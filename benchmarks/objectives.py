@@ -21,7 +21,8 @@ from typing import Any
 
 from running import ROOT, run_distill
 
-from distill.stages.results import hardware, student_seconds
+from distill.stages.report import student_seconds
+from distill.store.machine import hardware
 
 RESULTS = ROOT / "benchmarks/results/objectives"
 TASKS = ("avoid", "detour", "handles")

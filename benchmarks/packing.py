@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 import envs
-from distill.stages.results import hardware
+from distill.store.machine import hardware
 from envs.cameras.frames import LEVEL, as_stored
 from envs.cameras.specs import CAMERAS, CameraSettings
 from envs.specs import DEPTH, IMAGES

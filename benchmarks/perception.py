@@ -24,8 +24,8 @@ from distill.cli.main import read_command
 from distill.config import Config
 from distill.evaluation.latency import STAGES, measure
 from distill.evaluation.policies import Policy, Seen, StudentPolicy, TeacherPolicy
-from distill.stages.measuring import reading_ms
-from distill.stages.results import hardware
+from distill.store.machine import hardware
+from distill.worlds.embedded import reading_ms
 from envs.specs import STATE
 from students.one_step import OneStepStudent
 from students.selection import ONE_SAMPLE

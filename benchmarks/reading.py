@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 import envs
-from distill.stages.results import hardware
+from distill.store.machine import hardware
 from envs.cameras.specs import CameraSettings
 from envs.demonstrations import Demonstrations
 from envs.panda.recording import record, stored_starts

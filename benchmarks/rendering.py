@@ -27,7 +27,7 @@ import mujoco
 import numpy as np
 
 import envs
-from distill.stages.results import hardware
+from distill.store.machine import hardware
 from envs.cameras.backends import BACKENDS, available_backends, open_renderer
 from envs.cameras.clouds import inside
 from envs.cameras.specs import CAMERAS, CameraSettings

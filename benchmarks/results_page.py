@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from distill.config import Config, apply_preset
+from distill.config import Config
 from distill.evaluation.statistics import mode_share_error, paired_difference, wilson_interval
 from distill.objectives.recipes import recipe
+from distill.presets import apply_preset
 from distill.report.tables import NOTHING, number, percent, points
 from teachers import TEACHERS
 

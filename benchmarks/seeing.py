@@ -19,7 +19,8 @@ import seeing_page
 from running import ROOT, run_distill
 
 from distill.evaluation.statistics import mode_entropy, paired_difference
-from distill.stages.results import hardware, student_seconds
+from distill.stages.report import student_seconds
+from distill.store.machine import hardware
 
 TARGET = ROOT / "benchmarks/results/seeing.json"
 PRESETS = tuple(f"{task}_{seen}" for task in ("detour", "handles") for seen in ("points", "rgbd", "rgb", "everything"))

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from distill.evaluation.fidelity import set_fidelity
-from distill.stages.results import hardware
+from distill.store.machine import hardware
 from envs.specs import STATE
 from teachers import load_teacher
 

@@ -17,8 +17,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import envs
+from distill.checks import validate
 from distill.cli.main import STAGES, read_command
-from distill.config import Config, apply_preset, validate
+from distill.config import Config
+from distill.presets import apply_preset
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("envs", "teachers", "students", "distill")
@@ -104,7 +106,7 @@ def test_a_room_imports_only_the_rooms_above_it(room: str) -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("module", ["envs", "distill", "distill.cli.main", "distill.stages.pipeline"])
+@pytest.mark.parametrize("module", ["envs", "distill", "distill.cli.main", "distill.graphs.run"])
 def test_importing_does_not_bring_in_what_is_imported_late(module: str) -> None:
     assert python(f"import sys, {module}; print([name for name in {LATE} if name in sys.modules])") == "[]"
 
@@ -174,7 +176,7 @@ def test_every_make_command_of_a_page_is_a_target(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_line_of_a_page_is_understood(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("distill.cli.main.check_external_teacher", lambda config: None)  # the page's is not on this disk
+    monkeypatch.setattr("distill.cli.main.check_teacher_folder", lambda config: None)  # the page's is not on this disk
     stages = set()
     for line in commands_in((ROOT / page).read_text()):
         words = shlex.split(line)

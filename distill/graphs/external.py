@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from distill.config import Config, SampleConfig
+from distill.config import Config
 from distill.graphs.graph import Graph
 from distill.inputs.choice import ByRollouts, BySets, Choice
 from distill.inputs.policies import DistilledStudent, MeasuredPolicy
@@ -75,11 +75,11 @@ def _held_out_sets(config: Config, recording: Recording) -> HeldOutSets:
 
 
 def _sample(config: Config, opened: Opened, source: OpenedTeacher, recording: Recording) -> SampleHypotheses:
-    drawn: SampleConfig = replace(config.sample, num_steps=config.sample.num_steps or opened.num_steps)
-    label, features = opened.label, False
     if isinstance(opened.policy, TrainedTeacher):
-        drawn = settled(config.sample, type(opened.policy))
-        label, features = f"{opened.policy.KIND}, {drawn.solver}", opened.shape.encoder is not None
+        drawn, label, features = settled(config.sample, type(opened.policy)), "", opened.shape.encoder is not None
+    else:
+        drawn = replace(config.sample, num_steps=config.sample.num_steps or opened.num_steps)
+        label, features = opened.label, False
     return SampleHypotheses(
         source, recording, drawn, opened.shape, config.evaluate.execution_horizon, config.seed, label, features
     )

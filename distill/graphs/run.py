@@ -26,7 +26,7 @@ from distill.stages.starts import RecordStarts, StartsOf
 from distill.stages.train_student import FromDemonstrations, FromTeacher, TrainStudent
 from distill.stages.train_teacher import TrainTeacher
 from distill.worlds.contract import World
-from teachers import TEACHERS, load_teacher
+from teachers import TEACHERS
 from teachers.networks.shapes import PolicyShape
 
 
@@ -58,15 +58,12 @@ def run_graph(config: Config, world: World) -> RunGraph:
     choice = ByRollouts(rollouts, validation)
 
     teacher, train = _teacher(config, demonstrations, choice, shape)
-    # of a teacher from elsewhere its folder says what it sees
-    teacher_shape = shape if config.teacher.path is None else load_teacher(config.teacher.path).shape
-    kind = TEACHERS[config.teacher.kind] if config.teacher.path is None else type(load_teacher(config.teacher.path))
-    drawn = settled(config.sample, kind)
+    # the kind of a teacher from elsewhere is in its folder, whose bytes are its key
+    drawn = settled(config.sample, TEACHERS[config.teacher.kind]) if config.teacher.path is None else config.sample
     source = DemonstratedObservations(demonstrations)
     sample = SampleHypotheses(
-        teacher, source, drawn, teacher_shape, evaluate.execution_horizon, seed, f"{kind.KIND}, {drawn.solver}",
-        teacher_shape.encoder is not None,
-    )  # fmt: skip
+        teacher, source, drawn, shape, evaluate.execution_horizon, seed, features=shape.encoder is not None
+    )
 
     trained, chosen = [], []
     for name in config.student.objectives:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,7 +32,7 @@ class TeacherFolder:
 
     path: Path
 
-    @property
+    @cached_property
     def key(self) -> str:
         return folder_key(self.path)
 

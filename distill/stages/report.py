@@ -40,6 +40,7 @@ from distill.store.machine import hardware
 from distill.store.manifest import installed_packages, read_manifest
 from distill.worlds.contract import Clip, RolloutJob, World
 from teachers.adapters.teacher import AdapterTeacher
+from teachers.networks.observations import sources_of
 
 KINDS = ("run", "conversion", "comparison")
 
@@ -192,6 +193,7 @@ class WriteReport(FolderStage):
             "latency": latency[name], "speedup": latency[reference]["median_ms"] / latency[name]["median_ms"],
             "fidelity": result["fidelity"], "observation_modes": result.get("observation_modes"), "validation": None,
             "warm_start": chosen is not None and self._warm(chosen),
+            "sees": list(sources_of(policy.policy(context).shape)),
         }  # fmt: skip
         if chosen is not None:
             row["validation"] = read_json(chosen.folder(context) / "validation.json")

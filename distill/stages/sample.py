@@ -22,7 +22,7 @@ from teachers.trained import TrainedTeacher
 
 @dataclass(frozen=True)
 class SampleHypotheses(Stage[HypothesisDataset]):
-    """config: with solver and number of steps settled (`settled`); shape: what the teacher sees; label: what draws, in words.
+    """shape: what the teacher sees; label: who draws, in words, "" for a trained teacher's kind and solver.
 
     execution_horizon: a share of the observations is taken where a policy replans. features: whether the teacher's features
     are stored, too: of a trained teacher with an encoder for more than the state.
@@ -34,7 +34,7 @@ class SampleHypotheses(Stage[HypothesisDataset]):
     shape: PolicyShape
     execution_horizon: int
     seed: int
-    label: str
+    label: str = ""
     features: bool = False
     name = "sample"
 
@@ -49,7 +49,8 @@ class SampleHypotheses(Stage[HypothesisDataset]):
         return {"sample": drawn, "seed": self.seed, "execution_horizon": self.execution_horizon}
 
     def run(self, context: Context, folder: Path) -> None:
-        settings, teacher = self.config, self.teacher.teacher(context)
+        teacher = self.teacher.teacher(context)
+        settings = settled(self.config, type(teacher)) if isinstance(teacher, TrainedTeacher) else self.config
         normaliser, count = self.teacher.normaliser(context), self.source.num_frames(context)
         observe = self.source.observe(context, self.shape)
         frames = training_frames(
@@ -71,7 +72,8 @@ class SampleHypotheses(Stage[HypothesisDataset]):
             write_shards(folder, teacher, normaliser, plan, observe, shards, context.device, lambda _: bar.update())
         context.wait()
         if context.is_main:
-            write_index(folder, plan, self.label, self.teacher.key if self.features else "")
+            label = self.label or f"{teacher.KIND}, {settings.solver}"  # type: ignore[attr-defined]
+            write_index(folder, plan, label, self.teacher.key if self.features else "")
 
     def load(self, folder: Path) -> HypothesisDataset:
         return HypothesisDataset(folder, features_of=self.teacher.key if self.features else "")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from envs.specs import SPLITS
 from envs.rlbench.spec import RLBenchSettings, task_names
 from envs.rlbench.tree import episodes
+from envs.specs import SPLITS
 
 Starts = dict[str, np.ndarray]
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from distill.config import Config, apply_preset, validate
+from distill.checks import validate
+from distill.config import Config
 from distill.objectives.recipes import RECIPES
+from distill.presets import apply_preset
 
 ROOT = Path(__file__).parents[2]
 
@@ -183,17 +185,17 @@ def _with(section: str, **changes: Any) -> Config:
         ("evaluate", {"teacher_steps": (4, 0)}, r"evaluate\.teacher_steps: got \[4, 0\]"),
         ("evaluate", {"teacher_steps": (4, 4)}, r"evaluate\.teacher_steps: got \[4, 4\]"),
         ("evaluate", {"execution_horizon": 33}, r"execution_horizon.*33"),
-        ("moving", {"latency_ms": (-1.0,)}, r"moving\.latency_ms: got \[-1.0\], expected different numbers, each 0 or more"),
-        ("moving", {"latency_ms": (5.0, 5.0)}, r"moving\.latency_ms: got \[5.0, 5.0\].*Change --moving.latency-ms"),
-        ("moving", {"latency_ms": ("fast",)}, r"moving\.latency_ms: got \['fast'\]"),
-        ("moving", {"latency_ms": (float("nan"),)}, r"moving\.latency_ms: got \[nan\]"),
-        ("moving", {"time_scales": (0.0,)}, r"moving\.time_scales: got \[0.0\], expected .* more than 0. Change --moving.time"),
-        ("moving", {"time_scales": (1.0,), "teacher_steps": (50, 7)}, r"moving\.teacher_steps: got \[50, 7\].*evaluate\.teach"),
-        ("moving", {"time_scales": (1.0,), "teacher_steps": ()}, r"moving\.teacher_steps: got \[\]"),
-        ("moving", {"latency_ms": (0.0,), "execution_horizon": 17}, r"moving\.execution_horizon: got 17, .*only 16 actions"),
-        ("moving", {"latency_ms": (0.0,), "starts": 481}, r"moving\.starts: got 481, there are only 480 test starts"),
-        ("moving", {"latency_ms": (0.0,), "patience": 0.5}, r"moving\.patience: got 0.5, expected at least 1"),
-        ("moving", {"starts": -1}, r"moving\.starts: got -1, expected at least 0"),
+        ("real_time", {"latency_ms": (-1.0,)}, r"real_time\.latency_ms: got \[-1.0\], expected different numbers, each 0 or"),
+        ("real_time", {"latency_ms": (5.0, 5.0)}, r"real_time\.latency_ms: got \[5.0, 5.0\].*Change --real-time.latency-ms"),
+        ("real_time", {"latency_ms": ("fast",)}, r"real_time\.latency_ms: got \['fast'\]"),
+        ("real_time", {"latency_ms": (float("nan"),)}, r"real_time\.latency_ms: got \[nan\]"),
+        ("real_time", {"time_scales": (0.0,)}, r"real_time\.time_scales: got \[0.0\], expected .* more than 0. Change --real"),
+        ("real_time", {"time_scales": (1.0,), "teacher_steps": (50, 7)}, r"real_time\.teacher_steps: got \[50, 7\].*evaluate"),
+        ("real_time", {"time_scales": (1.0,), "teacher_steps": ()}, r"real_time\.teacher_steps: got \[\]"),
+        ("real_time", {"latency_ms": (0.0,), "execution_horizon": 17}, r"real_time\.execution_horizon: got 17, .*only 16"),
+        ("real_time", {"latency_ms": (0.0,), "starts": 481}, r"real_time\.starts: got 481, there are only 480 test starts"),
+        ("real_time", {"latency_ms": (0.0,), "patience": 0.5}, r"real_time\.patience: got 0.5, expected at least 1"),
+        ("real_time", {"starts": -1}, r"real_time\.starts: got -1, expected at least 0"),
         ("evaluate", {"execution_horizon": 0}, r"evaluate\.execution_horizon: got 0"),
         ("evaluate", {"selection": "consistant"}, r"evaluate\.selection: unknown 'consistant'.*mean 'consistent'"),
         ("evaluate", {"baselines": ("nearest_demo",)}, r"evaluate\.baselines: unknown 'nearest_demo'"),
@@ -258,12 +260,12 @@ def test_a_run_is_named_after_task_and_seed_unless_it_has_a_name() -> None:
     assert Config(name="mine", runs_dir=Path("/data")).folder == Path("/data/mine")
 
 
-def test_in_a_moving_world_who_draws_several_plans_stays_with_the_last_one() -> None:
+def test_in_real_time_who_draws_several_plans_stays_with_the_last_one() -> None:
     config = Config()
     elsewhere = config.evaluate.student_selection
     assert elsewhere.kind == "typical"
-    assert config.moving_selection == replace(elsewhere, kind="consistent")  # of as many plans, so a call takes as long
-    assert replace(config, moving=replace(config.moving, consistent=False)).moving_selection == elsewhere
+    assert config.real_time_selection == replace(elsewhere, kind="consistent")  # of as many plans, so a call takes as long
+    assert replace(config, real_time=replace(config.real_time, consistent=False)).real_time_selection == elsewhere
     for kind in ("one", "kept_latent"):
         alone = replace(config, evaluate=replace(config.evaluate, selection=kind))
-        assert alone.moving_selection == alone.evaluate.student_selection
+        assert alone.real_time_selection == alone.evaluate.student_selection

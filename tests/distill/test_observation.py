@@ -10,12 +10,14 @@ import pytest
 import torch
 
 import envs
-from distill.config import Config, validate
+from distill.checks import validate
+from distill.config import Config, ObservationConfig
 from distill.evaluation.histories import History, stacked
 from distill.evaluation.rollouts import blind_pool
+from distill.graphs.run import run_graph
 from distill.hypotheses.cache import CachePlan, HypothesisDataset, draw_hypotheses, hypothesis_seeds, write_index, write_shards
-from distill.observation import ObservationConfig, camera_sources, cameras_for, observation_of
-from distill.stages.plan import make_plan
+from distill.observation import camera_sources, cameras_for, observation_of
+from distill.worlds import open_world
 from envs.cameras.specs import CAMERAS, CameraSettings
 from envs.specs import DEPTH, IMAGES, POINTS, STATE
 from teachers.contract import FEATURES
@@ -35,7 +37,8 @@ def _config(**changes: Any) -> Config:
 def test_the_default_is_the_state_and_no_camera() -> None:
     plain = ObservationConfig()
     assert plain.is_plain and plain.camera_settings() is None and plain.encoder(("a", "b")) is None
-    assert Config().shape().encoder is None and camera_sources(Config().shape()) == ()
+    shape = Config().shape(envs.task_spec("avoid"))
+    assert shape.encoder is None and camera_sources(shape) == ()
 
 
 def test_what_is_named_is_seen_and_recorded() -> None:
@@ -49,10 +52,10 @@ def test_what_is_named_is_seen_and_recorded() -> None:
 
 
 def test_a_part_of_the_state_needs_no_camera() -> None:
-    config = _config(sources=("state",))
+    config, spec = _config(sources=("state",)), envs.task_spec("detour")
     validate(config)
-    assert config.observation.camera_settings() is None and camera_sources(config.shape()) == ()
-    encoder = config.shape().encoder
+    assert config.observation.camera_settings() is None and camera_sources(config.shape(spec)) == ()
+    encoder = config.shape(spec).encoder
     assert encoder is not None and encoder.sources == (STATE,) and encoder.state_names == ROBOT
 
 
@@ -93,7 +96,7 @@ KEYS = {"demos": "a6155d2c", "starts": "0323cbab", "train/teacher": "ea948c41"}
 
 
 def _keys(config: Config) -> dict[str, str]:
-    return {stage.name: stage.key for stage in make_plan(config).all()}
+    return {stage.name: stage.key for stage in run_graph(config, open_world(config)).stages}
 
 
 def _changed(before: Config, after: Config) -> set[str]:
@@ -105,7 +108,7 @@ def test_keys_of_who_sees_the_state_are_what_they_were() -> None:
     """Frozen: whoever changes them makes all finished runs be made again, knowingly."""
     keys = _keys(Config())
     assert {name: keys[name][:8] for name in KEYS} == KEYS
-    for stage in make_plan(Config()).all():
+    for stage in run_graph(Config(), open_world(Config())).stages:
         assert not {"cameras", "encoder", "encoder_frozen"} & set(stage.made_from), stage.name
     # settings that a plain observation does not heed
     assert _keys(Config(observation=ObservationConfig(num_points=7, frozen=False, dropout=0.5))) == keys

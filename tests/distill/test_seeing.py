@@ -10,12 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-import distill.stages.pipeline
-from distill.config import Config, apply_preset
-from distill.context import Run
+import distill.stages.train_student
+import distill.stages.train_teacher
+from distill.config import Config
+from distill.graphs.run import run_graph
 from distill.hypotheses.cache import HypothesisDataset
-from distill.stages.pipeline import Pipeline
+from distill.presets import apply_preset
+from distill.runtime.context import Context
+from distill.training.data import windows_for
 from distill.training.loop import fit
+from distill.worlds import open_world
 from envs.demonstrations import Demonstrations
 from envs.specs import DEPTH, IMAGES, POINTS, STATE
 from students import load_student
@@ -90,21 +94,22 @@ def test_a_student_keeps_its_teachers_encoder_and_was_trained_on_what_it_makes(p
     cache = HypothesisDataset(points / "sample", features_of=key, frames=True)
     batch = cache.batch(range(len(cache)))
     config = apply_preset(Config(runs_dir=points.parent), points.parent / "tiny.yaml")
-    with Run.open(config) as run:
-        pipeline = Pipeline(run)
-        dataset = pipeline._windows(pipeline.demonstrations(), student.shape, 2, 1)
+    graph = run_graph(config, open_world(config))
+    with Context.open(config.folder) as context:
+        dataset = windows_for(graph.demonstrations.result(context), student.shape, 2, 1)
         seen = dataset[batch["frame_index"].numpy()]
         with torch.no_grad():
             torch.testing.assert_close(batch[FEATURES], student.features({name: seen[name] for name in (STATE, POINTS)}))
-        held_out = pipeline.held_out()
+        held_out = graph.starts.held_out(context)
     assert held_out[POINTS].shape == (3, 2, 32, 3) and held_out[STATE].shape == (3, 2, 7)
 
 
 def test_no_policy_is_told_where_the_object_is(points: Path) -> None:
     teacher = load_teacher(points / "teach")
     config = apply_preset(Config(runs_dir=points.parent), points.parent / "tiny.yaml")
-    with Run.open(config) as run:
-        seen = {name: torch.from_numpy(value) for name, value in Pipeline(run).held_out().items()}
+    starts = run_graph(config, open_world(config)).starts
+    with Context.open(config.folder) as context:
+        seen = {name: torch.from_numpy(value) for name, value in starts.held_out(context).items()}
     moved = {**seen, STATE: seen[STATE].clone()}
     moved[STATE][..., 4:] += 0.1
     with torch.no_grad():
@@ -118,14 +123,18 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
         fit(*arguments, **keywords, stop_after=3)
         raise KeyboardInterrupt
 
+    def train_with(loop: Any) -> None:
+        for stage in (distill.stages.train_teacher, distill.stages.train_student):
+            monkeypatch.setattr(stage, "fit", loop)
+
     command = ["distill", *_preset(tmp_path, "[state, points]")]
-    monkeypatch.setattr(distill.stages.pipeline, "fit", stopped)
+    train_with(stopped)
     assert main(command) == 130  # the teacher
-    monkeypatch.setattr(distill.stages.pipeline, "fit", fit)
+    train_with(fit)
     assert main(["sample", *command[1:]]) == 0
-    monkeypatch.setattr(distill.stages.pipeline, "fit", stopped)
+    train_with(stopped)
     assert main(command) == 130  # the student
-    monkeypatch.setattr(distill.stages.pipeline, "fit", fit)
+    train_with(fit)
     assert main(command) == 0
     for name in ("teach/model.safetensors", "sample/shard-00001.safetensors", "distill/chamfer/model.safetensors"):
         assert (tmp_path / "tiny-seed0" / name).read_bytes() == (points / name).read_bytes(), name
@@ -133,7 +142,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
 
 def test_rgbd_with_students_that_need_no_hypotheses_and_a_world_that_goes_on(tmp_path: Path, main: Main) -> None:
     command = _preset(tmp_path, "[state, images, depth]", "[chamfer, imle_policy, reflow, consistency]")
-    assert main(["evaluate", *command, "--moving.latency-ms", "100", "--moving.teacher-steps", "2"]) == 0
+    assert main(["evaluate", *command, "--real-time.latency-ms", "100", "--real-time.teacher-steps", "2"]) == 0
     run = tmp_path / "tiny-seed0"
     demonstrations = Demonstrations.load(run / "demos")
     assert demonstrations.cameras is not None
@@ -141,7 +150,7 @@ def test_rgbd_with_students_that_need_no_hypotheses_and_a_world_that_goes_on(tmp
         f"{kind}.{camera}" for kind in (IMAGES, DEPTH) for camera in ("front", "wrist")
     }
     assert load_student(run / "distill" / "imle_policy").shape.encoder is not None
-    rolled = _json(run / "moving" / "chamfer" / "result.json")["times"][0]
+    rolled = _json(run / "real_time" / "chamfer" / "result.json")["times"][0]
     assert len(rolled["calm"]) == len(rolled["disturbed"]) == 2
 
 

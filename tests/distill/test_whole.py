@@ -146,16 +146,16 @@ def test_the_nearest_demonstration_is_evaluated_like_a_policy(tiny_run) -> None:
     np.testing.assert_allclose(result["episodes"][0]["actions"][:8], chunks[distance.argmin()][:8], atol=1e-5)
 
 
-def test_a_moving_world_is_measured_and_reported_where_it_is_asked_for(copied_run, main) -> None:
+def test_real_time_is_measured_and_reported_where_it_is_asked_for(copied_run, main) -> None:
     before = _manifests(copied_run.run)
-    arguments = ["--config", str(copied_run.config), "--moving.latency-ms", "0", "120", "--moving.time-scales", "1.5",
-                 "--moving.scale-to-clock", "--moving.teacher-steps", "4", "--moving.starts", "3"]  # fmt: skip
+    arguments = ["--config", str(copied_run.config), "--real-time.latency-ms", "0", "120", "--real-time.time-scales", "1.5",
+                 "--real-time.scale-to-clock", "--real-time.teacher-steps", "4", "--real-time.starts", "3"]  # fmt: skip
     assert main(arguments) == 0
     after = _manifests(copied_run.run)
-    assert _changed(before, after) == {"moving/teacher_4", f"moving/{DEFAULT}", "report"}
+    assert _changed(before, after) == {"real_time/teacher_4", f"real_time/{DEFAULT}", "report"}
     measured = json.loads((copied_run.run / "latency" / "latency.json").read_text())
     for name in ("teacher_4", DEFAULT):
-        result = json.loads((copied_run.run / "moving" / name / "result.json").read_text())
+        result = json.loads((copied_run.run / "real_time" / name / "result.json").read_text())
         own = 1.5 * measured[name]["median_ms"]
         fits = 50 / measured[DEFAULT]["median_ms"]  # the student's call is one step of 50 ms
         times = result["times"]
@@ -167,16 +167,16 @@ def test_a_moving_world_is_measured_and_reported_where_it_is_asked_for(copied_ru
             assert given["period_steps"] == max(4, 2 * given["delay_steps"])
             assert [each["index"] for each in given["calm"]] == [each["index"] for each in given["disturbed"]] == [0, 1, 2]
             assert all(each["moved_at"] is None for each in given["calm"])
-    moving = _report(copied_run.run)["moving"]
-    assert [(row["policy"], row["scale"]) for row in moving["rows"]] == [
+    told = _report(copied_run.run)["real_time"]
+    assert [(row["policy"], row["scale"]) for row in told["rows"]] == [
         (name, scale) for scale in (None, None, 1.5, fits) for name in ("teacher_4", DEFAULT)
     ]
     html, text = ((copied_run.run / "report" / f"report.{kind}").read_text() for kind in ("html", "md"))
-    assert 'alt="success over the time of a policy call"' in html and moving["disturbance"] in html
+    assert 'alt="success over the time of a policy call"' in html and told["disturbance"] in html
     assert "| measured × 1.50" in text
     # with the old command the old report comes back, and says that nothing was asked for
     assert main(["--config", str(copied_run.config)]) == 0
-    assert "--moving.latency-ms" in (copied_run.run / "report" / "report.md").read_text()
+    assert "--real-time.latency-ms" in (copied_run.run / "report" / "report.md").read_text()
 
 
 def test_how_foreign_the_observations_were_is_counted_for_every_policy(tiny_run) -> None:

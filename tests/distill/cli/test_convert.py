@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import envs
-from distill.cli.outside_config import CompareConfig, read_outside
-from distill.hypotheses.frame_cache import KeptObservations
-from distill.stages.outside_plan import split
+from distill.cli.external_config import CompareConfig, read_external
+from distill.hypotheses.frame_cache import FrameCache
+from distill.inputs.recorded import split
+from distill.stages.train_student import TrainStudent
 from envs.cameras.specs import CameraSettings
 from envs.demonstrations import Demonstration, Demonstrations
 from envs.panda.recording import record, stored_starts
@@ -97,11 +98,9 @@ def report(out: str = "out") -> dict:
 def test_a_folder_of_ours_is_converted_without_a_simulator_and_goes_on_where_it_stopped(
     main: Main, place: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    from distill.stages import convert
-
     # interrupted after the hypotheses, as by Ctrl-C
     with monkeypatch.context() as broken:
-        broken.setattr(convert.Conversion, "_train_student", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr(TrainStudent, "run", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         assert main(place.line("teacher")) == 130
     drawn = Path("out/sample/shard-00000.safetensors").stat().st_mtime_ns
     assert main(place.line("teacher", "--dry-run")) == 0
@@ -130,9 +129,8 @@ def test_few_recorded_observations_are_filled_up_with_perturbed_copies(
     main: Main, place: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from distill.hypotheses.cache import HypothesisDataset
-    from distill.stages import convert
 
-    monkeypatch.setattr(convert.Conversion, "_train_student", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(TrainStudent, "run", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     assert main(place.line("teacher", "--sample.num-observations", "60", "--sample.perturbation", "0.2")) == 130
     cached = HypothesisDataset(Path("out/sample"), frames=True)
     rows = cached.batch(torch.arange(len(cached)))
@@ -148,7 +146,7 @@ def test_an_adapter_beside_a_package_named_envs_is_converted_and_compared(main: 
     assert teacher["label"] == "Teacher, 4 steps" and teacher["nfe"] == 4 and teacher["parameters"] is None
     assert student["warm_start"] is False and student["episodes"] == 2
     assert set(student["latency"]["stages"]) == {"preprocess_ms", "encode_ms", "head_ms", "post_ms"}
-    assert told["adapters"][0]["kind"] == "velocity field"
+    assert told["external"][0]["kind"] == "velocity field"
     made = load_student("out/distill/chamfer")
     assert (made.shape.task, made.shape.horizon, made.shape.width, made.shape.patch) == ("avoid", 8, 16, 4)
     ranges = load_file("out/observations/ranges.safetensors")
@@ -209,7 +207,7 @@ def test_what_does_not_fit_into_memory_is_read_each_time() -> None:
 
     rows = torch.tensor([4, 0, 4])
     for most in (0, 1 << 20):
-        found = KeptObservations(observe, frames, most).at(rows)
+        found = FrameCache(observe, frames, most).at(rows)
         assert found[STATE].flatten().tolist() == [5, 3, 5]
         torch.testing.assert_close(found["observation.images.front"], torch.from_numpy(images[[5, 3, 5]]))
 
@@ -309,7 +307,7 @@ def test_every_command_of_a_page_is_understood(page: str, observations: Path, mo
         words = shlex.split(line) if " distill.py " in line and line.strip().startswith("accelerate") else []
         if words[3:4] in (["convert"], ["compare"]):
             words[words.index("--observations") + 1] = str(observations)
-            _, config = read_outside(words[3], words[4:])
+            _, config = read_external(words[3], words[4:])
             named = config.policies if isinstance(config, CompareConfig) else (config.teacher,)
             assert named and all((ROOT / name.split(":")[0]).is_file() for name in named if name.startswith("examples/"))
             found += 1

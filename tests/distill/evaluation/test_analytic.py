@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from distill.config import StudentConfig
 from distill.hypotheses.cache import CachePlan, HypothesisDataset, write_index, write_shards
 from distill.objectives.code_shares import calibrate
-from distill.objectives.recipes import RECIPES, Batch, Ingredients, Lesson
+from distill.objectives.recipes import RECIPES, Batch, LossModule, TrainingContext
 from distill.training.loop import Share, batch_indices, fit
 from envs.specs import STATE
 from students import load_student
@@ -103,7 +103,7 @@ def _distil(name: str, dataset: HypothesisDataset, normaliser: Normaliser, folde
     chosen, settings = RECIPES[name], StudentConfig(
         training_steps=steps, batch_size=32, num_latents=16, codes=32, warmup_steps=20, candidates=1, warm_start=False
     )  # fmt: skip
-    given = Ingredients(SHAPE, normaliser, None, settings, HYPOTHESES, torch.ones(4, 2))
+    given = TrainingContext(SHAPE, normaliser, None, settings, HYPOTHESES, torch.ones(4, 2))
     torch.manual_seed(0)
     student = chosen.build(given)
 
@@ -116,7 +116,7 @@ def _distil(name: str, dataset: HypothesisDataset, normaliser: Normaliser, folde
         return value
 
     curve = fit(
-        Accelerator(cpu=True), Lesson(student, chosen, given), batches, loss, replace(settings, batch_size=32), 0, folder,
+        Accelerator(cpu=True), LossModule(student, chosen, given), batches, loss, replace(settings, batch_size=32), 0, folder,
         lambda model, target: model.student.save_pretrained(target),  # type: ignore[operator,union-attr]
         lambda step, value: None, name,
     )  # fmt: skip

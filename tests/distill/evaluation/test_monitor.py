@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from distill.config import Config, DemosConfig
+from distill.config import Config
 from distill.evaluation import monitor as monitoring
-from distill.evaluation.nearest_demonstration import DemonstrationMemory, NearestDemonstration
 from distill.evaluation.monitor import SupportMonitor
+from distill.evaluation.nearest_demonstration import DemonstrationMemory, NearestDemonstration
 from distill.evaluation.policies import device_of, postprocess, sample_set
 from distill.evaluation.rollouts import decide
-from distill.stages.pipeline import Pipeline
+from distill.inputs.rollouts import monitor_of
 from envs import task_spec
 from envs.demonstrations import Demonstration, Demonstrations
 from envs.specs import STATE
@@ -55,11 +55,10 @@ def test_a_monitor_by_hand(statistics) -> None:
             SupportMonitor(states, bad, _normaliser(statistics))
 
 
-def test_of_one_demonstrated_start_nothing_is_said(monkeypatch, tmp_path) -> None:
-    config = Config(runs_dir=tmp_path, demos=DemosConfig(train_starts=1))
-    pipeline = Pipeline(SimpleNamespace(config=config))  # type: ignore[arg-type]
-    monkeypatch.setattr(pipeline, "demonstrations", lambda: SimpleNamespace(start_index=np.zeros(24, int)))
-    assert pipeline.monitor() is None
+def test_there_is_no_monitor_of_one_demonstrated_start(demonstrations: Demonstrations) -> None:
+    shape = Config().shape(demonstrations.spec)
+    assert monitor_of(demonstrations, shape) is not None
+    assert monitor_of(replace(demonstrations, start_index=np.zeros(3, int)), shape) is None
 
 
 def test_a_monitor_calls_about_one_new_observation_in_a_hundred_foreign(statistics, monkeypatch) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 import envs
 import teachers
 from distill.evaluation.policies import StudentPolicy, TeacherPolicy
-from distill.evaluation.real_time import Clock, MovingEpisode, delay_steps, outcome, run_moving
+from distill.evaluation.real_time import Clock, RealTimeEpisode, delay_steps, outcome, run_in_real_time
 from distill.evaluation.rollouts import run_episodes
 from envs.panda.disturbances import Disturbance
 from envs.panda.recording import stored_starts
@@ -93,7 +93,7 @@ def test_with_no_latency_and_no_disturbance_an_episode_is_that_of_the_synchronou
     policy = StudentPolicy(make_student(), "student")
     indices = [3, 0, 1, 2]
     waiting = run_episodes("avoid", policy, STARTS, indices, every, 7, 9, at_once=3, selection=selection)
-    moving = run_moving("avoid", policy, STARTS, indices, Clock(0, every), 7, False, 9, at_once=3, selection=selection)
+    moving = run_in_real_time("avoid", policy, STARTS, indices, Clock(0, every), 7, False, 9, at_once=3, selection=selection)
     assert [run.episode for run in moving] == waiting
     assert len({episode.steps for episode in waiting}) > 1 and sum(episode.compared for episode in waiting) > 0 or every == 8
     assert {(run.moved_at, run.reaction_steps) for run in moving} == {(None, None)}
@@ -110,7 +110,7 @@ def test_with_no_latency_a_teacher_does_in_other_tasks_what_it_did(task: str, sm
                             "action": {"min": np.array(actions.low), "max": np.array(actions.high)}})  # fmt: skip
     policy, starts = TeacherPolicy(teacher.eval(), 2), stored_starts(task, 0, "test", 2)
     waiting = run_episodes(task, policy, starts, [0, 1], 8, 7, 2)
-    assert [run.episode for run in run_moving(task, policy, starts, [0, 1], Clock(0, 8), 7, False, 2)] == waiting
+    assert [run.episode for run in run_in_real_time(task, policy, starts, [0, 1], Clock(0, 8), 7, False, 2)] == waiting
 
 
 # -- a policy whose actions say which plan they are of ---------------------------------------------------------------
@@ -133,7 +133,7 @@ class Counting(TeacherPolicy):
         return normalised.expand(*draws.shape[:2], -1, -1)
 
 
-def _carried_out(run: MovingEpisode, steps: int) -> list[tuple[int, int]]:
+def _carried_out(run: RealTimeEpisode, steps: int) -> list[tuple[int, int]]:
     return [(round((x - 0.30) / 0.0005), round(y / 0.001)) for x, y in run.episode.actions[:steps]]
 
 
@@ -144,8 +144,8 @@ def counting(make_teacher: Callable[..., Any]) -> Counting:
 
 def _roll(
     policy: Any, clock: Clock, indices: tuple[int, ...] = (0,), disturbed: bool = False, **keywords: Any
-) -> list[MovingEpisode]:
-    return run_moving("avoid", policy, STARTS, indices, clock, 5, disturbed, 9, **keywords)
+) -> list[RealTimeEpisode]:
+    return run_in_real_time("avoid", policy, STARTS, indices, clock, 5, disturbed, 9, **keywords)
 
 
 def test_what_is_carried_out_is_what_the_clock_says(counting: Counting) -> None:

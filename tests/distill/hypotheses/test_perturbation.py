@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from distill.config import Config, validate
-from distill.hypotheses.perturbation import beside, perturbed, with_copies
-from distill.observation import ObservationConfig
+from distill.checks import validate
+from distill.config import Config, ObservationConfig
+from distill.hypotheses.perturbation import perturbed, with_copies, with_perturbed
 
 
 def test_copies_are_shared_out_over_the_frames() -> None:
@@ -52,7 +52,7 @@ def test_copies_are_looked_at_where_their_frame_was_and_moved() -> None:
         return {name: values[frames] for name, values in seen.items()}
 
     numbers, spread = np.array([2, 4, 7]), np.array([0.1, 0.0])
-    looked = beside(observe, 3, spread, seed=5)(numbers)
+    looked = with_perturbed(observe, 3, spread, seed=5)(numbers)
     assert asked == [[2, 1, 1]]
     assert looked["observation.other"].tolist() == [2.0, 1.0, 1.0]
     expected = perturbed(seen["observation.state"][[2, 1, 1]], numbers, 3, spread, 5)

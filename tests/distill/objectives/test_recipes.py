@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from distill.config import Config, StudentConfig
 from distill.hypotheses.cache import hypothesis_seeds, noise_of
+from distill.hypotheses.distances import embed
 from distill.objectives import flow_maps as rivals
 from distill.objectives.code_shares import share_loss
-from distill.objectives.recipes import RECIPES, Batch, Ingredients, Lesson, RivalRecipe, SetRecipe, recipe
+from distill.objectives.recipes import RECIPES, Batch, FlowMapRecipe, LossModule, SetRecipe, TrainingContext, recipe
 from distill.objectives.sets import OBJECTIVES, chamfer, coverage, fidelity
-from distill.hypotheses.distances import embed
 from envs.specs import STATE
 from students.flow_map import FlowMapStudent
 from students.one_step import OneStepStudent
@@ -29,19 +29,19 @@ HYPOTHESES = 5
 SETTINGS = StudentConfig(batch_size=4, num_latents=3, latent_size=6)
 SETS = [name for name, chosen in RECIPES.items() if isinstance(chosen, SetRecipe)]
 NOISE = [name for name, chosen in OBJECTIVES.items() if chosen.noise]
-RIVALS = [name for name, chosen in RECIPES.items() if isinstance(chosen, RivalRecipe)]
+RIVALS = [name for name, chosen in RECIPES.items() if isinstance(chosen, FlowMapRecipe)]
 WEIGHTS_TA = torch.tensor([1.0, 3.0]).repeat(8, 1)
 
 
 @pytest.fixture
-def given(make_teacher) -> Callable[..., Ingredients]:
+def given(make_teacher) -> Callable[..., TrainingContext]:
     """What a recipe may use; keyword arguments change it, or the student's settings."""
 
-    def build(teacher: Any = "flow", **changes: Any) -> Ingredients:
+    def build(teacher: Any = "flow", **changes: Any) -> TrainingContext:
         chosen = make_teacher() if teacher == "flow" else teacher
         normaliser = (chosen or make_teacher()).normaliser
         shape = changes.pop("shape", (chosen or make_teacher()).shape)
-        return Ingredients(shape, normaliser, chosen, replace(SETTINGS, **changes), HYPOTHESES, WEIGHTS_TA)
+        return TrainingContext(shape, normaliser, chosen, replace(SETTINGS, **changes), HYPOTHESES, WEIGHTS_TA)
 
     return build
 
@@ -62,7 +62,7 @@ def _generator(seed: int = 3) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _made(name: str, given: Ingredients) -> tuple[nn.Module, Batch, tuple[Tensor, ...]]:
+def _made(name: str, given: TrainingContext) -> tuple[nn.Module, Batch, tuple[Tensor, ...]]:
     """A student of the recipe, and a batch and draws for one step of it."""
     chosen = RECIPES[name]
     torch.manual_seed(0)
@@ -84,7 +84,7 @@ def test_there_is_a_recipe_for_every_objective() -> None:
 def test_a_step_sends_gradients_to_the_student_and_none_to_the_teacher(name: str, given) -> None:
     ingredients = given()
     student, batch, draws = _made(name, ingredients)
-    lesson = Lesson(student, RECIPES[name], ingredients)
+    lesson = LossModule(student, RECIPES[name], ingredients)
     # a batch holds what the recipe's kind of data holds, no more
     left_out = {"hypotheses": ("action",), "demonstrations": ("hypotheses", "seed")}[RECIPES[name].data]
     loss = lesson({key: value for key, value in batch.items() if key not in left_out}, *draws)
@@ -105,7 +105,7 @@ def test_a_step_sends_gradients_to_the_student_and_none_to_the_teacher(name: str
 def test_a_lesson_trains_and_keeps_the_student_only(name: str, given) -> None:
     ingredients = given()
     student, _, _ = _made(name, ingredients)
-    lesson = Lesson(student, RECIPES[name], ingredients)
+    lesson = LossModule(student, RECIPES[name], ingredients)
     assert {key.removeprefix("student.") for key in lesson.state_dict()} == set(student.state_dict())
     assert [id(value) for value in lesson.parameters()] == [id(value) for value in student.parameters()]
     # and none of it is the teacher's own tensor

@@ -14,6 +14,7 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
+from distill.hypotheses.distances import chunk_weights, distances, embed
 from distill.objectives.sets import (
     ANCHORED,
     OBJECTIVES,
@@ -34,7 +35,6 @@ from distill.objectives.sets import (
     sinkhorn,
     soft_chamfer,
 )
-from distill.hypotheses.distances import chunk_weights, distances, embed
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 TERMS: dict[str, Loss] = {

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from distill.config import Config, StudentConfig, TeacherConfig
+from distill.graphs.run import RunGraph, run_graph
 from distill.report import figures, tables
 from distill.report.page import strict_json, write_report
-from distill.stages.plan import make_plan
-from distill.stages.results import distilling
 from distill.store.manifest import commit, partial_folder
+from distill.worlds import open_world
 from distill.worlds.clips import write_clip
 from students.selection import ALIKE
 
@@ -224,16 +224,20 @@ def test_what_distilling_cost_is_said_in_both(tmp_path, results):
     assert tables.distilling_line(results) == ""
 
 
+def _graph(config) -> RunGraph:
+    return run_graph(config, open_world(config))
+
+
 def test_what_distilling_cost_is_read_from_the_stages(tmp_path):
     students = ("chamfer", "imle_policy")
 
     def cost(default, **seconds):
         config = Config(runs_dir=tmp_path / default / str(len(seconds)), student=StudentConfig(students, default))
-        plan = make_plan(config)
-        for stage in (plan.train, plan.sample, *plan.train_students.values()):
+        graph = _graph(config)
+        for stage in (graph.last.train_teacher, graph.sample, *graph.trained):
             partial_folder(config.folder / stage.name, stage.key).mkdir(parents=True)
             commit(config.folder / stage.name, stage.key, stage.made_from, 1.0, seconds.get(stage.name.split("/")[-1], 0.0))
-        return distilling(config, plan)
+        return graph.last.distilling(config.folder)
 
     seconds = {"teacher": 200.0, "sample": 30.0, "chamfer": 20.0, "imle_policy": 150.0}
     trained = {"chamfer": 20.0, "imle_policy": 150.0}
@@ -249,15 +253,15 @@ def test_what_distilling_cost_is_read_from_the_stages(tmp_path):
 
 def test_setting_the_shares_right_is_part_of_what_a_student_cost(tmp_path):
     config = Config(runs_dir=tmp_path, student=StudentConfig(("regression", "chamfer"), "chamfer"))
-    plan = make_plan(config)
-    trained = [(stage, 20.0) for stage in plan.train_students.values()]
-    for stage, seconds in [(plan.train, 100.0), (plan.sample, 10.0), *trained]:
+    graph = _graph(config)
+    trained = [(stage, 20.0) for stage in graph.trained]
+    for stage, seconds in [(graph.last.train_teacher, 100.0), (graph.sample, 10.0), *trained]:
         partial_folder(config.folder / stage.name, stage.key).mkdir(parents=True)
         commit(config.folder / stage.name, stage.key, stage.made_from, 1.0, seconds)
-    folder = config.folder / plan.students["chamfer"].name
+    folder = config.folder / "distill/chamfer"
     folder.mkdir(parents=True)
     (folder / "calibration.json").write_text(json.dumps({"energy_after": 0.1, "cpu_seconds": 5.0}))
-    cost = distilling(config, plan)
+    cost = graph.last.distilling(config.folder)
     assert cost["students"] == {"regression": 20.0, "chamfer": 25.0} and cost["share"] == pytest.approx(35 / 100)
 
 
@@ -265,7 +269,7 @@ def test_a_teacher_from_elsewhere_has_no_known_cost(tmp_path):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes(b"{}")
     config = Config(runs_dir=tmp_path / "runs", teacher=TeacherConfig(path=tmp_path))
-    found = distilling(config, make_plan(config))
+    found = _graph(config).last.distilling(config.folder)
     assert found["teacher_cpu_s"] is None and found["share"] is None
 
 

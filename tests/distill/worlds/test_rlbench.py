@@ -1,7 +1,8 @@
-"""RLBench in the pipeline, from stored demonstrations to the report, with two worker processes; resumed, and what it writes."""
+"""RLBench as a world, from stored demonstrations to the report, with two worker processes; resumed, and what it writes."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,14 +18,19 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from distill.config import Config, apply_preset, validate
-from distill.context import Run
+from distill.checks import validate
+from distill.config import Config
 from distill.evaluation.rollouts import Episode
-from distill.stages.pipeline import Pipeline
-from distill.stages.plan import make_plan
-from distill.worlds import rlbench as benchmark
+from distill.graphs.run import run_graph
+from distill.presets import apply_preset
+from distill.runtime.context import Context
+from distill.runtime.stage import Stage
+from distill.worlds import open_world
 from distill.worlds.clips import write_clip
+from distill.worlds.episode_files import write_eval_info
+from distill.worlds.rlbench import TRIES, RLBenchWorld
 from distill.worlds.rlbench_clips import FILMED, FPS, HOLD, _pictures
+from distill.worlds.simulators import Simulators
 from envs.demonstrations import Demonstrations
 from envs.process.worker import WorkerFailure, WorkerStartError
 from envs.rlbench.env import RLBenchEnv
@@ -64,19 +70,25 @@ def config(store_rlbench: Store, tmp_path_factory: pytest.TempPathFactory) -> Co
 @pytest.fixture(scope="module")
 def finished(config: Config) -> Path:
     """The folder of a whole run."""
-    with Run.open(config) as run, Pipeline(run) as pipeline:
-        pipeline.report()
+    whole(config)
     return config.folder
 
 
+def whole(config: Config) -> None:
+    """Do everything that is missing, to the report."""
+    with contextlib.closing(open_world(config)) as world, Context.open(config.folder) as context:
+        run_graph(config, world).do(context)
+
+
 @pytest.fixture
-def pipeline(config: Config) -> Iterator[SimpleNamespace]:
-    """As much of a pipeline as `side_by_side` and `_episodes` ask for, in one process."""
-    share = SimpleNamespace(rank=0, world=1)
-    run = SimpleNamespace(is_main=False, share=share, my_share=list, gather=list)
-    simulators = benchmark.Simulators(config)
-    yield SimpleNamespace(config=config, run=run, spec=config.spec(), cameras=None, simulators=simulators)
-    simulators.close()
+def world(config: Config) -> Iterator[RLBenchWorld]:
+    """The world, whose simulators draw nothing."""
+    with contextlib.closing(RLBenchWorld(config, open_world(config).spec, None)) as opened:
+        yield opened
+
+
+CONTEXT = Context(Path(), SimpleNamespace(is_main_process=False), alone=True)  # type: ignore[arg-type]
+"""One process by itself."""
 
 
 def read(path: Path) -> Any:
@@ -156,19 +168,18 @@ def test_a_second_go_does_nothing_again(finished: Path, config: Config, capsys: 
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("manifest.json")}
     # where it is made is no part of a key
     moved = replace(config, rlbench=replace(config.rlbench, python="/elsewhere/python", workers=1))
-    with Run.open(moved) as run, Pipeline(run) as pipeline:
-        pipeline.report()
+    whole(moved)
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("manifest.json")} == before
 
 
 # -- several simulators, failures, going on ----------------------------------------------------------------------------
 
 
-def _roll(pipeline: Any, folder: Path, work: Callable[[RLBenchEnv, int], Episode], count: int = 4) -> list[Episode]:
-    return benchmark._episodes(pipeline, None, count, folder, "test", "policy", work)
+def _roll(world: RLBenchWorld, folder: Path, work: Callable[[RLBenchEnv, int], Episode], count: int = 4) -> list[Episode]:
+    return world._episodes(CONTEXT, None, count, folder, "test", "policy", work)
 
 
-def test_episodes_that_are_written_down_are_not_done_again(pipeline: Any, tmp_path: Path) -> None:
+def test_episodes_that_are_written_down_are_not_done_again(world: RLBenchWorld, tmp_path: Path) -> None:
     rows = [{"seconds": 1.0, "episode": asdict(Episode(index=index, success=True, mode="solved"))} for index in (0, 2)]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "test-5.jsonl").write_text(text + '{"seconds": 1.0, "episode": {"index": 3, "succ')  # cut off by a crash
@@ -178,16 +189,16 @@ def test_episodes_that_are_written_down_are_not_done_again(pipeline: Any, tmp_pa
         done.append(index)
         return Episode(index=index, failure="timeout")
 
-    episodes = _roll(pipeline, tmp_path, work)
+    episodes = _roll(world, tmp_path, work)
     assert sorted(done) == [1, 3]
     assert [(each.index, each.success, each.failure) for each in episodes] == [
         (0, True, ""), (1, False, "timeout"), (2, True, ""), (3, False, "timeout")
     ]  # fmt: skip
     assert len((tmp_path / "test-0.jsonl").read_text().splitlines()) == 2
-    assert [each.index for each in _roll(pipeline, tmp_path, work)] == [0, 1, 2, 3] and sorted(done) == [1, 3]
+    assert [each.index for each in _roll(world, tmp_path, work)] == [0, 1, 2, 3] and sorted(done) == [1, 3]
 
 
-def test_a_killed_simulator_costs_its_episode_only(pipeline: Any, tmp_path: Path) -> None:
+def test_a_killed_simulator_costs_its_episode_only(world: RLBenchWorld, tmp_path: Path) -> None:
     pids: dict[int, int | None] = {}
 
     def work(env: RLBenchEnv, index: int) -> Episode:
@@ -205,31 +216,31 @@ def test_a_killed_simulator_costs_its_episode_only(pipeline: Any, tmp_path: Path
             return Episode(index=index, failure=failure.name)
         return Episode(index=index, failure="timeout")
 
-    episodes = _roll(pipeline, tmp_path, work)
+    episodes = _roll(world, tmp_path, work)
     assert [each.failure for each in episodes] == ["", "crash", "", ""]
     assert [each.success for each in episodes] == [True, False, True, True]
     assert len(set(pids.values())) >= 2  # two simulators, or one and its successor
 
 
-def test_two_simulators_work_at_once(pipeline: Any, tmp_path: Path) -> None:
+def test_two_simulators_work_at_once(world: RLBenchWorld, tmp_path: Path) -> None:
     meet = threading.Barrier(2, timeout=30)
 
     def work(env: RLBenchEnv, index: int) -> Episode:
         meet.wait()  # passes only while another episode is being done
         return Episode(index=index, success=True)
 
-    assert all(episode.success for episode in _roll(pipeline, tmp_path, work))
+    assert all(episode.success for episode in _roll(world, tmp_path, work))
 
 
-def test_a_simulator_that_does_not_start_ends_the_work_at_once(pipeline: Any, tmp_path: Path) -> None:
-    settings = replace(pipeline.config.rlbench, python="/nowhere/python")
-    pipeline.simulators = benchmark.Simulators(replace(pipeline.config, rlbench=settings))
+def test_a_simulator_that_does_not_start_ends_the_work_at_once(world: RLBenchWorld, tmp_path: Path) -> None:
+    settings = replace(world.config.rlbench, python="/nowhere/python")
+    world.simulators = Simulators(replace(world.config, rlbench=settings), None)
     with pytest.raises(WorkerStartError, match="/nowhere/python can not be started"):
-        _roll(pipeline, tmp_path, lambda env, index: Episode(index=int(env.reset(seed=0)[0] == index)))
+        _roll(world, tmp_path, lambda env, index: Episode(index=int(env.reset(seed=0)[0] == index)))
     assert (tmp_path / "test-0.jsonl").read_text() == ""
 
 
-def test_what_stops_the_work_does_not_wait_for_simulators_and_keeps_nothing_of_them(pipeline: Any, tmp_path: Path) -> None:
+def test_what_stops_the_work_waits_for_no_simulator_and_keeps_nothing_of_them(world: RLBenchWorld, tmp_path: Path) -> None:
     started = threading.Event()
 
     def work(env: RLBenchEnv, index: int) -> Episode:
@@ -247,7 +258,7 @@ def test_what_stops_the_work_does_not_wait_for_simulators_and_keeps_nothing_of_t
 
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        _roll(pipeline, tmp_path, work, count=2)
+        _roll(world, tmp_path, work, count=2)
     assert time.monotonic() - began < 30 and (tmp_path / "test-0.jsonl").read_text() == ""
 
 
@@ -294,8 +305,7 @@ def test_success_is_told_by_task_too(tmp_path: Path) -> None:
     episodes = [Episode(index=0, success=True), Episode(index=1, failure="crash"), Episode(index=2, failure="timeout")]
     rows = [{"start": [0, -1, 5, 1, index % 2], "seconds": 2.0, "episode": asdict(episodes[index])} for index in range(3)]
     (tmp_path / "test-0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = SimpleNamespace(task="rlbench/a+b")
-    benchmark.write_eval_info(SimpleNamespace(config=config), tmp_path, episodes, "test")  # type: ignore[arg-type]
+    write_eval_info("rlbench/a+b", tmp_path, episodes)
     told = read(tmp_path / "eval_info.json")
     assert [(row["task"], row["metrics"]["pc_success"], row["metrics"]["n_episodes"]) for row in told["per_task"]] == [
         ("a", 50.0, 2), ("b", 0.0, 1)
@@ -304,10 +314,14 @@ def test_success_is_told_by_task_too(tmp_path: Path) -> None:
     assert told["per_task"][1]["metrics"]["failures"] == ["crash"]
 
 
+def stages(config: Config) -> list[Stage[Any]]:
+    return run_graph(config, open_world(config)).stages
+
+
 def test_what_changes_a_rollout_changes_the_keys_and_nothing_else_does(config: Config) -> None:
     def keys(**changes: Any) -> dict[str, str]:
         made = replace(config, rlbench=replace(config.rlbench, **changes))
-        return {stage.name: stage.key for stage in make_plan(made).all()}
+        return {stage.name: stage.key for stage in stages(made)}
 
     assert keys(python="x", workers=5, start_s=1.0, step_s=2.0, restart_after=9) == keys()
     assert "evaluate/oracle" in keys()
@@ -316,15 +330,15 @@ def test_what_changes_a_rollout_changes_the_keys_and_nothing_else_does(config: C
         assert all(key != keys()[name] for name, key in keys(**change).items())
     plain = Config()
     other = replace(plain, rlbench=RLBenchSettings(arm="ik", workers=9))
-    assert [stage.key for stage in make_plan(plain).all()] == [stage.key for stage in make_plan(other).all()]
-    assert make_plan(plain).oracle is None
+    assert [stage.key for stage in stages(plain)] == [stage.key for stage in stages(other)]
+    assert "evaluate/oracle" not in {stage.name for stage in stages(plain)}
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("demos: {per_mode: 2}", "demos.per_mode: got 2, expected 1"),
-        ("moving: {latency_ms: [50.0]}", "RLBench's world waits"),
+        ("real_time: {latency_ms: [50.0]}", "the world of rlbench/open_drawer waits for the policy"),
         ("rlbench: {arm: fly}", "rlbench.arm: unknown 'fly'"),
         ("rlbench: {workers: 0}", "must be at least 1"),
         ("observation: {state_names: [tool_x_m]}", "observation.state_names: unknown 'tool_x_m'"),
@@ -342,7 +356,7 @@ def test_the_small_sizes_fit_every_task() -> None:
         if path.stem != "small":
             small = apply_preset(apply_preset(Config(), path), folder / "small.yaml")
             validate(small)
-            assert small.teacher.horizon == 32 and small.observation.num_points == 384 and small.is_rlbench
+            assert small.teacher.horizon == 32 and small.observation.num_points == 384
 
 
 class Unsolvable:
@@ -361,12 +375,12 @@ class Unsolvable:
 
 def test_a_start_without_a_demonstration_is_replaced_and_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
     config = Config(task="rlbench/reach_target")
-    pipeline = SimpleNamespace(config=config)
+    world = RLBenchWorld.open(config)
     start, failures, env = drawn_start(config.task, config.rlbench, 0, "train", 3, 0), [], Unsolvable(2)
-    assert benchmark._demonstration(pipeline, env, start, "train", 3, True, failures) == "shown"
+    assert world._demonstration(env, start, "train", 3, True, failures) == "shown"
     assert failures == ["planner_error"] * 2 and len({tuple(asked) for asked in env.asked}) == 3
     said = capsys.readouterr().err.splitlines()
     told = "  train, start 3: no demonstration (planner_error), try"
-    assert said == [f"{told} {attempt} of {benchmark.TRIES}" for attempt in (1, 2)]
+    assert said == [f"{told} {attempt} of {TRIES}" for attempt in (1, 2)]
     with pytest.raises(ValueError, match="no demonstration of rlbench/reach_target at start 3 of train: planner_error: no"):
-        benchmark._demonstration(pipeline, Unsolvable(benchmark.TRIES), start, "train", 3, True, [])
+        world._demonstration(Unsolvable(TRIES), start, "train", 3, True, [])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distill.stages.measured import figures_of, run_time_of
+from distill.cli.measured import figures_of, run_time_of
 from distill.store.manifest import commit, partial_folder
 from students.export.card import Measured, Provenance
 from students.selection import Selection

@@ -1,4 +1,4 @@
-"""The plan: which stages a change of the config makes again, and which it must leave alone."""
+"""The graph of a run: which stages a change of the config makes again, and which it must leave alone."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from distill.checks import check_teacher_folder
 from distill.config import Config
+from distill.graphs.run import run_graph
 from distill.objectives.recipes import RECIPES
-from distill.stages.plan import check_external_teacher, make_plan
+from distill.worlds import open_world
 from students.selection import KINDS
 from teachers.diffusion import DiffusionTeacher
 
@@ -32,7 +34,7 @@ ALL = {"demos", "starts", "train/teacher"} | TEACHER_ON
 
 
 def _keys(config: Config) -> dict[str, str]:
-    return {stage.name: stage.key for stage in make_plan(config).all()}
+    return {stage.name: stage.key for stage in run_graph(config, open_world(config)).stages}
 
 
 def _with(base: Config, flag: str, value: Any) -> Config:
@@ -49,7 +51,7 @@ def _changed(flag: str, value: Any, base: Config = BASE) -> set[str]:
 
 
 def test_the_stages_stand_in_the_order_of_their_needs() -> None:
-    names = [stage.name for stage in make_plan(BASE).all()]
+    names = [stage.name for stage in run_graph(BASE, open_world(BASE)).stages]
     assert set(names) == ALL and len(names) == len(ALL)
     needs = [("demos", "train/teacher"), ("train/teacher", "teach"), ("teach", "sample"), ("sample", "train/chamfer"),
              ("train/chamfer", "distill/chamfer"), ("distill/chamfer", "evaluate/chamfer"),
@@ -164,64 +166,64 @@ def test_the_choice_of_checkpoints_is_made_again_without_training_the_teacher_ag
     assert {"teach"} | CHOSEN <= changed and not {"demos", "train/teacher"} & changed
 
 
-MOVING = {"moving/teacher_4", "moving/chamfer"}
+REAL_TIME = {"real_time/teacher_4", "real_time/chamfer"}
 
 
-def _moving(**changes: Any) -> Config:
-    return replace(BASE, moving=replace(BASE.moving, **{"latency_ms": (0.0, 100.0), "teacher_steps": (4,), **changes}))
+def _real_time(**changes: Any) -> Config:
+    return replace(BASE, real_time=replace(BASE.real_time, **{"latency_ms": (0.0, 100.0), "teacher_steps": (4,), **changes}))
 
 
-def test_a_moving_world_has_stages_only_when_it_is_asked_for_and_changes_no_other_but_the_report() -> None:
-    before, after = _keys(BASE), _keys(_moving())
-    assert set(after) - set(before) == MOVING
+def test_real_time_has_stages_only_when_it_is_asked_for_and_changes_no_other_but_the_report() -> None:
+    before, after = _keys(BASE), _keys(_real_time())
+    assert set(after) - set(before) == REAL_TIME
     assert {name for name in before if before[name] != after[name]} == {"report"}
     # while it is off nothing about it matters
-    assert _changed("moving.execution_horizon", 2) == _changed("moving.teacher_steps", (1,)) == set()
+    assert _changed("real_time.execution_horizon", 2) == _changed("real_time.teacher_steps", (1,)) == set()
 
 
 @pytest.mark.parametrize(
     ("flag", "value", "expected"),
     [
-        ("moving.latency_ms", (0.0,), MOVING | {"report"}),
-        ("moving.time_scales", (2.0,), MOVING | {"report"}),
-        ("moving.scale_to_clock", True, MOVING | {"report"}),
-        ("moving.consistent", False, {"moving/chamfer", "report"}),
-        ("moving.execution_horizon", 2, MOVING | {"report"}),
-        ("moving.execution_horizon", 0, MOVING | {"report"}),
-        ("moving.patience", 1.0, MOVING | {"report"}),
-        ("moving.starts", 9, MOVING | {"report"}),
-        ("moving.teacher_steps", (4, 1), {"moving/teacher_1", "report"}),
-        ("evaluate.execution_horizon", 9, {"teach", "sample", "reference"} | TRAINED | CHOSEN | EVALUATED | END | MOVING),
-        ("evaluate.selection", "one", SELECTED | {"moving/chamfer"}),
+        ("real_time.latency_ms", (0.0,), REAL_TIME | {"report"}),
+        ("real_time.time_scales", (2.0,), REAL_TIME | {"report"}),
+        ("real_time.scale_to_clock", True, REAL_TIME | {"report"}),
+        ("real_time.consistent", False, {"real_time/chamfer", "report"}),
+        ("real_time.execution_horizon", 2, REAL_TIME | {"report"}),
+        ("real_time.execution_horizon", 0, REAL_TIME | {"report"}),
+        ("real_time.patience", 1.0, REAL_TIME | {"report"}),
+        ("real_time.starts", 9, REAL_TIME | {"report"}),
+        ("real_time.teacher_steps", (4, 1), {"real_time/teacher_1", "report"}),
+        ("evaluate.execution_horizon", 9, {"teach", "sample", "reference"} | TRAINED | CHOSEN | EVALUATED | END | REAL_TIME),
+        ("evaluate.selection", "one", SELECTED | {"real_time/chamfer"}),
         ("evaluate.latency_calls", 9, END),  # only stated times: measured ones do not matter
-        ("student.default", "regression", {"moving/chamfer", "moving/regression", "report"}),
+        ("student.default", "regression", {"real_time/chamfer", "real_time/regression", "report"}),
     ],
 )
-def test_what_makes_the_rollouts_in_a_moving_world_again(flag: str, value: Any, expected: set[str]) -> None:
-    assert _changed(flag, value, _moving()) == expected
+def test_what_makes_the_rollouts_in_real_time_again(flag: str, value: Any, expected: set[str]) -> None:
+    assert _changed(flag, value, _real_time()) == expected
 
 
 def test_a_time_may_be_written_as_a_whole_number() -> None:
-    assert _keys(_moving(latency_ms=(0, 100))) == _keys(_moving())
+    assert _keys(_real_time(latency_ms=(0, 100))) == _keys(_real_time())
 
 
 def test_measured_times_are_what_the_rollouts_are_made_from() -> None:
-    assert _changed("evaluate.latency_calls", 9, _moving(time_scales=(2.0,))) == END | MOVING
-    assert _changed("evaluate.latency_calls", 9, _moving(latency_ms=(), scale_to_clock=True)) == END | MOVING
+    assert _changed("evaluate.latency_calls", 9, _real_time(time_scales=(2.0,))) == END | REAL_TIME
+    assert _changed("evaluate.latency_calls", 9, _real_time(latency_ms=(), scale_to_clock=True)) == END | REAL_TIME
 
 
 def test_no_flag_of_a_stage_is_forgotten() -> None:
     """Every value that a stage is given changes a key: a flag added later may not be left out."""
     base = _with(BASE, "evaluate.selection", "consistent")  # the one that looks at all of its settings
-    base = replace(base, moving=_moving().moving)
+    base = replace(base, real_time=_real_time().moving)
     forgotten = []
-    for section in ("demos", "teacher", "sample", "student", "evaluate", "moving"):
+    for section in ("demos", "teacher", "sample", "student", "evaluate", "real_time"):
         for item in fields(getattr(base, section)):
             old = getattr(getattr(base, section), item.name)
             values: dict[type, Any] = {bool: lambda v: not v, int: lambda v: v + 9, float: lambda v: v / 2 or 0.1}
             if type(old) in values and not _changed(f"{section}.{item.name}", values[type(old)](old), base):
                 forgotten.append(f"{section}.{item.name}")
-    assert forgotten == ["moving.consistent"]  # which changes nothing where evaluate.selection is that already
+    assert forgotten == ["real_time.consistent"]  # which changes nothing where evaluate.selection is that already
 
 
 # -- a teacher from elsewhere --------------------------------------------------------------------------------------
@@ -247,8 +249,8 @@ def test_a_teacher_from_elsewhere_is_not_trained_and_its_bytes_are_the_key(make_
 
 def test_a_teacher_that_fits_is_accepted(make_teacher, tmp_path: Path) -> None:
     make_teacher().save_pretrained(tmp_path)
-    check_external_teacher(_with_teacher(tmp_path))
-    check_external_teacher(BASE)
+    check_teacher_folder(_with_teacher(tmp_path))
+    check_teacher_folder(BASE)
 
 
 @pytest.mark.parametrize(
@@ -270,18 +272,18 @@ def test_a_teacher_that_fits_is_accepted(make_teacher, tmp_path: Path) -> None:
 def test_a_teacher_that_does_not_fit_is_refused(make_teacher, tmp_path: Path, made_for, config, message: str) -> None:
     make_teacher(**made_for).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=message):
-        check_external_teacher(_with_teacher(tmp_path, **config))
+        check_teacher_folder(_with_teacher(tmp_path, **config))
 
 
 def test_a_diffusion_teacher_from_elsewhere_takes_steps_that_divide_its_levels(make_teacher, tmp_path: Path) -> None:
     teacher = DiffusionTeacher(make_teacher().shape)
     teacher.load_state_dict(make_teacher().state_dict())
     teacher.save_pretrained(tmp_path)
-    check_external_teacher(_with_teacher(tmp_path, sample=replace(BASE.sample, num_steps=20, solver="ddpm")))
+    check_teacher_folder(_with_teacher(tmp_path, sample=replace(BASE.sample, num_steps=20, solver="ddpm")))
     with pytest.raises(ValueError, match=r"sample\.num_steps: got 16, a diffusion teacher needs a divisor of 100"):
-        check_external_teacher(_with_teacher(tmp_path, sample=replace(BASE.sample, num_steps=16)))
+        check_teacher_folder(_with_teacher(tmp_path, sample=replace(BASE.sample, num_steps=16)))
     with pytest.raises(ValueError, match=r"sample\.solver: unknown 'heun'; expected one of \['ddim', 'ddpm'\]"):
-        check_external_teacher(_with_teacher(tmp_path, sample=replace(BASE.sample, solver="heun")))
+        check_teacher_folder(_with_teacher(tmp_path, sample=replace(BASE.sample, solver="heun")))
 
 
 def test_a_student_without_a_teacher_plans_as_far_as_the_teacher_it_is_compared_with(make_teacher, tmp_path: Path) -> None:
@@ -289,13 +291,13 @@ def test_a_student_without_a_teacher_plans_as_far_as_the_teacher_it_is_compared_
     student = replace(BASE.student, objectives=("imle_policy", "chamfer"))
     config = _with_teacher(tmp_path, student=student)
     with pytest.raises(ValueError, match=r"imle_policy needs no teacher .* = 16 actions.* plans 8; add --teacher.horizon 8"):
-        check_external_teacher(config)
-    check_external_teacher(_with(config, "teacher.horizon", 8))
-    check_external_teacher(_with_teacher(tmp_path))  # whoever learns from the teacher has its horizon
+        check_teacher_folder(config)
+    check_teacher_folder(_with(config, "teacher.horizon", 8))
+    check_teacher_folder(_with_teacher(tmp_path))  # whoever learns from the teacher has its horizon
 
 
 def test_a_broken_teacher_is_refused_by_its_file(make_teacher, tmp_path: Path) -> None:
     make_teacher().save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match=f"{tmp_path / 'model.safetensors'} is not a whole"):
-        check_external_teacher(_with_teacher(tmp_path))
+        check_teacher_folder(_with_teacher(tmp_path))
