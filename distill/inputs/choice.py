@@ -57,7 +57,7 @@ class ByRollouts:
 
     @property
     def inputs(self) -> Mapping[str, Input]:
-        return {"validation": self.validation}
+        return {"validation": self.validation, **self.rollouts.inputs}
 
     def settings(self, student: bool) -> Mapping[str, Any]:
         return self.rollouts.settings(student)

@@ -15,7 +15,7 @@ from distill.evaluation.policies import Policy, StudentPolicy
 from distill.evaluation.rollouts import Episode
 from distill.hypotheses.cache import episode_seed
 from distill.runtime.context import Context
-from distill.runtime.stage import Stage
+from distill.runtime.stage import Input, Stage
 from distill.training.data import normaliser_of
 from distill.worlds.contract import RolloutJob, World
 from envs.demonstrations import Demonstrations, windows
@@ -65,6 +65,11 @@ class Rollouts:
     execution_horizon: int
     selection: Selection
     monitor: MonitorSource | None = None
+
+    @property
+    def inputs(self) -> Mapping[str, Input]:
+        """What must be there before anything is rolled out."""
+        return {} if self.monitor is None else {"monitored": self.monitor}
 
     def settings(self, student: bool) -> Mapping[str, Any]:
         """What a stage depends on that rolls out a student, or another policy."""

@@ -51,7 +51,7 @@ class EvaluatePolicy(Stage[dict[str, Any]]):
 
     @property
     def inputs(self) -> Mapping[str, Input | tuple[Input, ...]]:
-        tested = {} if self.test is None else {"test_starts": self.test}
+        tested = {} if self.rollouts is None or self.test is None else {"test_starts": self.test, **self.rollouts.inputs}
         compared = {} if self.statistics is None else {"statistics": self.statistics}
         return {**self.policy.inputs, **tested, **compared, "reference": self.reference}
 

@@ -21,8 +21,6 @@ from distill.evaluation.real_time import paired_rows
 from distill.evaluation.statistics import success_figures
 from distill.inputs.recorded import Opened, Recording
 from distill.inputs.teachers import TeacherSource
-from distill.report.conversion import write_conversion_report
-from distill.report.page import write_report
 from distill.runtime.context import Context
 from distill.runtime.execution import in_order
 from distill.runtime.stage import FolderStage, Input, Stage
@@ -85,6 +83,9 @@ class WriteReport(FolderStage):
                 "labels": {each.policy.name: each.policy.label for each in self.evaluated}}  # fmt: skip
 
     def run(self, context: Context, folder: Path) -> None:
+        from distill.report.conversion import write_conversion_report  # late: they load matplotlib
+        from distill.report.page import write_report
+
         if context.is_main:
             alone = context.by_itself()
             results = {each.policy.name: each.result(alone) for each in self.evaluated}

@@ -93,7 +93,7 @@ def test_a_student_keeps_its_teachers_encoder_and_was_trained_on_what_it_makes(p
     key = _json(points / "teach" / "manifest.json")["key"]
     cache = HypothesisDataset(points / "sample", features_of=key, frames=True)
     batch = cache.batch(range(len(cache)))
-    config = apply_preset(Config(runs_dir=points.parent), points.parent / "tiny.yaml")
+    config = apply_preset(Config(runs_dir=points.parent, name=points.name), points.parent / "tiny.yaml")
     graph = run_graph(config, open_world(config))
     with Context.open(config.folder) as context:
         dataset = windows_for(graph.demonstrations.result(context), student.shape, 2, 1)
@@ -106,7 +106,7 @@ def test_a_student_keeps_its_teachers_encoder_and_was_trained_on_what_it_makes(p
 
 def test_no_policy_is_told_where_the_object_is(points: Path) -> None:
     teacher = load_teacher(points / "teach")
-    config = apply_preset(Config(runs_dir=points.parent), points.parent / "tiny.yaml")
+    config = apply_preset(Config(runs_dir=points.parent, name=points.name), points.parent / "tiny.yaml")
     starts = run_graph(config, open_world(config)).starts
     with Context.open(config.folder) as context:
         seen = {name: torch.from_numpy(value) for name, value in starts.held_out(context).items()}

@@ -33,7 +33,7 @@ def machine(monkeypatch):
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     backends = {"egl": "", "osmesa": "library libOSMesa not found", "raycast": ""}
-    monkeypatch.setitem(sys.modules, "envs.cameras.render", SimpleNamespace(available_backends=lambda: backends))
+    monkeypatch.setitem(sys.modules, "envs.cameras.backends", SimpleNamespace(available_backends=lambda: backends))
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=50e9))
     return SimpleNamespace(installed=installed, backends=backends)
 
@@ -171,7 +171,7 @@ def test_a_renderer_that_cannot_be_imported(machine, monkeypatch):
     def refuse():
         raise RuntimeError("invalid value for environment variable MUJOCO_GL: glx")
 
-    monkeypatch.setitem(sys.modules, "envs.cameras.render", SimpleNamespace(available_backends=refuse))
+    monkeypatch.setitem(sys.modules, "envs.cameras.backends", SimpleNamespace(available_backends=refuse))
     check = _find("renderer")
     assert check.status == "missing" and "MUJOCO_GL" in check.found and "unset MUJOCO_GL" in check.advice
 

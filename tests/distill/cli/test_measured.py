@@ -13,7 +13,7 @@ from distill.store.manifest import commit, partial_folder
 from students.export.card import Measured, Provenance
 from students.selection import Selection
 
-ROLLOUTS = {"test": 100, "reference": "r", "execution_horizon": 4, "envs_version": 1, "seed": 3}
+ROLLOUTS = {"test_starts": 100, "reference": "r", "execution_horizon": 4, "envs_version": 1, "seed": 3}
 
 
 def stage(folder: Path, key: str, made_from: dict[str, Any], **files: Any) -> Path:
@@ -82,7 +82,7 @@ def test_what_was_not_measured_is_none(run: Path, tmp_path: Path) -> None:
     # times over a single call are no times, a teacher on other starts is none to compare with, a report of other times neither
     stage(run / "latency", "short", {"policies": ["chamfer-key"]}, latency=latency(chamfer=1))
     for steps in (50, 10):
-        other = {"teacher": "t", "num_steps": steps, **ROLLOUTS, "test": 10}
+        other = {"teacher": "t", "num_steps": steps, **ROLLOUTS, "test_starts": 10}
         stage(run / f"evaluate/teacher_{steps}", f"other-{steps}", other, result=result(5, steps))
     for aside in [*run.glob("latency.*"), *run.glob("evaluate/teacher*.*")]:
         aside.rename(tmp_path / aside.name)

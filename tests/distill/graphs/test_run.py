@@ -215,12 +215,12 @@ def test_measured_times_are_what_the_rollouts_are_made_from() -> None:
 def test_no_flag_of_a_stage_is_forgotten() -> None:
     """Every value that a stage is given changes a key: a flag added later may not be left out."""
     base = _with(BASE, "evaluate.selection", "consistent")  # the one that looks at all of its settings
-    base = replace(base, real_time=_real_time().moving)
+    base = replace(base, real_time=_real_time().real_time)
     forgotten = []
     for section in ("demos", "teacher", "sample", "student", "evaluate", "real_time"):
         for item in fields(getattr(base, section)):
             old = getattr(getattr(base, section), item.name)
-            values: dict[type, Any] = {bool: lambda v: not v, int: lambda v: v + 9, float: lambda v: v / 2 or 0.1}
+            values: dict[type, Any] = {bool: lambda v: not v, int: lambda v: 2 * v or 9, float: lambda v: v / 2 or 0.1}
             if type(old) in values and not _changed(f"{section}.{item.name}", values[type(old)](old), base):
                 forgotten.append(f"{section}.{item.name}")
     assert forgotten == ["real_time.consistent"]  # which changes nothing where evaluate.selection is that already

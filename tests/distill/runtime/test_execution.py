@@ -29,10 +29,18 @@ def config(tmp_path: Path) -> Config:
 class Toy(FolderStage):
     """A stage of any settings and inputs that does what it is told."""
 
-    name: str
-    settings: Mapping[str, Any]
+    called: str
+    options: Mapping[str, Any]
     work: Callable[[Path], object] = lambda folder: None
     read_stages: tuple[Toy, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.called
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return self.options
 
     @property
     def inputs(self) -> Mapping[str, Input | tuple[Input, ...]]:
