@@ -105,7 +105,7 @@ def measured(backend: str, seconds: float, depth_file: str) -> dict[str, Any]:
         for task in STARTS:
             env = midway(task)
             env.open_cameras(replace(settings, backend=backend))
-            rates.append(rate(env.see, share, 1))
+            rates.append(rate(env.observe_cameras, share, 1))
             env.close()
         seen[name] = {key: float(np.mean([each[key] for each in rates])) for key in rates[0]}
     np.savez(depth_file, **depth)  # type: ignore[arg-type]

@@ -429,7 +429,7 @@ def preset_line(task: str) -> str:
     """The default recipe's settings of a task, from its preset."""
     config = apply_preset(Config(), ROOT / f"configs/{task}.yaml")
     steps = config.sample.num_steps or TEACHERS[config.teacher.kind].CACHE_STEPS
-    several = f" of {config.evaluate.selection_candidates}" if config.evaluate.student_selection.several else ""
+    several = f" of {config.evaluate.selection_candidates}" if config.evaluate.student_selection.uses_candidates else ""
     return (
         f"By `configs/{task}.yaml`, as it was when this page was made, the default has K = {config.sample.num_hypotheses}, "
         f"M = {config.student.num_latents}, codes = {config.student.codes}, latent size = {config.student.latent_size}, "

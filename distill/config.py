@@ -14,7 +14,7 @@ import envs
 from distill.objectives.recipes import recipe
 from distill.observation import ObservationConfig
 from envs.cameras.specs import CameraSettings
-from envs.rlbench.spec import RLBenchSettings, is_rlbench
+from envs.rlbench.spec import RLBenchSettings, names_rlbench_task
 from envs.specs import TaskSpec, nearest_name
 from students.selection import KINDS, Selection
 from teachers import TEACHERS
@@ -129,9 +129,9 @@ class EvaluateConfig:
     baselines: policies that need no training, for comparison: nearest_demonstration (distill.evaluation.demonstrated), or none.
     teacher_steps: solver steps at which the teacher is evaluated; the first is the reference of every comparison.
     execution_horizon: actions of a chunk that are carried out before the policy is asked again.
-    selection: of the students' samples, one (a single one), typical (the first of `selection_candidates` that is no stray),
-    consistent (of those the one nearest to what the last plan left) or kept_latent; the last plan or latent is forgotten
-    every `forget_every` plans (students.selection).
+    selection: of the students' samples, single, outlier_rejection (the first of `selection_candidates` that is no outlier),
+    temporal_consistency (of those the one nearest to what the last plan left) or kept_latent; the last plan or latent is
+    forgotten every `forget_every` plans (students.selection).
     """
 
     test_starts: int = 480
@@ -139,7 +139,7 @@ class EvaluateConfig:
     teacher_steps: tuple[int, ...] = (50, 10, 4, 2, 1)
     baselines: tuple[str, ...] = ("nearest_demonstration",)
     execution_horizon: int = 8
-    selection: str = "typical"
+    selection: str = "outlier_rejection"
     selection_candidates: int = 16
     forget_every: int = 5
     fidelity_observations: int = 64
@@ -215,7 +215,8 @@ class Config:
     def moving_selection(self) -> Selection:
         """How a student chooses in a moving world: among as many plans as elsewhere, so a call takes as long."""
         chosen = self.evaluate.student_selection
-        return dataclasses.replace(chosen, kind="consistent") if self.moving.consistent and chosen.several else chosen
+        follows = self.moving.consistent and chosen.uses_candidates
+        return dataclasses.replace(chosen, kind="temporal_consistency") if follows else chosen
 
     @property
     def folder(self) -> Path:
@@ -223,7 +224,7 @@ class Config:
 
     @property
     def is_rlbench(self) -> bool:
-        return is_rlbench(self.task)
+        return names_rlbench_task(self.task)
 
     def spec(self) -> TaskSpec:
         """Of the task, as this config runs it. Raises ValueError for an unknown one."""

@@ -11,7 +11,7 @@ from envs.cameras.specs import CameraSettings
 from envs.checks import check_env
 from envs.panda.tasks import TASKS, disturbance, make, task_class
 from envs.rlbench.env import RLBenchEnv
-from envs.rlbench.spec import RLBenchSettings, is_rlbench
+from envs.rlbench.spec import RLBenchSettings, names_rlbench_task
 from envs.rlbench.spec import task_spec as rlbench_spec
 from envs.specs import TaskSpec
 
@@ -35,4 +35,4 @@ def task_spec(name: str, rlbench: RLBenchSettings | None = None) -> TaskSpec:
 
     rlbench: how a task of RLBench is run, which decides what an action is; without, as it is by default.
     """
-    return rlbench_spec(name, rlbench or RLBenchSettings()) if is_rlbench(name) else task_class(name).spec_task
+    return rlbench_spec(name, rlbench or RLBenchSettings()) if names_rlbench_task(name) else task_class(name).spec_task

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.cameras.specs import check_seen
+from envs.cameras.specs import check_camera_features
 from envs.specs import FAILURES, SIMULATOR_FAILURES, STATE, TaskSpec
 
 
@@ -15,7 +15,7 @@ def check_env(env: Any, *, starts: int = 3, seed: int = 0) -> None:
 
     Looks at spaces, shapes, dtypes, refusals, info, that a start is reproduced, and that the plan of every mode leads
     to that mode from `starts` sampled starts. Raises ValueError saying what is wrong. Of an environment with cameras
-    (`env.eyes.spec`, see envs.cameras.specs) every observation must hold what that spec names.
+    (`env.camera_rig.spec`, see envs.cameras.specs) every observation must hold what that spec names.
     """
     spec: TaskSpec = env.spec_task
     size, box = len(spec.state_names), env.action_space
@@ -76,9 +76,9 @@ def _check_episode(env: Any, mode: str, rng: np.random.Generator) -> None:
 
 
 def _observed(env: Any, observation: Any, where: str) -> dict[str, np.ndarray]:
-    eyes = getattr(env, "eyes", None)
-    if eyes is not None:  # first, as it says what is wrong
-        check_seen(observation, eyes.spec)
+    camera_rig = getattr(env, "camera_rig", None)
+    if camera_rig is not None:  # first, as it says what is wrong
+        check_camera_features(observation, camera_rig.spec)
     _require(env.observation_space.contains(observation), f"{where} gave an observation outside observation_space")
     return {key: np.asarray(seen) for key, seen in observation.items()}
 

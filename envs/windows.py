@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from envs.cameras.frames import as_seen
+from envs.cameras.frames import dequantise
 from envs.demonstrations import Demonstrations, window_frames
 from envs.specs import IMAGES, POINTS, STATE
 
@@ -82,12 +82,12 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
         if name not in self._kept:  # of which memory is taken only as it is filled
             self._kept[name] = np.empty(*self._room[name]), np.zeros(len(self), bool)
         kept, ready = self._kept[name]
-        as_stored = kept.transpose(0, 2, 3, 1) if name.startswith(IMAGES) else kept
+        quantise = kept.transpose(0, 2, 3, 1) if name.startswith(IMAGES) else kept
         for frame in np.unique(frames_M[~ready[frames_M]]).tolist():
-            cameras.raw(name, [frame], as_stored[frame : frame + 1])
+            cameras.raw(name, [frame], quantise[frame : frame + 1])
             ready[frame] = True
         chosen = kept[frames_M]
-        return as_seen(name, chosen.transpose(0, 2, 3, 1) if name.startswith(IMAGES) else chosen, cameras.spec)
+        return dequantise(name, chosen.transpose(0, 2, 3, 1) if name.startswith(IMAGES) else chosen, cameras.spec)
 
 
 def batch_loader(

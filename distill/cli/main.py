@@ -79,11 +79,11 @@ def describe(config: Config) -> str:
     """The plan as text: every stage, whether it is there, and its folder."""
     lines = [f"run {config.folder} (task {config.task}, seed {config.seed})"]
     for stage in make_plan(config).all():
-        lines.append(f"  {stage.name:28} {state_of(config, stage)}")
+        lines.append(f"  {stage.name:28} {state_from_frames(config, stage)}")
     return "\n".join(lines)
 
 
-def state_of(config: Config, stage: Stage) -> str:
+def state_from_frames(config: Config, stage: Stage) -> str:
     """Whether a stage is there, in words."""
     folder = config.folder / stage.name
     place = place_of(folder, stage.key)

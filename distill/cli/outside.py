@@ -66,8 +66,8 @@ def _conversion(config: ConvertConfig, opened: Opened, recorded: RecordedObserva
             raise ValueError("features: a teacher of ours says itself what is seen; leave out --features")
         policy.check_steps(config.sample.num_steps or policy.CACHE_STEPS, "sample.num_steps")
     elif isinstance(policy, AdapterTeacher):
-        steps = (opened.num_steps, *((2, 1) if policy.described.kind == "velocity field" else ()))
-        told = policy.described
+        steps = (opened.num_steps, *((2, 1) if policy.description.kind == "velocity field" else ()))
+        told = policy.description
         shape = its if not config.features else outside_shape(
             recorded, config.features, told.observation_steps, its.horizon, its.action_size, config, told.action_names,
             told.dt_s,
@@ -115,10 +115,10 @@ def _plain(label: str) -> str:
 
 
 def _described(command: str, config: Config, stages: Sequence[Stage]) -> str:
-    from distill.cli.main import state_of
+    from distill.cli.main import state_from_frames
 
     lines = [f"{command} into {config.folder} (seed {config.seed})"]
-    return "\n".join([*lines, *(f"  {stage.name:28} {state_of(config, stage)}" for stage in stages)])
+    return "\n".join([*lines, *(f"  {stage.name:28} {state_from_frames(config, stage)}" for stage in stages)])
 
 
 def _work(

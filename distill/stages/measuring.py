@@ -28,7 +28,7 @@ from distill.store.manifest import write_json
 from distill.worlds import rlbench as benchmark
 from envs.cameras.specs import CameraSettings
 from envs.panda.recording import stored_starts
-from students.selection import ONE_SAMPLE, Selection
+from students.selection import SINGLE_SAMPLE, Selection
 from teachers.networks.normalisation import Normaliser
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def selection(pipeline: Pipeline, policy: Policy, moving: bool = False) -> Selec
     """How a policy's samples are chosen from: a student's speed can buy that, a teacher would pay for every candidate."""
     config = pipeline.config
     students = config.moving_selection if moving else config.evaluate.student_selection
-    return students if isinstance(policy, StudentPolicy) else ONE_SAMPLE
+    return students if isinstance(policy, StudentPolicy) else SINGLE_SAMPLE
 
 
 def roll_out(
@@ -164,7 +164,7 @@ def widest(chunks_FSTA: Tensor) -> int:
 def parameters_of(policy: Policy) -> int | None:
     """Numbers in a policy's networks; of an adapter's what its worker counted, None where it could not."""
     if isinstance(policy, AdapterPolicy):
-        return policy.teacher.described.parameters
+        return policy.teacher.description.parameters
     return sum(value.numel() for value in policy.module.parameters())
 
 
@@ -194,7 +194,7 @@ def reading_ms(task: str, cameras: CameraSettings, calls: int, warmup: int) -> f
         times = []
         for _ in range(warmup + calls):
             begin = perf_counter_ns()
-            env.see()
+            env.observe_cameras()
             times.append((perf_counter_ns() - begin) / 1e6)
     finally:
         env.close()

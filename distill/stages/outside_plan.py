@@ -48,7 +48,7 @@ def outside_plan(
     evaluate, seed = config.evaluate, config.seed
     first = next(iter(opened.values()))
     origin: dict[str, Any] = {"recorded": recorded, "seed": seed, "observation_steps": config.teacher.observation_steps}
-    observations = Stage("observations", {**origin, "policy": first.key, "shape": (shape or first.shape).described()})
+    observations = Stage("observations", {**origin, "policy": first.key, "shape": (shape or first.shape).to_json()})
     # the network's sizes are in the students' own keys
     sample = Stage("sample", {"teacher": first.key, "observations": observations.key, "sample": asdict(config.sample), **origin,
                               "execution_horizon": evaluate.execution_horizon,
@@ -66,7 +66,7 @@ def outside_plan(
                     if key not in ("objectives", "default")}  # fmt: skip
         train[name] = Stage(f"train/{name}", {
             "objective": name, "student": settings, "seed": seed, "sample": sample.key,
-            "execution_horizon": evaluate.execution_horizon, "shape": shape.described() if shape else None,
+            "execution_horizon": evaluate.execution_horizon, "shape": shape.to_json() if shape else None,
         })  # fmt: skip
         shares = {"calibration": constants()} if recipe(name).learns_shares(config.student) else {}
         chosen[name] = Stage(f"distill/{name}", {**choice, **held_out, **selection, **shares, "candidates": train[name].key})

@@ -72,7 +72,7 @@ def _row(outside: Outside, name: str, results: dict[str, Any], latency: dict[str
     student = name in plan.students_evaluated
     opened = outside.first if student or name not in outside.opened else outside.opened[name]
     kind = "student" if student else _kind(opened.policy)
-    several = kind == "student" and config.evaluate.student_selection.several
+    several = kind == "student" and config.evaluate.student_selection.uses_candidates
     row: dict[str, Any] = {
         "name": name, "label": _label(outside, name), "kind": kind,
         "objective": name if student else None, "is_reference_teacher": name == reference,
@@ -112,6 +112,6 @@ def _adapters(outside: Outside) -> dict[str, AdapterTeacher]:
 
 def _adapter(label: str, teacher: AdapterTeacher) -> dict[str, Any]:
     """What runs in the other process, and with what."""
-    told = teacher.described
+    told = teacher.description
     return {"label": label, "kind": told.kind, "device": told.device, "hardware": told.hardware, "torch": told.torch,
             "python": told.python, "separable": told.separable}  # fmt: skip

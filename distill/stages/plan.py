@@ -12,7 +12,7 @@ from distill.objectives.code_shares import constants
 from distill.objectives.recipes import recipe
 from distill.observation import recorded_with, seen_by
 from distill.store.manifest import make_key, sha256_file
-from students.selection import ALIKE, COPIES, STRAY, Selection
+from students.selection import MODE_DUPLICATES, OUTLIER_RATIO, SAME_PLAN, Selection
 from teachers import TEACHERS, load_teacher
 from teachers.networks.observations import sources_of
 
@@ -158,13 +158,13 @@ def make_plan(config: Config) -> Plan:
 
 def selection_key(how: Selection) -> dict[str, object]:
     """How a student's samples are chosen from, as far as it matters: a single one knows neither candidates nor forgetting."""
-    selection: dict[str, object] = {} if how.kind == "one" else {"selection": how.kind}
-    if how.remembers:
+    selection: dict[str, object] = {} if how.kind == "single" else {"selection": how.kind}
+    if how.has_memory:
         selection |= {"forget_every": how.forget_every}
-    if how.several:
+    if how.uses_candidates:
         selection |= {"candidates_of_selection": how.candidates}
-    if how.kind == "typical":
-        selection |= {"stray": STRAY, "copies": COPIES, "alike": ALIKE}
+    if how.kind == "outlier_rejection":
+        selection |= {"outlier_ratio": OUTLIER_RATIO, "mode_duplicates": MODE_DUPLICATES, "same_plan_distance": SAME_PLAN}
     return selection
 
 

@@ -28,7 +28,7 @@ from distill.report.by_task import task_rows
 from distill.report.real_time import moving_rows
 from distill.store.manifest import installed_packages, read_manifest
 from envs.rlbench.spec import task_names
-from students.selection import ALIKE
+from students.selection import SAME_PLAN
 from teachers.networks.normalisation import Normaliser
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _policy_row(
         "name": name, "kind": kind, "objective": name if kind == "student" else None,
         "is_default_student": name == config.student.default, "is_reference_teacher": result is reference,
         "parameters": result["parameters"], "nfe": result["nfe"],
-        "candidates": selection.candidates if kind == "student" and selection.several else 1,
+        "candidates": selection.candidates if kind == "student" and selection.uses_candidates else 1,
         **success_figures(result, reference, pipeline.spec.modes),
         # not in the results of runs that were made before they were measured
         "switch_rate": summary.get("switch_rate"), "jerk": summary.get("jerk_rms"),
@@ -249,7 +249,7 @@ def cached_figures(folder: Path, weights: tuple[float, ...], most: int = 512) ->
     """ways: how many of the cache's observations have 1, 2, .. modes; repeated_share: of hypotheses like an earlier one."""
     dataset, weights_A = HypothesisDataset(folder), torch.tensor(weights)
     rows = range(0, len(dataset), max(1, len(dataset) // most))
-    kept_BK = torch.cat([distinct(embed(chunks, weights_A), ALIKE) for _, chunks in cache_blocks(dataset, rows)])
+    kept_BK = torch.cat([distinct(embed(chunks, weights_A), SAME_PLAN) for _, chunks in cache_blocks(dataset, rows)])
     ways = modes_of_cache(dataset, weights_A, most)["observations_by_modes"]
     return {"ways": ways, "repeated_share": 1 - float(kept_BK.float().mean())}
 

@@ -20,8 +20,8 @@ from distill.worlds.clips import write_clip
 from distill.worlds.rlbench_clips import join_clips
 from envs.cameras.backends import open_renderer
 from envs.cameras.render import Renderer
+from envs.cameras.rig import camera_spec
 from envs.cameras.specs import CameraSpec
-from envs.cameras.views import camera_spec
 from envs.panda.base import PandaEnv
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def render_clips(pipeline: Pipeline, folder: Path) -> dict[str, str]:
     (folder / "clips").mkdir(exist_ok=True)
     clips: dict[str, str] = {}
     env = envs.make(config.task, pipeline.cameras)
-    env.blind = True
+    env.cameras_on_demand = True
     with contextlib.closing(env), open_renderer(env.model, *CLIP_SIZE) as renderer:
         for policy in pipeline.policies():
             if policy.name not in stages:

@@ -30,9 +30,9 @@ from envs.cameras.specs import CameraSettings
 from envs.demonstrations import Demonstration, Demonstrations
 from envs.process.worker import WorkerFailure
 from envs.rlbench.env import RLBenchEnv
+from envs.rlbench.rig import unify_camera_spec
 from envs.rlbench.spec import task_names, which_task
-from envs.rlbench.starts import drawn_start, split_starts
-from envs.rlbench.views import same_cameras
+from envs.rlbench.starts import draw_start, split_starts
 from students.selection import Selection
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Simulators:
             self._cameras = cameras
         while len(self._made) < count:
             self._made.append(envs.make_rlbench(self._config.task, self._config.rlbench, cameras))
-            self._made[-1].blind = True
+            self._made[-1].cameras_on_demand = True
         return self._made[:count]
 
     def close(self) -> None:
@@ -192,7 +192,7 @@ def _demonstration(
     config = pipeline.config
     for attempt in range(TRIES):
         if attempt:
-            start = drawn_start(config.task, config.rlbench, config.seed, split, number, attempt)
+            start = draw_start(config.task, config.rlbench, config.seed, split, number, attempt)
         try:
             return env.demonstrate(start, seeing)
         except WorkerFailure as failure:
@@ -214,7 +214,7 @@ def join(parts: Sequence[Demonstrations]) -> Demonstrations:
     episodes: list[Demonstration] = []
     for part in parts:
         if part.cameras is not None and parts[0].cameras is not None:
-            part = replace(part, cameras=same_cameras(part.cameras, parts[0].cameras.spec))
+            part = replace(part, cameras=unify_camera_spec(part.cameras, parts[0].cameras.spec))
         assert part.num_episodes == 1
         mode = part.spec.modes[int(part.episode_mode[0])]
         episodes.append(Demonstration(part.state, part.action, part.tool, part.episode_start[0], mode, part.cameras))

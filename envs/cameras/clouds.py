@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-THIN_TO = 4
+FARTHEST_CANDIDATES = 4
 """Farthest-point sampling chooses among at most this many times N points, drawn evenly: its cost grows with their number."""
 
 
-def known_depth(depth: np.ndarray, range_m: float) -> tuple[np.ndarray, int]:
+def clean_depth(depth: np.ndarray, range_m: float) -> tuple[np.ndarray, int]:
     """Depth float32 [m] of any shape with NaN where it is unknown, cut off at `range_m`; and how many are unknown.
 
     Unknown is what no measurement can be: NaN, infinity, zero and below. It is never replaced by a number.
@@ -43,7 +43,7 @@ def inside(points_3P: np.ndarray, low: tuple[float, ...], high: tuple[float, ...
     return within
 
 
-def voxel_means(cloud_MD: np.ndarray, side_m: float) -> np.ndarray:
+def voxel_downsample(cloud_MD: np.ndarray, side_m: float) -> np.ndarray:
     """One point `[D]` (xyz [m], then whatever else) per cube of a grid that holds any: the mean of those in it.
 
     In the order of the cubes, x first. Raises ValueError for a side that is not above 0.
@@ -72,7 +72,7 @@ def choose(points_M3: np.ndarray, count: int, sampling: str, rng: np.random.Gene
         return np.concatenate([np.arange(found), rng.integers(0, found, count - found)]), count - found
     if sampling == "random":
         return rng.permutation(found)[:count], 0
-    some = rng.permutation(found)[: THIN_TO * count]
+    some = rng.permutation(found)[: FARTHEST_CANDIDATES * count]
     return some[farthest(points_M3[some], count)], 0
 
 

@@ -13,14 +13,14 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from envs.cameras.specs import CamerasSpec, check_seen
+from envs.cameras.specs import CamerasSpec, check_camera_features
 from envs.specs import IMAGES, POINTS
 
 SCHEMA_VERSION = 1
-DEPTH_UNIT_M, UNKNOWN, NOTHING_NEAR = 0.00025, 0, 2**16 - 1
+DEPTH_UNIT_M, UNKNOWN_DEPTH, BEYOND_RANGE = 0.00025, 0, 2**16 - 1
 """On disk depth is a whole number of the unit in 16 bits, but for two numbers: unknown, which comes back as NaN, and
 nothing nearer than `range_m`, which comes back as that."""
-LEVEL = 6
+ZLIB_LEVEL = 6
 """Of zlib: 1 makes files a quarter larger, 9 hardly smaller. PNG is no smaller and four times slower to read, WebP a fifth
 smaller and five times slower, JPEG not what was seen (benchmarks/packing.py)."""
 
@@ -54,7 +54,7 @@ class Packed:
 
     @classmethod
     def of(cls, arrays: Sequence[np.ndarray]) -> Packed:
-        deflated = [zlib.compress(array.tobytes(), LEVEL) for array in arrays]
+        deflated = [zlib.compress(array.tobytes(), ZLIB_LEVEL) for array in arrays]
         return cls(np.frombuffer(b"".join(deflated), np.uint8), np.cumsum([len(each) for each in deflated], dtype=np.int64))
 
     def unpack(self, frame: int, out: np.ndarray) -> None:
@@ -76,7 +76,7 @@ class CameraFrames:
     spec: the cameras. packed: per image and depth feature, images uint8 `[H, W, 3]`, depth uint16 `[H, W]`.
     points: `[F, N, 3]` float16 [m] and colours: `[F, N, 3]` uint8, or None.
     poses: `[F, 4, 4]` float32 base_from_camera of every camera that moves.
-    unknown_pixels, repeated_points: `[F]` int64, see `Eyes.see`.
+    unknown_pixels, repeated_points: `[F]` int64, see `CameraRig.observe`.
     """
 
     spec: CamerasSpec
@@ -121,7 +121,7 @@ class CameraFrames:
         """A feature in M frames as it was seen, `[M, *shape]` float32: see `CamerasSpec.shapes`; unknown depth is NaN."""
         self.spec.require([feature])
         if feature != POINTS:
-            return as_seen(feature, self.raw(feature, frames), self.spec)
+            return dequantise(feature, self.raw(feature, frames), self.spec)
         assert self.points is not None
         parts = [self.points[frames].astype(np.float32)]
         if self.colours is not None:
@@ -203,19 +203,19 @@ def pack(
 ) -> CameraFrames:  # fmt: skip
     """Frames as they were seen (one observation, its counts and the cameras' poses each) in packed form.
 
-    Raises ValueError for an observation that is not as the spec says (`check_seen`), and without any.
+    Raises ValueError for an observation that is not as the spec says (`check_camera_features`), and without any.
     """
     if not observations:
         raise ValueError("there is no frame to pack")
-    most_m = (NOTHING_NEAR - 1) * DEPTH_UNIT_M
+    most_m = (BEYOND_RANGE - 1) * DEPTH_UNIT_M
     if spec.settings.range_m > most_m:
         raise ValueError(f"range_m is {spec.settings.range_m}, depth is stored up to {most_m} m: record with less")
     settings = spec.settings
     raw: dict[str, list[np.ndarray]] = {name: [] for name in spec.shapes() if name != POINTS}
     for observation in observations:
-        check_seen(observation, spec)
+        check_camera_features(observation, spec)
         for name, kept in raw.items():
-            kept.append(as_stored(name, observation[name], spec))
+            kept.append(quantise(name, observation[name], spec))
     cloud = np.stack([each[POINTS] for each in observations]) if settings.num_points else None
     return CameraFrames(
         spec, {name: Packed.of(kept) for name, kept in raw.items()},
@@ -228,23 +228,23 @@ def pack(
     )  # fmt: skip
 
 
-def as_stored(feature: str, seen: np.ndarray, spec: CamerasSpec) -> np.ndarray:
+def quantise(feature: str, seen: np.ndarray, spec: CamerasSpec) -> np.ndarray:
     """An image `[3, H, W]` in 0..1 as uint8 `[H, W, 3]`; depth `[1, H, W]` [m] as uint16 `[H, W]`."""
     if feature.startswith(IMAGES):
         return np.round(seen.transpose(1, 2, 0) * 255).astype(np.uint8)
     unknown = np.isnan(seen[0])
-    code = np.clip(np.round(np.where(unknown, 0.0, seen[0]) / DEPTH_UNIT_M), UNKNOWN + 1, NOTHING_NEAR - 1)
-    code[seen[0] >= np.float32(spec.settings.range_m)] = NOTHING_NEAR
-    code[unknown] = UNKNOWN
+    code = np.clip(np.round(np.where(unknown, 0.0, seen[0]) / DEPTH_UNIT_M), UNKNOWN_DEPTH + 1, BEYOND_RANGE - 1)
+    code[seen[0] >= np.float32(spec.settings.range_m)] = BEYOND_RANGE
+    code[unknown] = UNKNOWN_DEPTH
     return code.astype(np.uint16)
 
 
-def as_seen(feature: str, stored: np.ndarray, spec: CamerasSpec) -> np.ndarray:
+def dequantise(feature: str, stored: np.ndarray, spec: CamerasSpec) -> np.ndarray:
     """The way back, for M frames: `[M, 3, H, W]` in 0..1 or `[M, 1, H, W]` [m], float32; unknown depth is NaN."""
     if feature.startswith(IMAGES):
         channels_first = stored.transpose(0, 3, 1, 2)
         return np.divide(channels_first, np.float32(255), out=np.empty(channels_first.shape, np.float32))
     depth = stored * np.float32(DEPTH_UNIT_M)
-    depth[stored == NOTHING_NEAR] = spec.settings.range_m
-    depth[stored == UNKNOWN] = np.nan
+    depth[stored == BEYOND_RANGE] = spec.settings.range_m
+    depth[stored == UNKNOWN_DEPTH] = np.nan
     return depth[:, None]

@@ -195,7 +195,7 @@ class CamerasSpec:
             raise ValueError(f"these cameras can not be read: {error}") from error
 
 
-def check_seen(observation: Mapping[str, Any], spec: CamerasSpec) -> None:
+def check_camera_features(observation: Mapping[str, Any], spec: CamerasSpec) -> None:
     """Refuses an observation of one frame that is not as the spec says.
 
     Raises ValueError for a feature that is missing (naming it and those there are), for another shape or dtype than

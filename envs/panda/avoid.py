@@ -102,7 +102,7 @@ class AvoidEnv(PandaEnv):
             return True, "", "-".join(self._crossed)
         return False, "", ""
 
-    def _ways(self, path: np.ndarray) -> tuple[str, ...]:
+    def _planned_modes(self, path: np.ndarray) -> tuple[str, ...]:
         """Per row the gap of the last crossing; "" without one, or where the rod would touch a pillar."""
         ways = ["", "", ""]
         for before, now in pairwise(path):

@@ -11,8 +11,8 @@ import gymnasium
 import mujoco
 import numpy as np
 
+from envs.cameras.rig import CameraRig
 from envs.cameras.specs import CameraSettings, CamerasSpec
-from envs.cameras.views import Eyes
 from envs.panda.arm import FINGER_OPEN_M, HOME_Q, PHYSICS_DT_S, compile_model, solve_ik
 from envs.panda.disturbances import Disturbance, Move
 from envs.specs import FAILURES, STATE, Shape, TaskSpec
@@ -62,19 +62,19 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     """One task of the Panda: absolute tool targets in, states out; contact physics decides what happened.
 
     A task module gives `spec_task`, `start_low`, `start_high` and the methods marked abstract; a task with an object to
-    grasp names its free body in `carried`, one that can be disturbed says in `disturbance` what moves then. Everything that
+    grasp names its free body in `object_name`, one that can be disturbed says in `disturbance` what moves then. Everything that
     varies from start to start must live in `data`, because `model` is shared by all environments of the process.
 
     `step`'s and `reset`'s info always holds `is_success: bool`, `failure: str` ("" or one of `FAILURES`) and
     `mode: str` ("" until the task was carried out in a mode of the spec). Once `open_cameras` was called, observations
-    hold what the cameras see, too, and the info's ``cameras`` what had to be made up for it (see envs.cameras.views).
+    hold what the cameras see, too, and the info's ``cameras`` what had to be made up for it (see envs.cameras.rig).
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
     spec_task: ClassVar[TaskSpec]
     start_low: ClassVar[tuple[float, ...]]
     start_high: ClassVar[tuple[float, ...]]
-    carried: ClassVar[str] = ""
+    object_name: ClassVar[str] = ""
     disturbance: ClassVar[Disturbance | None] = None
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         self.data = mujoco.MjData(self.model)
         self._scratch = mujoco.MjData(self.model)
         self._tool_site = self.model.site("tool").id
-        self._carried_body = self.model.body(self.carried).id if self.carried else -1
+        self._object_body = self.model.body(self.object_name).id if self.object_name else -1
         self._fingers = set(self._geoms("finger"))
         self._forbidden = np.zeros((self.model.ngeom, self.model.ngeom), dtype=bool)
         for first, second in self._forbidden_pairs():
@@ -100,10 +100,10 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         self._move_steps_left = 0
         self._destination = np.zeros(2)
         self._last_state = np.zeros(len(spec.state_names), dtype=np.float32)
-        self.eyes: Eyes | None = None
-        self.blind = False
+        self.camera_rig: CameraRig | None = None
+        self.cameras_on_demand = False
         self._last_seen: dict[str, np.ndarray] = {}
-        self.made_up: dict[str, int] = {}
+        self.camera_defects: dict[str, int] = {}
         mujoco.mj_forward(self.model, self.data)  # positions mean something before the first reset, too
         state_box = gymnasium.spaces.Box(-np.inf, np.inf, (len(spec.state_names),), np.float32)
         self._state_space: dict[str, gymnasium.spaces.Space[Any]] = {STATE: state_box}
@@ -134,7 +134,7 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         """The state `[S]`; as it stands tool x, y, z, finger opening, carried object x, y, z."""
         data = self.data
         opening = 0.5 * (data.qpos[7] + data.qpos[8])
-        return np.concatenate([data.site_xpos[self._tool_site], [opening], data.xpos[self._carried_body]])
+        return np.concatenate([data.site_xpos[self._tool_site], [opening], data.xpos[self._object_body]])
 
     @abstractmethod
     def _judge(self) -> tuple[bool, str, str]:
@@ -148,17 +148,17 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         does not name.
         """
 
-    def _ways(self, path: np.ndarray) -> tuple[str, ...]:
-        """See `ways`, for a tool path `[L, 3]`; as it stands the task poses no choice."""
+    def _planned_modes(self, path: np.ndarray) -> tuple[str, ...]:
+        """See `planned_modes`, for a tool path `[L, 3]`; as it stands the task poses no choice."""
         return ()
 
     @abstractmethod
     def top_view(self) -> tuple[Shape, ...]:
         """The scene from above, for the report."""
 
-    def carried_position(self) -> np.ndarray | None:
+    def object_position(self) -> np.ndarray | None:
         """Where the object the task moves is `[3]` m (its body's origin), or None when there is none."""
-        return self.data.xpos[self._carried_body].copy() if self.carried else None
+        return self.data.xpos[self._object_body].copy() if self.object_name else None
 
     # What every task has ----------------------------------------------------------------------------------------
 
@@ -170,13 +170,13 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         """Tool centre `[3]` m."""
         return self.data.site_xpos[self._tool_site].copy()
 
-    def ways(self, actions: np.ndarray) -> tuple[str, ...]:
+    def planned_modes(self, actions: np.ndarray) -> tuple[str, ...]:
         """Which ways planned actions `[L, A]` (finite) go from where the tool is: a name per choice that the task poses.
 
         "" where they leave a choice open, or end or pass too near to what stands between the ways to tell: two plans go
         different ways when both name one for the same choice and the names differ, never by small differences.
         """
-        return self._ways(np.stack([self.tool_position(), *self.targets(actions)]))
+        return self._planned_modes(np.stack([self.tool_position(), *self.targets(actions)]))
 
     def targets(self, actions: np.ndarray) -> np.ndarray:
         """Where planned actions `[L, A]` (finite) send the tool, `[L, 3]` m."""
@@ -244,30 +244,30 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     def open_cameras(self, settings: CameraSettings) -> CamerasSpec:
         """From now on every observation holds what these cameras see, beside the state; returns what that is.
 
-        While `blind` is True, `reset` and `step` leave it out, for a loop that needs it at some steps only and asks `see`.
+        While `cameras_on_demand` is True, `reset` and `step` leave it out, and the caller uses `observe_cameras` when needed.
         Raises ValueError for a camera that is not there, RuntimeError for a renderer that does not work here.
         """
         self.close()
-        self.eyes = Eyes(self.model, settings)
-        self.observation_space = gymnasium.spaces.Dict({**self._state_space, **self.eyes.space()})
-        return self.eyes.spec
+        self.camera_rig = CameraRig(self.model, settings)
+        self.observation_space = gymnasium.spaces.Dict({**self._state_space, **self.camera_rig.space()})
+        return self.camera_rig.spec
 
-    def see(self) -> dict[str, np.ndarray]:
+    def observe_cameras(self) -> dict[str, np.ndarray]:
         """What the cameras see now: every feature of `CamerasSpec.shapes`, float32. RuntimeError without cameras.
 
         Raises ValueError when nothing is left for a cloud. Of a simulator that is not stable, the last good view.
         """
-        if self.eyes is None:
+        if self.camera_rig is None:
             raise RuntimeError("this environment has no cameras: make it with envs.make(task, cameras=CameraSettings())")
         if self._stable() or not self._last_seen:
-            self._last_seen, self.made_up = self.eyes.see(self.data, self._steps)
+            self._last_seen, self.camera_defects = self.camera_rig.observe(self.data, self._steps)
         return {name: values.copy() for name, values in self._last_seen.items()}
 
     def close(self) -> None:
         """Closes the cameras, if there are any."""
-        if self.eyes is not None:
-            self.eyes.close()
-            self.eyes, self._last_seen, self.made_up = None, {}, {}
+        if self.camera_rig is not None:
+            self.camera_rig.close()
+            self.camera_rig, self._last_seen, self.camera_defects = None, {}, {}
             self.observation_space = gymnasium.spaces.Dict(self._state_space)
 
     def disturb(self, move: Move) -> bool:
@@ -283,7 +283,7 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
             raise RuntimeError("no episode is running: call reset() first, and again after an episode has ended")
         if self.disturbance.moves == "object" and self._touched():
             return False
-        place = self.data.xpos[self._carried_body] if self.disturbance.moves == "object" else self._reference
+        place = self.data.xpos[self._object_body] if self.disturbance.moves == "object" else self._reference
         self._destination = place[:2] + np.array(move.offset_m)
         self._move_steps_left = move.steps
         return True
@@ -295,7 +295,7 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     def _touched(self) -> bool:
         """Whether the robot touches the carried object."""
         bodies = self.model.geom_bodyid[self.data.contact.geom]
-        mine = bodies == self._carried_body
+        mine = bodies == self._object_body
         robot = self.model.body_rootid[bodies] == self.model.body("link1").id
         return bool((mine.any(1) & robot.any(1)).any())
 
@@ -304,11 +304,11 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
 
         Contacts may still hold it up: nothing is put anywhere.
         """
-        first = int(self.model.jnt_dofadr[self.model.body_jntadr[self._carried_body]])
+        first = int(self.model.jnt_dofadr[self.model.body_jntadr[self._object_body]])
         if not seconds:
             self.data.qvel[first : first + 6] = 0.0
             return
-        self.data.qvel[first : first + 2] = (self._destination - self.data.xpos[self._carried_body][:2]) / seconds
+        self.data.qvel[first : first + 2] = (self._destination - self.data.xpos[self._object_body][:2]) / seconds
         self.data.qvel[first + 3 : first + 6] = 0.0  # pushed, not tipped over
 
     def _advance(self, target: np.ndarray, opening: float) -> bool:
@@ -346,16 +346,16 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     def _observe(self) -> dict[str, np.ndarray]:
         if self._stable():
             self._last_state = self._state().astype(np.float32)
-        seen = {} if self.eyes is None or self.blind else self.see()
+        seen = {} if self.camera_rig is None or self.cameras_on_demand else self.observe_cameras()
         return {STATE: self._last_state.copy(), **seen}
 
     def _info(self, success: bool, failure: str, mode: str) -> dict[str, Any]:
-        counts = {"cameras": dict(self.made_up)} if self.eyes is not None and not self.blind else {}
+        counts = {"cameras": dict(self.camera_defects)} if self.camera_rig is not None and not self.cameras_on_demand else {}
         return {"is_success": success, "failure": failure, "mode": mode, **counts}
 
-    def _put_carried(self, x: float, y: float, z: float) -> None:
+    def _put_object(self, x: float, y: float, z: float) -> None:
         """Places the carried object upright; the physics takes it over from there."""
-        first = int(self.model.jnt_qposadr[self.model.body_jntadr[self._carried_body]])
+        first = int(self.model.jnt_qposadr[self.model.body_jntadr[self._object_body]])
         self.data.qpos[first : first + 7] = (x, y, z, 1.0, 0.0, 0.0, 0.0)
 
     def _fingers_on(self, geom: int) -> int:

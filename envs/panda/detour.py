@@ -47,7 +47,7 @@ class DetourEnv(PandaEnv):
     spec_task = SPEC
     start_low = (0.345, -0.02, 0.345, -0.02, 0.105)
     start_high = (0.375, 0.02, 0.375, 0.02, 0.135)
-    carried = "cube"
+    object_name = "cube"
     # Pillar and goal are not in the state, the cube is. Pushed on the way to it, by more than the open fingers forgive
     # (2 cm), and by so little that it still lies about where cubes were demonstrated.
     disturbance = Disturbance(
@@ -79,13 +79,13 @@ class DetourEnv(PandaEnv):
         return [([*self._robot_geoms(), *self._geoms("cube")], self._geoms("pillar"))]
 
     def _place(self, start: np.ndarray) -> np.ndarray:
-        self._put_carried(start[0], start[1], CUBE_HALF_M)
+        self._put_object(start[0], start[1], CUBE_HALF_M)
         self._lifted, self._side, self._low_steps = False, "", 0
         self._before = start[:2].copy()
         return start[2:5]
 
     def _judge(self) -> tuple[bool, str, str]:
-        cube, before = self.data.xpos[self._carried_body].copy(), self._before
+        cube, before = self.data.xpos[self._object_body].copy(), self._before
         self._before = cube[:2]
         if before[0] < PILLAR_XY[0] <= cube[0]:  # the last crossing counts, should the cube have gone back
             self._side = "left" if cube[1] > PILLAR_XY[1] else "right"
@@ -103,7 +103,7 @@ class DetourEnv(PandaEnv):
             return False, "dropped", ""
         return False, "", ""
 
-    def _ways(self, path: np.ndarray) -> tuple[str, ...]:
+    def _planned_modes(self, path: np.ndarray) -> tuple[str, ...]:
         """The side on which the path was last far enough out for the cube to pass the pillar."""
         return (last_side(path[:, 1] - PILLAR_XY[1], PILLAR_RADIUS_M + CUBE_HALF_M),)
 
@@ -112,7 +112,7 @@ class DetourEnv(PandaEnv):
         self._check_mode(mode)
         sign = 1.0 if mode == "left" else -1.0
         speed = rng.uniform(0.27, 0.36)
-        tool, cube = self.tool_position(), self.data.xpos[self._carried_body]
+        tool, cube = self.tool_position(), self.data.xpos[self._object_body]
         grasp = np.array([cube[0] + rng.uniform(-0.004, 0.004), cube[1] + rng.uniform(-0.004, 0.004), GRASP_Z_M])
         goal = np.array([*(np.array(GOAL_XY) + rng.uniform(-0.01, 0.01, 2)), GRASP_Z_M + 0.002])
         above = np.array([grasp[0], grasp[1], rng.uniform(0.06, 0.08)])

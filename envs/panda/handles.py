@@ -49,7 +49,7 @@ class HandlesEnv(PandaEnv):
     # the tool starts near the middle: 2 cm aside already tip a policy that averages both ways to that side
     start_low = (0.48, -0.02, 0.48, -0.012, 0.14)
     start_high = (0.52, 0.02, 0.52, 0.012, 0.17)
-    carried = "tray"
+    object_name = "tray"
     # Pushed on the way to it, by as much as brings a finger down on the deck or the handle where it was aimed.
     disturbance = Disturbance(
         moves="object", step=(2, 11), steps=2, low_m=0.03, high_m=0.04,
@@ -85,12 +85,12 @@ class HandlesEnv(PandaEnv):
         return [(self._robot_geoms(), self._geoms("deck"))]
 
     def _place(self, start: np.ndarray) -> np.ndarray:
-        self._put_carried(start[0], start[1], 0.0)
+        self._put_object(start[0], start[1], 0.0)
         self._lifted, self._held_steps, self._held_by = False, 0, ""
         return start[2:5]
 
     def _judge(self) -> tuple[bool, str, str]:
-        tray = self.data.xpos[self._carried_body]
+        tray = self.data.xpos[self._object_body]
         if tray[2] < -0.02 or abs(tray[1]) > 0.4 or not 0.2 < tray[0] < 0.9:
             return False, "off_table", ""
         self._lifted = self._lifted or tray[2] > DROPPED_FROM_Z_M
@@ -107,16 +107,16 @@ class HandlesEnv(PandaEnv):
         """The handle both fingers touch, or ""."""
         return next((side for side, handle in self._sides.items() if self._fingers_on(handle) == 2), "")
 
-    def _ways(self, path: np.ndarray) -> tuple[str, ...]:
+    def _planned_modes(self, path: np.ndarray) -> tuple[str, ...]:
         """The handle towards which the path was last more than half-way out."""
-        return (last_side(path[:, 1] - self.data.xpos[self._carried_body][1], HANDLE_Y_M / 2),)
+        return (last_side(path[:, 1] - self.data.xpos[self._object_body][1], HANDLE_Y_M / 2),)
 
     def plan(self, mode: str, rng: np.random.Generator) -> np.ndarray:
         """Targets `[L, 4]` float32: sideways and down over a handle, close, lift."""
         self._check_mode(mode)
         sign = 1.0 if mode == "left" else -1.0
         speed = rng.uniform(0.20, 0.28)
-        tool, tray = self.tool_position(), self.data.xpos[self._carried_body].copy()
+        tool, tray = self.tool_position(), self.data.xpos[self._object_body].copy()
         grasp = np.array(
             [tray[0] + rng.uniform(-0.006, 0.006), tray[1] + sign * HANDLE_Y_M + rng.uniform(-0.004, 0.004), GRASP_Z_M]
         )
@@ -133,7 +133,7 @@ class HandlesEnv(PandaEnv):
         return np.concatenate([xyz, gripper[:, None]], axis=1).astype(np.float32)
 
     def top_view(self) -> tuple[Shape, ...]:
-        tray = self.data.xpos[self._carried_body]
+        tray = self.data.xpos[self._object_body]
         x, y = float(tray[0]), float(tray[1])
         handles = tuple(
             Shape("box", (x, y + sign * HANDLE_Y_M), (HANDLE_HALF[0], HANDLE_HALF[1]), "goal", f"{side} handle")

@@ -49,11 +49,11 @@ def record(env: PandaEnv, start: np.ndarray, mode: str, seed: int, noise_m: floa
         states.append(observation[STATE])
         tools.append(env.tool_position())
         actions.append(plan[now])
-        if env.eyes is not None:
-            view = env.see() if env.blind else observation
-            seen.append({name: view[name] for name in env.eyes.spec.shapes()})
-            counts.append(env.made_up)
-            poses.append(env.eyes.poses(env.data))
+        if env.camera_rig is not None:
+            view = env.observe_cameras() if env.cameras_on_demand else observation
+            seen.append({name: view[name] for name in env.camera_rig.spec.shapes()})
+            counts.append(env.camera_defects)
+            poses.append(env.camera_rig.poses(env.data))
         observation, _, terminated, truncated, info = env.step(plan[now] + disturbance[now])
         if terminated or truncated:
             break
@@ -65,7 +65,7 @@ def record(env: PandaEnv, start: np.ndarray, mode: str, seed: int, noise_m: floa
         tool=np.stack(tools).astype(np.float32),
         start=np.asarray(start, dtype=np.float64),
         mode=mode,
-        cameras=None if env.eyes is None else pack(env.eyes.spec, seen, counts, poses),
+        cameras=None if env.camera_rig is None else pack(env.camera_rig.spec, seen, counts, poses),
     )
 
 

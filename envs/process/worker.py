@@ -26,7 +26,7 @@ from envs.process.wire import WireError, receive, send
 SERVING = Path(__file__).resolve().parent / "serving.py"
 START_TRIES = 3
 """So many processes are started before one that dies at its start is a mistake of this machine."""
-UNNAMED = "error"
+UNNAMED_FAILURE = "error"
 """The failure that envs/process/serving.py answers where the program has no name for it."""
 TAIL_BYTES = 2000
 """So much of the end of what a process printed is told when it dies."""
@@ -86,7 +86,7 @@ class Worker:
         """Of the process, None while there is none."""
         return None if self._process is None else self._process.pid
 
-    def ask(
+    def request(
         self, message: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None, limit_s: float = 0.0
     ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """The answer to a question, within `limit_s` [s] (0: step_s).
@@ -137,7 +137,7 @@ class Worker:
         self.starts += 1
         self._exchange(self._options, None, self._settings.start_s)
 
-    def renew(self) -> None:
+    def discard_unhealthy(self) -> None:
         """Forget a process that has died meanwhile, so that the next question starts another instead of finding a crash.
 
         So for one that failed in a way that its program has no name for: nobody knows what is left of its world.
@@ -196,7 +196,7 @@ class Worker:
             self.kill()
             raise WorkerFailure("crash", f"the process ended with status {status}{printed}") from error
         if "failed" in told:
-            self._doubted = self._doubted or told["failed"] == UNNAMED
+            self._doubted = self._doubted or told["failed"] == UNNAMED_FAILURE
             raise WorkerFailure(str(told["failed"]), str(told.get("text", "")))
         return told, back
 

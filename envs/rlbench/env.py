@@ -14,9 +14,9 @@ import numpy as np
 from envs.cameras.specs import CameraSettings
 from envs.demonstrations import Demonstration
 from envs.process.worker import Worker, WorkerFailure, WorkerSettings
-from envs.rlbench.demonstrations import ask_demonstration
-from envs.rlbench.spec import RLBenchSettings, state_of, task_names, task_spec, which_task, world_pose
-from envs.rlbench.views import RLBENCH_NAMES, Views
+from envs.rlbench.demonstrations import request_demonstration
+from envs.rlbench.rig import RLBENCH_NAMES, RLBenchCameraRig
+from envs.rlbench.spec import RLBenchSettings, state_from_frames, task_names, task_spec, which_task, world_pose
 from envs.specs import STATE, Shape, TaskSpec
 
 _HERE = Path(__file__).resolve().parent
@@ -43,10 +43,10 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         settings.check()
         self.spec_task: TaskSpec = task_spec(task, settings)
         self.settings = settings
-        self.eyes: Views | None = None
-        self.blind = False
-        self.made_up: dict[str, int] = {}
-        self.film: list[np.ndarray] | None = None  # a list is added to: a picture at the start and after each action
+        self.camera_rig: RLBenchCameraRig | None = None
+        self.cameras_on_demand = False
+        self.camera_defects: dict[str, int] = {}
+        self.video_frames: list[np.ndarray] | None = None  # a list is added to: a picture at the start and after each action
         self._worker: Worker | None = None
         self._frame: dict[str, np.ndarray] = {}
         self._last_seen: dict[str, np.ndarray] = {}
@@ -79,10 +79,11 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
 
     def _options(self) -> dict[str, Any]:
         """What the program is told at its start; see envs/rlbench/program.py."""
-        settings, seen = self.settings, None if self.eyes is None else self.eyes.settings
+        settings, seen = self.settings, None if self.camera_rig is None else self.camera_rig.settings
         return {
             "task": self.tasks[0], "arm": settings.arm, "repeat": settings.subsample,
-            "collision_checking": settings.collision_checking, "collisions_shown": settings.collisions_shown,
+            "collision_checking": settings.collision_checking,
+            "per_action_collision_checking": settings.per_action_collision_checking,
             "renderer": settings.renderer,
             "dataset": str(Path(settings.dataset).resolve()) if settings.dataset else "",
             "variation": settings.variations[0], "keyframes": settings.keyframes,
@@ -94,7 +95,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
 
     def describe(self) -> dict[str, Any]:
         """``variations`` of the task and ``versions`` of what simulates it."""
-        return self.worker.ask({"do": "describe"})[0]
+        return self.worker.request({"do": "describe"})[0]
 
     def interrupt(self) -> None:
         """From another thread: ends the simulator at once, which is a crash to whoever waits for it."""
@@ -131,7 +132,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             raise ValueError(f"a start is {self.spec_task.start_names} in whole numbers, got {start.tolist()}")
         self._running, self._steps, self._last_seen, self._start = False, 0, {}, start.copy()
         self._load(start)
-        told, self._frame = self.worker.ask({"do": "reset", "start": start.tolist(), "images": self._look})
+        told, self._frame = self.worker.request({"do": "reset", "start": start.tolist(), "images": self._look})
         self.instructions = [str(each) for each in told["instructions"]]
         self._start[3] = told["attempts"]
         self._running = True
@@ -170,17 +171,17 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         if mode not in self.spec_task.modes:
             raise ValueError(f"task {self.spec_task.name!r} has no mode {mode!r}; its modes are {self.spec_task.modes}")
         limit_s = _DEMO_STEPS * self.settings.step_s
-        shown = ask_demonstration(self.worker, self._start, self.settings, None, limit_s, self._which)
+        shown = request_demonstration(self.worker, self._start, self.settings, None, limit_s, self._which)
         self.reset(options={"start": shown.start})
         return shown.action
 
-    def demonstrate(self, start: np.ndarray, seeing: bool = True) -> Demonstration:
-        """The demonstration of a start, live or stored; with what the cameras saw, if seeing. See `ask_demonstration`."""
-        cameras = self.eyes.settings if self.eyes is not None and seeing else None
+    def demonstrate(self, start: np.ndarray, with_cameras: bool = True) -> Demonstration:
+        """The demonstration of a start `[D]`, live or stored, and its camera frames if wanted; see `request_demonstration`."""
+        cameras = self.camera_rig.settings if self.camera_rig is not None and with_cameras else None
         self._running = False
         self._load(start)
         limit_s = _DEMO_STEPS * self.settings.step_s
-        return ask_demonstration(self.worker, start, self.settings, cameras, limit_s, self._which)
+        return request_demonstration(self.worker, start, self.settings, cameras, limit_s, self._which)
 
     def open_cameras(self, settings: CameraSettings) -> None:
         """From now on observations hold what these cameras see; a running simulator is ended.
@@ -191,12 +192,12 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         if unknown:
             raise ValueError(f"RLBench has no camera {unknown}; its cameras are {sorted(RLBENCH_NAMES)}")
         self.close()
-        self.eyes = Views(settings, self.settings.voxel_m)
-        self.observation_space = gymnasium.spaces.Dict({**self._state_space, **self.eyes.space()})
+        self.camera_rig = RLBenchCameraRig(settings, self.settings.voxel_m)
+        self.observation_space = gymnasium.spaces.Dict({**self._state_space, **self.camera_rig.space()})
 
-    def see(self) -> dict[str, np.ndarray]:
+    def observe_cameras(self) -> dict[str, np.ndarray]:
         """What the cameras see now: every feature, float32. RuntimeError without cameras, WorkerFailure from the simulator."""
-        if self.eyes is None:
+        if self.camera_rig is None:
             raise RuntimeError("this environment has no cameras: make it with envs.make(task, cameras, rlbench)")
         if not self._running and self._last_seen:  # the simulator may be gone: the last good view
             return {name: values.copy() for name, values in self._last_seen.items()}
@@ -208,11 +209,11 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         """Where the gripper is `[3]` [m] in the base frame."""
         return np.asarray(self._frame["gripper_pose"][:3] - self._frame["base"])
 
-    def carried_position(self) -> None:
+    def object_position(self) -> None:
         """RLBench tells no object's place."""
         return
 
-    def ways(self, actions: np.ndarray) -> tuple[str, ...]:
+    def planned_modes(self, actions: np.ndarray) -> tuple[str, ...]:
         """RLBench names no choice between ways."""
         return ()
 
@@ -224,7 +225,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     def _load(self, start: np.ndarray) -> None:
         """Have a simulator that lives and is not worn out, with the task of this start in it."""
         number, self._which = which_task(start, self.tasks)
-        self.worker.renew()
+        self.worker.discard_unhealthy()
         if 0 < self.settings.restart_after <= self._episodes:
             self.worker.kill()
         self.worker.start()
@@ -233,7 +234,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self._episodes += 1
         wanted = (self.worker.starts, self.tasks[number])
         if wanted != self._loaded and (self._loaded[0] == wanted[0] or number):
-            self.worker.ask({"do": "task", "task": self.tasks[number]})
+            self.worker.request({"do": "task", "task": self.tasks[number]})
         self._loaded = wanted
 
     def _carry_out(self, action: np.ndarray) -> tuple[bool, str]:
@@ -242,7 +243,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             arm = action[:7] if self.settings.arm == "joints" else world_pose(action[:9], self._frame["base"])
         except ValueError:  # its six numbers tell no rotation
             return False, "invalid_action"
-        shown = self.settings.collisions_shown
+        shown = self.settings.per_action_collision_checking
         message = {"do": "step", "images": self._look, **({"avoid": bool(action[-1] > 0.5)} if shown else {})}
         sent = {"action": np.append(arm, float(action[-2 if shown else -1] > 0.5))}
         try:
@@ -253,9 +254,9 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
 
     def _take_picture(self) -> None:
         """For the film, where there is one; a simulator that gives none costs the picture only."""
-        if self.film is not None and self.worker.pid is not None:
+        if self.video_frames is not None and self.worker.pid is not None:
             with contextlib.suppress(WorkerFailure):
-                self.film += list(self._ask({"do": "picture"})[1].values())
+                self.video_frames += list(self._ask({"do": "picture"})[1].values())
 
     def _ask(
         self, message: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None
@@ -267,30 +268,30 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         if self.worker.pid is None:
             raise WorkerFailure(self._lost, "the simulator of this episode is gone")
         try:
-            return self.worker.ask(message, arrays)
+            return self.worker.request(message, arrays)
         except WorkerFailure as failure:
             self._lost = failure.name
             raise
 
     @property
     def _look(self) -> bool:
-        return self.eyes is not None and not self.blind
+        return self.camera_rig is not None and not self.cameras_on_demand
 
     def _observe(self) -> dict[str, np.ndarray]:
-        state = state_of(self._frame, self._frame["base"], self.settings.gripper_threshold, self._which)
+        state = state_from_frames(self._frame, self._frame["base"], self.settings.gripper_threshold, self._which)
         return {STATE: state, **(self._seen() if self._look else {})}
 
     def _last_observation(self) -> dict[str, np.ndarray]:
-        state = state_of(self._frame, self._frame["base"], self.settings.gripper_threshold, self._which)
+        state = state_from_frames(self._frame, self._frame["base"], self.settings.gripper_threshold, self._which)
         return {STATE: state, **({name: values.copy() for name, values in self._last_seen.items()} if self._look else {})}
 
     def _seen(self) -> dict[str, np.ndarray]:
-        assert self.eyes is not None
-        self._last_seen, self.made_up, _ = self.eyes.see(self._frame, self._steps)
+        assert self.camera_rig is not None
+        self._last_seen, self.camera_defects, _ = self.camera_rig.observe(self._frame, self._steps)
         return {name: values.copy() for name, values in self._last_seen.items()}
 
     def _info(self, success: bool, failure: str) -> dict[str, Any]:
-        counts = {"cameras": dict(self.made_up)} if self._look else {}
+        counts = {"cameras": dict(self.camera_defects)} if self._look else {}
         return {"is_success": success, "failure": failure, "mode": "solved" if success else "", **counts}
 
     @property

@@ -2,8 +2,8 @@
 
 It needs stepjam/RLBench and stepjam/PyRep, CoppeliaSim 4.1 and an X display. What is asked and answered:
 
-    options   task, arm (planning, ik, joints), collision_checking, collisions_shown (demos tell ``avoids_collisions``
-              `[L]`), repeat (simulator steps that an action of joints is held),
+    options   task, arm (planning, ik, joints), collision_checking, per_action_collision_checking (demos hold
+              ``avoids_collisions`` `[L]`), repeat (simulator steps for which a joint action is held),
               cameras (RLBench's names), rgb, depth, image_size [H, W], renderer (opengl, opengl3), dataset ("" or a folder)
     describe  -> variations, versions
     task      task -> nothing; it takes the place of the first one
@@ -203,7 +203,8 @@ class Simulator:
         self._look(True)
         avoided: list[float] = []
         try:
-            with watched(self._task._scene, avoided) if self._options.get("collisions_shown") else contextlib.nullcontext():
+            record = self._options.get("per_action_collision_checking")
+            with watched(self._task._scene, avoided) if record else contextlib.nullcontext():
                 self._demo = self._task.get_demos(1, live_demos=True, max_attempts=1)[0]
         except RuntimeError as error:
             raise DemoError(str(error)) from error

@@ -47,8 +47,8 @@ class RLBenchSettings:
     workers: simulators a process.
     dataset: folder of RLBench's stored demonstrations, which are taken then; "" records live ones.
     arm: planning or ik (actions are poses of the gripper) or joints; collision_checking: of the first two.
-    collisions_shown: each action says by one more number whether its planned path avoids collisions, as the demonstration's
-    did on the way to that frame; in place of collision_checking.
+    per_action_collision_checking: one more number of each action says whether its planned path avoids collisions, as the
+    demonstration's path to that frame did; in place of collision_checking (PerAct's ``ignore_collisions``, inverted).
     keyframes: only the frames where the gripper changes or the arm rests; else every `subsample`-th, and where it changes.
     gripper_threshold: of the gripper's opening, above which it counts as open (RLBench's master: 0.9, PerAct's fork: 0.95).
     variations: of the task, drawn evenly. max_steps: actions of an episode.
@@ -64,7 +64,7 @@ class RLBenchSettings:
     dataset: str = ""
     arm: str = "planning"
     collision_checking: bool = False
-    collisions_shown: bool = False
+    per_action_collision_checking: bool = False
     keyframes: bool = False
     subsample: int = 3
     gripper_threshold: float = 0.9
@@ -101,9 +101,9 @@ class RLBenchSettings:
         if self.arm == "joints" and (self.collision_checking or self.keyframes):
             raise ValueError("rlbench.arm joints moves by small steps, unplanned: leave collision_checking and keyframes off")
 
-        if self.collisions_shown and (self.arm != "planning" or self.collision_checking):
+        if self.per_action_collision_checking and (self.arm != "planning" or self.collision_checking):
             raise ValueError(
-                "rlbench.collisions_shown: each action's own choice is for planned paths, in place of one for all; expected "
+                "rlbench.per_action_collision_checking: it is for planned paths, in place of collision_checking; expected "
                 f"arm planning without collision_checking, got arm {self.arm}, collision_checking {self.collision_checking}"
             )
 
@@ -111,10 +111,10 @@ class RLBenchSettings:
     def action(self) -> ActionSpec:
         """Poses `[10]`: xyz in the base frame, six numbers of the rotation, gripper; or joints `[8]`: angles, gripper.
 
-        With collisions_shown one number more at the end, 1 where the path avoids collisions.
+        With per_action_collision_checking one number more at the end, 1 where the path avoids collisions.
         """
-        if self.collisions_shown:
-            plain = replace(self, collisions_shown=False).action
+        if self.per_action_collision_checking:
+            plain = replace(self, per_action_collision_checking=False).action
             return ActionSpec((*plain.names, AVOIDS), (*plain.low, 0.0), (*plain.high, 1.0), (*plain.weights, 1.0))
         if self.arm == "joints":
             return ActionSpec((*JOINTS, "gripper_open"), (*_JOINT_LOW, 0.0), (*_JOINT_HIGH, 1.0), (1.0,) * 8)
@@ -129,7 +129,7 @@ class RLBenchSettings:
         return {name: value for name, value in vars(self).items() if name not in left_out}
 
 
-def is_rlbench(task: str) -> bool:
+def names_rlbench_task(task: str) -> bool:
     return task.startswith(PREFIX)
 
 
@@ -198,7 +198,9 @@ def is_open(low: dict[str, np.ndarray], threshold: float) -> np.ndarray:
     return (fingers[..., 0] / FINGER_M > threshold).astype(np.float64)
 
 
-def state_of(low: dict[str, np.ndarray], base: np.ndarray, threshold: float, which: np.ndarray = NO_CHOICE) -> np.ndarray:
+def state_from_frames(
+    low: dict[str, np.ndarray], base: np.ndarray, threshold: float, which: np.ndarray = NO_CHOICE
+) -> np.ndarray:
     """The state `[.., S]` float32 that `STATE_NAMES` names, of one frame or of L; then `which` task it is `[tasks]`."""
     pose, opened = pose_numbers(low["gripper_pose"], base), is_open(low, threshold)
     chosen = np.broadcast_to(which, (*opened.shape, len(which)))

@@ -26,12 +26,12 @@ def split_starts(task: str, settings: RLBenchSettings, seed: int, counts: Mappin
     if settings.dataset:
         return _stored(task, settings, counts)
     return {
-        split: np.stack([drawn_start(task, settings, seed, split, number) for number in range(count)])
+        split: np.stack([draw_start(task, settings, seed, split, number) for number in range(count)])
         for split, count in counts.items()
     }
 
 
-def drawn_start(task: str, settings: RLBenchSettings, seed: int, split: str, number: int, attempt: int = 0) -> np.ndarray:
+def draw_start(task: str, settings: RLBenchSettings, seed: int, split: str, number: int, attempt: int = 0) -> np.ndarray:
     """Live start `number` of a split `[D]`; another attempt is another placement."""
     rng = np.random.default_rng([seed, SPLITS.index(split), number, attempt, *task.encode()])
     tasks = len(task_names(task))

@@ -58,7 +58,7 @@ class AdapterFile:
 
 
 @dataclass(frozen=True)
-class Described:
+class AdapterDescription:
     """What an adapter says of itself; see `teachers.adapters.seeded.Adapted`. None: it does not say."""
 
     kind: str
@@ -108,8 +108,8 @@ class AdapterTeacher:
             raise
         for name in ("features", "action_names"):
             told[name] = None if told[name] is None else tuple(told[name])
-        self.described = Described(**told)
-        self.features = self.described.features
+        self.description = AdapterDescription(**told)
+        self.features = self.description.features
         """What it is shown of an observation; None: all of it."""
 
     # -- the contract ----------------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ class AdapterTeacher:
     def evaluations(self, num_steps: int) -> int:
         return int(self._ask({"do": "evaluations", "num_steps": num_steps})[0]["evaluations"])
 
-    def faults(self) -> list[str]:
+    def contract_violations(self) -> list[str]:
         """What the worker saw of the calls of `sample` so far that the process boundary hides from us."""
         return list(self._faults)
 

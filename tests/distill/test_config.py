@@ -195,7 +195,8 @@ def _with(section: str, **changes: Any) -> Config:
         ("moving", {"latency_ms": (0.0,), "patience": 0.5}, r"moving\.patience: got 0.5, expected at least 1"),
         ("moving", {"starts": -1}, r"moving\.starts: got -1, expected at least 0"),
         ("evaluate", {"execution_horizon": 0}, r"evaluate\.execution_horizon: got 0"),
-        ("evaluate", {"selection": "consistant"}, r"evaluate\.selection: unknown 'consistant'.*mean 'consistent'"),
+        ("evaluate", {"selection": "temporal_consistancy"},
+         r"evaluate\.selection: unknown 'temporal_consistancy'.*mean 'temporal_consistency'"),
         ("evaluate", {"baselines": ("nearest_demo",)}, r"evaluate\.baselines: unknown 'nearest_demo'"),
         ("evaluate", {"selection_candidates": 0}, r"evaluate\.selection_candidates: got 0"),
         ("evaluate", {"forget_every": -1}, r"evaluate\.forget_every: got -1, expected at least 0"),
@@ -214,7 +215,7 @@ def test_what_can_work_is_let_through() -> None:
     validate(_with("teacher", warmup_steps=0, weight_decay=0.0))
     validate(_with("evaluate", latency_warmup=0, teacher_steps=(1,)))
     validate(_with("evaluate", baselines=()))
-    validate(_with("evaluate", selection="consistent", forget_every=0))
+    validate(_with("evaluate", selection="temporal_consistency", forget_every=0))
     validate(_with("demos", episodes=960))
     validate(_with("teacher", time_power=2.0, solver="heun"))
     validate(_with("teacher", kind="diffusion", solver="ddpm"))
@@ -261,9 +262,10 @@ def test_a_run_is_named_after_task_and_seed_unless_it_has_a_name() -> None:
 def test_in_a_moving_world_who_draws_several_plans_stays_with_the_last_one() -> None:
     config = Config()
     elsewhere = config.evaluate.student_selection
-    assert elsewhere.kind == "typical"
-    assert config.moving_selection == replace(elsewhere, kind="consistent")  # of as many plans, so a call takes as long
+    assert elsewhere.kind == "outlier_rejection"
+    # of as many plans, so a call takes as long
+    assert config.moving_selection == replace(elsewhere, kind="temporal_consistency")
     assert replace(config, moving=replace(config.moving, consistent=False)).moving_selection == elsewhere
-    for kind in ("one", "kept_latent"):
+    for kind in ("single", "kept_latent"):
         alone = replace(config, evaluate=replace(config.evaluate, selection=kind))
         assert alone.moving_selection == alone.evaluate.student_selection

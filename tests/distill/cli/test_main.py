@@ -41,7 +41,7 @@ FLAGS = [
     "moving.latency_ms", "moving.time_scales", "moving.scale_to_clock", "moving.teacher_steps", "moving.execution_horizon",
     "moving.patience", "moving.starts", "moving.consistent",
     "rlbench.program", "rlbench.python", "rlbench.workers", "rlbench.dataset", "rlbench.arm", "rlbench.collision_checking",
-    "rlbench.collisions_shown",
+    "rlbench.per_action_collision_checking",
     "rlbench.keyframes", "rlbench.subsample", "rlbench.gripper_threshold", "rlbench.variations", "rlbench.max_steps",
     "rlbench.voxel_m", "rlbench.crop_low", "rlbench.crop_high", "rlbench.renderer", "rlbench.start_s", "rlbench.step_s",
     "rlbench.restart_after",

@@ -46,7 +46,7 @@ LABELS = {"teacher_50": "Teacher, 50 steps", "chamfer": "Student, Chamfer"}
 @pytest.fixture
 def results() -> dict[str, Any]:
     rows = moving_rows(RESULTS, LABELS, "chamfer")
-    chosen = {"kind": "consistent", "candidates": 16, "forget_every": 5}
+    chosen = {"kind": "temporal_consistency", "candidates": 16, "forget_every": 5}
     return {"moving": {"disturbance": "The cube is pushed.", "dt_s": 0.05, "every_steps": 4, "patience": 2.0, "rows": rows,
                        "selection": chosen}}  # fmt: skip
 
@@ -91,7 +91,7 @@ def test_the_table_and_the_sentence_hold_these_numbers(results: dict[str, Any]) 
     line = moving_line(results)
     assert "The cube is pushed." in line and "20.0 Hz" in line and "every 4 control steps of 50.0 ms" in line
     assert "Of the 16 plans of a call" in line and "temporal consistency" in line
-    one = {**results["moving"], "selection": {"kind": "one", "candidates": 16, "forget_every": 5}}
+    one = {**results["moving"], "selection": {"kind": "single", "candidates": 16, "forget_every": 5}}
     assert "temporal consistency" not in moving_line({"moving": one})
 
 

@@ -16,7 +16,7 @@ from teachers.diffusion import DiffusionTeacher
 
 BASE = Config()
 # a student that selects among its samples: its settings count
-BASE = replace(BASE, evaluate=replace(BASE.evaluate, teacher_steps=(4, 1), selection="typical"),
+BASE = replace(BASE, evaluate=replace(BASE.evaluate, teacher_steps=(4, 1), selection="outlier_rejection"),
                student=replace(BASE.student, objectives=("regression", "chamfer"), default="chamfer"))  # fmt: skip
 STUDENTS = ("regression", "chamfer")
 TRAINED = {f"train/{name}" for name in STUDENTS}
@@ -91,9 +91,9 @@ CHANGES: list[tuple[str, Any, set[str]]] = [
     ("evaluate.fidelity_samples", 9, {"reference"} | EVALUATED | END),
     ("evaluate.fidelity_observations", 9, {"starts", "reference"} | EVALUATED | END),
     # a teacher carries out one sample whatever is said of the students
-    ("evaluate.selection", "one", SELECTED),
+    ("evaluate.selection", "single", SELECTED),
     ("evaluate.selection", "kept_latent", SELECTED),
-    ("evaluate.selection", "consistent", SELECTED),
+    ("evaluate.selection", "temporal_consistency", SELECTED),
     ("evaluate.selection_candidates", 9, SELECTED),
     ("evaluate.forget_every", 9, set()),  # a typical plan is so whatever the last one was
     ("evaluate.latency_calls", 9, END),
@@ -114,7 +114,8 @@ def test_a_changed_flag_makes_again_what_depends_on_it_and_nothing_else(
 
 
 def test_what_a_selection_does_not_look_at_changes_nothing() -> None:
-    one, consistent, kept = (_with(BASE, "evaluate.selection", kind) for kind in ("one", "consistent", "kept_latent"))
+    kinds = ("single", "temporal_consistency", "kept_latent")
+    one, consistent, kept = (_with(BASE, "evaluate.selection", kind) for kind in kinds)
     assert _changed("evaluate.selection_candidates", 9, consistent) == SELECTED
     assert _changed("evaluate.forget_every", 9, consistent) == _changed("evaluate.forget_every", 9, kept) == SELECTED
     assert _changed("evaluate.selection_candidates", 9, kept) == set()
@@ -192,7 +193,7 @@ def test_a_moving_world_has_stages_only_when_it_is_asked_for_and_changes_no_othe
         ("moving.starts", 9, MOVING | {"report"}),
         ("moving.teacher_steps", (4, 1), {"moving/teacher_1", "report"}),
         ("evaluate.execution_horizon", 9, {"teach", "sample", "reference"} | TRAINED | CHOSEN | EVALUATED | END | MOVING),
-        ("evaluate.selection", "one", SELECTED | {"moving/chamfer"}),
+        ("evaluate.selection", "single", SELECTED | {"moving/chamfer"}),
         ("evaluate.latency_calls", 9, END),  # only stated times: measured ones do not matter
         ("student.default", "regression", {"moving/chamfer", "moving/regression", "report"}),
     ],
@@ -212,7 +213,7 @@ def test_measured_times_are_what_the_rollouts_are_made_from() -> None:
 
 def test_no_flag_of_a_stage_is_forgotten() -> None:
     """Every value that a stage is given changes a key: a flag added later may not be left out."""
-    base = _with(BASE, "evaluate.selection", "consistent")  # the one that looks at all of its settings
+    base = _with(BASE, "evaluate.selection", "temporal_consistency")  # the one that looks at all of its settings
     base = replace(base, moving=_moving().moving)
     forgotten = []
     for section in ("demos", "teacher", "sample", "student", "evaluate", "moving"):

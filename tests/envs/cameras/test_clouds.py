@@ -10,7 +10,7 @@ import pytest
 
 import envs
 from envs.cameras.backends import open_renderer
-from envs.cameras.clouds import choose, farthest, inside, known_depth, pixel_rays, place, voxel_means
+from envs.cameras.clouds import choose, clean_depth, farthest, inside, pixel_rays, place, voxel_downsample
 from envs.cameras.specs import CameraSettings
 from envs.panda import avoid, detour, handles
 from envs.panda.base import PandaEnv
@@ -25,7 +25,7 @@ FINE = CameraSettings(width=600, height=600, images=False, depth=False, num_poin
 
 def test_what_no_measurement_can_be_is_unknown_and_counted() -> None:
     depth = np.array([[1.0, np.nan, np.inf, -np.inf], [0.0, -1.0, 5.0, 0.25]], np.float32)
-    known, count = known_depth(depth, range_m=3.0)
+    known, count = clean_depth(depth, range_m=3.0)
     np.testing.assert_array_equal(known, np.array([[1, np.nan, np.nan, np.nan], [np.nan, np.nan, 3, 0.25]], np.float32))
     assert count == 5 and known.dtype == np.float32
     assert np.isinf(depth[0, 2])  # the caller's image is left as it was
@@ -155,8 +155,8 @@ def test_the_table_is_cropped_and_the_cube_gets_its_share(sampling: str) -> None
 
 def with_holes(env: PandaEnv, monkeypatch: pytest.MonkeyPatch, camera: str, holes: Any, value: float) -> None:
     """From now on the depth of a camera has `value` in `holes`."""
-    assert env.eyes is not None
-    depth = env.eyes._renderer.depth
+    assert env.camera_rig is not None
+    depth = env.camera_rig._renderer.depth
 
     def spoiled(data: Any, name: str) -> np.ndarray:
         image = depth(data, name).copy()
@@ -164,7 +164,7 @@ def with_holes(env: PandaEnv, monkeypatch: pytest.MonkeyPatch, camera: str, hole
             image[holes] = value
         return image
 
-    monkeypatch.setattr(env.eyes._renderer, "depth", spoiled)
+    monkeypatch.setattr(env.camera_rig._renderer, "depth", spoiled)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 0.0])
@@ -172,12 +172,12 @@ def test_holes_are_unknown_counted_and_never_points(value: float, monkeypatch: p
     env = envs.make("detour", cameras=CameraSettings(images=False, num_points=256, sampling="random"))
     clean = env.reset(seed=0)[0]
     with_holes(env, monkeypatch, "front", np.s_[10:20], value)
-    seen = env.see()
-    assert env.made_up["unknown_pixels"] == 10 * 64
+    seen = env.observe_cameras()
+    assert env.camera_defects["unknown_pixels"] == 10 * 64
     assert np.isnan(seen[f"{DEPTH}.front"][0, 10:20]).all() and np.isnan(seen[f"{DEPTH}.front"]).sum() == 10 * 64
     np.testing.assert_array_equal(seen[f"{DEPTH}.front"][0, 20:], clean[f"{DEPTH}.front"][0, 20:])
     np.testing.assert_array_equal(seen[f"{DEPTH}.left"], clean[f"{DEPTH}.left"])
-    low, high = env.eyes.spec.settings.crop_low, env.eyes.spec.settings.crop_high  # type: ignore[union-attr]
+    low, high = env.camera_rig.spec.settings.crop_low, env.camera_rig.spec.settings.crop_high  # type: ignore[union-attr]
     assert np.isfinite(seen[POINTS]).all() and inside(seen[POINTS].T, np.array(low) - 1e-6, np.array(high) + 1e-6).all()  # type: ignore[arg-type]
     env.close()
 
@@ -187,20 +187,20 @@ def test_cameras_that_see_nearly_nothing_repeat_points_and_blind_ones_are_an_err
     env.reset(seed=0)
     with_holes(env, monkeypatch, "all", np.s_[:30], np.nan)
     with_holes(env, monkeypatch, "all", np.s_[32:], np.nan)
-    cloud = env.see()[POINTS]
+    cloud = env.observe_cameras()[POINTS]
     found = len(np.unique(cloud, axis=0))
-    assert 0 < found < 256 and env.made_up == {"unknown_pixels": 5 * 62 * 64, "repeated_points": 256 - found}
+    assert 0 < found < 256 and env.camera_defects == {"unknown_pixels": 5 * 62 * 64, "repeated_points": 256 - found}
     with_holes(env, monkeypatch, "all", np.s_[:], np.nan)
     with pytest.raises(ValueError, match="no point is left for the cloud"):
-        env.see()
+        env.observe_cameras()
     env.close()
 
 
 def test_one_point_stands_for_each_cube_of_a_grid() -> None:
     cloud = np.array([[0.01, 0.0, 0.0, 1.0], [0.09, 0.0, 0.0, 0.0], [0.11, 0.0, 0.0, 0.5], [-0.01, 0.05, 0.35, 0.2]])
-    means = voxel_means(cloud, 0.1)
+    means = voxel_downsample(cloud, 0.1)
     np.testing.assert_allclose(means, [[-0.01, 0.05, 0.35, 0.2], [0.05, 0, 0, 0.5], [0.11, 0, 0, 0.5]])
-    np.testing.assert_allclose(voxel_means(cloud[:, :3], 10.0), [[-0.01, 0.05, 0.35], cloud[:3, :3].mean(0)])
+    np.testing.assert_allclose(voxel_downsample(cloud[:, :3], 10.0), [[-0.01, 0.05, 0.35], cloud[:3, :3].mean(0)])
 
 
 def test_a_grid_against_a_dictionary() -> None:
@@ -208,6 +208,6 @@ def test_a_grid_against_a_dictionary() -> None:
     cubes: dict[tuple[int, ...], list[np.ndarray]] = {}
     for point in cloud:
         cubes.setdefault(tuple(np.floor(point / 0.25).astype(int).tolist()), []).append(point)
-    np.testing.assert_allclose(voxel_means(cloud, 0.25), [np.mean(cubes[cube], axis=0) for cube in sorted(cubes)])
+    np.testing.assert_allclose(voxel_downsample(cloud, 0.25), [np.mean(cubes[cube], axis=0) for cube in sorted(cubes)])
     with pytest.raises(ValueError, match="above 0 m, got 0"):
-        voxel_means(cloud, 0)
+        voxel_downsample(cloud, 0)

@@ -80,7 +80,7 @@ def opened(write: Write) -> Iterator[Open]:
 def test_a_velocity_field_beside_a_package_named_envs_keeps_the_contract(opened: Open, capfd) -> None:
     teacher = opened(FIELD)
     check_teacher(teacher, OBSERVATION, action_size=2, num_steps=5)
-    told = teacher.described
+    told = teacher.description
     assert (told.kind, told.horizon, told.action_size, told.num_steps, told.separable) == ("velocity field", 4, 2, 5, True)
     assert told.parameters is None and teacher.evaluations(5) == 5  # a class attribute is none of the object's own
     assert "disturbs nothing" in capfd.readouterr().err
@@ -124,7 +124,7 @@ def sampler(result: str = "noise + state.mean((1, 2))[:, None, None, None]", sta
 def test_a_sampler_is_asked_for_each_observation_by_itself(opened: Open) -> None:
     teacher = opened(sampler())
     check_teacher(teacher, OBSERVATION, action_size=2)
-    assert teacher.described.horizon is None
+    assert teacher.description.horizon is None
     both = teacher.sample_from_seeds(OBSERVATION, np.array([[5, 0, 0], [7, 0, 0]]), 5)
     alone = teacher.sample_from_seeds({STATE: OBSERVATION[STATE][1:]}, np.array([[7, 1, 2]]), 5)
     assert torch.equal(alone[0], both[1])
@@ -194,7 +194,7 @@ def test_another_interpreter_may_be_named(write: Write, tmp_path: Path) -> None:
     wrapper.chmod(0o755)
     text = "import os\nassert os.environ['OTHER'] == 'yes'\n" + FIELD
     with AdapterTeacher(AdapterFile.parse(f"{write(text)}:build", python=str(wrapper), timeout_s=PATIENCE_S)) as teacher:
-        assert teacher.described.kind == "velocity field"
+        assert teacher.description.kind == "velocity field"
     with pytest.raises(ValueError, match="adapter.python: .*nowhere is no program"):
         AdapterFile.parse(str(write(text)), python=str(tmp_path / "nowhere"))
 

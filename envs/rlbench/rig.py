@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from envs.cameras.clouds import choose, inside, known_depth, pixel_rays, place, voxel_means
+from envs.cameras.clouds import choose, clean_depth, inside, pixel_rays, place, voxel_downsample
 from envs.cameras.frames import CameraFrames
 from envs.cameras.specs import CameraSettings, CameraSpec, CamerasSpec
 from envs.specs import DEPTH, IMAGES, POINTS
@@ -27,7 +27,7 @@ _PLACES = 4
 """Decimals [m] to which the poses of a spec are rounded: the simulator's differ in the last bits from start to start."""
 
 
-class Views:
+class RLBenchCameraRig:
     """Turns the raw frames of one worker into features. Its spec is known from the first frame on."""
 
     def __init__(self, settings: CameraSettings, voxel_m: float) -> None:
@@ -55,10 +55,10 @@ class Views:
             for name, shape in self.shapes().items()
         }
 
-    def see(
+    def observe(
         self, frame: Mapping[str, np.ndarray], step: int
     ) -> tuple[dict[str, np.ndarray], dict[str, int], dict[str, np.ndarray]]:
-        """Features of one raw frame, what was made up for them (see `Eyes.see`), and the cameras' poses `[4, 4]` in the base.
+        """Features of one raw frame, its defect counts (see `CameraRig.observe`), and each camera's `[4, 4]` base_from_camera.
 
         Raises ValueError for images of another size than the settings say, when nothing at all is drawn in the first frame, and
         when no point is left for a cloud.
@@ -78,7 +78,7 @@ class Views:
                 seen[f"{IMAGES}.{name}"] = np.ascontiguousarray(colours.transpose(2, 0, 1))
             if not (settings.depth or settings.num_points):
                 continue
-            depth, holes = known_depth(self._sized(frame[f"{theirs}.depth"], name), settings.range_m)
+            depth, holes = clean_depth(self._sized(frame[f"{theirs}.depth"], name), settings.range_m)
             unknown += holes
             if settings.depth:
                 seen[f"{DEPTH}.{name}"] = depth[None].copy()
@@ -91,7 +91,7 @@ class Views:
         repeated = 0
         if settings.num_points:
             cloud = np.concatenate([np.concatenate(points), np.concatenate(paints)], axis=1)
-            cloud = voxel_means(cloud, self._voxel_m) if self._voxel_m and len(cloud) else cloud
+            cloud = voxel_downsample(cloud, self._voxel_m) if self._voxel_m and len(cloud) else cloud
             rng = np.random.default_rng([settings.seed, step])
             chosen_N, repeated = choose(cloud[:, :3], settings.num_points, settings.sampling, rng)
             seen[POINTS] = cloud[chosen_N].astype(np.float32)
@@ -133,7 +133,7 @@ class Views:
         return CameraSpec(name, settings.width, settings.height, round(focal_px, _PLACES), mount, placed)
 
 
-def same_cameras(frames: CameraFrames, spec: CamerasSpec) -> CameraFrames:
+def unify_camera_spec(frames: CameraFrames, spec: CamerasSpec) -> CameraFrames:
     """The frames under the spec of others, if their cameras differ by the simulator's jitter only; else as they are."""
     pairs = zip(frames.spec.cameras, spec.cameras, strict=False)
     near = all(np.allclose(one.extrinsics, other.extrinsics, rtol=0, atol=JITTER) for one, other in pairs)

@@ -10,7 +10,7 @@ import mujoco
 import numpy as np
 
 from envs.cameras.backends import open_renderer
-from envs.cameras.clouds import choose, inside, known_depth, pixel_rays, place
+from envs.cameras.clouds import choose, clean_depth, inside, pixel_rays, place
 from envs.cameras.render import camera_id, focal_pixels
 from envs.cameras.specs import CameraSettings, CameraSpec, CamerasSpec
 from envs.specs import DEPTH, IMAGES, POINTS
@@ -31,7 +31,7 @@ def camera_spec(model: mujoco.MjModel, name: str, width: int, height: int) -> Ca
     return CameraSpec(name, width, height, focal_pixels(model, index, height), mount, tuple(pose.reshape(-1).tolist()))
 
 
-class Eyes:
+class CameraRig:
     """The cameras of one scene. Close it when done; it belongs to the thread that made it."""
 
     def __init__(self, model: mujoco.MjModel, settings: CameraSettings) -> None:
@@ -65,7 +65,7 @@ class Eyes:
             found[camera.name] = pose
         return found
 
-    def see(self, data: mujoco.MjData, step: int) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    def observe(self, data: mujoco.MjData, step: int) -> tuple[dict[str, np.ndarray], dict[str, int]]:
         """One frame of every feature, float32, and what had to be made up for it.
 
         step: number of the control step; the same scene, seed and step give the same cloud. The counts are
@@ -81,7 +81,7 @@ class Eyes:
                 colours[name] = rgb.astype(np.float32) / np.float32(255)
             else:
                 depth = self._renderer.depth(data, name)
-            depths[name], holes = known_depth(depth, settings.range_m)
+            depths[name], holes = clean_depth(depth, settings.range_m)
             unknown += holes
             if settings.images:
                 seen[f"{IMAGES}.{name}"] = np.ascontiguousarray(colours[name].transpose(2, 0, 1))
