@@ -80,7 +80,7 @@ def request_demonstration(
     Frame k holds what was seen there and the action that leads to the next kept one. Raises WorkerFailure, and ValueError
     for a demonstration that can not be used.
     """
-    told, low = worker.request({"do": "demo", "start": start.tolist()}, limit_s=limit_s)
+    told, low = worker.request({"command": "demonstrate", "start": start.tolist()}, limit_s=limit_s)
     base = low.pop("base")
     kept = select_frames(low, settings)
     before, after = kept[:-1], kept[1:]
@@ -101,7 +101,7 @@ def _seen(
     rig = RLBenchCameraRig(cameras, settings.voxel_m)
     seen, counts, poses = [], [], []
     for part in np.split(frames, range(AT_ONCE, len(frames), AT_ONCE)):
-        _, images = worker.request({"do": "images", "frames": part.tolist()})
+        _, images = worker.request({"command": "images", "frames": part.tolist()})
         for row, frame in enumerate(part):
             raw = {name: values[frame] for name, values in low.items()}
             raw |= {name: values[row] for name, values in images.items()} | {"base": base}

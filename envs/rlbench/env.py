@@ -95,7 +95,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
 
     def describe(self) -> dict[str, Any]:
         """``variations`` of the task and ``versions`` of what simulates it."""
-        return self.worker.request({"do": "describe"})[0]
+        return self.worker.request({"command": "describe"})[0]
 
     def interrupt(self) -> None:
         """From another thread: ends the simulator at once, which is a crash to whoever waits for it."""
@@ -132,7 +132,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             raise ValueError(f"a start is {self.spec_task.start_names} in whole numbers, got {start.tolist()}")
         self._running, self._steps, self._last_seen, self._start = False, 0, {}, start.copy()
         self._load(start)
-        told, self._frame = self.worker.request({"do": "reset", "start": start.tolist(), "images": self._look})
+        told, self._frame = self.worker.request({"command": "reset", "start": start.tolist(), "images": self._look})
         self.instructions = [str(each) for each in told["instructions"]]
         self._start[3] = told["attempts"]
         self._running = True
@@ -202,7 +202,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         if not self._running and self._last_seen:  # the simulator may be gone: the last good view
             return {name: values.copy() for name, values in self._last_seen.items()}
         if not any(name.endswith(".extrinsics") for name in self._frame):
-            self._frame = self._ask({"do": "see"})[1]
+            self._frame = self._ask({"command": "observe"})[1]
         return self._seen()
 
     def tool_position(self) -> np.ndarray:
@@ -234,7 +234,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self._episodes += 1
         wanted = (self.worker.starts, self.tasks[number])
         if wanted != self._loaded and (self._loaded[0] == wanted[0] or number):
-            self.worker.request({"do": "task", "task": self.tasks[number]})
+            self.worker.request({"command": "load_task", "task": self.tasks[number]})
         self._loaded = wanted
 
     def _carry_out(self, action: np.ndarray) -> tuple[bool, str]:
@@ -244,7 +244,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         except ValueError:  # its six numbers tell no rotation
             return False, "invalid_action"
         shown = self.settings.per_action_collision_checking
-        message = {"do": "step", "images": self._look, **({"avoid": bool(action[-1] > 0.5)} if shown else {})}
+        message = {"command": "step", "images": self._look, **({"avoid": bool(action[-1] > 0.5)} if shown else {})}
         sent = {"action": np.append(arm, float(action[-2 if shown else -1] > 0.5))}
         try:
             told, self._frame = self._ask(message, sent)
@@ -256,7 +256,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         """For the film, where there is one; a simulator that gives none costs the picture only."""
         if self.video_frames is not None and self.worker.pid is not None:
             with contextlib.suppress(WorkerFailure):
-                self.video_frames += list(self._ask({"do": "picture"})[1].values())
+                self.video_frames += list(self._ask({"command": "snapshot"})[1].values())
 
     def _ask(
         self, message: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None

@@ -103,6 +103,11 @@ def descriptions(root: Path, task: str, variation: int) -> list[str]:
     return [str(each) for each in _reader().read(path.read_bytes())] if path.is_file() else []
 
 
+def shown(episode: StoredEpisode, root: Path, task: str, variation: int) -> tuple[list[str], int, dict[str, np.ndarray]]:
+    """A stored demonstration as envs/rlbench/protocol.py answers it: instructions, attempts, ``low`` and ``base``."""
+    return descriptions(root, task, variation), episode.attempts, {**episode.low, "base": episode.base}
+
+
 def metric_depth(picture: np.ndarray, near_m: float, far_m: float) -> np.ndarray:
     """Depth `[H, W]` float32 [m] of an RGB picture whose 24 bits, red first, go from the near to the far plane."""
     code = picture[..., :3].astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
