@@ -1,4 +1,4 @@
-"""Where RLBench's episodes begin: the starts of each split, and a demonstration from each that is needed."""
+"""The starts of RLBench's episodes in each split, drawn or stored."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
-from envs.panda.recording import SPLITS
 from envs.rlbench.spec import RLBenchSettings, task_names
 from envs.rlbench.tree import episodes
+from envs.specs import SPLITS
 
 Starts = dict[str, np.ndarray]
+"""Split to starts `[count, D]`."""
 
 
 def split_starts(task: str, settings: RLBenchSettings, seed: int, counts: Mapping[str, int]) -> Starts:
-    """`[count, D]` float64 starts for each of the splits; no two of them share one.
+    """`[count, D]` float64 starts for each split; the splits are disjoint.
 
-    Live ones are drawn, with the tasks and variations in turn. Of stored demonstrations the first are for training, then come
-    validation and test, again in turn. Raises ValueError for an unknown split, or when fewer are stored.
+    Live starts are drawn, cycling through tasks and variations. Stored demonstrations are taken in turn, first for training,
+    then for validation and test. Raises ValueError for an unknown split, or when too few are stored.
     """
     unknown = sorted(set(counts) - set(SPLITS))
     if unknown:
@@ -32,7 +33,7 @@ def split_starts(task: str, settings: RLBenchSettings, seed: int, counts: Mappin
 
 
 def draw_start(task: str, settings: RLBenchSettings, seed: int, split: str, number: int, attempt: int = 0) -> np.ndarray:
-    """Live start `number` of a split `[D]`; another attempt is another placement."""
+    """Live start `number` of a split, `[D]` float64; each attempt is another placement."""
     rng = np.random.default_rng([seed, SPLITS.index(split), number, attempt, *task.encode()])
     tasks = len(task_names(task))
     variation = settings.variations[number // tasks % len(settings.variations)]

@@ -119,7 +119,7 @@ def test_the_checker_finds_a_camera_that_is_missing_and_one_that_flickers(monkey
             envs.check_env(env, starts=1)
     with monkeypatch.context() as patch:
         patch.setattr(env, "observe_cameras", lambda: observe() | {POINTS: shots.random((32, 3), dtype=np.float32)})
-        with pytest.raises(ValueError, match="seen twice and not the same.*points"):
+        with pytest.raises(ValueError, match="observed twice and not the same.*points"):
             envs.check_env(env, starts=1)
     env.close()
 

@@ -294,10 +294,10 @@ def test_an_episode_whose_simulator_was_lost_by_a_picture_is_not_gone_on_with_in
         env.reset(seed=2)
         assert env.worker.pid is not None
         os.kill(env.worker.pid, number)
-        env._take_picture()
+        env._take_snapshot()
         assert env.worker.pid is None and len(env.video_frames) == 1
         with pytest.raises(WorkerFailure, match=f"{name}: the simulator of this episode is gone"):
-            env._ask({"command": "observe"})
+            env._request({"command": "observe"})
         assert env.step(pose(0.5, 0.0, 0.5))[4]["failure"] == name and env.worker.starts == 1
         env.reset(seed=2)
         assert env.worker.starts == 2
