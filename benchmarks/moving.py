@@ -31,7 +31,7 @@ from distill.hypotheses.cache import episode_seed
 from distill.store.manifest import place_of, sha256_file, write_json
 from envs.panda.recording import stored_starts
 from students import load_student
-from students.selection import ONE_SAMPLE
+from students.selection import SINGLE_SAMPLE
 from teachers import load_teacher
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,13 +104,13 @@ def _rolled(
     arguments: argparse.Namespace, task: str, seed: int, name: str, clock: Clock, condition: str
 ) -> list[dict[str, Any]]:
     weights = finished(arguments.runs, task, seed, "distill/" + STUDENT if name == STUDENT else "teach")
-    selection = CHOSEN if name == STUDENT or arguments.teachers_choose else ONE_SAMPLE
+    selection = CHOSEN if name == STUDENT or arguments.teachers_choose else SINGLE_SAMPLE
     made_from = {
         **selection_key(selection), "weights": sha256_file(weights / "model.safetensors"),
         "clock": [clock.delay, clock.period, arguments.starts],
         "disturbance": str(envs.disturbance(task)) if condition == "disturbed" else "",
     }  # fmt: skip
-    how = "" if selection.kind == "one" else f"-{selection.kind}"
+    how = "" if selection.kind == "single" else f"-{selection.kind}"
     kept = arguments.kept / f"{task}-seed{seed}-{name}{how}-{condition}-{clock.delay}-{clock.period}.json"
     if kept.is_file() and (found := json.loads(kept.read_text()))["made_from"] == made_from:
         episodes: list[dict[str, Any]] = found["episodes"]

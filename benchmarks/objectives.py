@@ -88,7 +88,8 @@ PHASES: dict[str, tuple[Row, ...]] = {
         _ablation("no warm start", "--student.no-warm-start"),
         _ablation("all actions alike", "--student.unexecuted-weight", "1"),
         *(_ablation(f"width {width}", "--student.width", str(width)) for width in (32, 64, 96)),
-        *(_ablation(f"selection: {kind}", "--evaluate.selection", kind) for kind in ("one", "consistent", "kept_latent")),
+        *(_ablation(f"selection: {kind}", "--evaluate.selection", kind)
+          for kind in ("single", "temporal_consistency", "kept_latent")),
     ),
 }
 

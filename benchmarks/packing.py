@@ -22,7 +22,7 @@ from PIL import Image
 
 import envs
 from distill.store.machine import hardware
-from envs.cameras.frames import LEVEL, as_stored
+from envs.cameras.frames import ZLIB_LEVEL, quantise
 from envs.cameras.specs import CAMERAS, CameraSettings
 from envs.specs import DEPTH, IMAGES
 
@@ -57,12 +57,12 @@ def by_zlib_of_differences(level: int) -> Pack:
 
 PACKINGS: dict[str, dict[str, Pack]] = {
     IMAGES: {
-        f"zlib, level {LEVEL} *": by_zlib(LEVEL), "zlib, level 1": by_zlib(1), "zlib, level 9": by_zlib(9),
-        "zlib of differences": by_zlib_of_differences(LEVEL), "PNG": by_pillow("PNG"),
+        f"zlib, level {ZLIB_LEVEL} *": by_zlib(ZLIB_LEVEL), "zlib, level 1": by_zlib(1), "zlib, level 9": by_zlib(9),
+        "zlib of differences": by_zlib_of_differences(ZLIB_LEVEL), "PNG": by_pillow("PNG"),
         "WebP, lossless": by_pillow("WEBP", lossless=True, method=2), "JPEG, quality 95 (lossy)": by_pillow("JPEG", quality=95),
     },
     DEPTH: {
-        f"zlib, level {LEVEL} *": by_zlib(LEVEL), "zlib of differences": by_zlib_of_differences(LEVEL),
+        f"zlib, level {ZLIB_LEVEL} *": by_zlib(ZLIB_LEVEL), "zlib of differences": by_zlib_of_differences(ZLIB_LEVEL),
         "PNG, 16 bit": by_pillow("PNG"),
     },
 }  # fmt: skip
@@ -78,10 +78,10 @@ def seen(size: int) -> dict[str, list[np.ndarray]]:
             observation, _, terminated, truncated, _ = env.step(action)
             if terminated or truncated:
                 break
-            if number % 2 == 0 and env.eyes is not None:
+            if number % 2 == 0 and env.camera_rig is not None:
                 for kind, frames in found.items():
                     names = [f"{kind}.{camera}" for camera in CAMERAS]
-                    frames += [as_stored(name, observation[name], env.eyes.spec) for name in names]
+                    frames += [quantise(name, observation[name], env.camera_rig.spec) for name in names]
         env.close()
     return found
 

@@ -28,7 +28,7 @@ from distill.store.machine import hardware
 from distill.worlds.embedded import reading_ms
 from envs.specs import STATE
 from students.one_step import OneStepStudent
-from students.selection import ONE_SAMPLE
+from students.selection import SINGLE_SAMPLE
 from teachers import make_teacher
 from teachers.networks.normalisation import observed_ranges
 
@@ -80,7 +80,7 @@ def main() -> None:
         chosen = config.evaluate.student_selection
         measured = measure(
             both, seen, arguments.calls, arguments.warmup, config.evaluate.execution_horizon,
-            selection=lambda policy, chosen=chosen: chosen if isinstance(policy, StudentPolicy) else ONE_SAMPLE,
+            selection=lambda policy, chosen=chosen: chosen if isinstance(policy, StudentPolicy) else SINGLE_SAMPLE,
         )  # fmt: skip
         read = None if cameras is None else reading_ms(config.task, cameras, arguments.calls, arguments.warmup)
         teacher_ms = measured["teacher_50"]["median_ms"]

@@ -29,7 +29,7 @@ import numpy as np
 import envs
 from distill.store.machine import hardware
 from envs.cameras.backends import BACKENDS, available_backends, open_renderer
-from envs.cameras.clouds import inside
+from envs.cameras.clouds import in_box
 from envs.cameras.specs import CAMERAS, CameraSettings
 from envs.panda import avoid, detour, handles
 from envs.panda.base import PandaEnv
@@ -105,7 +105,7 @@ def measured(backend: str, seconds: float, depth_file: str) -> dict[str, Any]:
         for task in STARTS:
             env = midway(task)
             env.open_cameras(replace(settings, backend=backend))
-            rates.append(rate(env.see, share, 1))
+            rates.append(rate(env.observe_cameras, share, 1))
             env.close()
         seen[name] = {key: float(np.mean([each[key] for each in rates])) for key in rates[0]}
     np.savez(depth_file, **depth)  # type: ignore[arg-type]
@@ -126,7 +126,7 @@ def extents(backend: str) -> float:
             if of_task == task:
                 low, high = np.array(middle) - half, np.array(middle) + half
                 box = (*(low - 0.012), 0.004), (*(high + 0.012), height + 0.012)
-                there = points[inside(points.T, *box)]
+                there = points[in_box(points.T, *box)]
                 gaps = [*(there.min(0)[:2] - low), *(there.max(0)[:2] - high), there[:, 2].max() - height]
                 worst = max(worst, float(np.abs(gaps).max()) * 1e3)
     return worst

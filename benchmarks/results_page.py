@@ -406,7 +406,7 @@ def main_section(task: str, found: Found, students: Iterable[Key]) -> str:
     parts = [f"## `{task}`", preset_line(task), *([promises(found, DEFAULT_KEY)] if DEFAULT_KEY in found else []),
              table(rows, ahead=ahead_of_default(found, rows)), comparison(found, rows)]  # fmt: skip
     absent = sorted({label_of(key) for key in students if key not in found})
-    return "\n\n".join([*parts, *([f"Measured on another task but not here: {', '.join(absent)}."] if absent else [])])
+    return "\n\n".join([*parts, *([f"PolicyFigures on another task but not here: {', '.join(absent)}."] if absent else [])])
 
 
 def changed_section(tasks: Mapping[str, Found], section: str, title: str, text: str) -> str:
@@ -430,7 +430,7 @@ def preset_line(task: str) -> str:
     """The default recipe's settings of a task, from its preset."""
     config = apply_preset(Config(), ROOT / f"configs/{task}.yaml")
     steps = config.sample.num_steps or TEACHERS[config.teacher.kind].CACHE_STEPS
-    several = f" of {config.evaluate.selection_candidates}" if config.evaluate.student_selection.several else ""
+    several = f" of {config.evaluate.selection_candidates}" if config.evaluate.student_selection.uses_candidates else ""
     return (
         f"By `configs/{task}.yaml`, as it was when this page was made, the default has K = {config.sample.num_hypotheses}, "
         f"M = {config.student.num_latents}, codes = {config.student.codes}, latent size = {config.student.latent_size}, "

@@ -225,7 +225,7 @@ class EvaluateConfig:
     teacher_steps: tuple[int, ...] = (50, 10, 4, 2, 1)
     baselines: tuple[str, ...] = ("nearest_demonstration",)
     execution_horizon: int = 8
-    selection: str = "typical"
+    selection: str = "outlier_rejection"
     selection_candidates: int = 16
     forget_every: int = 5
     fidelity_observations: int = 64
@@ -301,7 +301,9 @@ class Config:
     def real_time_selection(self) -> Selection:
         """How a student chooses in a moving world: among as many plans as elsewhere, so a call takes as long."""
         chosen = self.evaluate.student_selection
-        return dataclasses.replace(chosen, kind="consistent") if self.real_time.consistent and chosen.several else chosen
+        if not (self.real_time.consistent and chosen.uses_candidates):
+            return chosen
+        return dataclasses.replace(chosen, kind="temporal_consistency")
 
     @property
     def folder(self) -> Path:

@@ -1,6 +1,7 @@
-"""What the robot sees and does: tasks by name, here and in RLBench, and what is known of each before it runs.
+"""Environments, demonstrations and recorded data; here: tasks by name, embedded and of RLBench.
 
 Rooms: panda (the embedded simulator), cameras, rlbench, recorded (other people's data), process (another interpreter).
+Needs: numpy, gymnasium, mujoco. Not here: policies, and how they are trained and measured.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from envs.cameras.specs import CameraSettings
 from envs.checks import check_env
 from envs.panda.tasks import TASKS, disturbance, make, task_class
 from envs.rlbench.env import RLBenchEnv
-from envs.rlbench.spec import RLBenchSettings, is_rlbench
+from envs.rlbench.spec import RLBenchSettings, names_rlbench_task
 from envs.rlbench.spec import task_spec as rlbench_spec
 from envs.specs import TaskSpec
 
@@ -23,7 +24,7 @@ for _name in TASKS:
 
 
 def make_rlbench(name: str, settings: RLBenchSettings, cameras: CameraSettings | None = None) -> RLBenchEnv:
-    """A task of RLBench, ``rlbench/<name>``; its simulator is started by the first reset. ValueError as `make`."""
+    """An environment of the task ``rlbench/<name>``; the first reset starts its simulator. Raises ValueError as `make`."""
     env = RLBenchEnv(name, settings)
     if cameras is not None:
         env.open_cameras(cameras)
@@ -31,8 +32,8 @@ def make_rlbench(name: str, settings: RLBenchSettings, cameras: CameraSettings |
 
 
 def task_spec(name: str, rlbench: RLBenchSettings | None = None) -> TaskSpec:
-    """What is known of the task before it runs; ValueError with the nearest name for an unknown one.
+    """The spec of a task. Raises ValueError with the nearest name for an unknown one.
 
-    rlbench: how a task of RLBench is run, which decides what an action is; without, as it is by default.
+    rlbench: how a task of RLBench is run, which decides its actions; None: the default settings.
     """
-    return rlbench_spec(name, rlbench or RLBenchSettings()) if is_rlbench(name) else task_class(name).spec_task
+    return rlbench_spec(name, rlbench or RLBenchSettings()) if names_rlbench_task(name) else task_class(name).spec_task

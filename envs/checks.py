@@ -1,4 +1,4 @@
-"""A conformance checker for environments of one's own: everything that a rollout relies on, tried."""
+"""A conformance checker for your own environments: it tests everything that rollouts rely on."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from envs.cameras.specs import check_seen
+from envs.cameras.specs import check_camera_features
 from envs.specs import FAILURES, SIMULATOR_FAILURES, STATE, TaskSpec
 
 
 def check_env(env: Any, *, starts: int = 3, seed: int = 0) -> None:
-    """Checks that `env` keeps the contract of `PandaEnv`; an outsider's environment need not inherit from it.
+    """Checks that `env` fulfils the contract of `PandaEnv`, without having to inherit from it. Raises ValueError.
 
-    Looks at spaces, shapes, dtypes, refusals, info, that a start is reproduced, and that the plan of every mode leads
-    to that mode from `starts` sampled starts. Raises ValueError saying what is wrong. Of an environment with cameras
-    (`env.eyes.spec`, see envs.cameras.specs) every observation must hold what that spec names.
+    Checked: spaces, shapes, dtypes, refused inputs, info, that a start reproduces its observation, and that the plan of every
+    mode leads to that mode from `starts` sampled starts. With cameras (`env.camera_rig.spec`, see envs.cameras.specs) every
+    observation must hold the features that this spec names.
     """
     spec: TaskSpec = env.spec_task
     size, box = len(spec.state_names), env.action_space
@@ -43,15 +43,15 @@ def check_env(env: Any, *, starts: int = 3, seed: int = 0) -> None:
         for mode in spec.modes:
             first = _observed(env, env.reset(options={"start": start})[0], "reset")
             again = _observed(env, env.reset(options={"start": start})[0], "reset")
-            told = f"{first[STATE]} and {again[STATE]}"
-            _require(np.array_equal(first[STATE], again[STATE]), f"the start {start} gave two states, {told}")
-            differ = [key for key, seen in first.items() if not np.array_equal(seen, again[key])]
-            _require(not differ, f"the start {start} was seen twice and not the same: {differ}")
+            both = f"{first[STATE]} and {again[STATE]}"
+            _require(np.array_equal(first[STATE], again[STATE]), f"the start {start} gave two states, {both}")
+            differ = [key for key, values in first.items() if not np.array_equal(values, again[key])]
+            _require(not differ, f"the start {start} was observed twice and not the same: {differ}")
             _check_episode(env, mode, rng)
 
 
 def _check_episode(env: Any, mode: str, rng: np.random.Generator) -> None:
-    """Carries out one plan and checks every step's answer and where it ends."""
+    """Executes one plan and checks what every step returns and where the episode ends."""
     spec: TaskSpec = env.spec_task
     plan = env.plan(mode, rng)
     _require(
@@ -76,11 +76,11 @@ def _check_episode(env: Any, mode: str, rng: np.random.Generator) -> None:
 
 
 def _observed(env: Any, observation: Any, where: str) -> dict[str, np.ndarray]:
-    eyes = getattr(env, "eyes", None)
-    if eyes is not None:  # first, as it says what is wrong
-        check_seen(observation, eyes.spec)
+    camera_rig = getattr(env, "camera_rig", None)
+    if camera_rig is not None:  # first, as its errors say what is wrong
+        check_camera_features(observation, camera_rig.spec)
     _require(env.observation_space.contains(observation), f"{where} gave an observation outside observation_space")
-    return {key: np.asarray(seen) for key, seen in observation.items()}
+    return {key: np.asarray(values) for key, values in observation.items()}
 
 
 def _refuses(call: Any, what: str) -> None:

@@ -1,4 +1,4 @@
-"""Demonstrations: recording a scripted expert, keeping episodes flat in memory and on disk, cutting out windows."""
+"""Demonstrations: one episode, all episodes of a task flat in memory and on disk, and windows of them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Demonstration:
-    """One successful episode of a scripted expert; step t is what was seen before action t was sent.
+    """One successful episode of an expert; step t holds the observation before action t.
 
     state: `[L, S]` float32; action: `[L, A]` float32; tool: `[L, 3]` tool centre [m];
-    start: `[D]` float64; mode: the mode that the environment observed.
-    cameras: the same L frames as the cameras saw them, or None.
+    start: `[D]` float64; mode: the mode that the environment observed; cameras: the L camera frames, or None.
     """
 
     state: np.ndarray
@@ -38,12 +37,14 @@ class Demonstration:
 class Demonstrations:
     """All episodes of a task, frame after frame. F frames, E episodes.
 
-    spec: the task they show.
+    spec: their task.
     state: `[F, S]` float32; action: `[F, A]` float32; tool: `[F, 3]` float32 [m].
-    episode_index: `[F]` int64, 0 .. E-1, never falling.
+    episode_index: `[F]` int64, 0 .. E-1, non-decreasing.
     episode_mode: `[E]` int64 index in `spec.modes`; episode_start: `[E, D]` float64.
-    start_index: `[E]` int64, which of the stored starts the episode began at.
-    cameras: what the cameras saw in the F frames, or None.
+    start_index: `[E]` int64, index of the episode's start among the stored starts.
+    cameras: the F camera frames, or None.
+
+    Raises ValueError for wrong shapes or dtypes, values that are not finite, and indices out of range.
     """
 
     spec: TaskSpec
@@ -101,15 +102,15 @@ class Demonstrations:
     def from_episodes(
         cls, spec: TaskSpec, episodes: Sequence[Demonstration], start_index: Sequence[int] | np.ndarray
     ) -> Demonstrations:
-        """Joins episodes; `start_index[i]` says at which stored start episode i began.
+        """Joins episodes; `start_index[i]`: index of episode i's start among the stored starts.
 
-        ValueError without episodes, and when only some have cameras or theirs differ.
+        Raises ValueError without episodes, and when only some have cameras or their cameras differ.
         """
         if not episodes or len(episodes) != len(start_index):
             raise ValueError(f"need episodes and one start index each, got {len(episodes)} and {len(start_index)}")
-        seen = [e.cameras for e in episodes if e.cameras is not None]
-        if seen and len(seen) != len(episodes):
-            raise ValueError(f"{len(seen)} of {len(episodes)} episodes were recorded with cameras, expected all or none")
+        filmed = [e.cameras for e in episodes if e.cameras is not None]
+        if filmed and len(filmed) != len(episodes):
+            raise ValueError(f"{len(filmed)} of {len(episodes)} episodes were recorded with cameras, expected all or none")
         return cls(
             spec=spec,
             state=np.concatenate([e.state for e in episodes]).astype(np.float32),
@@ -119,7 +120,7 @@ class Demonstrations:
             episode_mode=np.array([spec.modes.index(e.mode) for e in episodes], dtype=np.int64),
             episode_start=np.stack([e.start for e in episodes]).astype(np.float64),
             start_index=np.asarray(start_index, dtype=np.int64),
-            cameras=CameraFrames.join(seen) if seen else None,
+            cameras=CameraFrames.join(filmed) if filmed else None,
         )
 
     def statistics(self) -> dict[str, dict[str, np.ndarray]]:
@@ -135,9 +136,9 @@ class Demonstrations:
         }
 
     def save(self, folder: str | Path) -> None:
-        """Writes ``frames.safetensors``, ``info.json`` and ``statistics.json`` into `folder` (made if needed).
+        """Writes ``frames.safetensors``, ``info.json`` and ``statistics.json`` into `folder` (created if needed).
 
-        What cameras saw goes into its sub-folder ``cameras``, see `CameraFrames.save`.
+        Camera frames go into its sub-folder ``cameras``, see `CameraFrames.save`.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -165,8 +166,8 @@ class Demonstrations:
     def load(cls, folder: str | Path, spec: TaskSpec | None = None) -> Demonstrations:
         """Reads what `save` wrote. With `spec`, refuses demonstrations of any other task.
 
-        Raises FileNotFoundError for a missing file; ValueError for another schema or task, for names, shapes or counts
-        that do not agree, and for values that are not finite.
+        Raises FileNotFoundError for a missing file; ValueError for another schema or task, for inconsistent names, shapes or
+        counts, and for values that are not finite.
         """
         folder = Path(folder)
         info = json.loads((folder / "info.json").read_text())
@@ -207,9 +208,9 @@ def _spec_from_json(stored: dict[str, Any], folder: Path) -> TaskSpec:
 def windows(
     demonstrations: Demonstrations, frames: np.ndarray, observation_steps: int, horizon: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For frame indices `[N]`: state history `[N, O, S]` ending at the frame, and action chunk `[N, T, A]` from it on.
+    """For frame indices `[N]`: state history `[N, O, S]` that ends at the frame, action chunk `[N, T, A]` that begins there.
 
-    Never crosses into another episode: the first state is repeated before its start, the last action after its end.
+    A window stays within its episode: the first state is repeated before its start, the last action after its end.
     Raises ValueError for a frame outside 0 .. F-1.
     """
     history, future = window_frames(demonstrations, frames, observation_steps, horizon)
@@ -219,7 +220,7 @@ def windows(
 def window_frames(
     demonstrations: Demonstrations, frames: np.ndarray, observation_steps: int, horizon: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of the frames in `windows`: history `[N, O]` and future `[N, T]`. Raises ValueError as it does."""
+    """The frame indices of `windows`: history `[N, O]` and future `[N, T]`. Raises ValueError as `windows`."""
     frames = np.asarray(frames, dtype=np.int64)
     if frames.ndim != 1 or (frames.size and (frames.min() < 0 or frames.max() >= demonstrations.num_frames)):
         raise ValueError(f"frames must be [N] within 0 .. {demonstrations.num_frames - 1}, got shape {frames.shape}")

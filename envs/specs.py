@@ -1,4 +1,4 @@
-"""What is known of a task before it runs: frozen specs, one list of types for all rooms."""
+"""Frozen specs of tasks, and the names of features and failures: the types that every room shares."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ SPLITS = ("train", "validation", "test")
 """Of starts: what policies are trained on, what checkpoints are chosen by, what is reported."""
 
 FAILURES = ("collision", "dropped", "off_table", "timeout", "unstable", "policy_error")
-"""Every way an episode can fail. An episode that does not succeed carries exactly one of these names."""
+"""Failures of an episode. An episode that does not succeed carries exactly one of these names."""
+
+SPLITS = ("train", "validation", "test")
+"""Of starts and episodes. Seeds depend on the order."""
 
 SIMULATOR_FAILURES = (
     "crash", "hang", "planner_error", "ik_error", "invalid_action", "placement_error", "demo_error", "task_failed", "error",
 )  # fmt: skip
-"""Further ones, of a simulator in a process of its own: the process died, or was killed as it took too long; no path, no
-inverse kinematics, or an action it does not take; the scene or the demonstration could not be made; the task ended
-unsolved; anything else that it raised."""
+"""Further failures, of a simulator in its own process: it died, or was killed for taking too long; no path, no inverse
+kinematics, or an invalid action; the scene or the demonstration could not be made; the task ended unsolved; anything else
+that it raised."""
 
 
 def nearest_name(value: str, choices: Iterable[str], opening: str = ". Did you mean", cutoff: float = 0.6) -> str:
-    """The end of an error message that names the choice most like `value`; "" where none is like it."""
+    """The end of an error message that suggests the choice most similar to `value`; "" where none is similar."""
     close = difflib.get_close_matches(value, list(choices), n=1, cutoff=cutoff)
     return f"{opening} {close[0]!r}?" if close else ""
 
@@ -40,6 +43,8 @@ class ActionSpec:
     names: `[A]` what each dimension is, with its unit, e.g. ``x_m``.
     low, high: `[A]` box the environment clips to, in the units of the names.
     weights: `[A]` weight of each dimension's squared difference in distances between normalised chunks.
+
+    Raises ValueError for unequal lengths or an empty box.
     """
 
     names: tuple[str, ...]
@@ -61,13 +66,13 @@ class ActionSpec:
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """What a policy, a report and a rollout need to know of a task.
+    """What policies, rollouts and reports need to know about a task.
 
     name: the task's registered name.
-    summary: one sentence a newcomer understands.
+    summary: one sentence for newcomers.
     state_names: `[S]` what each dimension of ``observation.state`` is, with its unit.
     action: the action's box, names and weights.
-    modes: every distinct way to solve the task that the environment can tell apart.
+    modes: the distinct ways to solve the task that the environment can tell apart.
     start_names: `[D]` what each number of a stored start is, with its unit.
     dt_s: control period [s].
     max_steps: control steps after which an episode has failed with ``timeout``.
@@ -85,7 +90,7 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class Shape:
-    """One thing to draw in the top view of a scene, in metres in the robot's base frame.
+    """One shape in the top view of a scene, in metres in the robot's base frame.
 
     kind: ``circle`` (size = radius, radius) or ``box`` (size = half extents in x and y).
     role: ``obstacle``, ``goal``, ``start`` or ``object``; the report colours by it.

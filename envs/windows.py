@@ -1,4 +1,4 @@
-"""Windows of demonstrations as a torch data set: what was observed in O frames, and the action chunk that follows."""
+"""Windows of demonstrations as a torch data set: the observations of O frames, and the action chunk that follows."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from envs.cameras.frames import as_seen
+from envs.cameras.frames import dequantise
 from envs.demonstrations import Demonstrations, window_frames
 from envs.specs import IMAGES, POINTS, STATE
 
 ACTION = "action"
 CACHE_MB = 2048
-"""How much memory a process may keep inflated images in, unless it says otherwise."""
+"""Default size of a process' cache of decompressed images [MiB]."""
 
 
 class WindowDataset(Dataset[dict[str, Tensor]]):
-    """One window per frame of demonstrations; a list of frame numbers is read as one batch.
+    """One window per frame of demonstrations; a list of frame indices is read as one batch.
 
-    ``observation.state`` `[O, S]`, the camera features that were asked for (`[O, 3, H, W]` in 0..1, `[O, 1, H, W]` [m]
-    with NaN where depth is unknown, `[O, N, 3 + C]` [m]) and ``action`` `[T, A]`, all float32; a batch has B before them.
+    ``observation.state`` `[O, S]`, the requested camera features (`[O, 3, H, W]` in 0..1, `[O, 1, H, W]` [m] with NaN where
+    depth is unknown, `[O, N, 3 + C]` [m]) and ``action`` `[T, A]`, all float32; a batch has a leading B.
     """
 
     def __init__(
@@ -32,9 +32,9 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
     ) -> None:  # fmt: skip
         """features: names of camera features, of `CamerasSpec.shapes`.
 
-        cache_mb: so much memory may be used to keep images and depth inflated once they were read, feature by feature
-        in the order of their names here, each whole or not at all. Every worker of a loader keeps its own.
-        Raises ValueError for a feature that is not stored, naming it and those there are.
+        cache_mb: memory for decompressed images and depth [MiB]; features are cached whole or not at all, in the order given.
+        Every worker of a loader has its own cache.
+        Raises ValueError for a feature that is not stored, with the names of those that are.
         """
         if features and demonstrations.cameras is None:
             raise ValueError(f"wanted {list(features)}, but these demonstrations were recorded without cameras: record again")
@@ -42,28 +42,28 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
             demonstrations.cameras.spec.require(features)
         self.demonstrations, self.features = demonstrations, tuple(features)
         self.observation_steps, self.horizon = observation_steps, horizon
-        self._room: dict[str, tuple[tuple[int, ...], type]] = {}
-        self._kept: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._cacheable: dict[str, tuple[tuple[int, ...], type]] = {}
+        self._cached: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         left, frames = cache_mb * 2**20, demonstrations.num_frames
         for name in features:
             if name != POINTS and demonstrations.cameras is not None:
                 settings = demonstrations.cameras.spec.settings
                 size, image = (settings.height, settings.width), name.startswith(IMAGES)
-                # channels first, as they will be asked for: turning images over costs more than reading them from here
+                # channels first, as they are returned: transposing images costs more than reading them from the cache
                 shape, dtype = ((frames, 3, *size), np.uint8) if image else ((frames, *size), np.uint16)
                 needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
                 if needed <= left:
                     left -= needed
-                    self._room[name] = shape, dtype
+                    self._cacheable[name] = shape, dtype
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": {}}  # a worker that is not forked begins with an empty memory
+        return {**self.__dict__, "_cached": {}}  # a worker that is not forked begins with an empty cache
 
     def __len__(self) -> int:
         return self.demonstrations.num_frames
 
     def __getitem__(self, index: int | Sequence[int] | np.ndarray) -> dict[str, Tensor]:
-        """One window, or for several frame numbers a batch of them. ValueError for a frame that is not there."""
+        """One window, or a batch for several frame indices. Raises ValueError for a frame out of range."""
         if isinstance(index, (int, np.integer)):
             return {name: values[0] for name, values in self[[int(index)]].items()}
         demonstrations, frames_B = self.demonstrations, np.asarray(index, dtype=np.int64)
@@ -77,31 +77,32 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
     def _read(self, name: str, frames_M: np.ndarray) -> np.ndarray:
         cameras = self.demonstrations.cameras
         assert cameras is not None
-        if name not in self._room:
+        if name not in self._cacheable:
             return cameras.read(name, frames_M)
-        if name not in self._kept:  # of which memory is taken only as it is filled
-            self._kept[name] = np.empty(*self._room[name]), np.zeros(len(self), bool)
-        kept, ready = self._kept[name]
-        as_stored = kept.transpose(0, 2, 3, 1) if name.startswith(IMAGES) else kept
+        if name not in self._cached:  # the system commits its memory only as it is filled
+            self._cached[name] = np.empty(*self._cacheable[name]), np.zeros(len(self), bool)
+        cached, ready = self._cached[name]
+        as_stored = cached.transpose(0, 2, 3, 1) if name.startswith(IMAGES) else cached
         for frame in np.unique(frames_M[~ready[frames_M]]).tolist():
             cameras.raw(name, [frame], as_stored[frame : frame + 1])
             ready[frame] = True
-        chosen = kept[frames_M]
-        return as_seen(name, chosen.transpose(0, 2, 3, 1) if name.startswith(IMAGES) else chosen, cameras.spec)
+        chosen = cached[frames_M]
+        return dequantise(name, chosen.transpose(0, 2, 3, 1) if name.startswith(IMAGES) else chosen, cameras.spec)
 
 
 def batch_loader(
     dataset: WindowDataset, batches: Iterable[Sequence[int]], workers: int = 0, ahead: int = 2
 ) -> DataLoader[dict[str, Tensor]]:
-    """Batches in the order of `batches`, lists of frame numbers, read by so many processes, each `ahead` batches ahead.
+    """A loader of `batches`, lists of frame indices, in their order.
 
-    With 0 workers the training process reads by itself. The order and the contents do not depend on `workers`.
+    workers: processes that read, each `ahead` batches ahead; with 0 the training process reads. Order and contents do not
+    depend on it.
     """
     return DataLoader(
-        dataset, batch_size=None, sampler=batches, num_workers=workers, collate_fn=_as_it_is,
+        dataset, batch_size=None, sampler=batches, num_workers=workers, collate_fn=_identity,
         prefetch_factor=ahead if workers else None, persistent_workers=workers > 0,
     )  # fmt: skip
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch

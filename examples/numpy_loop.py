@@ -64,21 +64,21 @@ class Student:
         if kind == "kept_latent":
             self.kept = draw(1) if self.kept is None else self.kept
             return self.kept
-        several = kind == "typical" or (kind == "consistent" and self.executed < self.horizon)
+        several = kind == "outlier_rejection" or (kind == "temporal_consistency" and self.executed < self.horizon)
         return draw(self.choice["candidates"] if several else 1)
 
     def _choose(self, plans: np.ndarray) -> int:
         """Temporal consistency, or the first plan that has others near it, or the only one."""
-        if self.choice["kind"] == "consistent" and self.last is not None and self.executed < self.horizon:
+        if self.choice["kind"] == "temporal_consistency" and self.last is not None and self.executed < self.horizon:
             return int(self._apart(plans[:, : self.horizon - self.executed], self.last[self.executed :]).argmin())
-        if self.choice["kind"] == "typical" and len(plans) > 2:
+        if self.choice["kind"] == "outlier_rejection" and len(plans) > 2:
             done = plans[:, : self.executed]
             apart = self._apart(done[:, None], done[None])
             copies = apart < 1e-5  # of itself, too
             alone = np.where(copies, 1e6, apart).min(-1)
-            alone[copies.sum(-1) > self.choice["copies"]] = 0
+            alone[copies.sum(-1) > self.choice["mode_duplicates"]] = 0
             usual = np.sort(alone)[(len(plans) - 1) // 2]
-            return int((~(alone > max(self.choice["stray"] * usual, self.choice["alike"]))).argmax())
+            return int((~(alone > max(self.choice["outlier_ratio"] * usual, self.choice["same_plan_distance"]))).argmax())
         return 0
 
     def _apart(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:

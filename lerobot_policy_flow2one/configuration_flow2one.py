@@ -21,7 +21,7 @@ class Flow2OneConfig(PreTrainedConfig):
 
     student: str = ""
     n_action_steps: int = 8
-    selection: str = "typical"
+    selection: str = "outlier_rejection"
     candidates: int = 16
     forget_every: int = 5
     seed: int = 0

@@ -85,14 +85,14 @@ class OneStepStudent(PretrainedPolicy):
         A student of fewer blocks takes as many of the teacher's, evenly spread, the last among them: a block adds to what it
         is given, so that one can be left out.
         chunks_JTA: normalised chunks of the teacher, one for each code: then the codes begin on the teacher's way from
-        their noise to these (`TrainedTeacher.warm_inputs`), and the time is frozen there.
+        their noise to these (`TrainedTeacher.warm_start_inputs`), and the time is frozen there.
         """
         self.copy_encoding(teacher)
         self.trunk.load_state_dict(_with_depth(self.shape.depth, teacher.trunk.state_dict(), teacher.shape.depth))
         if chunks_JTA is None or self.code_book is None:
-            self.time_C.copy_(teacher.start_condition())
+            self.time_C.copy_(teacher.noise_time_embedding())
             return
-        inputs_JTA, time_C = teacher.warm_inputs(CODE_GAIN * self.code_book.view_as(chunks_JTA), chunks_JTA)
+        inputs_JTA, time_C = teacher.warm_start_inputs(CODE_GAIN * self.code_book.view_as(chunks_JTA), chunks_JTA)
         self.time_C.copy_(time_C)
         self.code_book.copy_(inputs_JTA.flatten(1) / CODE_GAIN)
 
@@ -136,18 +136,18 @@ class OneStepStudent(PretrainedPolicy):
 
     def generate(self, condition_BC: Tensor, latents_BMZ: Tensor) -> Tensor:
         """One network evaluation: condition and latents to normalised chunks `[B, M, T, A]`."""
-        return self.from_lifted(condition_BC, self.lift(latents_BMZ, self.log_shares(condition_BC)))
+        return self.generate_from_lifted(condition_BC, self.lift(latents_BMZ, self.log_shares(condition_BC)))
 
-    def of_codes(self, condition_BC: Tensor, code_BJ: Tensor, latents_BJZ: Tensor) -> Tensor:
+    def generate_from_codes(self, condition_BC: Tensor, code_BJ: Tensor, latents_BJZ: Tensor) -> Tensor:
         """The normalised chunks `[B, J, T, A]` of given codes; of the latents all but the first number is used.
 
         Raises ValueError for a student without codes.
         """
         if not self.codes:
-            raise ValueError("of_codes: this student has no codes")
-        return self.from_lifted(condition_BC, self._lift(code_BJ, latents_BJZ))
+            raise ValueError("generate_from_codes: this student has no codes")
+        return self.generate_from_lifted(condition_BC, self._lift(code_BJ, latents_BJZ))
 
-    def from_lifted(self, condition_BC: Tensor, lifted_BMD: Tensor) -> Tensor:
+    def generate_from_lifted(self, condition_BC: Tensor, lifted_BMD: Tensor) -> Tensor:
         """The trunk's normalised chunks `[B, M, T, A]` of inputs `[B, M, T*A]`."""
         inputs = lifted_BMD.reshape(-1, self.shape.horizon, self.shape.action_size)
         chunks: Tensor = self.trunk(inputs, condition_BC + self.time_C)

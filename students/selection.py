@@ -1,4 +1,4 @@
-"""Action selection at run time: which of a policy's samples an episode carries out, and what it remembers between replans."""
+"""Action selection at run time: which of a policy's samples an episode executes, and what it keeps between replans."""
 
 from __future__ import annotations
 
@@ -8,33 +8,40 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-KINDS = ("one", "consistent", "kept_latent", "typical")
+KINDS = ("single", "temporal_consistency", "kept_latent", "outlier_rejection")
 
-STRAY = 4.0
-"""A candidate this many times as far from its nearest fellow as is usual among them is a stray (kind ``typical``)."""
+OUTLIER_RATIO = 4.0
+"""A candidate is an outlier when its nearest neighbour is this many times as far away as the median candidate's."""
 
-COPIES = 3
-"""A candidate that comes this many times more is a way of its own, though no other one is near it (kind ``typical``)."""
+MODE_DUPLICATES = 3
+"""A candidate with at least this many exact duplicates is a mode of its own, however far the others are: never an outlier."""
 
-ALIKE = 0.01
-"""Plans that differ by less count as one: 1 % of half an action's range (root mean square over the chunk), about 2 mm on the
-tasks here, half of what demonstrations are disturbed by. Where only one way is left a teacher's plans differ by less than a
-millimetre, and the same teacher with 25 instead of 50 solver steps would be outside its own support (docs/lab-notes.md)."""
+SAME_PLAN = 0.01
+"""Plans nearer than this count as one: 1 % of half an action's range (root mean square over the chunk), about 2 mm on the
+tasks here and half the noise of the demonstrations. Where only one mode is left, a teacher's plans differ by less than a
+millimetre; without this bound the same teacher with 25 instead of 50 solver steps would be outside its own support
+(docs/lab-notes.md)."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """How a chunk is chosen at a replan. A replan is every call of the policy, the first of an episode included.
+    """How one chunk is selected among a policy's samples at a replan. Every query of the policy is a replan.
 
-    kind: ``one``: one sample. ``consistent``: of `candidates` samples the one nearest to the unexecuted rest of the last
-    plan (temporal consistency, IMLE Policy, arXiv 2502.12371). ``kept_latent``: one sample, of a latent (or noise) that
-    is drawn once and kept. ``typical``: the first of `candidates` samples that has another one near it, so that a plan
-    between two ways, which stands alone, is not carried out; the ways keep about their shares.
-    forget_every: the last plan or latent is forgotten at replans 0, forget_every, 2 forget_every, ..; 0: only at the
-    first. With 1 either kind is ``one`` (``consistent`` has then drawn candidates for nothing).
+    kind:
+        ``single``: one sample.
+        ``outlier_rejection``: the first of `candidates` samples that is no outlier (`first_inlier`), so that a plan between
+        two modes is not executed; the modes keep about their shares.
+        ``temporal_consistency``: of `candidates` samples the one nearest to the unexecuted remainder of the last plan
+        (`nearest_to_remainder`; IMLE Policy, arXiv 2502.12371).
+        ``kept_latent``: one sample, of a latent (or noise) that is drawn once and kept.
+    candidates: samples per replan, for the two kinds that select among several.
+    forget_every: the last plan or latent is forgotten at replans 0, forget_every, 2 forget_every, ..; 0: only at the first.
+        With 1 both ``temporal_consistency`` and ``kept_latent`` act as ``single``.
+
+    Raises ValueError for an unknown kind or a number out of range.
     """
 
-    kind: str = "one"
+    kind: str = "single"
     candidates: int = 32
     forget_every: int = 5
 
@@ -47,24 +54,24 @@ class Selection:
             raise ValueError(f"forget_every: got {self.forget_every}, expected at least 0 (0 never forgets, 5 is usual)")
 
     @property
-    def several(self) -> bool:
-        """Whether several candidates are drawn, of which one is chosen."""
-        return self.kind in ("consistent", "typical")
+    def uses_candidates(self) -> bool:
+        """Whether this kind selects among several candidates."""
+        return self.kind in ("temporal_consistency", "outlier_rejection")
 
     @property
-    def remembers(self) -> bool:
-        """Whether something is kept from replan to replan, to be forgotten every `forget_every`."""
-        return self.kind in ("consistent", "kept_latent")
+    def has_memory(self) -> bool:
+        """Whether something is kept from replan to replan, until `forget_every` clears it."""
+        return self.kind in ("temporal_consistency", "kept_latent")
 
 
-ONE_SAMPLE = Selection()
+SINGLE_SAMPLE = Selection()
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What one episode remembers; a fresh one begins an episode.
+    """What one episode keeps between replans; a new episode starts with a new one.
 
-    replans: made so far. last_TA: the last plan, normalised. draw: `[1, ...]` the kept latent or noise, on the CPU.
+    replans: replans so far. last_TA: the last plan, normalised. draw: `[1, ...]` the kept latent or noise, on the CPU.
     """
 
     replans: int = 0
@@ -75,36 +82,37 @@ class Memory:
 def draw_candidates(
     selection: Selection, memory: Memory, draw: Callable[[int], Tensor], executed: int, horizon: int
 ) -> tuple[Tensor, Memory]:
-    """The latents `[N, ...]` of one episode's next replan, and its memory with what is to be kept of them.
+    """The latents `[N, ...]` of one episode's next replan, and its memory with the latent to keep.
 
-    draw: a number of samples to `[N, ...]`. N is the same for every episode of a batch: `candidates` for ``consistent``,
-    else 1. It is 1, too, where plans are carried out to their end (executed >= horizon): nothing is left to compare with.
+    draw: maps a number of samples N to latents `[N, ...]`. executed: actions of a plan that are executed before the next
+    replan; horizon: T. N is the same for every episode of a batch: `candidates` where the selection uses them, else 1. It is
+    1, too, for ``temporal_consistency`` when plans are executed to their end (executed >= horizon).
     """
     if selection.kind == "kept_latent":
         kept = draw(1) if memory.draw is None or _forgets(selection, memory) else memory.draw
         return kept, replace(memory, draw=kept)
-    several = selection.several and (selection.kind == "typical" or executed < horizon)
+    several = selection.uses_candidates and (selection.kind == "outlier_rejection" or executed < horizon)
     return draw(selection.candidates if several else 1), memory
 
 
 def choose(
     selection: Selection, candidates_BNTA: Tensor, memories: Sequence[Memory], executed: int, weights_A: Tensor
 ) -> tuple[Tensor, list[Memory]]:
-    """Each episode's choice `[B, T, A]` among its candidates, and its memory after this replan.
+    """Each episode's selected chunk `[B, T, A]`, and its memory after this replan.
 
-    candidates_BNTA: normalised chunks; memories: one per row; executed: how many actions of a plan are carried out;
-    weights_A: the task's. An episode with nothing to compare takes its first candidate, which is one sample: the first
-    replan, one at which the last plan is forgotten, plans that were carried out to their end.
+    candidates_BNTA: normalised chunks; memories: one per episode; executed: number of actions executed per plan;
+    weights_A: the task's action weights. An episode without a plan to compare with takes its first candidate: at the first
+    replan, when the last plan is forgotten, and when plans are executed to their end.
     """
     index_B = torch.zeros(len(memories), dtype=torch.long, device=candidates_BNTA.device)
-    if selection.kind == "consistent" and executed < candidates_BNTA.shape[2]:
+    if selection.kind == "temporal_consistency" and executed < candidates_BNTA.shape[2]:
         last = [None if _forgets(selection, memory) else memory.last_TA for memory in memories]
         rows = [row for row, chunk_TA in enumerate(last) if chunk_TA is not None]
         if rows:
             last_RTA = torch.stack([chunk_TA for chunk_TA in last if chunk_TA is not None])
-            index_B[rows] = nearest_to_rest(candidates_BNTA[rows], last_RTA, executed, weights_A)
-    if selection.kind == "typical":
-        index_B = first_typical(candidates_BNTA, executed, weights_A)
+            index_B[rows] = nearest_to_remainder(candidates_BNTA[rows], last_RTA, executed, weights_A)
+    if selection.kind == "outlier_rejection":
+        index_B = first_inlier(candidates_BNTA, executed, weights_A)
     if candidates_BNTA.shape[1] == 1:
         chosen_BTA = candidates_BNTA[:, 0]
     else:
@@ -116,32 +124,34 @@ def choose(
     return chosen_BTA, after
 
 
-def first_typical(candidates_BNTA: Tensor, executed: int, weights_A: Tensor) -> Tensor:
-    """Index `[B]` of the first candidate that is no stray.
+def first_inlier(candidates_BNTA: Tensor, executed: int, weights_A: Tensor) -> Tensor:
+    """Index `[B]` of the first candidate that is no outlier.
 
-    A stray's distance to the nearest other candidate is more than `STRAY` times the median of such distances, and more
-    than `ALIKE`. Distance: over the actions that are carried out, as the objectives'. Copies of a candidate are no others,
-    as a student with codes makes a stray twice now and then; but one with `COPIES` of them is no stray. A candidate with
-    NaN is no stray, so that a broken policy is seen, not hidden.
+    An outlier's distance to its nearest neighbour is above `OUTLIER_RATIO` times the median of these distances and above
+    `SAME_PLAN`. Distances are those of the objectives, over the `executed` first actions. Exact duplicates are not neighbours,
+    because a student with codes now and then draws one outlier twice; a candidate with `MODE_DUPLICATES` duplicates is no
+    outlier. Nor is one with NaN, so that a broken policy is seen, not hidden. Fewer than three candidates: the first.
+
+    candidates_BNTA: normalised chunks; weights_A: the task's action weights.
     """
     count = candidates_BNTA.shape[1]
     if count < 3:
         return torch.zeros(len(candidates_BNTA), dtype=torch.long, device=candidates_BNTA.device)
-    done_BNTA = candidates_BNTA[:, :, :executed]
-    distance_BNN = _distance(done_BNTA[:, :, None], done_BNTA[:, None], weights_A)
-    copy_BNN = distance_BNN < 1e-5  # of itself, too
-    alone_BN = distance_BNN.masked_fill(copy_BNN, 1e6).amin(-1)
-    alone_BN = alone_BN.masked_fill(copy_BNN.sum(-1) > COPIES, 0.0)
-    usual_B1 = alone_BN.median(-1, keepdim=True).values
-    return (~(alone_BN > (STRAY * usual_B1).clamp(min=ALIKE))).int().argmax(-1)
+    executed_BNTA = candidates_BNTA[:, :, :executed]
+    distance_BNN = _distance(executed_BNTA[:, :, None], executed_BNTA[:, None], weights_A)
+    duplicate_BNN = distance_BNN < 1e-5  # of itself, too
+    nearest_BN = distance_BNN.masked_fill(duplicate_BNN, 1e6).amin(-1)
+    nearest_BN = nearest_BN.masked_fill(duplicate_BNN.sum(-1) > MODE_DUPLICATES, 0.0)
+    median_B1 = nearest_BN.median(-1, keepdim=True).values
+    return (~(nearest_BN > (OUTLIER_RATIO * median_B1).clamp(min=SAME_PLAN))).int().argmax(-1)
 
 
-def nearest_to_rest(candidates_BNTA: Tensor, last_BTA: Tensor, executed: int, weights_A: Tensor) -> Tensor:
-    """Index `[B]` of the candidate whose first actions are nearest to what the last plan had left (arXiv 2502.12371).
+def nearest_to_remainder(candidates_BNTA: Tensor, last_BTA: Tensor, executed: int, weights_A: Tensor) -> Tensor:
+    """Index `[B]` of the candidate whose first actions are nearest to the remainder of the last plan (arXiv 2502.12371).
 
-    Candidate action i stands beside action executed + i of the last plan. The distance is the
-    objectives' over these T - executed actions; of equals the first. A candidate with NaN counts as nearest, so that a
-    broken policy is seen, not hidden. Raises ValueError unless at least one action is left.
+    Action i of a candidate is compared with action executed + i of the last plan; the distance is the objectives', over these
+    T - executed actions. Ties go to the first. A candidate with NaN counts as nearest, so that a broken policy is seen, not
+    hidden. Raises ValueError unless 1 <= executed < T.
     """
     horizon = candidates_BNTA.shape[2]
     if not 1 <= executed < horizon:
@@ -153,7 +163,7 @@ def nearest_to_rest(candidates_BNTA: Tensor, last_BTA: Tensor, executed: int, we
 
 
 def _distance(first: Tensor, second: Tensor, weights_A: Tensor) -> Tensor:
-    """Weighted root mean square difference `[..]` of chunks `[.., T, A]`, as the objectives'."""
+    """Weighted root mean square difference `[..]` of chunks `[.., T, A]`, as in the objectives."""
     scale_A = (weights_A / weights_A.sum()).sqrt()
     return (first * scale_A - second * scale_A).square().sum(-1).mean(-1).sqrt()
 

@@ -43,7 +43,7 @@ class Teacher(Protocol):
 
 
 @runtime_checkable
-class FromSeeds(Protocol):
+class SeededTeacher(Protocol):
     """A teacher that makes each chunk from a seed of its own, so that it can be drawn in any batch."""
 
     def sample_from_seeds(self, observation: Observation, seeds_BK: np.ndarray, num_steps: int) -> Tensor:
@@ -52,10 +52,10 @@ class FromSeeds(Protocol):
 
 
 @runtime_checkable
-class Elsewhere(Protocol):
+class RemoteTeacher(Protocol):
     """A teacher in another process, whose chunks come here as plain numbers."""
 
-    def faults(self) -> list[str]:
+    def contract_violations(self) -> list[str]:
         """What is wrong with the calls so far that cannot be seen here: gradient, device, a changed observation."""
         ...
 
@@ -67,7 +67,7 @@ def check_teacher(
 
     Checked: shape, finiteness, dtype, no gradient, same seed same result, different seed different result,
     hypotheses that differ within one observation, at least one network evaluation counted; chunks that do not depend on
-    what else is in the batch, of a teacher that makes them from seeds (`FromSeeds`); and that nothing is passed over in
+    what else is in the batch, of a teacher that makes them from seeds (`SeededTeacher`); and that nothing is passed over in
     silence: the observation is left as it was, and a feature that is missing or holds a NaN is refused unless it does
     not matter (a NaN may also show in the chunks, and in depth it may be made up for).
     observation: `teachers.networks.observations.fake_observation` makes one for teachers of ours.
@@ -100,8 +100,8 @@ def check_teacher(
         wrong.append(f"evaluations: got {teacher.evaluations(num_steps)} for {num_steps} steps, expected at least 1")
     if any(not torch.equal(value.nan_to_num(), before[name].nan_to_num()) for name, value in observation.items()):
         wrong.append("observation: it was changed in place; work on a copy")
-    wrong += teacher.faults() if isinstance(teacher, Elsewhere) else []
-    if not wrong and isinstance(teacher, FromSeeds):
+    wrong += teacher.contract_violations() if isinstance(teacher, RemoteTeacher) else []
+    if not wrong and isinstance(teacher, SeededTeacher):
         wrong = _neighbours(teacher, observation, num_steps, num_hypotheses)
     if not wrong:
         wrong = _silences(lambda seen: draw(0, seen), observation, first)
@@ -109,7 +109,7 @@ def check_teacher(
         raise ValueError("this teacher does not keep the contract:\n  " + "\n  ".join(wrong))
 
 
-def _neighbours(teacher: FromSeeds, observation: Observation, num_steps: int, num_hypotheses: int) -> list[str]:
+def _neighbours(teacher: SeededTeacher, observation: Observation, num_steps: int, num_hypotheses: int) -> list[str]:
     """What is wrong where the last observation's chunks depend on those that are drawn in the same call."""
     batch, _ = batch_of(observation)
     seeds_BK = np.arange(batch * num_hypotheses).reshape(batch, num_hypotheses)

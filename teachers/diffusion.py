@@ -63,7 +63,7 @@ class DiffusionTeacher(TrainedTeacher):
     SOLVERS = ("ddim", "ddpm")
     CACHE_SOLVER = "ddim"
     CACHE_STEPS = 20
-    FRESH_NOISE = ("ddpm",)
+    STOCHASTIC_SOLVERS = ("ddpm",)
 
     def __init__(self, shape: PolicyShape, solver: str = "ddim") -> None:
         super().__init__(shape, solver)
@@ -93,7 +93,7 @@ class DiffusionTeacher(TrainedTeacher):
     def solve(self, condition_BC: Tensor, noise_BK: Tensor, num_steps: int) -> Tensor:
         """Normalised chunks `[B, K, T, A]` from noise `[B, K, *noise_shape]`. ValueError unless num_steps divides LEVELS."""
         schedule = sampling_schedule(num_steps)
-        stochastic = not self.one_noise(self.solver)
+        stochastic = not self.is_deterministic(self.solver)
         noise_N = noise_BK.flatten(0, 1)
         x_NTA = noise_N[:, 0] if stochastic else noise_N
         for step, level in enumerate(schedule.timesteps.tolist()):

@@ -41,7 +41,7 @@ class EnergyTeacher(TrainedTeacher):
     SOLVERS = ("langevin",)
     CACHE_SOLVER = "langevin"
     CACHE_STEPS = 20
-    FRESH_NOISE = ("langevin",)
+    STOCHASTIC_SOLVERS = ("langevin",)
 
     def __init__(self, shape: PolicyShape, solver: str = "langevin") -> None:
         super().__init__(shape, solver)

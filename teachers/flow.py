@@ -88,7 +88,7 @@ class FlowTeacher(TrainedTeacher):
         return SOLVERS[self.solver].evaluations(num_steps)
 
     @torch.no_grad()
-    def warm_inputs(self, noise_NTA: Tensor, chunk_NTA: Tensor) -> tuple[Tensor, Tensor]:
+    def warm_start_inputs(self, noise_NTA: Tensor, chunk_NTA: Tensor) -> tuple[Tensor, Tensor]:
         """x_t = (1 - t) noise + t chunk at t = WARM_TIME."""
         time_1 = torch.full((1,), WARM_TIME, device=noise_NTA.device)
         return (1 - WARM_TIME) * noise_NTA + WARM_TIME * chunk_NTA, self.time(time_1)[0]

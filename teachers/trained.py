@@ -28,7 +28,7 @@ class TrainedTeacher(PretrainedPolicy, ABC):
     """The one that hypotheses are drawn with unless another is asked for: the best at the few steps a cache can afford."""
     CACHE_STEPS: ClassVar[int]
     """How many of its steps."""
-    FRESH_NOISE: ClassVar[tuple[str, ...]] = ()
+    STOCHASTIC_SOLVERS: ClassVar[tuple[str, ...]] = ()
     """Solvers that take new noise at every step; with the others a chunk comes from one noise of its own shape."""
 
     def __init__(self, shape: PolicyShape, solver: str) -> None:
@@ -62,9 +62,9 @@ class TrainedTeacher(PretrainedPolicy, ABC):
             raise ValueError(f"{name} must be at least 1, got {num_steps}")
 
     @classmethod
-    def one_noise(cls, solver: str) -> bool:
+    def is_deterministic(cls, solver: str) -> bool:
         """Whether this solver ("": the cache's) makes a chunk from one noise `[T, A]`."""
-        return (solver or cls.CACHE_SOLVER) not in cls.FRESH_NOISE
+        return (solver or cls.CACHE_SOLVER) not in cls.STOCHASTIC_SOLVERS
 
     def use_solver(self, solver: str) -> None:
         """Draw chunks with this one of `SOLVERS` from now on. Raises ValueError for another."""
@@ -78,20 +78,20 @@ class TrainedTeacher(PretrainedPolicy, ABC):
         The last step's are multiplied by zero: nothing is added to the clean chunk.
         """
         chunk = self.shape.horizon, self.shape.action_size
-        return chunk if self.one_noise(self.solver) else (1 + num_steps, *chunk)
+        return chunk if self.is_deterministic(self.solver) else (1 + num_steps, *chunk)
 
     # -- sampling --------------------------------------------------------------------------------------------------
 
-    def start_condition(self) -> Tensor:
+    def noise_time_embedding(self) -> Tensor:
         """What stands for the time `[C]` at pure noise: a student that starts from this teacher goes on from there."""
         return self.time(torch.zeros(1, device=self.time.frequencies.device))[0]
 
-    def warm_inputs(self, noise_NTA: Tensor, chunk_NTA: Tensor) -> tuple[Tensor, Tensor]:
+    def warm_start_inputs(self, noise_NTA: Tensor, chunk_NTA: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs of the trunk `[N, T, A]`, and what stands for their time `[C]`, that a student with codes starts from.
 
         Here pure noise; where a teacher knows what lies between the noise and its chunks, rather that.
         """
-        return noise_NTA, self.start_condition()
+        return noise_NTA, self.noise_time_embedding()
 
     @torch.no_grad()
     def sample_from_noise(self, observation: Observation, noise_BK: Tensor, num_steps: int) -> Tensor:

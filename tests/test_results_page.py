@@ -134,7 +134,7 @@ def test_the_table_of_a_task(tmp_path):
     assert re.search(r"by the default from the same starts: Chamfer \+ energy student by \+10\.0 .* points, which may be", main)
     # 0.02 and 0.015 are more than the default's 0.01 of seed 0, and not more than it is over both seeds
     assert "Lower energy distance than the default's: none. Lower outside share than the default's: Chamfer + e" in main
-    assert "selection: typical of 16." in main and "Hardware: two cores." in page
+    assert "selection: outlier_rejection of 16." in main and "Hardware: two cores." in page
     assert line(page, "`detour`")[-1] == "Chamfer + energy student, +10.0"
 
 
@@ -230,7 +230,7 @@ def test_a_student_that_another_task_has_is_missed(tmp_path):
     write(tmp_path, seed0=SEED0)
     write(tmp_path, "handles", seed0=SEED0[:4])
     page = results_page.page(tmp_path)
-    assert page.count("Measured on another task but not here") == 1
+    assert page.count("PolicyFigures on another task but not here") == 1
     assert "but not here: Chamfer + energy student, Consistency distillation." in page.split("## `handles`")[1]
     assert not re.search("## (Ablations|A smaller|Few|Teachers)", page)
 
@@ -240,12 +240,12 @@ def test_ablations_stand_beside_the_default_of_the_same_seed(tmp_path):
     rows = [
         *SEED0, selected, row(DEFAULT, "1111111111", (5, 5), "ablations", "K = 32", switch_rate=0.25),
         row(DEFAULT, "1111111000", (4, 3), "ablations", "K = 4"),
-        row(DEFAULT, "1111101100", (4, 3), "ablations", "selection: one"),
+        row(DEFAULT, "1111101100", (4, 3), "ablations", "selection: single"),
     ]  # fmt: skip
     write(tmp_path, seed0=rows, seed1=SEED1)
     part = results_page.page(tmp_path).split("## Ablations")[1].split("\n## ")[0]
     assert re.findall(r"^\| (.+?) \| 1 \|", part, re.MULTILINE) == [
-        "teacher, 50 steps", f"**{LABEL}**", "K = 4", "K = 32 ▲", "selection: one"
+        "teacher, 50 steps", f"**{LABEL}**", "K = 4", "K = 32 ▲", "selection: single"
     ]  # fmt: skip
     few = line(part, "K = 4")
     assert few[6].startswith("−30.0 (") and few[-2].startswith("−20.0 (")  # to the main teacher, to the default
@@ -317,10 +317,10 @@ def test_one_table_holds_students_that_are_measured_alike(monkeypatch):
     # the page knows a rival by its phase
     assert [name for row in objectives.PHASES["rivals"] for name in row.recipes] == list(objectives.RIVALS)
     # whatever selects otherwise than the presets says so in its label
-    assert all(read_command(["evaluate", "--config", f"configs/{task}.yaml"])[2].evaluate.selection == "typical"
+    assert all(read_command(["evaluate", "--config", f"configs/{task}.yaml"])[2].evaluate.selection == "outlier_rejection"
                for task in objectives.TASKS)  # fmt: skip
     told = {row.label for rows in objectives.PHASES.values() for row in rows if "--evaluate.selection" in row.flags}
-    assert told == {f"selection: {kind}" for kind in ("one", "consistent", "kept_latent")}
+    assert told == {f"selection: {kind}" for kind in ("single", "temporal_consistency", "kept_latent")}
 
 
 def test_the_page_knows_every_phase_of_the_grid():

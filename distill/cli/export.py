@@ -19,11 +19,11 @@ from distill.store.machine import hardware
 from distill.store.manifest import installed_packages, publish, read_manifest, sha256_file, verify, write_bytes, write_json
 from envs.specs import STATE
 from students import Student, load_student
-from students.export.card import RunTime, model_card
+from students.export.card import InferenceSettings, model_card
 from students.export.graph import ACTIONS, FILES, LATENTS, SAMPLES, check_format, export_program, write_format
 from students.export.hub import check_upload, upload
 from students.export.parity import TOLERANCE, Parity, measure_parity
-from students.selection import ALIKE, COPIES, STRAY
+from students.selection import MODE_DUPLICATES, OUTLIER_RATIO, SAME_PLAN
 from teachers.networks.observations import feature_shape, sources_of
 
 SCHEMA_VERSION = 1
@@ -133,7 +133,7 @@ def _write(options: ExportOptions, student: Student, folder: Path, say: Callable
     write_json(folder / "export.json", described)
 
 
-def describe(student: Student, run_time: RunTime, folder: Path, parities: dict[str, Parity]) -> dict[str, Any]:
+def describe(student: Student, run_time: InferenceSettings, folder: Path, parities: dict[str, Parity]) -> dict[str, Any]:
     """What ``export.json`` says of the graph: enough to call it, and to choose among its chunks, with nothing of ours."""
     shape = student.shape
     inputs: list[dict[str, Any]] = [
@@ -153,8 +153,9 @@ def describe(student: Student, run_time: RunTime, folder: Path, parities: dict[s
         # distances between plans are taken of (action - centre) / scale, with these weights
         "action": {"centre": centre_A.tolist(), "scale": scale_A.tolist(), "weights": list(shape.action_weights)},
         "selection": {
-            **asdict(selection), "execution_horizon": run_time.execution_horizon, "stray": STRAY, "copies": COPIES,
-            "alike": ALIKE, "source": run_time.source,
+            **asdict(selection), "execution_horizon": run_time.execution_horizon,
+            "outlier_ratio": OUTLIER_RATIO, "mode_duplicates": MODE_DUPLICATES,
+            "same_plan_distance": SAME_PLAN, "source": run_time.source,
         },
         "formats": {
             name: {"file": FILES[name], "bytes": os.path.getsize(folder / FILES[name]),

@@ -84,8 +84,8 @@ def _conversion(config: ConvertConfig, opened: Opened, recorded: RecordedObserva
             raise ValueError("features: a teacher of ours says itself what is seen; leave out --features")
         policy.check_steps(config.sample.num_steps or policy.CACHE_STEPS, "sample.num_steps")
     elif isinstance(policy, AdapterTeacher):
-        steps = (opened.num_steps, *((2, 1) if policy.described.kind == "velocity field" else ()))
-        told = policy.described
+        steps = (opened.num_steps, *((2, 1) if policy.description.kind == "velocity field" else ()))
+        told = policy.description
         shape = its if not config.features else external_shape(
             recorded, config.features, told.observation_steps, its.horizon, its.action_size, config, told.action_names,
             told.dt_s,

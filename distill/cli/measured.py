@@ -12,7 +12,7 @@ from typing import Any
 from distill.config import EvaluateConfig
 from distill.evaluation.statistics import wilson_interval
 from distill.store.manifest import read_manifest, verify
-from students.export.card import Measured, Provenance, RunTime
+from students.export.card import InferenceSettings, PolicyFigures, Provenance
 from students.selection import Selection
 
 FEWEST_CALLS = 100
@@ -23,22 +23,22 @@ FEWEST_CALLS = 100
 class RunFigures:
     """What `figures_of` found; what it did not find is None or "" in it."""
 
-    student: Measured
-    teacher: Measured | None
+    student: PolicyFigures
+    teacher: PolicyFigures | None
     provenance: Provenance
 
 
-def run_time_of(student: Path, horizon: int) -> RunTime:
+def run_time_of(student: Path, horizon: int) -> InferenceSettings:
     """How the student's run chose among its samples: its stage's manifest says that. Without one: the default."""
     manifest, default = read_manifest(student), EvaluateConfig()
     if manifest is None or "execution_horizon" not in manifest["made_from"]:
-        return RunTime(default.student_selection, min(default.execution_horizon, horizon), "default")
+        return InferenceSettings(default.student_selection, min(default.execution_horizon, horizon), "default")
     told = manifest["made_from"]
     selection = Selection(
-        told.get("selection", "one"), told.get("candidates_of_selection", default.selection_candidates),
+        told.get("selection", "single"), told.get("candidates_of_selection", default.selection_candidates),
         told.get("forget_every", default.forget_every),
     )  # fmt: skip
-    return RunTime(selection, told["execution_horizon"], "run")
+    return InferenceSettings(selection, told["execution_horizon"], "run")
 
 
 def figures_of(student: Path) -> RunFigures:
@@ -47,7 +47,7 @@ def figures_of(student: Path) -> RunFigures:
     A stage counts only where its manifest names the student's key, or the key of its evaluation, put aside or not. Raises
     ValueError, with the file's name, where files were changed after they were measured.
     """
-    empty = RunFigures(Measured("student"), None, Provenance())
+    empty = RunFigures(PolicyFigures("student"), None, Provenance())
     student = Path(os.path.abspath(student))  # links are not followed: the card names the run as the user does
     manifest, run = read_manifest(student), student.parent.parent
     if manifest is None:
@@ -71,13 +71,13 @@ def figures_of(student: Path) -> RunFigures:
     )
 
 
-def _policy(folder: Path, label: str, latency: dict[str, Any] | None) -> Measured:
+def _policy(folder: Path, label: str, latency: dict[str, Any] | None) -> PolicyFigures:
     result, latency = _read(folder / "result.json"), latency or {}
     if latency.get("calls", 0) < FEWEST_CALLS:
         latency = {}
     summary = result["summary"]
     low, high = wilson_interval(summary["successes"], summary["episodes"])
-    return Measured(
+    return PolicyFigures(
         label if label == "student" else f"{label}, {_manifest(folder)['made_from']['num_steps']} steps",
         result["nfe"], summary["episodes"], summary["successes"], low, high, summary["entropy"],
         summary["modes_reached"], summary["modes_total"], latency.get("median_ms"), latency.get("hz"), latency.get("calls"),

@@ -34,7 +34,7 @@ PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
 OUR_STEPS = 50
 """Solver steps that a teacher of ours is measured with unless told otherwise."""
 
-UNNAMED = "recorded"
+UNNAMED_FAILURE = "recorded"
 """The task's name in a policy of observations that are of no task here."""
 
 
@@ -99,7 +99,7 @@ def _adapter(path: str, num_steps: int, config: ExternalConfig, recorded: Record
     file = config.adapter.file(path)
     teacher = AdapterTeacher(file)
     try:
-        told = teacher.described
+        told = teacher.description
         features = tuple(told.features or config.features or recorded.features)
         teacher.features = features
         rows = np.unique([0, len(recorded) - 1])
@@ -169,7 +169,7 @@ def external_shape(
         raise ValueError(f"{config.observations} holds states of {state_size} numbers, expected {len(state_names)}: "
                          f"{list(state_names)}")  # fmt: skip
     return PolicyShape(
-        task=config.task or UNNAMED, state_names=tuple(state_names), action_names=names, action_weights=tuple(weights),
+        task=config.task or UNNAMED_FAILURE, state_names=tuple(state_names), action_names=names, action_weights=tuple(weights),
         dt_s=float(dt_s), observation_steps=observation_steps, horizon=horizon,
         patch=max(size for size in range(1, 17) if horizon % size == 0 and (size == 1 or 2 * size <= horizon)), width=64,
         depth=4,

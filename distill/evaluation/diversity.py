@@ -16,7 +16,7 @@ from distill.hypotheses.cache import HypothesisDataset
 from distill.hypotheses.distances import embed
 from distill.hypotheses.index import cache_blocks, distinct
 from distill.hypotheses.neighbours import nearest_k
-from students.selection import ALIKE
+from students.selection import SAME_PLAN
 
 MODE_RATIO = 2.0
 """Least ratio of the empty space between two modes to the widest step within them."""
@@ -138,6 +138,6 @@ def cached_figures(folder: Path, weights: tuple[float, ...], most: int = 512) ->
     """ways: how many of the cache's observations have 1, 2, .. modes; repeated_share: of hypotheses like an earlier one."""
     dataset, weights_A = HypothesisDataset(folder), torch.tensor(weights)
     rows = range(0, len(dataset), max(1, len(dataset) // most))
-    kept_BK = torch.cat([distinct(embed(chunks, weights_A), ALIKE) for _, chunks in cache_blocks(dataset, rows)])
+    kept_BK = torch.cat([distinct(embed(chunks, weights_A), SAME_PLAN) for _, chunks in cache_blocks(dataset, rows)])
     ways = modes_of_cache(dataset, weights_A, most)["observations_by_modes"]
     return {"ways": ways, "repeated_share": 1 - float(kept_BK.float().mean())}

@@ -14,7 +14,7 @@ import torch
 from distill.evaluation.policies import Policy, Seen, device_of, postprocess, preprocess
 from distill.evaluation.rollouts import decide
 from distill.evaluation.statistics import latency_summary
-from students.selection import ONE_SAMPLE, Memory, Selection, choose, draw_candidates
+from students.selection import SINGLE_SAMPLE, Memory, Selection, choose, draw_candidates
 
 STAGES = ("preprocess_ms", "encode_ms", "head_ms", "post_ms")
 
@@ -66,7 +66,7 @@ def _staged_call(
 
 def measure(
     policies: Sequence[Policy], observations: Seen, calls: int, warmup: int, execution_horizon: int, seed: int = 0,
-    selection: Callable[[Policy], Selection] = lambda policy: ONE_SAMPLE,
+    selection: Callable[[Policy], Selection] = lambda policy: SINGLE_SAMPLE,
 ) -> dict[str, Any]:  # fmt: skip
     """Per policy: median, p95, p99 of the whole call [ms], Hz = 1 / median, and the stages' medians.
 

@@ -131,7 +131,7 @@ def sample_set(
     """`[S, T, A]` normalised chunks that an episode would carry out at this one observation, were it asked S times afresh."""
     condition_1C = policy.encode(preprocess(policy, seen))
     device = device_of(policy)
-    candidates = selection.candidates if selection.kind == "typical" else 1  # the others choose by a last plan
+    candidates = selection.candidates if selection.kind == "outlier_rejection" else 1  # the others choose by a last plan
     draws = policy.draw(samples * candidates, generator)[None].to(device)
     candidates_SNTA = policy.head(condition_1C, draws)[0].unflatten(0, (samples, candidates))
     weights_A = torch.tensor(policy.shape.action_weights, device=device)

@@ -28,7 +28,7 @@ from distill.observation import cameras_for
 from envs.cameras.specs import CameraSettings
 from envs.panda.base import PandaEnv
 from envs.panda.disturbances import Move
-from students.selection import ONE_SAMPLE, Memory, Selection
+from students.selection import SINGLE_SAMPLE, Memory, Selection
 
 CONDITIONS = ("calm", "disturbed")
 """Every policy is rolled out in both at every latency: what coming late costs by itself is told from reacting late."""
@@ -113,7 +113,7 @@ def outcome(run: RealTimeEpisode) -> dict[str, Any]:
 def run_in_real_time(
     task: str, policy: Policy, starts_ED: np.ndarray, indices: Sequence[int], clock: Clock, seed: int,
     disturbed: bool = True, keep_actions: int = 0, progress: Callable[[int], object] = lambda done: None,
-    at_once: int = 64, selection: Selection = ONE_SAMPLE, cameras: CameraSettings | None = None,
+    at_once: int = 64, selection: Selection = SINGLE_SAMPLE, cameras: CameraSettings | None = None,
 ) -> list[RealTimeEpisode]:  # fmt: skip
     """Roll the policy out from ``starts_ED[indices]`` by `clock`, asynchronously.
 
@@ -144,7 +144,7 @@ def run_in_real_time(
 def _executed(clock: Clock, selection: Selection, horizon: int) -> int:
     """What a selection is told of how many actions are carried out: those until the next question, which is by how much
     the next plan is later; for who looks at the actions themselves, those that are skipped, too."""
-    return min(horizon, clock.period if selection.kind == "consistent" else clock.period + clock.delay)
+    return min(horizon, clock.period if selection.kind == "temporal_consistency" else clock.period + clock.delay)
 
 
 def _run_wave(

@@ -22,7 +22,7 @@ from envs.cameras.specs import CameraSettings
 from envs.contract import TaskEnv
 from envs.panda.base import PandaEnv
 from envs.specs import STATE, TaskSpec
-from students.selection import ONE_SAMPLE, Memory, Selection, choose, draw_candidates
+from students.selection import SINGLE_SAMPLE, Memory, Selection, choose, draw_candidates
 
 
 class Monitor(Protocol):
@@ -36,7 +36,7 @@ class Episode:
     """One rollout. path: `[steps+1][2]` tool x, y [m]; actions: those carried out, kept for the episodes of the clips.
 
     compared: replans at which the new plan and the unexecuted rest of the last one name a way for the same choice of the
-    task (`PandaEnv.ways`, both told from where the tool is then); switches: those of them where the names differ. Plans
+    task (`PandaEnv.planned_modes`, both from where the tool is then); switches: those of them where the names differ. Plans
     that are carried out to their end leave no rest, so nothing is compared.
     jerk: root mean square jerk of the tool [m/s^3], see `rms_jerk`; None when it was not measured.
     asked: how often the policy was asked; outside: those of them where a monitor said that the observation was unlike the
@@ -66,7 +66,7 @@ def episode_generator(seed: int, index: int) -> torch.Generator:
 def run_episodes(
     task: str, policy: Policy, starts_ED: np.ndarray, indices: Sequence[int], execution_horizon: int, seed: int,
     keep_actions: int = 0, progress: Callable[[int], object] = lambda done: None, at_once: int = 64,
-    selection: Selection = ONE_SAMPLE, monitor: Monitor | None = None, cameras: CameraSettings | None = None,
+    selection: Selection = SINGLE_SAMPLE, monitor: Monitor | None = None, cameras: CameraSettings | None = None,
 ) -> list[Episode]:  # fmt: skip
     """Roll the policy out from ``starts_ED[indices]``, `at_once` episodes abreast so that the network works in batches.
 
@@ -92,7 +92,7 @@ def blind_pool(task: str, cameras: CameraSettings | None, count: int) -> list[Pa
     """So many environments, whose cameras see only when they are asked."""
     pool = [envs.make(task, cameras) for _ in range(count)]
     for env in pool:
-        env.blind = True
+        env.cameras_on_demand = True
     return pool
 
 
@@ -195,7 +195,7 @@ def note_switch(env: TaskEnv, episode: Episode, rest: np.ndarray, chunk: np.ndar
     """Count whether a new plan goes another way than the `rest` of the last one would have gone, from here."""
     if not len(rest) or not np.isfinite(chunk).all():
         return
-    both = [(old, new) for old, new in zip(env.ways(rest), env.ways(chunk), strict=True) if old and new]
+    both = [(old, new) for old, new in zip(env.planned_modes(rest), env.planned_modes(chunk), strict=True) if old and new]
     episode.compared += bool(both)
     episode.switches += any(old != new for old, new in both)
 
@@ -214,9 +214,9 @@ def rms_jerk(positions_LD: np.ndarray, dt_s: float) -> float | None:
 def _note_place(env: TaskEnv, episode: Episode) -> None:
     """Note where the tool is now, and the object."""
     episode.path.append([round(float(value), 4) for value in env.tool_position()[:2]])
-    carried = env.carried_position()
-    if carried is not None:
-        episode.carried.append([round(float(value), 4) for value in carried])
+    position = env.object_position()
+    if position is not None:
+        episode.carried.append([round(float(value), 4) for value in position])
 
 
 def summarise(spec: TaskSpec, episodes: Sequence[Episode]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from distill.store.manifest import sha256_file, write_bytes, write_json
 from envs.specs import STATE
-from teachers.contract import FEATURES, FromSeeds, Observation, Teacher
+from teachers.contract import FEATURES, Observation, SeededTeacher, Teacher
 from teachers.networks.normalisation import Normaliser
 from teachers.trained import TrainedTeacher
 
@@ -104,7 +104,7 @@ def draw_hypotheses(
     if isinstance(teacher, TrainedTeacher):
         noise = noise_of(seeds_NK, teacher.noise_shape(num_steps)).to(device)
         return teacher.sample_from_noise({name: value.to(device) for name, value in observation.items()}, noise, num_steps)
-    if isinstance(teacher, FromSeeds):
+    if isinstance(teacher, SeededTeacher):
         return teacher.sample_from_seeds(observation, seeds_NK, num_steps).float().to(device)
     drawn = []
     for row, seeds_K in enumerate(seeds_NK):

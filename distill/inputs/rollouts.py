@@ -19,7 +19,7 @@ from distill.runtime.stage import Input, Stage
 from distill.training.data import normaliser_of
 from distill.worlds.contract import RolloutJob, World
 from envs.demonstrations import Demonstrations, windows
-from students.selection import ALIKE, COPIES, ONE_SAMPLE, STRAY, Selection
+from students.selection import MODE_DUPLICATES, OUTLIER_RATIO, SAME_PLAN, SINGLE_SAMPLE, Selection
 from teachers.networks.shapes import PolicyShape
 
 
@@ -90,16 +90,16 @@ class Rollouts:
 
 def selection_for(policy: Policy, students: Selection) -> Selection:
     """How a policy's samples are chosen from: a student's speed can buy that, a teacher would pay for every candidate."""
-    return students if isinstance(policy, StudentPolicy) else ONE_SAMPLE
+    return students if isinstance(policy, StudentPolicy) else SINGLE_SAMPLE
 
 
 def selection_settings(how: Selection) -> dict[str, object]:
     """What of a selection matters: a single sample knows neither candidates nor forgetting."""
-    selection: dict[str, object] = {} if how.kind == "one" else {"selection": how.kind}
-    if how.remembers:
+    selection: dict[str, object] = {} if how.kind == "single" else {"selection": how.kind}
+    if how.has_memory:
         selection |= {"forget_every": how.forget_every}
-    if how.several:
+    if how.uses_candidates:
         selection |= {"candidates_of_selection": how.candidates}
-    if how.kind == "typical":
-        selection |= {"stray": STRAY, "copies": COPIES, "alike": ALIKE}
+    if how.kind == "outlier_rejection":
+        selection |= {"outlier_ratio": OUTLIER_RATIO, "mode_duplicates": MODE_DUPLICATES, "same_plan_distance": SAME_PLAN}
     return selection

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from distill.hypotheses.distances import distances, embed, neighbour_radii
 from distill.observation import observation_of
 from students.one_step import OneStepStudent
-from students.selection import ALIKE
+from students.selection import SAME_PLAN
 
 STEPS, ROWS, LEARNING_RATE, WEIGHT_DECAY = 1000, 64, 3e-3, 1e-3
 """Of `calibrate`: steps, observations a step, the rate it begins with (a cosine to zero follows), AdamW's decay."""
@@ -70,7 +70,7 @@ def outside(codes_BJD: Tensor, teacher_BKD: Tensor) -> Tensor:
 
     The energy distance hardly minds a chunk halfway between two ways, where both are equally far; a robot does.
     """
-    border_B1 = neighbour_radii(teacher_BKD, 1).amax(-1, keepdim=True).clamp(min=ALIKE)
+    border_B1 = neighbour_radii(teacher_BKD, 1).amax(-1, keepdim=True).clamp(min=SAME_PLAN)
     return (torch.cdist(codes_BJD, teacher_BKD).amin(-1) - border_B1).clamp(min=0)
 
 
@@ -101,7 +101,7 @@ def _look_at_codes(
         assert so_far_BJ is not None
         tried_BI = so_far_BJ.topk(min(TRIED, student.codes), -1).indices
         latents_BIZ = torch.randn(*tried_BI.shape, student.latent_size, generator=generator).to(weights_TA.device)
-        codes_BID = embed(student.of_codes(condition_BC, tried_BI, latents_BIZ), weights_TA)
+        codes_BID = embed(student.generate_from_codes(condition_BC, tried_BI, latents_BIZ), weights_TA)
         teacher_BKD = embed(batch["hypotheses"], weights_TA)
         parts.append((condition_BC, so_far_BJ, tried_BI, torch.cdist(codes_BID, teacher_BKD).mean(-1),
                       torch.cdist(codes_BID, codes_BID), outside(codes_BID, teacher_BKD)))  # fmt: skip

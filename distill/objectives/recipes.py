@@ -127,7 +127,7 @@ class SetRecipe:
                 "noises of the cache an observation; lower it or raise sample.num_hypotheses"
             )
         kind = TEACHERS.get(config.teacher.kind) if config.teacher.path is None else None
-        if self.objective.noise and kind is not None and not kind.one_noise(config.sample.solver):
+        if self.objective.noise and kind is not None and not kind.is_deterministic(config.sample.solver):
             raise ValueError(
                 f"{name} pairs each chunk with the one noise it was made from, and this teacher takes new noise at every "
                 "step; use --student.objectives chamfer --student.default chamfer"
@@ -138,7 +138,7 @@ class SetRecipe:
 
     def build(self, given: TrainingContext) -> nn.Module:
         settings = given.settings
-        if self.objective.noise and (given.teacher is None or not given.teacher.one_noise(given.teacher.solver)):
+        if self.objective.noise and (given.teacher is None or not given.teacher.is_deterministic(given.teacher.solver)):
             raise ValueError(
                 f"{self.label} pairs each chunk with the one noise it was made from; {type(given.teacher).__name__} takes "
                 "more than one. Use the objective chamfer"
@@ -181,10 +181,10 @@ class SetRecipe:
         drawn_BMZ = latents_BMZ  # what is tried is drawn as the shares say, the winners among it are not
         if self.objective.choose is not None:
             with torch.no_grad():
-                drawn_BMTA = student.from_lifted(condition_BC, student.lift(latents_BMZ, log_share_BJ))
+                drawn_BMTA = student.generate_from_lifted(condition_BC, student.lift(latents_BMZ, log_share_BJ))
                 index_BN = self.objective.choose(drawn_BMTA, teacher_BKTA, given.weights_TA, given.settings.num_latents)
             latents_BMZ = latents_BMZ.gather(1, index_BN[..., None].expand(-1, -1, latents_BMZ.shape[-1]))
-        student_BMTA = student.from_lifted(condition_BC, student.lift(latents_BMZ, log_share_BJ))
+        student_BMTA = student.generate_from_lifted(condition_BC, student.lift(latents_BMZ, log_share_BJ))
         loss = self.objective.loss(student_BMTA, teacher_BKTA, given.weights_TA)
         if log_share_BJ is not None:
             taken_BM = log_share_BJ.gather(1, student.choose_codes(drawn_BMZ, log_share_BJ))

@@ -73,7 +73,7 @@ def real_time_line(results: Mapping[str, Any]) -> str:
     choice = (
         f" Of the {chosen['candidates']} plans of a call the student follows the one nearest to what is left of its last plan "
         f"(temporal consistency), and forgets that one every {chosen['forget_every']} calls."
-    ) if chosen["kind"] == "consistent" else ""
+    ) if chosen["kind"] == "temporal_consistency" else ""
     return (
         f"Disturbance: {told['disturbance']} The world goes on at its {number(1 / told['dt_s'])} Hz clock while a policy "
         f"computes: the last plan is followed, the actions of the new one whose time has passed are skipped, and where a plan "

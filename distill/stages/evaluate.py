@@ -116,5 +116,5 @@ def widest(chunks_FSTA: Tensor) -> int:
 def parameters_of(policy: Policy) -> int | None:
     """Numbers in a policy's networks; of an adapter's what its worker counted, None where it could not."""
     if isinstance(policy, AdapterPolicy):
-        return policy.teacher.described.parameters
+        return policy.teacher.description.parameters
     return sum(value.numel() for value in policy.module.parameters())

@@ -46,7 +46,7 @@ class MeasureRanges(Stage[Normaliser]):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        return {"shape": self.shape.described(), "seed": self.seed}
+        return {"shape": self.shape.to_json(), "seed": self.seed}
 
     def run(self, context: Context, folder: Path) -> None:
         if not context.is_main:

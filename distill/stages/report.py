@@ -190,7 +190,7 @@ class WriteReport(FolderStage):
             "is_default_student": chosen is not None and name == config.student.default,
             "is_reference_teacher": name == reference, "num_steps": policy.num_steps,
             "parameters": result["parameters"], "nfe": result["nfe"],
-            "candidates": selection.candidates if policy.kind == "student" and selection.several else 1,
+            "candidates": selection.candidates if policy.kind == "student" and selection.uses_candidates else 1,
             "latency": latency[name], "speedup": latency[reference]["median_ms"] / latency[name]["median_ms"],
             "fidelity": result["fidelity"], "observation_modes": result.get("observation_modes"), "validation": None,
             "warm_start": chosen is not None and self._warm(chosen),
@@ -213,7 +213,7 @@ class WriteReport(FolderStage):
     def _external(self, opened: Opened) -> dict[str, Any]:
         """What runs in the other process, and with what."""
         assert isinstance(opened.policy, AdapterTeacher)
-        told = opened.policy.described
+        told = opened.policy.description
         return {"label": opened.label, "kind": told.kind, "device": told.device, "hardware": told.hardware,
                 "torch": told.torch, "python": told.python, "separable": told.separable}  # fmt: skip
 

@@ -149,7 +149,7 @@ class TrainStudent(FolderStage):
         settings: dict[str, Any] = {"objective": self.recipe_name, "student": student, "seed": self.seed,
                                     "execution_horizon": self.execution_horizon}  # fmt: skip
         if self.fresh_shape is not None:  # without a trained teacher the network's sizes are settings
-            settings["shape"] = self.fresh_shape.described()
+            settings["shape"] = self.fresh_shape.to_json()
             if self.fresh_shape.encoder is not None:
                 settings["augmentation"] = asdict(self.fresh_shape.encoder.augmentation)
         elif self.encoder_frozen is not None:

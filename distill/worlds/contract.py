@@ -20,7 +20,7 @@ from distill.evaluation.rollouts import Episode, Monitor
 from distill.runtime.context import Context
 from envs.cameras.specs import CameraSettings
 from envs.specs import TaskSpec
-from students.selection import ONE_SAMPLE, Selection
+from students.selection import SINGLE_SAMPLE, Selection
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class RolloutJob:
     folder: Path
     execution_horizon: int
     seed: int
-    selection: Selection = ONE_SAMPLE
+    selection: Selection = SINGLE_SAMPLE
     monitor: Monitor | None = None
     keep_actions: int = 0
 
@@ -52,7 +52,7 @@ class Clip:
 
 
 class World(ABC):
-    """One task of one simulator, as a config runs it. Made before anything runs: simulators start when they are needed.
+    """One task of one simulator, as a config runs it. DerivedValue before anything runs: simulators start when they are needed.
 
     spec: the task; cameras: what demonstrations are recorded with and policies see with, None where no camera is needed.
     """

@@ -163,7 +163,7 @@ class EmbeddedWorld(World):
             times = []
             for _ in range(warmup + calls):
                 begin = perf_counter_ns()
-                env.see()
+                env.observe_cameras()
                 times.append((perf_counter_ns() - begin) / 1e6)
         finally:
             env.close()

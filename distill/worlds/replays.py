@@ -18,11 +18,11 @@ from distill.worlds.clips import write_clip
 from distill.worlds.contract import Clip, RolloutJob
 from envs.cameras.backends import open_renderer
 from envs.cameras.render import Renderer
+from envs.cameras.rig import camera_spec
 from envs.cameras.specs import CameraSettings, CameraSpec
-from envs.cameras.views import camera_spec
 from envs.panda.base import PandaEnv
 from envs.specs import TaskSpec
-from students.selection import ONE_SAMPLE
+from students.selection import SINGLE_SAMPLE
 
 CLIP_SIZE = (240, 180)
 CAMERA = "front"
@@ -44,7 +44,7 @@ def replay_clips(
     (folder / "clips").mkdir(exist_ok=True)
     clips: dict[str, str] = {}
     env = envs.make(spec.name, cameras)
-    env.blind = True
+    env.cameras_on_demand = True
     with contextlib.closing(env), open_renderer(env.model, *CLIP_SIZE) as renderer:
         for each in shown:
             assert each.policy is not None
@@ -64,7 +64,7 @@ def _replay(
 ) -> Iterator[np.ndarray]:
     """The episode's frames `[H, W, 3]` uint8."""
     every, index = job.execution_horizon, episode["index"]
-    selection = job.selection if isinstance(policy, StudentPolicy) else ONE_SAMPLE
+    selection = job.selection if isinstance(policy, StudentPolicy) else SINGLE_SAMPLE
     generator = episode_generator(job.seed, index)
     history = History(env, policy.shape.observation_steps, lambda step: step % every == 0)
     observation, _ = env.reset(options={"start": starts[index]})

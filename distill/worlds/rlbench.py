@@ -32,9 +32,9 @@ from envs.cameras.specs import CameraSettings
 from envs.demonstrations import Demonstration, Demonstrations
 from envs.process.worker import WorkerFailure
 from envs.rlbench.env import RLBenchEnv
-from envs.rlbench.spec import is_rlbench, task_names
-from envs.rlbench.starts import drawn_start, split_starts
-from envs.rlbench.views import same_cameras
+from envs.rlbench.rig import unify_camera_spec
+from envs.rlbench.spec import names_rlbench_task, task_names
+from envs.rlbench.starts import draw_start, split_starts
 from envs.specs import TaskSpec
 
 VERSION = 1
@@ -58,7 +58,7 @@ class RLBenchWorld(World):
 
     @classmethod
     def takes(cls, task: str) -> bool:
-        return is_rlbench(task)
+        return names_rlbench_task(task)
 
     @classmethod
     def task_names(cls) -> Sequence[str]:
@@ -93,7 +93,7 @@ class RLBenchWorld(World):
 
     def record_demonstrations(self, context: Context, folder: Path) -> None:
         """The training demonstrations, stored or live."""
-        self._record(context, folder, self._splits()["train"], "train", seeing=True)
+        self._record(context, folder, self._splits()["train"], "train", with_cameras=True)
 
     def record_starts(self, context: Context, folder: Path) -> None:
         """Validation and test starts; held-out observations; the test starts' demonstrations, for the oracle.
@@ -102,8 +102,8 @@ class RLBenchWorld(World):
         """
         config, drawn = self.config, self._splits()
         validation = drawn["validation"]
-        self._record(context, folder / HELD_OUT_FOLDER, validation[:HELD_OUT], "validation", seeing=True)
-        self._record(context, folder / TEST_FOLDER, drawn["test"], "test", seeing=False)
+        self._record(context, folder / HELD_OUT_FOLDER, validation[:HELD_OUT], "validation", with_cameras=True)
+        self._record(context, folder / TEST_FOLDER, drawn["test"], "test", with_cameras=False)
         if context.is_main:
             held_out, test = (Demonstrations.load(folder / name, self.spec) for name in (HELD_OUT_FOLDER, TEST_FOLDER))
             validation[: held_out.num_episodes] = held_out.episode_start
@@ -111,7 +111,7 @@ class RLBenchWorld(World):
                          config.teacher.observation_steps, np.random.default_rng([config.seed, 11]))  # fmt: skip
         context.wait()
 
-    def _record(self, context: Context, folder: Path, starts: np.ndarray, split: str, seeing: bool) -> None:
+    def _record(self, context: Context, folder: Path, starts: np.ndarray, split: str, with_cameras: bool) -> None:
         """Demonstrations from the starts into `folder`. Each is kept as soon as it is there, so that a stopped run goes on."""
         kept = folder / "episodes"
         mine = [number for number in context.my_share(range(len(starts))) if not (kept / f"{number}" / "info.json").is_file()]
@@ -120,7 +120,7 @@ class RLBenchWorld(World):
         with context.counter(len(mine), f"demos ({split})", "episode") as bar:
 
             def work(env: RLBenchEnv, number: int) -> Demonstration:
-                shown = self._demonstration(env, starts[number], split, number, seeing, failures)
+                shown = self._demonstration(env, starts[number], split, number, with_cameras, failures)
                 told.update(told or env.describe())
                 return shown
 
@@ -146,15 +146,15 @@ class RLBenchWorld(World):
         context.wait()
 
     def _demonstration(
-        self, env: RLBenchEnv, start: np.ndarray, split: str, number: int, seeing: bool, failures: list[str]
+        self, env: RLBenchEnv, start: np.ndarray, split: str, number: int, with_cameras: bool, failures: list[str]
     ) -> Demonstration:
         """The demonstration of a start, or of the first of its replacements that has one. ValueError when none has."""
         config = self.config
         for attempt in range(TRIES):
             if attempt:
-                start = drawn_start(config.task, config.rlbench, config.seed, split, number, attempt)
+                start = draw_start(config.task, config.rlbench, config.seed, split, number, attempt)
             try:
-                return env.demonstrate(start, seeing)
+                return env.demonstrate(start, with_cameras)
             except WorkerFailure as failure:
                 failures.append(failure.name)
                 last = failure
@@ -273,7 +273,7 @@ def join(parts: Sequence[Demonstrations]) -> Demonstrations:
     episodes: list[Demonstration] = []
     for part in parts:
         if part.cameras is not None and parts[0].cameras is not None:
-            part = replace(part, cameras=same_cameras(part.cameras, parts[0].cameras.spec))
+            part = replace(part, cameras=unify_camera_spec(part.cameras, parts[0].cameras.spec))
         assert part.num_episodes == 1
         mode = part.spec.modes[int(part.episode_mode[0])]
         episodes.append(Demonstration(part.state, part.action, part.tool, part.episode_start[0], mode, part.cameras))

@@ -27,11 +27,11 @@ def filmed(env: RLBenchEnv, folder: Path, name: str, index: int) -> Iterator[Non
     if name != "test" or index >= FILMED:
         yield
         return
-    env.film = []
+    env.video_frames = []
     try:
         yield
     finally:
-        pictures, env.film = env.film, None
+        pictures, env.video_frames = env.video_frames, None
         if pictures:
             write_clip(folder / f"{name}-{index}.webp", pictures, FPS)
 

@@ -32,7 +32,7 @@ class Simulators:
             self._cameras = cameras
         while len(self._made) < count:
             self._made.append(envs.make_rlbench(self._config.task, self._config.rlbench, cameras))
-            self._made[-1].blind = True
+            self._made[-1].cameras_on_demand = True
         return self._made[:count]
 
     def close(self) -> None:

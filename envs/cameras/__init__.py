@@ -1,4 +1,5 @@
-"""What cameras see: their settings and frames, renderers with and without OpenGL, point clouds, frames packed on disk.
+"""Cameras: settings and specs, renderers with and without OpenGL, point clouds, and compressed frames on disk.
 
-Needs: the task specs; mujoco for the renderers only. Not here: what a task looks like, how a network encodes an image.
+Needs: the names in `envs.specs`; mujoco, for the renderers only.
+Not here: a task's scene (envs/panda), and how networks encode images (teachers/networks).
 """

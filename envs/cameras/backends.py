@@ -1,4 +1,4 @@
-"""Which renderer draws: EGL, else OSMesa, else ray casting without any OpenGL, each tried in a process of its own."""
+"""Choice of the renderer: EGL, else OSMesa, else ray casting without OpenGL, each probed in a process of its own."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from envs.cameras.raycast import RaycastRenderer
 from envs.cameras.render import GlRenderer, Renderer
 
 BACKENDS = ("egl", "osmesa", "raycast")
-"""In the order in which `auto` tries them. The first two are named explicitly, so MUJOCO_GL plays no part."""
+"""In the order in which `auto` tries them. Each is named explicitly, so the variable MUJOCO_GL has no effect."""
 
 PROBE_SECONDS = 60
+"""Time limit of a probe [s]."""
 
 LIBRARIES = {"egl": ("EGL", "libegl1 libgl1-mesa-dri"), "osmesa": ("OSMesa", "libosmesa6")}
-"""Shared library each OpenGL backend needs and the Debian packages that bring it."""
+"""Shared library that each OpenGL backend needs, and the Debian packages that provide it."""
 
 
 def open_renderer(model: mujoco.MjModel, width: int, height: int, backend: str = "auto") -> Renderer:
-    """Renderer of `width` x `height` pixels; `auto` takes the first backend that works here, and one always does.
+    """A renderer of `width` x `height` pixels; `auto` takes the first backend that works here; ray casting always does.
 
-    Raises ValueError for an unknown backend, RuntimeError when the one asked for by name is not available.
+    Raises ValueError for an unknown backend, RuntimeError when the named one is not available.
     """
     if backend not in ("auto", *BACKENDS):
         raise ValueError(f"got backend {backend!r}, expected one of {('auto', *BACKENDS)}")
@@ -37,19 +38,19 @@ def open_renderer(model: mujoco.MjModel, width: int, height: int, backend: str =
             raise RuntimeError(f"renderer {backend!r} is not available ({reason}); use 'auto' or 'raycast'")
         try:
             return _open(backend, model, width, height)
-        except ImportError as error:  # PyOpenGL is one platform's for as long as a process lives
+        except ImportError as error:  # a process can use PyOpenGL with one platform only
             raise RuntimeError(f"renderer {backend!r} cannot share a process with another OpenGL ({error})") from error
     for name in BACKENDS[:-1]:
         if not _probe(name):
             try:
                 return _open(name, model, width, height)
             except (ImportError, AttributeError, RuntimeError, OSError, mujoco.FatalError):
-                continue  # worked in a process of its own, not in this one (another GL is loaded)
+                continue  # it works in a process of its own, not in this one (another GL is loaded)
     return _open_raycast(model, width, height)
 
 
 def available_backends() -> dict[str, str]:
-    """Every backend with "" when it works here, else the reason why not. Each is tried in a process of its own."""
+    """Every backend with "" when it works here, else the reason. Each is probed in a process of its own."""
     return {name: _probe(name) for name in BACKENDS}
 
 
@@ -62,6 +63,7 @@ def _open(backend: str, model: mujoco.MjModel, width: int, height: int) -> Rende
 
 def _open_raycast(model: mujoco.MjModel, width: int, height: int) -> Renderer:
     return RaycastRenderer(model, width, height)
+
 
 _PROBE = """
 import sys
@@ -80,7 +82,7 @@ if abs(depth - 2.0) > 0.01:
 
 @functools.cache
 def _probe(backend: str) -> str:
-    """Why a backend does not work, or "": a broken OpenGL can end a process, so it is tried in one of its own."""
+    """Why a backend does not work, or "". A broken OpenGL can end a process, so it is tried in one of its own."""
     if backend == "raycast":
         return ""
     without = {name: value for name, value in os.environ.items() if name != "PYOPENGL_PLATFORM"}  # set by an open renderer

@@ -1,4 +1,4 @@
-"""Camera frames of demonstrations, packed: deflated images and depth, clouds in float16; in memory and on disk."""
+"""Camera frames of demonstrations, compressed: deflated images and depth, clouds in float16; in memory and on disk."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from envs.cameras.specs import CamerasSpec, check_seen
+from envs.cameras.specs import CamerasSpec, check_camera_features
 from envs.specs import IMAGES, POINTS
 
 SCHEMA_VERSION = 1
-DEPTH_UNIT_M, UNKNOWN, NOTHING_NEAR = 0.00025, 0, 2**16 - 1
-"""On disk depth is a whole number of the unit in 16 bits, but for two numbers: unknown, which comes back as NaN, and
-nothing nearer than `range_m`, which comes back as that."""
-LEVEL = 6
-"""Of zlib: 1 makes files a quarter larger, 9 hardly smaller. PNG is no smaller and four times slower to read, WebP a fifth
-smaller and five times slower, JPEG not what was seen (benchmarks/packing.py)."""
+DEPTH_UNIT_M, UNKNOWN_DEPTH, BEYOND_RANGE = 0.00025, 0, 2**16 - 1
+"""Stored depth is a multiple of the unit in 16 bits, except for two codes: unknown, read as NaN, and beyond `range_m`, read
+as `range_m`."""
+ZLIB_LEVEL = 6
+"""Level 1 makes files a quarter larger, 9 hardly smaller. PNG is no smaller and four times slower to read, WebP a fifth
+smaller and five times slower, JPEG is lossy (benchmarks/packing.py)."""
 
 
 class StoredArray:
-    """An array in a safetensors file, of which only the slices asked for are read. It may go to another process."""
+    """An array in a safetensors file, of which only the requested slices are read. It can be sent to another process."""
 
     def __init__(self, path: Path, name: str) -> None:
         self._path, self._name = path, name
@@ -44,9 +44,9 @@ class StoredArray:
 
 @dataclass(frozen=True)
 class Packed:
-    """F arrays of one shape and dtype, each deflated, one after the other.
+    """F arrays of one shape and dtype, each deflated, concatenated.
 
-    data: `[bytes]` uint8; ends: `[F]` int64, where each ends.
+    data: `[bytes]` uint8; ends: `[F]` int64, the offset where each ends.
     """
 
     data: np.ndarray | StoredArray
@@ -54,11 +54,12 @@ class Packed:
 
     @classmethod
     def of(cls, arrays: Sequence[np.ndarray]) -> Packed:
-        deflated = [zlib.compress(array.tobytes(), LEVEL) for array in arrays]
+        """Deflates arrays of one shape and dtype."""
+        deflated = [zlib.compress(array.tobytes(), ZLIB_LEVEL) for array in arrays]
         return cls(np.frombuffer(b"".join(deflated), np.uint8), np.cumsum([len(each) for each in deflated], dtype=np.int64))
 
     def unpack(self, frame: int, out: np.ndarray) -> None:
-        """Array number `frame` into `out`; ValueError when what is stored does not fit or is damaged."""
+        """Inflates array number `frame` into `out`. Raises ValueError for damaged bytes or another size."""
         begin = int(self.ends[frame - 1]) if frame else 0
         try:
             raw = zlib.decompress(self.data[begin : int(self.ends[frame])].tobytes(), bufsize=out.nbytes)
@@ -71,12 +72,14 @@ class Packed:
 
 @dataclass(frozen=True)
 class CameraFrames:
-    """What the cameras saw in F frames of demonstrations.
+    """F camera frames of demonstrations.
 
-    spec: the cameras. packed: per image and depth feature, images uint8 `[H, W, 3]`, depth uint16 `[H, W]`.
+    spec: the cameras. packed: each image feature as uint8 `[H, W, 3]`, each depth feature as uint16 `[H, W]`.
     points: `[F, N, 3]` float16 [m] and colours: `[F, N, 3]` uint8, or None.
     poses: `[F, 4, 4]` float32 base_from_camera of every camera that moves.
-    unknown_pixels, repeated_points: `[F]` int64, see `Eyes.see`.
+    unknown_pixels, repeated_points: `[F]` int64, see `CameraRig.observe`.
+
+    Raises ValueError for parts of different lengths, or other features than the spec names.
     """
 
     spec: CamerasSpec
@@ -105,7 +108,10 @@ class CameraFrames:
         return len(self.unknown_pixels)
 
     def raw(self, feature: str, frames: Sequence[int] | np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """What is stored of an image (uint8 `[M, H, W, 3]`) or depth (uint16 `[M, H, W]`) feature in M frames."""
+        """The stored values of an image (uint8 `[M, H, W, 3]`) or depth (uint16 `[M, H, W]`) feature in M frames.
+
+        out: array to read into. Raises ValueError for an unknown feature or damaged bytes.
+        """
         self.spec.require([feature])
         size = (self.spec.settings.height, self.spec.settings.width)
         shape, dtype = ((*size, 3), np.uint8) if feature.startswith(IMAGES) else (size, np.uint16)
@@ -118,10 +124,10 @@ class CameraFrames:
         return found
 
     def read(self, feature: str, frames: Sequence[int] | np.ndarray) -> np.ndarray:
-        """A feature in M frames as it was seen, `[M, *shape]` float32: see `CamerasSpec.shapes`; unknown depth is NaN."""
+        """A feature in M frames, `[M, *shape]` float32 (`CamerasSpec.shapes`); unknown depth is NaN. Raises as `raw`."""
         self.spec.require([feature])
         if feature != POINTS:
-            return as_seen(feature, self.raw(feature, frames), self.spec)
+            return dequantise(feature, self.raw(feature, frames), self.spec)
         assert self.points is not None
         parts = [self.points[frames].astype(np.float32)]
         if self.colours is not None:
@@ -129,15 +135,15 @@ class CameraFrames:
         return np.concatenate(parts, axis=-1)
 
     def save(self, folder: Path) -> None:
-        """Writes ``info.json``, ``frames.safetensors`` and a file per feature into `folder` (made if needed)."""
+        """Writes ``info.json``, ``frames.safetensors`` and a file per feature into `folder` (created if needed)."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, packed in self.packed.items():
             save_file({"data": packed.data[:], "ends": packed.ends}, str(folder / f"{name}.safetensors"))
         if self.points is not None:
             arrays = {"points": self.points} | ({} if self.colours is None else {"colours": self.colours})
             save_file(arrays, str(folder / f"{POINTS}.safetensors"))
-        told = {"unknown_pixels": self.unknown_pixels, "repeated_points": self.repeated_points}
-        save_file({**told, **{f"pose.{name}": pose for name, pose in self.poses.items()}}, str(folder / "frames.safetensors"))
+        counts = {"unknown_pixels": self.unknown_pixels, "repeated_points": self.repeated_points}
+        save_file({**counts, **{f"pose.{name}": pose for name, pose in self.poses.items()}}, str(folder / "frames.safetensors"))
         info = {
             "schema_version": SCHEMA_VERSION, "num_frames": self.num_frames, "depth_unit_m": DEPTH_UNIT_M,
             "unknown_pixels": int(self.unknown_pixels.sum()), "repeated_points": int(self.repeated_points.sum()),
@@ -147,9 +153,9 @@ class CameraFrames:
 
     @classmethod
     def load(cls, folder: Path) -> CameraFrames:
-        """What `save` wrote; images and depth stay on disk until they are read.
+        """Reads what `save` wrote; images and depth stay on disk until they are used.
 
-        Raises FileNotFoundError for a missing file; ValueError for another schema and for files that do not agree.
+        Raises FileNotFoundError for a missing file; ValueError for another schema and for inconsistent files.
         """
         info = json.loads((folder / "info.json").read_text())
         if (info.get("schema_version"), info.get("depth_unit_m")) != (SCHEMA_VERSION, DEPTH_UNIT_M):
@@ -178,7 +184,7 @@ class CameraFrames:
 
     @classmethod
     def join(cls, parts: Sequence[CameraFrames]) -> CameraFrames:
-        """One after the other. ValueError when their cameras differ, or without any."""
+        """Concatenates frames. Raises ValueError when their cameras differ, and without any."""
         if not parts or any(part.spec != parts[0].spec for part in parts):
             raise ValueError("frames of different cameras, or none, cannot be joined: record all with the same settings")
         first, packed = parts[0], {}
@@ -201,24 +207,24 @@ def pack(
     spec: CamerasSpec, observations: Sequence[Mapping[str, np.ndarray]], counts: Sequence[Mapping[str, int]],
     poses: Sequence[Mapping[str, np.ndarray]],
 ) -> CameraFrames:  # fmt: skip
-    """Frames as they were seen (one observation, its counts and the cameras' poses each) in packed form.
+    """Compresses F frames: one observation, its defect counts and its camera poses `[4, 4]` each.
 
-    Raises ValueError for an observation that is not as the spec says (`check_seen`), and without any.
+    Raises ValueError for an observation that does not match the spec (`check_camera_features`), and without any.
     """
     if not observations:
         raise ValueError("there is no frame to pack")
-    most_m = (NOTHING_NEAR - 1) * DEPTH_UNIT_M
+    most_m = (BEYOND_RANGE - 1) * DEPTH_UNIT_M
     if spec.settings.range_m > most_m:
         raise ValueError(f"range_m is {spec.settings.range_m}, depth is stored up to {most_m} m: record with less")
     settings = spec.settings
     raw: dict[str, list[np.ndarray]] = {name: [] for name in spec.shapes() if name != POINTS}
     for observation in observations:
-        check_seen(observation, spec)
-        for name, kept in raw.items():
-            kept.append(as_stored(name, observation[name], spec))
+        check_camera_features(observation, spec)
+        for name, rows in raw.items():
+            rows.append(quantise(name, observation[name], spec))
     cloud = np.stack([each[POINTS] for each in observations]) if settings.num_points else None
     return CameraFrames(
-        spec, {name: Packed.of(kept) for name, kept in raw.items()},
+        spec, {name: Packed.of(rows) for name, rows in raw.items()},
         None if cloud is None else cloud[..., :3].astype(np.float16),
         np.round(cloud[..., 3:] * 255).astype(np.uint8) if cloud is not None and settings.colours else None,
         {camera.name: np.stack([pose[camera.name] for pose in poses]).astype(np.float32)
@@ -228,23 +234,23 @@ def pack(
     )  # fmt: skip
 
 
-def as_stored(feature: str, seen: np.ndarray, spec: CamerasSpec) -> np.ndarray:
-    """An image `[3, H, W]` in 0..1 as uint8 `[H, W, 3]`; depth `[1, H, W]` [m] as uint16 `[H, W]`."""
+def quantise(feature: str, values: np.ndarray, spec: CamerasSpec) -> np.ndarray:
+    """One frame as stored: an image `[3, H, W]` in 0..1 as uint8 `[H, W, 3]`, depth `[1, H, W]` [m] as uint16 `[H, W]`."""
     if feature.startswith(IMAGES):
-        return np.round(seen.transpose(1, 2, 0) * 255).astype(np.uint8)
-    unknown = np.isnan(seen[0])
-    code = np.clip(np.round(np.where(unknown, 0.0, seen[0]) / DEPTH_UNIT_M), UNKNOWN + 1, NOTHING_NEAR - 1)
-    code[seen[0] >= np.float32(spec.settings.range_m)] = NOTHING_NEAR
-    code[unknown] = UNKNOWN
+        return np.round(values.transpose(1, 2, 0) * 255).astype(np.uint8)
+    unknown = np.isnan(values[0])
+    code = np.clip(np.round(np.where(unknown, 0.0, values[0]) / DEPTH_UNIT_M), UNKNOWN_DEPTH + 1, BEYOND_RANGE - 1)
+    code[values[0] >= np.float32(spec.settings.range_m)] = BEYOND_RANGE
+    code[unknown] = UNKNOWN_DEPTH
     return code.astype(np.uint16)
 
 
-def as_seen(feature: str, stored: np.ndarray, spec: CamerasSpec) -> np.ndarray:
-    """The way back, for M frames: `[M, 3, H, W]` in 0..1 or `[M, 1, H, W]` [m], float32; unknown depth is NaN."""
+def dequantise(feature: str, stored: np.ndarray, spec: CamerasSpec) -> np.ndarray:
+    """The inverse of `quantise`, for M frames: `[M, 3, H, W]` in 0..1 or `[M, 1, H, W]` [m], float32; unknown depth is NaN."""
     if feature.startswith(IMAGES):
         channels_first = stored.transpose(0, 3, 1, 2)
         return np.divide(channels_first, np.float32(255), out=np.empty(channels_first.shape, np.float32))
     depth = stored * np.float32(DEPTH_UNIT_M)
-    depth[stored == NOTHING_NEAR] = spec.settings.range_m
-    depth[stored == UNKNOWN] = np.nan
+    depth[stored == BEYOND_RANGE] = spec.settings.range_m
+    depth[stored == UNKNOWN_DEPTH] = np.nan
     return depth[:, None]

@@ -1,4 +1,4 @@
-"""Headless colour and depth images of any MuJoCo model: what every renderer answers, and the one that uses OpenGL."""
+"""Headless colour and depth images of any MuJoCo model: the renderer's interface, and the renderer that uses OpenGL."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ import numpy as np
 from envs.specs import nearest_name
 
 BACKGROUND = (0.76, 0.84, 0.92)
-"""Colour of pixels that see nothing, the same in every backend."""
+"""Colour of pixels without any surface, the same in every backend."""
 
 VISIBLE_GROUPS = (1, 1, 1, 0, 0, 0)
 """Geom groups that are drawn: MuJoCo's own default. Sites, joints and contacts are never drawn."""
 
 GL_QUALITY = {"offsamples": 0, "shadowsize": 0, "numslices": 16, "numstacks": 10, "numquads": 1}
-"""No anti-aliasing, no shadows, coarser round shapes: two to three times the frames of MuJoCo's defaults on a CPU."""
+"""No anti-aliasing, no shadows, coarser round shapes: two to three times the frame rate of MuJoCo's defaults on a CPU."""
+
 
 class Renderer:
     """One model's images at one size. Use as a context manager, or call `close` before the process ends.
 
-    backend: which of `BACKENDS` draws. A renderer belongs to the thread that opened it.
+    backend: which of envs.cameras.backends.BACKENDS it is; near_m, far_m: clipping planes [m]. A renderer belongs to the
+    thread that opened it. Raises ValueError for an empty image.
     """
 
     backend = ""
@@ -37,19 +39,19 @@ class Renderer:
         self.far_m = float(model.vis.map.zfar * model.stat.extent)
 
     def render(self, data: mujoco.MjData, camera: str) -> tuple[np.ndarray, np.ndarray]:
-        """Colour `[H, W, 3]` uint8 and depth `[H, W]` float32 [m] seen by a camera of the model.
+        """Colour `[H, W, 3]` uint8 and depth `[H, W]` float32 [m] of a camera of the model.
 
-        Row 0 is the top, column 0 the left. Depth is along the camera's axis (not along the ray); where nothing is
-        seen it is `far_m`. `data` must be up to date (mj_forward or mj_step). Raises ValueError for an unknown camera.
+        Row 0 is the top, column 0 the left. Depth is along the camera's axis (not along the ray), and `far_m` where there is
+        no surface. `data` must be up to date (mj_forward or mj_step). Raises ValueError for an unknown camera.
         """
         raise NotImplementedError
 
     def depth(self, data: mujoco.MjData, camera: str) -> np.ndarray:
-        """The depth of `render` alone, which some backends give faster."""
+        """The depth of `render` alone, which is faster in some backends."""
         return self.render(data, camera)[1]
 
     def close(self) -> None:
-        """Free what the backend holds; calling it again does nothing."""
+        """Frees the backend's resources; calling it again does nothing."""
 
     def __enter__(self) -> Renderer:
         return self
@@ -64,7 +66,7 @@ def focal_pixels(model: mujoco.MjModel, index: int, height: int) -> float:
 
 
 def camera_id(model: mujoco.MjModel, camera: str) -> int:
-    """Number of a camera by name. Raises ValueError with the nearest name, or when it is not a plain pinhole."""
+    """Index of a camera by name. Raises ValueError with the nearest name, or when it is not a plain pinhole."""
     index = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, camera)
     if index < 0:
         names = [model.camera(i).name for i in range(model.ncam)]
@@ -106,7 +108,7 @@ class GlRenderer(Renderer):
         before = [(place, name, getattr(place, name)) for place, name, _ in wanted]
         for place, name, value in wanted:
             setattr(place, name, value)
-        try:  # these are read here only; the caller's model is left as it was
+        try:  # only the context's creation reads these; the caller's model stays unchanged
             context = mujoco.MjrContext(self.model, mujoco.mjtFontScale.mjFONTSCALE_100)
         finally:
             for place, name, value in before:
@@ -120,7 +122,7 @@ class GlRenderer(Renderer):
         if self._closed:
             raise RuntimeError("this renderer is closed; open another one")
         self._camera.fixedcamid = camera_id(self.model, camera)
-        self._gl.make_current()  # another renderer may have been current; without this frames are silently garbage
+        self._gl.make_current()  # another renderer may have been current; without this, frames are silently garbage
         mujoco.mjv_updateScene(
             self.model, data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
         )

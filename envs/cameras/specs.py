@@ -1,4 +1,4 @@
-"""What cameras an environment has and what they give: settings, intrinsics, extrinsics, names, shapes and units."""
+"""The cameras of an environment: settings, intrinsics, extrinsics, and names, shapes and units of their features."""
 
 from __future__ import annotations
 
@@ -11,28 +11,31 @@ import numpy as np
 from envs.specs import DEPTH, IMAGES, POINTS, nearest_name
 
 CAMERAS = ("front", "left", "right", "overhead", "wrist")
-"""The cameras of every embedded task. All stand still but the wrist's, which hangs on the hand."""
+"""The cameras of every embedded task. All are fixed but the wrist camera, which is mounted on the hand."""
 
 SAMPLINGS = ("farthest", "random")
+"""Ways to reduce a cloud to N points: farthest-point or uniform sampling."""
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
 class CameraSettings:
-    """What an environment shall see beside the state. The defaults see everything.
+    """Which camera features an environment adds to the state. The defaults add everything.
 
-    cameras: which of the model's cameras, in the order in which the cloud is fused.
+    cameras: names of cameras of the model, in the order in which the cloud is fused.
     width, height: pixels of every image.
     images, depth: whether colour and depth images are part of the observation.
     num_points: points of the fused cloud, N; 0 for no cloud.
-    colours: whether a point carries its colour (C = 3, in 0..1) after its place.
+    colours: whether each point has its colour (C = 3, in 0..1) after its position.
     sampling: ``farthest`` (even over the surfaces) or ``random`` (even over the pixels; cheaper).
-    crop_low, crop_high: the cloud's box in the base frame [m]; its floor is 4 mm above the table, whose points (most of
-    all that is seen) tell nothing.
-    range_m: depth of a pixel that sees nothing nearer [m].
+    crop_low, crop_high: the cloud's box in the base frame [m]; its floor is 4 mm above the table, whose points (most of the
+    image) carry no information.
+    range_m: greatest depth [m]; farther pixels have it.
     seed: of the cloud's sampling, together with the number of the control step.
-    backend: who draws, see envs.cameras.render. Ray casting is the default because its colours are the same on every machine:
-    OpenGL's are not those of ray casting, so a policy must see with the backend that its demonstrations were seen with.
+    backend: the renderer, see envs.cameras.backends. Ray casting is the default because its colours are the same on every
+    machine. OpenGL's differ from them, so a policy must run with the backend of its demonstrations.
+
+    Raises ValueError for inconsistent values.
     """
 
     cameras: tuple[str, ...] = CAMERAS
@@ -62,10 +65,10 @@ class CameraSettings:
             raise ValueError(f"crop_low must be below crop_high, got {self.crop_low} and {self.crop_high}")
 
     def only(self, features: Sequence[str]) -> CameraSettings:
-        """The cheapest settings that still give these features, each as these settings give it.
+        """The cheapest settings that still produce these features unchanged.
 
-        A cloud needs all cameras; without one, only those that are named are kept. Raises ValueError for features that
-        are not given, or none.
+        A cloud needs all cameras; without it only the named ones are kept. Raises ValueError for features that these settings
+        do not produce, or none.
         """
         kinds = {
             kind: tuple(camera for camera in self.cameras if on and f"{kind}.{camera}" in features)
@@ -89,8 +92,10 @@ class CameraSpec:
     name: the camera's. width, height: pixels.
     focal_px: focal length, the same across and down; the principal point is the image's middle, (width / 2, height / 2)
     where pixel (0, 0) reaches from 0 to 1.
-    mount: the body it is fixed to; ``base`` is the robot's base, which is where the observation's frame is.
-    mount_from_camera: 4 x 4 row by row: a point in the camera's frame times this is in the mount's frame [m].
+    mount: the body it is fixed to; ``base`` is the robot's base, whose frame is that of the observations.
+    mount_from_camera: 4 x 4 row by row: transforms points [m] from the camera's frame to the mount's.
+
+    Raises ValueError unless mount_from_camera has 16 numbers.
     """
 
     name: str
@@ -106,6 +111,7 @@ class CameraSpec:
 
     @property
     def moves(self) -> bool:
+        """Whether it is mounted on a part of the robot."""
         return self.mount != "base"
 
     @property
@@ -115,7 +121,7 @@ class CameraSpec:
 
     @property
     def extrinsics(self) -> np.ndarray:
-        """`[4, 4]` float64: `mount_from_camera`. Of a camera that moves, its pose is told frame by frame elsewhere."""
+        """`[4, 4]` float64: `mount_from_camera`. A moving camera's pose in the base frame is in `CameraFrames.poses`."""
         return np.array(self.mount_from_camera).reshape(4, 4)
 
 
@@ -123,7 +129,8 @@ class CameraSpec:
 class CamerasSpec:
     """What the cameras add to an observation.
 
-    settings: what was asked for; its backend is the one that draws, never ``auto``. cameras: one each, in its order.
+    settings: the settings, with the backend in use instead of ``auto``. cameras: one spec per camera, in their order.
+    Raises ValueError for other cameras than the settings name.
     """
 
     settings: CameraSettings
@@ -148,7 +155,7 @@ class CamerasSpec:
         return found
 
     def camera(self, name: str) -> CameraSpec:
-        """One camera; ValueError with those there are for an unknown one."""
+        """One camera's spec. Raises ValueError with the known names for an unknown one."""
         for camera in self.cameras:
             if camera.name == name:
                 return camera
@@ -156,7 +163,7 @@ class CamerasSpec:
         raise ValueError(f"there is no camera {name!r} here, only {list(self.settings.cameras)}{hint}")
 
     def require(self, features: Sequence[str]) -> None:
-        """ValueError that names the first of `features` that is not given, and those that are."""
+        """Raises ValueError with the first of `features` that these cameras do not produce, and those that they do."""
         given = sorted(self.shapes())
         for name in features:
             if name not in given:
@@ -164,9 +171,9 @@ class CamerasSpec:
                 raise ValueError(f"{name!r} is wanted, but these cameras give only {given}{hint}")
 
     def check_recorded(self, recorded: CamerasSpec) -> None:
-        """Refuses to see otherwise than in demonstrations: ValueError names the settings and cameras that differ.
+        """Raises ValueError, with the settings and cameras that differ, unless these cameras match the recorded ones.
 
-        Fewer features are no difference, as long as each is what it was then (`CameraSettings.only`).
+        Fewer features are no difference, as long as each is unchanged (`CameraSettings.only`).
         """
         then, now = recorded.settings.only(tuple(self.shapes())), self.settings
         different = [name for name, value in asdict(now).items() if asdict(then)[name] != value]
@@ -179,11 +186,12 @@ class CamerasSpec:
             )
 
     def to_json(self) -> dict[str, Any]:
+        """As plain dicts, lists and numbers."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> CamerasSpec:
-        """What `to_json` gave, after JSON. Raises ValueError for anything else."""
+        """The inverse of `to_json`, after JSON. Raises ValueError for anything else."""
 
         def tuples(table: Mapping[str, Any]) -> dict[str, Any]:
             return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
@@ -195,17 +203,16 @@ class CamerasSpec:
             raise ValueError(f"these cameras can not be read: {error}") from error
 
 
-def check_seen(observation: Mapping[str, Any], spec: CamerasSpec) -> None:
-    """Refuses an observation of one frame that is not as the spec says.
+def check_camera_features(observation: Mapping[str, Any], spec: CamerasSpec) -> None:
+    """Raises ValueError unless an observation of one frame matches the spec.
 
-    Raises ValueError for a feature that is missing (naming it and those there are), for another shape or dtype than
-    float32, for images outside 0..1, for points that are not finite, and for depth that is neither NaN (unknown) nor
-    above 0 and at most `range_m`: 0 and infinity never mean anything.
+    Checked: missing features (the error names those present), shapes and dtype float32, images in 0..1, finite points, and
+    depth that is NaN (unknown) or above 0 and at most `range_m`.
     """
     for name, shape in spec.shapes().items():
         if name not in observation:
-            seen = sorted(key for key in observation if key.startswith((IMAGES, DEPTH, POINTS)))
-            raise ValueError(f"the observation lacks {name!r}; of cameras it holds {seen}")
+            present = sorted(key for key in observation if key.startswith((IMAGES, DEPTH, POINTS)))
+            raise ValueError(f"the observation lacks {name!r}; of cameras it holds {present}")
         values = np.asarray(observation[name])
         if values.shape != shape or values.dtype != np.float32:
             raise ValueError(f"{name} must be {shape} float32, got {values.shape} {values.dtype}")

@@ -1,4 +1,5 @@
-"""The embedded simulator: a Franka Panda in MuJoCo, one file per task, and what may disturb a task while a policy is at work.
+"""The embedded simulator: a Franka Panda in MuJoCo, one file per task, their disturbances, and recording of their experts.
 
-Needs: mujoco; cameras and demonstrations from the rooms above. Not here: policies, rollouts, anything of another simulator.
+Needs: mujoco; `envs.cameras`, `envs.demonstrations` and `envs.specs`.
+Not here: policies, rollouts (distill/evaluation), other simulators.
 """

@@ -1,4 +1,4 @@
-"""A Franka Panda on a table as MJCF text of our own, and the inverse kinematics that points its tool."""
+"""A Franka Panda on a table as MJCF text, and the inverse kinematics of its downward tool."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ JOINT_HIGH = np.array([2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973])
 TOOL_DOWN = np.diag([1.0, -1.0, -1.0])
 """The tool's axes when the hand points straight down: fingers open along the base's y."""
 
-# Who may touch whom, as MuJoCo's contype (what I am) and conaffinity (what I notice). Arm links only notice
-# obstacles and nothing of the robot notices the robot: few pairs, fast physics.
+# MuJoCo's contype (what a geom is) and conaffinity (what it collides with). Arm links collide with obstacles only, and the
+# robot never with itself: few pairs, fast physics.
 TABLE, OBSTACLE, OBJECT = 1, 2, 4
 AS_TABLE = f'contype="{TABLE}" conaffinity="0"'
 AS_OBSTACLE = f'contype="{OBSTACLE}" conaffinity="0"'
@@ -25,7 +25,7 @@ AS_OBJECT = f'contype="{OBJECT}" conaffinity="{TABLE | OBSTACLE}"'
 AS_ARM = f'contype="0" conaffinity="{OBSTACLE}"'
 AS_HAND = f'contype="0" conaffinity="{TABLE | OBSTACLE | OBJECT}"'
 
-# Per link: place in its parent [m], turn about x [quarter turns], capsule (two ends, radius) [m], mass [kg].
+# Per link: position in its parent [m], rotation about x [quarter turns], capsule (two ends, radius) [m], mass [kg].
 _LINKS = (
     ("0 0 0.333", 0, "0 0 -0.2 0 0 -0.03", 0.065, 3.0),
     ("0 0 0", -1, "0 0 0 0 -0.2 0", 0.06, 3.0),
@@ -35,7 +35,7 @@ _LINKS = (
     ("0 0 0", 1, "0 0 0 0.07 0 0", 0.05, 1.5),
     ("0.088 0 0", 1, "0 0 0 0 0 0.07", 0.045, 0.7),
 )
-# kp / kv is how far [1/s] a joint trails its target: about 30 ms here, so that the tool keeps to rounded corners.
+# kv / kp is the time by which a joint trails its target: about 30 ms, so that the tool follows rounded corners.
 _SERVO_KP = (4000, 4000, 3000, 3000, 800, 800, 400)
 _SERVO_KV = (130, 130, 90, 90, 20, 20, 10)
 _SERVO_FORCE = (150, 150, 150, 150, 40, 40, 40)
@@ -45,7 +45,7 @@ def panda_mjcf(name: str, scene: str, *, hand: str = "", gripper: bool = True) -
     """MJCF text of a Panda at the origin of a table top at z = 0, x forward, y left.
 
     name: the model's name. scene: MJCF bodies and geoms of the task, in the base frame. hand: further geoms fixed to
-    the hand, whose z axis leaves the flange. gripper: two driven fingers, or (False) the same fingers fixed and closed.
+    the hand, whose z axis points out of the flange. gripper: two driven fingers; False: the same fingers fixed and closed.
     """
     fingers, servos = "", ""
     for side, sign in (("left", 1), ("right", -1)):
@@ -70,7 +70,7 @@ def panda_mjcf(name: str, scene: str, *, hand: str = "", gripper: bool = True) -
         f'<geom name="hand" type="capsule" fromto="0 -0.07 0.034 0 0.07 0.034" size="0.032" mass="0.7" '
         f'rgba="0.9 0.9 0.92 1" {AS_HAND}/>\n'
         f'<site name="tool" pos="0 0 0.1034" size="0.004" group="4"/>\n'
-        # before the hand, looking past the finger tips a little backwards; up in its image is the base's x
+        # in front of the hand, looking past the finger tips and slightly backwards; up in its image is the base's x
         f'<camera name="wrist" pos="0.075 0 0.02" xyaxes="0 1 0 0.97 0 0.25" fovy="75"/>\n{hand}{fingers}</body>\n'
     )
     arm = tool
@@ -116,7 +116,7 @@ def panda_mjcf(name: str, scene: str, *, hand: str = "", gripper: bool = True) -
 
 @lru_cache(maxsize=32)
 def compile_model(mjcf: str) -> mujoco.MjModel:
-    """One compiled model per MJCF text, shared by all environments of a process: never write to it."""
+    """The compiled model of an MJCF text, shared by all environments of a process: never write to it."""
     return mujoco.MjModel.from_xml_string(mjcf)
 
 
@@ -131,9 +131,9 @@ def solve_ik(
     damping: float = 0.02,
     homing: float = 0.02,
 ) -> tuple[np.ndarray, float]:
-    """Joint angles `[7]` that bring the tool, pointing down, to `target [3]` m, and the position error left [m].
+    """Joint angles `[7]` [rad] that bring the tool, pointing down, to `target [3]` [m], and the remaining position error [m].
 
-    Damped least squares from `start_q [7]`; the one spare joint is drawn towards HOME_Q. `scratch` is overwritten.
+    Damped least squares from `start_q [7]`; the redundant joint is pulled towards HOME_Q. `scratch` is overwritten.
     """
     site = model.site("tool").id
     q = np.array(start_q, dtype=np.float64)
@@ -143,7 +143,7 @@ def solve_ik(
         scratch.qpos[:7] = q
         mujoco.mj_kinematics(model, scratch)
         error[:3] = target - scratch.site_xpos[site]
-        turn = scratch.site_xmat[site].reshape(3, 3) @ TOOL_DOWN.T  # rotation from the wanted to the present pose
+        turn = scratch.site_xmat[site].reshape(3, 3) @ TOOL_DOWN.T  # rotation from the target pose to the present one
         error[3:] = 0.5 * (turn[1, 2] - turn[2, 1]), 0.5 * (turn[2, 0] - turn[0, 2]), 0.5 * (turn[0, 1] - turn[1, 0])
         worst = float(np.sqrt(error[:3] @ error[:3]))
         if round_ == iterations or (round_ > 0 and worst < tolerance_m and np.abs(error[3:]).max() < 2e-3):

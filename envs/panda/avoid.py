@@ -20,13 +20,13 @@ ROWS = (
     (0.52, (0.06, -0.06)),
     (0.63, (0.12, 0.0, -0.12)),
 )
-"""Per row its x and its pillars' y [m]."""
+"""Per row: its x and its pillars' y [m]."""
 GAPS = (
     (("L", 0.06), ("R", -0.06)),
     (("L", 0.12), ("C", 0.0), ("R", -0.12)),
     (("1", 0.18), ("2", 0.06), ("3", -0.06), ("4", -0.18)),
 )
-"""Per row its gaps from left to right: name and the y [m] of its middle."""
+"""Per row its gaps from left to right: name and y [m] of the centre."""
 
 SPEC = TaskSpec(
     name="avoid",
@@ -48,8 +48,8 @@ class AvoidEnv(PandaEnv):
     """
 
     spec_task = SPEC
-    # The state is the tool's place alone: a pillar that moved could not be seen, an arm that is pushed can be. Before the first
-    # row, where there is room; the plan that was made before then leads past the wrong side of a pillar, or over it.
+    # The state is the tool's position alone: a moved pillar would be invisible, a pushed arm is not. It is pushed before the
+    # first row, where there is room; an older plan then leads past the wrong side of a pillar, or into it.
     disturbance = Disturbance(
         moves="tool", step=(0, 4), steps=3, low_m=0.03, high_m=0.045,
         summary="The arm is pushed to a side.",
@@ -93,7 +93,7 @@ class AvoidEnv(PandaEnv):
         before, now = self._before, self.tool_position()[:2]
         self._before = now
         for row, (x, _) in enumerate(ROWS):
-            if before[0] < x <= now[0]:  # the last crossing counts, should the tool have turned back
+            if before[0] < x <= now[0]:  # the last crossing counts if the tool turned back
                 y = before[1] + (now[1] - before[1]) * (x - before[0]) / (now[0] - before[0])
                 self._crossed[row] = min(GAPS[row], key=lambda gap: abs(gap[1] - y))[0]
         if abs(now[1]) > SIDE_Y_M:
@@ -102,16 +102,16 @@ class AvoidEnv(PandaEnv):
             return True, "", "-".join(self._crossed)
         return False, "", ""
 
-    def _ways(self, path: np.ndarray) -> tuple[str, ...]:
+    def _planned_modes(self, path: np.ndarray) -> tuple[str, ...]:
         """Per row the gap of the last crossing; "" without one, or where the rod would touch a pillar."""
-        ways = ["", "", ""]
+        gaps = ["", "", ""]
         for before, now in pairwise(path):
             for row, (x, pillars) in enumerate(ROWS):
                 if before[0] < x <= now[0]:
                     y = before[1] + (now[1] - before[1]) * (x - before[0]) / (now[0] - before[0])
                     clear = min(abs(y - pillar) for pillar in pillars) > PILLAR_RADIUS_M + ROD_RADIUS_M
-                    ways[row] = min(GAPS[row], key=lambda gap: abs(gap[1] - y))[0] if clear else ""
-        return tuple(ways)
+                    gaps[row] = min(GAPS[row], key=lambda gap: abs(gap[1] - y))[0] if clear else ""
+        return tuple(gaps)
 
     def plan(self, mode: str, rng: np.random.Generator) -> np.ndarray:
         """Targets `[L, 2]` float32: nearly straight through each gap, sideways in the corridors between the rows."""

@@ -1,4 +1,4 @@
-"""The base class of every task of the simulated Panda, and the paths its scripted experts follow."""
+"""The base class of the tasks of the simulated Panda, and the smooth paths of their scripted experts."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import gymnasium
 import mujoco
 import numpy as np
 
+from envs.cameras.rig import CameraRig
 from envs.cameras.specs import CameraSettings, CamerasSpec
-from envs.cameras.views import Eyes
 from envs.panda.arm import FINGER_OPEN_M, HOME_Q, PHYSICS_DT_S, compile_model, solve_ik
 from envs.panda.disturbances import Disturbance, Move
 from envs.specs import FAILURES, STATE, Shape, TaskSpec
 
 BLOCKS = 5
-"""Contacts are looked at five times per control step. At the greatest tool speed that is every 6 mm, so a graze of rod
-and pillar (28 mm) that begins and ends between two looks is less than 0.2 mm deep; at the experts' speed, 0.1 mm."""
+"""Contacts are checked five times per control step. At the greatest tool speed that is every 6 mm, so a graze of rod and
+pillar (28 mm) that begins and ends between two checks is less than 0.2 mm deep; at the experts' speed, 0.1 mm."""
 MAX_TOOL_SPEED_M_S = 0.6
-"""The tool's reference follows the commanded target no faster, so that a wild action moves the arm, not breaks it."""
+"""Speed limit of the tool's reference on its way to the commanded target: no action can make the simulation unstable."""
 
 
 def smooth_path(points: np.ndarray, speed_m_s: float, dt_s: float, rounding_m: float) -> np.ndarray:
     """Targets `[L, D]` along the polyline `points [P, D]`, one per control step, without the first point.
 
-    Corners are rounded over about `rounding_m` and the speed along the path is constant; the last target is the last
+    Corners are rounded over about `rounding_m` [m], the speed along the path is constant, and the last target is the last
     point. Raises ValueError for fewer than two points.
     """
     points = np.asarray(points, dtype=np.float64)
@@ -38,7 +38,7 @@ def smooth_path(points: np.ndarray, speed_m_s: float, dt_s: float, rounding_m: f
     half = min(half, (len(fine) - 1) // 2)
     if half >= 1:
         box = np.ones(2 * half + 1) / (2 * half + 1)
-        for _ in range(2):  # twice a box: corners become parabolic and then smooth; odd reflection keeps both ends
+        for _ in range(2):  # two box filters make corners smooth; odd reflection keeps both ends
             padded = np.pad(fine, ((half, half), (0, 0)), mode="reflect", reflect_type="odd")
             fine = np.stack([np.convolve(column, box, mode="valid") for column in padded.T], axis=1)
     return _resample(fine, speed_m_s * dt_s)[1:]
@@ -46,12 +46,12 @@ def smooth_path(points: np.ndarray, speed_m_s: float, dt_s: float, rounding_m: f
 
 def last_side(offsets: np.ndarray, clear_m: float) -> str:
     """The side, "left" (positive) or "right", of the last of `offsets [L]` that is farther than clear_m from 0, else ""."""
-    beside = offsets[np.abs(offsets) > clear_m]
-    return "" if not len(beside) else "left" if beside[-1] > 0 else "right"
+    clear = offsets[np.abs(offsets) > clear_m]
+    return "" if not len(clear) else "left" if clear[-1] > 0 else "right"
 
 
 def _resample(points: np.ndarray, spacing: float) -> np.ndarray:
-    """`points` at equal arc length, as near to `spacing` as a whole number of pieces allows."""
+    """`points` resampled at equal arc lengths, as close to `spacing` as a whole number of pieces allows."""
     along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
     pieces = max(1, round(along[-1] / spacing))
     where = np.linspace(0.0, along[-1], pieces + 1)
@@ -59,22 +59,22 @@ def _resample(points: np.ndarray, spacing: float) -> np.ndarray:
 
 
 class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
-    """One task of the Panda: absolute tool targets in, states out; contact physics decides what happened.
+    """One task of the Panda: absolute tool targets in, states out; contact physics decides the outcome.
 
-    A task module gives `spec_task`, `start_low`, `start_high` and the methods marked abstract; a task with an object to
-    grasp names its free body in `carried`, one that can be disturbed says in `disturbance` what moves then. Everything that
-    varies from start to start must live in `data`, because `model` is shared by all environments of the process.
+    A task defines `spec_task`, `start_low`, `start_high` and the abstract methods; a task with an object to grasp names its
+    free body in `object_name`, a task that can be disturbed has a `disturbance`. Everything that varies from start to start
+    must live in `data`, because all environments of the process share `model`.
 
-    `step`'s and `reset`'s info always holds `is_success: bool`, `failure: str` ("" or one of `FAILURES`) and
-    `mode: str` ("" until the task was carried out in a mode of the spec). Once `open_cameras` was called, observations
-    hold what the cameras see, too, and the info's ``cameras`` what had to be made up for it (see envs.cameras.views).
+    The info of `step` and `reset` always holds `is_success: bool`, `failure: str` ("" or one of `FAILURES`) and `mode: str`
+    ("" until the task was solved in a mode of the spec). After `open_cameras`, observations also hold camera features, and the
+    info's ``cameras`` the counts of their defects (`CameraRig.observe`).
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
     spec_task: ClassVar[TaskSpec]
     start_low: ClassVar[tuple[float, ...]]
     start_high: ClassVar[tuple[float, ...]]
-    carried: ClassVar[str] = ""
+    object_name: ClassVar[str] = ""
     disturbance: ClassVar[Disturbance | None] = None
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         self.data = mujoco.MjData(self.model)
         self._scratch = mujoco.MjData(self.model)
         self._tool_site = self.model.site("tool").id
-        self._carried_body = self.model.body(self.carried).id if self.carried else -1
+        self._object_body = self.model.body(self.object_name).id if self.object_name else -1
         self._fingers = set(self._geoms("finger"))
         self._forbidden = np.zeros((self.model.ngeom, self.model.ngeom), dtype=bool)
         for first, second in self._forbidden_pairs():
@@ -100,11 +100,11 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         self._move_steps_left = 0
         self._destination = np.zeros(2)
         self._last_state = np.zeros(len(spec.state_names), dtype=np.float32)
-        self.eyes: Eyes | None = None
-        self.blind = False
-        self._last_seen: dict[str, np.ndarray] = {}
-        self.made_up: dict[str, int] = {}
-        mujoco.mj_forward(self.model, self.data)  # positions mean something before the first reset, too
+        self.camera_rig: CameraRig | None = None
+        self.cameras_on_demand = False
+        self._last_features: dict[str, np.ndarray] = {}
+        self.camera_defects: dict[str, int] = {}
+        mujoco.mj_forward(self.model, self.data)  # positions are valid before the first reset, too
         state_box = gymnasium.spaces.Box(-np.inf, np.inf, (len(spec.state_names),), np.float32)
         self._state_space: dict[str, gymnasium.spaces.Space[Any]] = {STATE: state_box}
         self.observation_space = gymnasium.spaces.Dict(self._state_space)
@@ -112,7 +112,7 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
             self._low.astype(np.float32), self._high.astype(np.float32), dtype=np.float32
         )
 
-    # What a task adds -------------------------------------------------------------------------------------------
+    # What a task defines ----------------------------------------------------------------------------------------
 
     @abstractmethod
     def _mjcf(self) -> str:
@@ -120,21 +120,21 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
 
     @abstractmethod
     def _forbidden_pairs(self) -> list[tuple[list[int], list[int]]]:
-        """Pairs of geom id lists whose contact is the failure ``collision``."""
+        """Pairs of lists of geom ids whose contact is the failure ``collision``."""
 
     @abstractmethod
     def _place(self, start: np.ndarray) -> np.ndarray:
-        """Puts the objects of `start [D]` into `data` and returns where the tool starts `[3]`."""
+        """Writes the objects of `start [D]` to `data` and returns the tool's start position `[3]` [m]."""
 
     def _command(self, action: np.ndarray) -> tuple[np.ndarray, float]:
-        """Tool target `[3]` and finger opening [m] of a clipped action `[A]`; as it stands for x, y, z, opening."""
+        """Tool target `[3]` and finger opening [m] of a clipped action `[A]`; the default is for x, y, z, opening."""
         return action[:3], float(action[3])
 
     def _state(self) -> np.ndarray:
-        """The state `[S]`; as it stands tool x, y, z, finger opening, carried object x, y, z."""
+        """The state `[S]`; the default is tool x, y, z, finger opening, object x, y, z."""
         data = self.data
         opening = 0.5 * (data.qpos[7] + data.qpos[8])
-        return np.concatenate([data.site_xpos[self._tool_site], [opening], data.xpos[self._carried_body]])
+        return np.concatenate([data.site_xpos[self._tool_site], [opening], data.xpos[self._object_body]])
 
     @abstractmethod
     def _judge(self) -> tuple[bool, str, str]:
@@ -144,42 +144,41 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     def plan(self, mode: str, rng: np.random.Generator) -> np.ndarray:
         """A scripted expert's actions `[L, A]` float32 from the present (just reset) state through `mode`.
 
-        Varied as people vary: speed, where a gap is crossed, how early one turns. Raises ValueError for a mode the spec
-        does not name.
+        They vary as people's do: in speed, in where a gap is crossed, in when to turn. Raises ValueError for an unknown mode.
         """
 
-    def _ways(self, path: np.ndarray) -> tuple[str, ...]:
-        """See `ways`, for a tool path `[L, 3]`; as it stands the task poses no choice."""
+    def _planned_modes(self, path: np.ndarray) -> tuple[str, ...]:
+        """See `planned_modes`, for a tool path `[L, 3]` [m]; the default is a task without decisions."""
         return ()
 
     @abstractmethod
     def top_view(self) -> tuple[Shape, ...]:
         """The scene from above, for the report."""
 
-    def carried_position(self) -> np.ndarray | None:
-        """Where the object the task moves is `[3]` m (its body's origin), or None when there is none."""
-        return self.data.xpos[self._carried_body].copy() if self.carried else None
+    def object_position(self) -> np.ndarray | None:
+        """Position `[3]` [m] of the task's object (its body's origin), or None when there is none."""
+        return self.data.xpos[self._object_body].copy() if self.object_name else None
 
     # What every task has ----------------------------------------------------------------------------------------
 
     def sample_start(self, rng: np.random.Generator) -> np.ndarray:
-        """One start `[D]` float64, uniform in the task's box; the mode can not be guessed from it."""
+        """One start `[D]` float64, uniform in the task's box; it does not determine the mode."""
         return rng.uniform(self.start_low, self.start_high)
 
     def tool_position(self) -> np.ndarray:
-        """Tool centre `[3]` m."""
+        """Tool centre `[3]` [m]."""
         return self.data.site_xpos[self._tool_site].copy()
 
-    def ways(self, actions: np.ndarray) -> tuple[str, ...]:
-        """Which ways planned actions `[L, A]` (finite) go from where the tool is: a name per choice that the task poses.
+    def planned_modes(self, actions: np.ndarray) -> tuple[str, ...]:
+        """The option that planned actions `[L, A]` (finite) take at each decision of the task, from the tool's position.
 
-        "" where they leave a choice open, or end or pass too near to what stands between the ways to tell: two plans go
-        different ways when both name one for the same choice and the names differ, never by small differences.
+        "" where the plan leaves a decision open: it ends before, or passes too close to the obstacle between the options. So
+        two plans conflict when both name an option of the same decision and the names differ, never by small differences.
         """
-        return self._ways(np.stack([self.tool_position(), *self.targets(actions)]))
+        return self._planned_modes(np.stack([self.tool_position(), *self.targets(actions)]))
 
     def targets(self, actions: np.ndarray) -> np.ndarray:
-        """Where planned actions `[L, A]` (finite) send the tool, `[L, 3]` m."""
+        """Tool targets `[L, 3]` [m] of planned actions `[L, A]` (finite)."""
         return np.stack([self._command(action)[0] for action in np.clip(actions, self._low, self._high)])
 
     def reset(
@@ -196,7 +195,7 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
             start = self.sample_start(self.np_random)
         mujoco.mj_resetData(self.model, self.data)
         tool = self._place(start)
-        # From home each time, never from where the last episode ended: the same start gives the same posture.
+        # Always from home, never from the last episode's end: the same start gives the same posture.
         self._q, error = solve_ik(self.model, self._scratch, HOME_Q, tool, iterations=60, tolerance_m=1e-4)
         if error > 0.003:
             raise ValueError(f"start {start.tolist()} is out of reach: the tool is {error * 1e3:.1f} mm off, not <= 3")
@@ -242,40 +241,39 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         return observation, float(success), terminated, truncated, self._info(success, failure, mode)
 
     def open_cameras(self, settings: CameraSettings) -> CamerasSpec:
-        """From now on every observation holds what these cameras see, beside the state; returns what that is.
+        """Adds the features of these cameras to every observation; returns their spec.
 
-        While `blind` is True, `reset` and `step` leave it out, for a loop that needs it at some steps only and asks `see`.
+        While `cameras_on_demand` is True, `reset` and `step` leave it out, and the caller uses `observe_cameras` when needed.
         Raises ValueError for a camera that is not there, RuntimeError for a renderer that does not work here.
         """
         self.close()
-        self.eyes = Eyes(self.model, settings)
-        self.observation_space = gymnasium.spaces.Dict({**self._state_space, **self.eyes.space()})
-        return self.eyes.spec
+        self.camera_rig = CameraRig(self.model, settings)
+        self.observation_space = gymnasium.spaces.Dict({**self._state_space, **self.camera_rig.space()})
+        return self.camera_rig.spec
 
-    def see(self) -> dict[str, np.ndarray]:
-        """What the cameras see now: every feature of `CamerasSpec.shapes`, float32. RuntimeError without cameras.
+    def observe_cameras(self) -> dict[str, np.ndarray]:
+        """Every camera feature of `CamerasSpec.shapes` now, float32; the last good ones while the simulation is unstable.
 
-        Raises ValueError when nothing is left for a cloud. Of a simulator that is not stable, the last good view.
+        Raises RuntimeError without cameras, ValueError when no point is left for a cloud.
         """
-        if self.eyes is None:
+        if self.camera_rig is None:
             raise RuntimeError("this environment has no cameras: make it with envs.make(task, cameras=CameraSettings())")
-        if self._stable() or not self._last_seen:
-            self._last_seen, self.made_up = self.eyes.see(self.data, self._steps)
-        return {name: values.copy() for name, values in self._last_seen.items()}
+        if self._stable() or not self._last_features:
+            self._last_features, self.camera_defects = self.camera_rig.observe(self.data, self._steps)
+        return {name: values.copy() for name, values in self._last_features.items()}
 
     def close(self) -> None:
         """Closes the cameras, if there are any."""
-        if self.eyes is not None:
-            self.eyes.close()
-            self.eyes, self._last_seen, self.made_up = None, {}, {}
+        if self.camera_rig is not None:
+            self.camera_rig.close()
+            self.camera_rig, self._last_features, self.camera_defects = None, {}, {}
             self.observation_space = gymnasium.spaces.Dict(self._state_space)
 
     def disturb(self, move: Move) -> bool:
-        """Begins a move of the task's world; it takes place during the next `move.steps` control steps.
+        """Starts a disturbance, which takes the next `move.steps` control steps; whether it takes place.
 
-        Returns False, and nothing moves, where an object is to be moved that the hand already touches or has lifted:
-        nobody pulls it out of the gripper. Raises ValueError for a task without a disturbance, RuntimeError when no
-        episode is running.
+        It does not where it would move an object that the robot touches: nobody pulls it out of the gripper. Raises
+        ValueError for a task without a disturbance, RuntimeError when no episode is running.
         """
         if self.disturbance is None:
             raise ValueError(f"task {self.spec_task.name!r} has no disturbance; give its class one (envs.panda.disturbances)")
@@ -283,43 +281,40 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
             raise RuntimeError("no episode is running: call reset() first, and again after an episode has ended")
         if self.disturbance.moves == "object" and self._touched():
             return False
-        place = self.data.xpos[self._carried_body] if self.disturbance.moves == "object" else self._reference
+        place = self.data.xpos[self._object_body] if self.disturbance.moves == "object" else self._reference
         self._destination = place[:2] + np.array(move.offset_m)
         self._move_steps_left = move.steps
         return True
 
     def _is_moved(self, what: str) -> bool:
-        """Whether a disturbance is moving the ``tool`` or the ``object`` just now."""
+        """Whether a disturbance is moving the ``tool`` or the ``object`` now."""
         return self._move_steps_left > 0 and self.disturbance is not None and self.disturbance.moves == what
 
     def _touched(self) -> bool:
-        """Whether the robot touches the carried object."""
+        """Whether the robot touches the object."""
         bodies = self.model.geom_bodyid[self.data.contact.geom]
-        mine = bodies == self._carried_body
+        mine = bodies == self._object_body
         robot = self.model.body_rootid[bodies] == self.model.body("link1").id
         return bool((mine.any(1) & robot.any(1)).any())
 
     def _drag(self, seconds: float) -> None:
-        """Gives the object the speed that brings it to its destination in that time, or stops it when none is left.
-
-        Contacts may still hold it up: nothing is put anywhere.
-        """
-        first = int(self.model.jnt_dofadr[self.model.body_jntadr[self._carried_body]])
+        """Sets the object's velocity so that it arrives in `seconds`; 0 stops it. Contacts may still hold it back."""
+        first = int(self.model.jnt_dofadr[self.model.body_jntadr[self._object_body]])
         if not seconds:
             self.data.qvel[first : first + 6] = 0.0
             return
-        self.data.qvel[first : first + 2] = (self._destination - self.data.xpos[self._carried_body][:2]) / seconds
+        self.data.qvel[first : first + 2] = (self._destination - self.data.xpos[self._object_body][:2]) / seconds
         self.data.qvel[first + 3 : first + 6] = 0.0  # pushed, not tipped over
 
     def _advance(self, target: np.ndarray, opening: float) -> bool:
-        """One control period of physics; True as soon as a forbidden contact is seen."""
+        """Simulates one control period; True as soon as there is a forbidden contact."""
         model, data = self.model, self.data
-        if self._is_moved("tool"):  # whoever has caught the arm leads it, whatever it is told
+        if self._is_moved("tool"):  # the arm is held and moved, whatever the command
             target = self._reference.copy()
             target[:2] += (self._destination - target[:2]) / self._move_steps_left
-        way = target - self._reference
-        length = math.sqrt(float(way @ way))
-        self._reference = self._reference + way * min(1.0, self._reach / max(length, 1e-9))
+        offset = target - self._reference
+        length = math.sqrt(float(offset @ offset))
+        self._reference = self._reference + offset * min(1.0, self._reach / max(length, 1e-9))
         old = self._q
         self._q, _ = solve_ik(model, self._scratch, old, self._reference)
         if model.nu > 7:
@@ -334,28 +329,28 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
                 if self._forbidden[geoms[:, 0], geoms[:, 1]].any():
                     return True
         if self._is_moved("object") and self._move_steps_left == 1:
-            self._drag(0.0)  # there, and left lying
+            self._drag(0.0)  # it has arrived
         self._move_steps_left = max(0, self._move_steps_left - 1)
         return False
 
     def _stable(self) -> bool:
-        """Whether the simulator's state can still be believed."""
+        """Whether the simulation has not diverged."""
         data = self.data
         return bool(np.isfinite(data.qpos).all() and np.isfinite(data.qvel).all() and np.abs(data.qvel).max() < 1e3)
 
     def _observe(self) -> dict[str, np.ndarray]:
         if self._stable():
             self._last_state = self._state().astype(np.float32)
-        seen = {} if self.eyes is None or self.blind else self.see()
-        return {STATE: self._last_state.copy(), **seen}
+        features = {} if self.camera_rig is None or self.cameras_on_demand else self.observe_cameras()
+        return {STATE: self._last_state.copy(), **features}
 
     def _info(self, success: bool, failure: str, mode: str) -> dict[str, Any]:
-        counts = {"cameras": dict(self.made_up)} if self.eyes is not None and not self.blind else {}
+        counts = {"cameras": dict(self.camera_defects)} if self.camera_rig is not None and not self.cameras_on_demand else {}
         return {"is_success": success, "failure": failure, "mode": mode, **counts}
 
-    def _put_carried(self, x: float, y: float, z: float) -> None:
-        """Places the carried object upright; the physics takes it over from there."""
-        first = int(self.model.jnt_qposadr[self.model.body_jntadr[self._carried_body]])
+    def _put_object(self, x: float, y: float, z: float) -> None:
+        """Places the object upright; physics moves it from there."""
+        first = int(self.model.jnt_qposadr[self.model.body_jntadr[self._object_body]])
         self.data.qpos[first : first + 7] = (x, y, z, 1.0, 0.0, 0.0, 0.0)
 
     def _fingers_on(self, geom: int) -> int:
@@ -368,12 +363,12 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         return [i for i in range(self.model.ngeom) if self.model.geom(i).name.startswith(prefixes)]
 
     def _robot_geoms(self) -> list[int]:
-        """Ids of every geom that hangs on the arm's first link, what the hand holds fixed included."""
+        """Ids of all geoms from the arm's first link on, including those fixed to the hand."""
         arm = self.model.body("link1").id
         return [i for i in range(self.model.ngeom) if self.model.body_rootid[self.model.geom_bodyid[i]] == arm]
 
     def _start_area(self, x: int, label: str) -> Shape:
-        """Where the x, y at start numbers `x`, `x + 1` are drawn from."""
+        """The area from which entries `x` and `x + 1` of a start, an x and a y, are drawn."""
         low, high = np.array(self.start_low[x : x + 2]), np.array(self.start_high[x : x + 2])
         middle, half = (low + high) / 2, (high - low) / 2
         return Shape("box", (float(middle[0]), float(middle[1])), (float(half[0]), float(half[1])), "start", label)
@@ -384,7 +379,7 @@ class PandaEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
 
 
 def _checked(values: Any, size: int, what: str, names: tuple[str, ...]) -> np.ndarray:
-    """`values` as finite float64 `[size]`, or ValueError."""
+    """`values` as finite float64 `[size]`; raises ValueError otherwise."""
     array = np.asarray(values, dtype=np.float64)
     if array.shape != (size,):
         raise ValueError(f"{what} must have shape ({size},) for {names}, got {array.shape}")

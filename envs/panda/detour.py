@@ -1,4 +1,4 @@
-"""The task `detour`: grasp a cube, carry it past a pillar on the left or on the right, put it down in the goal disc."""
+"""The task `detour`: grasp a cube, carry it past a pillar on the left or the right, put it down in the goal disc."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from envs.specs import ActionSpec, Shape, TaskSpec
 
 CUBE_HALF_M = 0.02
 PILLAR_XY, PILLAR_RADIUS_M, PILLAR_HEIGHT_M = (0.525, 0.0), 0.04, 0.16
-"""Taller than the cube or the tool can fly (the action's box ends at 0.14 m), low enough for the wrist to pass over."""
+"""Higher than the cube or the tool can go (the action's box ends at 0.14 m), low enough for the wrist to pass over."""
 GOAL_XY, GOAL_RADIUS_M = (0.69, 0.0), 0.035
 PLACED_Z_M, LIFTED_Z_M = 0.04, 0.045
 """Below the first the cube counts as on the table, above the second as lifted."""
@@ -26,7 +26,7 @@ SPEC = TaskSpec(
         names=("x_m", "y_m", "z_m", "gripper_m"),
         low=(0.30, -0.24, 0.015, 0.0),
         high=(0.74, 0.24, 0.14, FINGER_OPEN_M),
-        # The gripper is all or nothing: at full weight its two values would outvote every difference in the path.
+        # The gripper has two values only: at full weight they would outvote every difference in the path.
         weights=(1.0, 1.0, 1.0, 0.25),
     ),
     modes=("left", "right"),
@@ -47,9 +47,9 @@ class DetourEnv(PandaEnv):
     spec_task = SPEC
     start_low = (0.345, -0.02, 0.345, -0.02, 0.105)
     start_high = (0.375, 0.02, 0.375, 0.02, 0.135)
-    carried = "cube"
-    # Pillar and goal are not in the state, the cube is. Pushed on the way to it, by more than the open fingers forgive
-    # (2 cm), and by so little that it still lies about where cubes were demonstrated.
+    object_name = "cube"
+    # The state holds the cube, not the pillar or the goal. The cube is pushed before the grasp, farther than the open fingers
+    # tolerate (2 cm), yet so little that it stays within about the demonstrated area.
     disturbance = Disturbance(
         moves="object", step=(1, 7), steps=2, low_m=0.022, high_m=0.026,
         summary="The cube is pushed to a side.",
@@ -79,15 +79,15 @@ class DetourEnv(PandaEnv):
         return [([*self._robot_geoms(), *self._geoms("cube")], self._geoms("pillar"))]
 
     def _place(self, start: np.ndarray) -> np.ndarray:
-        self._put_carried(start[0], start[1], CUBE_HALF_M)
+        self._put_object(start[0], start[1], CUBE_HALF_M)
         self._lifted, self._side, self._low_steps = False, "", 0
         self._before = start[:2].copy()
         return start[2:5]
 
     def _judge(self) -> tuple[bool, str, str]:
-        cube, before = self.data.xpos[self._carried_body].copy(), self._before
+        cube, before = self.data.xpos[self._object_body].copy(), self._before
         self._before = cube[:2]
-        if before[0] < PILLAR_XY[0] <= cube[0]:  # the last crossing counts, should the cube have gone back
+        if before[0] < PILLAR_XY[0] <= cube[0]:  # the last crossing counts if the cube went back
             self._side = "left" if cube[1] > PILLAR_XY[1] else "right"
         if cube[2] < -CUBE_HALF_M or abs(cube[1]) > SIDE_Y_M:
             return False, "off_table", ""
@@ -98,21 +98,21 @@ class DetourEnv(PandaEnv):
         held = low and self._fingers_on(self._cube_geom) > 0
         if low and in_goal and self._side and not held:
             return True, "", self._side
-        # A cube let down a little off the goal may still be corrected while it is held; one let go of is lost.
+        # A cube put down off the goal can still be corrected while it is held; a released one is lost.
         if low and not in_goal and not held and self._low_steps >= 3:
             return False, "dropped", ""
         return False, "", ""
 
-    def _ways(self, path: np.ndarray) -> tuple[str, ...]:
+    def _planned_modes(self, path: np.ndarray) -> tuple[str, ...]:
         """The side on which the path was last far enough out for the cube to pass the pillar."""
         return (last_side(path[:, 1] - PILLAR_XY[1], PILLAR_RADIUS_M + CUBE_HALF_M),)
 
     def plan(self, mode: str, rng: np.random.Generator) -> np.ndarray:
-        """Targets `[L, 4]` float32: down, close, lift while already turning aside, an arc, down, open."""
+        """Targets `[L, 4]` float32: down, close, an arc that lifts and turns to a side, down, open."""
         self._check_mode(mode)
         sign = 1.0 if mode == "left" else -1.0
         speed = rng.uniform(0.27, 0.36)
-        tool, cube = self.tool_position(), self.data.xpos[self._carried_body]
+        tool, cube = self.tool_position(), self.data.xpos[self._object_body]
         grasp = np.array([cube[0] + rng.uniform(-0.004, 0.004), cube[1] + rng.uniform(-0.004, 0.004), GRASP_Z_M])
         goal = np.array([*(np.array(GOAL_XY) + rng.uniform(-0.01, 0.01, 2)), GRASP_Z_M + 0.002])
         above = np.array([grasp[0], grasp[1], rng.uniform(0.06, 0.08)])
@@ -120,8 +120,8 @@ class DetourEnv(PandaEnv):
 
         wide, carry_z, skew = rng.uniform(0.175, 0.195), CARRY_Z_M + rng.uniform(-0.008, 0.012), rng.uniform(-0.1, 0.1)
         turn = np.linspace(0.0, np.pi, 25)
-        # Forward from the first moment: were the two ways to begin sideways, their average would be to stay, and a
-        # policy that averages would dither until chance tipped it to one side, instead of running into the pillar.
+        # Forward from the first moment. If the two modes began sideways, their average would be to stay, and a policy that
+        # averages would dither until chance tipped it to one side, instead of running into the pillar.
         along = turn / np.pi
         aside = np.maximum(np.sin(turn + skew * np.sin(turn)), 0.0)
         arc = np.stack(

@@ -1,4 +1,4 @@
-"""Disturbances: what moves in a task's world while the policy is at work, when, and by how much."""
+"""Disturbances: what is moved during an episode, when, and by how much."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 MOVED = ("object", "tool")
-"""What a disturbance can move: the object that the task is about, or the arm with its tool."""
+"""What a disturbance can move: the task's object, or the arm with its tool."""
 
 
 @dataclass(frozen=True)
 class Move:
     """One disturbance of one episode.
 
-    step: the control step during which it begins, the first is 0; steps: how many control steps it takes;
-    offset_m: by how much it moves in x and y [m], evenly over these steps.
+    step: the control step in which it begins, from 0; steps: its duration in control steps;
+    offset_m: displacement in x and y [m], at constant speed. Raises ValueError for values out of range.
     """
 
     step: int
@@ -32,14 +32,16 @@ class Move:
 
 @dataclass(frozen=True)
 class Disturbance:
-    """What may move in a task; every draw of it is one `Move`.
+    """The distribution of a task's disturbances; each draw is one `Move`.
 
-    moves: ``object``: the object of the task is dragged over the table. ``tool``: the arm is caught and moved by somebody,
-    and follows no command until it is let go.
-    summary: one sentence a newcomer understands.
-    step: the first and the last control step in which it may begin, uniform; steps: how many control steps it takes.
-    low_m, high_m: least and greatest distance of the move [m], uniform; both 0: held where it is.
-    angles_rad: directions of which one is drawn, measured from x to y; ``spread_rad`` to either side of it, uniform.
+    moves: ``object``: the task's object is dragged over the table. ``tool``: the arm is held and moved, and follows no command
+    until it is released.
+    summary: one sentence for newcomers.
+    step: first and last control step in which it may begin, uniform; steps: its duration in control steps.
+    low_m, high_m: range of the distance [m], uniform; both 0: held in place.
+    angles_rad: directions of which one is drawn, measured from x to y; ``spread_rad``: uniform to either side.
+
+    Raises ValueError for values out of range.
     """
 
     moves: str

@@ -12,10 +12,10 @@ from envs.specs import ActionSpec, Shape, TaskSpec
 HANDLE_Y_M = 0.135
 """From the tray's centre to either handle: the open inner finger (0.054 m out) comes down clear of the deck."""
 DECK_HALF = (0.06, 0.055, 0.025)
-"""The load in the tray's middle; coming down on it is the failure of who can not decide."""
+"""The load in the tray's middle: a policy that averages the modes comes down on it."""
 STRIP_HALF_Z_M, HANDLE_HALF = 0.005, (0.025, 0.008, 0.03)
 LIFTED_Z_M, HOLD_STEPS = 0.07, 10
-"""The tray's origin (0 when it stands on the table) must stay above the first for the second."""
+"""The tray's origin (0 on the table) must stay above the first for the second."""
 DROPPED_FROM_Z_M, DROPPED_TO_Z_M = 0.03, 0.01
 GRASP_Z_M = 0.037
 
@@ -27,7 +27,7 @@ SPEC = TaskSpec(
         names=("x_m", "y_m", "z_m", "gripper_m"),
         low=(0.34, -0.24, 0.025, 0.0),
         high=(0.66, 0.24, 0.24, FINGER_OPEN_M),
-        # The gripper is all or nothing: at full weight its two values would outvote every difference in the path.
+        # The gripper has two values only: at full weight they would outvote every difference in the path.
         weights=(1.0, 1.0, 1.0, 0.25),
     ),
     modes=("left", "right"),
@@ -46,11 +46,11 @@ class HandlesEnv(PandaEnv):
     """
 
     spec_task = SPEC
-    # the tool starts near the middle: 2 cm aside already tip a policy that averages both ways to that side
+    # the tool starts near the middle: 2 cm to a side already tip a policy that averages both modes to that side
     start_low = (0.48, -0.02, 0.48, -0.012, 0.14)
     start_high = (0.52, 0.02, 0.52, 0.012, 0.17)
-    carried = "tray"
-    # Pushed on the way to it, by as much as brings a finger down on the deck or the handle where it was aimed.
+    object_name = "tray"
+    # Pushed before the grasp, so far that a finger comes down on the deck or the handle where it was aimed.
     disturbance = Disturbance(
         moves="object", step=(2, 11), steps=2, low_m=0.03, high_m=0.04,
         summary="The tray is pushed to a side.",
@@ -85,12 +85,12 @@ class HandlesEnv(PandaEnv):
         return [(self._robot_geoms(), self._geoms("deck"))]
 
     def _place(self, start: np.ndarray) -> np.ndarray:
-        self._put_carried(start[0], start[1], 0.0)
+        self._put_object(start[0], start[1], 0.0)
         self._lifted, self._held_steps, self._held_by = False, 0, ""
         return start[2:5]
 
     def _judge(self) -> tuple[bool, str, str]:
-        tray = self.data.xpos[self._carried_body]
+        tray = self.data.xpos[self._object_body]
         if tray[2] < -0.02 or abs(tray[1]) > 0.4 or not 0.2 < tray[0] < 0.9:
             return False, "off_table", ""
         self._lifted = self._lifted or tray[2] > DROPPED_FROM_Z_M
@@ -104,23 +104,23 @@ class HandlesEnv(PandaEnv):
         return False, "", ""
 
     def _holding(self) -> str:
-        """The handle both fingers touch, or ""."""
+        """The handle that both fingers touch, or ""."""
         return next((side for side, handle in self._sides.items() if self._fingers_on(handle) == 2), "")
 
-    def _ways(self, path: np.ndarray) -> tuple[str, ...]:
-        """The handle towards which the path was last more than half-way out."""
-        return (last_side(path[:, 1] - self.data.xpos[self._carried_body][1], HANDLE_Y_M / 2),)
+    def _planned_modes(self, path: np.ndarray) -> tuple[str, ...]:
+        """The handle towards which the path last went more than half-way."""
+        return (last_side(path[:, 1] - self.data.xpos[self._object_body][1], HANDLE_Y_M / 2),)
 
     def plan(self, mode: str, rng: np.random.Generator) -> np.ndarray:
         """Targets `[L, 4]` float32: sideways and down over a handle, close, lift."""
         self._check_mode(mode)
         sign = 1.0 if mode == "left" else -1.0
         speed = rng.uniform(0.20, 0.28)
-        tool, tray = self.tool_position(), self.data.xpos[self._carried_body].copy()
+        tool, tray = self.tool_position(), self.data.xpos[self._object_body].copy()
         grasp = np.array(
             [tray[0] + rng.uniform(-0.006, 0.006), tray[1] + sign * HANDLE_Y_M + rng.uniform(-0.004, 0.004), GRASP_Z_M]
         )
-        # People differ in how much of the way aside they go before they go down; all are over the handle in time.
+        # People differ in how far sideways they go before they go down; all are over the handle in time.
         shoulder = np.array([*(tool[:2] + rng.uniform(0.85, 1.0) * (grasp[:2] - tool[:2])), rng.uniform(0.11, 0.13)])
         above = np.array([grasp[0], grasp[1], rng.uniform(0.08, 0.09)])
         down = smooth_path(np.stack([tool, shoulder, above, grasp]), speed, SPEC.dt_s, 0.02)
@@ -133,7 +133,7 @@ class HandlesEnv(PandaEnv):
         return np.concatenate([xyz, gripper[:, None]], axis=1).astype(np.float32)
 
     def top_view(self) -> tuple[Shape, ...]:
-        tray = self.data.xpos[self._carried_body]
+        tray = self.data.xpos[self._object_body]
         x, y = float(tray[0]), float(tray[1])
         handles = tuple(
             Shape("box", (x, y + sign * HANDLE_Y_M), (HANDLE_HALF[0], HANDLE_HALF[1]), "goal", f"{side} handle")

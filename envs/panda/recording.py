@@ -1,4 +1,4 @@
-"""Recording the scripted expert of an embedded task, and the stored starts that everything begins at."""
+"""Recording the scripted expert of an embedded task, and the stored starts of all episodes."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ import numpy as np
 from envs.cameras.frames import pack
 from envs.demonstrations import Demonstration
 from envs.panda.base import PandaEnv
+from envs.panda.tasks import make
 from envs.specs import SPLITS, STATE, TaskSpec
 
 STILL_STEPS = 10
-"""No disturbance this many control steps around a change of the gripper command: a grasp must stay a grasp."""
+"""No noise this many control steps around a change of the gripper command, so that grasps succeed."""
 
 
 def stored_starts(task: str, seed: int, split: str, count: int) -> np.ndarray:
-    """`[count, D]` float64 starts of a task. Splits are disjoint streams; a longer list begins with the shorter one.
+    """`[count, D]` float64 starts of a task. Splits are disjoint random streams; a longer list begins with the shorter one.
 
     Raises ValueError for an unknown task or split, or a count below 1.
     """
-    from envs import make  # late: the registry imports the tasks, and this module stands beside it
-
     if split not in SPLITS:
         raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
     if count < 1:
@@ -30,10 +29,10 @@ def stored_starts(task: str, seed: int, split: str, count: int) -> np.ndarray:
 
 
 def record(env: PandaEnv, start: np.ndarray, mode: str, seed: int, noise_m: float = 0.003) -> Demonstration | None:
-    """Carries out the expert's plan through `mode` from `start [D]`; None unless it succeeds in that very mode.
+    """Executes the expert's plan through `mode` from `start [D]`; None unless it succeeds in that mode.
 
-    The target carried out is disturbed smoothly by about `noise_m` (standard deviation, xyz only, never near a change
-    of the gripper); the action recorded is the clean plan, so the data shows how to come back. The caller counts Nones.
+    The executed target has smooth noise of standard deviation `noise_m` [m] (xyz only, never near a change of the gripper);
+    the recorded action is the clean plan, so the data shows how to recover. The caller counts the Nones.
     """
     plan_rng, noise_rng = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2))
     observation, _ = env.reset(options={"start": start})
@@ -41,17 +40,17 @@ def record(env: PandaEnv, start: np.ndarray, mode: str, seed: int, noise_m: floa
     spec = env.spec_task
     disturbance = _smooth_noise(noise_rng, spec, plan, noise_m)
     states, actions, tools = [], [], []
-    seen, counts, poses = [], [], []
+    camera_features, defects, poses = [], [], []
     for step in range(spec.max_steps):
-        now = min(step, len(plan) - 1)  # an expert whose plan is over waits at its end
+        now = min(step, len(plan) - 1)  # after its plan the expert waits at the end
         states.append(observation[STATE])
         tools.append(env.tool_position())
         actions.append(plan[now])
-        if env.eyes is not None:
-            view = env.see() if env.blind else observation
-            seen.append({name: view[name] for name in env.eyes.spec.shapes()})
-            counts.append(env.made_up)
-            poses.append(env.eyes.poses(env.data))
+        if env.camera_rig is not None:
+            features = env.observe_cameras() if env.cameras_on_demand else observation
+            camera_features.append({name: features[name] for name in env.camera_rig.spec.shapes()})
+            defects.append(env.camera_defects)
+            poses.append(env.camera_rig.poses(env.data))
         observation, _, terminated, truncated, info = env.step(plan[now] + disturbance[now])
         if terminated or truncated:
             break
@@ -63,12 +62,12 @@ def record(env: PandaEnv, start: np.ndarray, mode: str, seed: int, noise_m: floa
         tool=np.stack(tools).astype(np.float32),
         start=np.asarray(start, dtype=np.float64),
         mode=mode,
-        cameras=None if env.eyes is None else pack(env.eyes.spec, seen, counts, poses),
+        cameras=None if env.camera_rig is None else pack(env.camera_rig.spec, camera_features, defects, poses),
     )
 
 
 def _smooth_noise(rng: np.random.Generator, spec: TaskSpec, plan: np.ndarray, noise_m: float) -> np.ndarray:
-    """`[L, A]` first-order noise (it forgets in about 0.25 s), zero on the gripper and around its changes."""
+    """`[L, A]` first-order autoregressive noise (time constant about 0.25 s), zero on the gripper and around its changes."""
     noise = np.zeros(plan.shape)
     keep = 0.8
     is_position = np.array([name in ("x_m", "y_m", "z_m") for name in spec.action.names])

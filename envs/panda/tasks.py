@@ -11,14 +11,14 @@ from envs.panda.handles import HandlesEnv
 from envs.specs import nearest_name
 
 TASKS: dict[str, type[PandaEnv]] = {env.spec_task.name: env for env in (AvoidEnv, DetourEnv, HandlesEnv)}
-"""Every task by name. A new task is one file and one line here."""
+"""Every embedded task by name."""
 
 
 def make(name: str, cameras: CameraSettings | None = None) -> PandaEnv:
-    """A fresh environment of the task; ValueError with the nearest name for an unknown one.
+    """A new environment of the task. Raises ValueError with the nearest name for an unknown one.
 
-    cameras: what it sees beside the state, `CameraSettings()` for everything; without, observations hold the state only.
-    Raises ValueError for a camera that is not there, RuntimeError for a renderer that does not work here.
+    cameras: camera features to add, `CameraSettings()` for all; None: observations hold the state only.
+    Raises ValueError for an unknown camera, RuntimeError for a renderer that does not work here.
     """
     env = task_class(name)()
     if cameras is not None:
@@ -27,7 +27,7 @@ def make(name: str, cameras: CameraSettings | None = None) -> PandaEnv:
 
 
 def disturbance(name: str) -> Disturbance:
-    """What may move in the task; ValueError for an unknown task, or one in which nothing does."""
+    """The task's disturbance. Raises ValueError for an unknown task, or one without."""
     found = task_class(name).disturbance
     if found is None:
         known = sorted(task for task, env in TASKS.items() if env.disturbance is not None)
@@ -36,7 +36,7 @@ def disturbance(name: str) -> Disturbance:
 
 
 def task_class(name: str) -> type[PandaEnv]:
-    """The class of an embedded task; ValueError with the nearest name for an unknown one."""
+    """The class of an embedded task. Raises ValueError with the nearest name for an unknown one."""
     if name not in TASKS:
         hint = nearest_name(name, TASKS, "; did you mean", cutoff=0.4)
         raise ValueError(f"unknown task {name!r}, the tasks are {sorted(TASKS)}{hint}")

@@ -1,4 +1,5 @@
-"""A program in another interpreter: the wire format, the worker that is watched and killed for sure, and its other end.
+"""Programs in other interpreters: the wire format, the supervised process, its other end, and the worker that restarts it.
 
-Needs: numpy. `wire.py` and `serving.py` import nothing of ours, as they run anywhere. Not here: what the program does.
+Needs: numpy. `wire.py` and `serving.py` import nothing of ours, because they run in any interpreter.
+Not here: the programs (envs/rlbench, teachers/adapters).
 """

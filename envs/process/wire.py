@@ -1,7 +1,7 @@
 """Messages between processes: one JSON header and plain arrays over a byte stream; nothing is ever unpickled.
 
-It runs in any interpreter that has numpy, Python 3.8 or newer, and imports nothing of ours, so that a worker in a foreign
-environment can load this one file by its path. A message is
+It runs in any interpreter with numpy, Python 3.8 or newer, and imports nothing of ours, so that a process in another
+environment can load this file by its path. A message is
 
     8 bytes   magic and version
     4 + 8     lengths of the header and of the body, big endian
@@ -21,20 +21,20 @@ import numpy as np
 
 MAGIC = b"flow2on1"
 LIMIT = 1 << 31
-"""Bytes of header or body that are believed; a longer one is a stream that is out of step."""
+"""Greatest length of header or body that is accepted [bytes]; a longer one means that the stream is out of step."""
 
 DTYPES = ("|b1", "|u1", "|i1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8")
-"""What an array may hold. Objects and strings are not among them."""
+"""The dtypes of arrays that may be sent: numbers and booleans, no objects or strings."""
 
 _LENGTHS = struct.Struct(">IQ")
 
 
 class WireError(ValueError):
-    """The stream ended, or what came is not a message of ours."""
+    """The stream ended, or did not hold a message."""
 
 
 def send(stream: BinaryIO, message: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
-    """Write one message and flush. Raises ValueError for what cannot be told: NaN in the message, an array of objects."""
+    """Writes one message and flushes. Raises ValueError, before writing, for NaN in the message or an array of objects."""
     described, chunks = [], []
     for name, array in (arrays or {}).items():
         array = np.asarray(array)
@@ -52,7 +52,7 @@ def send(stream: BinaryIO, message: Mapping[str, Any], arrays: Mapping[str, np.n
 
 
 def receive(stream: BinaryIO) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Read one message: what was told, and its arrays by name. Raises WireError when the stream ends or is not ours."""
+    """Reads one message and its arrays by name. Raises WireError when the stream ends or holds no message."""
     magic = _exactly(stream, len(MAGIC))
     if magic != MAGIC:
         raise WireError(f"expected a message, got {magic!r}: something else wrote to this stream")
@@ -79,7 +79,7 @@ def receive(stream: BinaryIO) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _exactly(stream: BinaryIO, count: int) -> bytes:
-    """That many bytes, waiting for them. Raises WireError when the stream ends before."""
+    """Reads exactly `count` bytes. Raises WireError when the stream ends before."""
     parts, missing = [], count
     while missing:
         part = stream.read(min(missing, 1 << 20))

@@ -1,4 +1,5 @@
-"""RLBench as a world: its specs, the program that runs it in another interpreter, its views, demonstrations and starts.
+"""RLBench as an environment: specs, the programs in another interpreter, cameras, demonstrations, starts and stored trees.
 
-Needs: `envs.process`; RLBench itself only in `program.py`. Not here: rollouts of policies (distill.worlds).
+Needs: `envs.process` and `envs.cameras`; RLBench itself in `program.py` only.
+Not here: rollouts of policies (distill.worlds).
 """

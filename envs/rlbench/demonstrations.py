@@ -1,4 +1,4 @@
-"""From RLBench's demonstrations to ours: which frames are kept, and what action each of them was followed by."""
+"""From RLBench's demonstrations to ours: the selection of frames, and the action that follows each."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from envs.cameras.frames import CameraFrames, pack
 from envs.cameras.specs import CameraSettings
 from envs.demonstrations import Demonstration
 from envs.process.worker import Worker
-from envs.rlbench.spec import AVOIDS, NO_CHOICE, RLBenchSettings, is_open, pose_numbers, state_of
-from envs.rlbench.views import Views
+from envs.rlbench.rig import RLBenchCameraRig
+from envs.rlbench.spec import AVOIDS, NO_CHOICE, RLBenchSettings, is_open, pose_numbers, state_from_frames
 
 STILL_RAD_S = 0.1
-"""No joint turns faster where an arm rests."""
+"""The arm rests while no joint is faster."""
 REST_FRAMES = 4
-"""Two rests are at least so many frames apart."""
+"""Least number of frames between two rests."""
 AT_ONCE = 16
-"""Frames whose images are asked for in one message."""
+"""Frames whose images are requested in one message."""
 
 
-def kept_frames(low: Mapping[str, np.ndarray], settings: RLBenchSettings) -> np.ndarray:
-    """Which of the L frames are kept, in order: always the first, the last, and every change of the gripper.
+def select_frames(low: Mapping[str, np.ndarray], settings: RLBenchSettings) -> np.ndarray:
+    """Indices of the kept frames among L, increasing: always the first, the last, and every change of the gripper.
 
-    Without key frames also every `subsample`-th; with them those where the arm rests (see `rests`).
+    Without key frames also every `subsample`-th; with them those where the arm rests (`rest_frames`).
     Raises ValueError for fewer than two frames, or for key frames of a demonstration without joint velocities.
     """
     opened = is_open(dict(low), settings.gripper_threshold)
@@ -36,13 +36,16 @@ def kept_frames(low: Mapping[str, np.ndarray], settings: RLBenchSettings) -> np.
         return np.unique(np.concatenate([np.arange(0, count, settings.subsample), changes, [count - 1]]))
     if "joint_velocities" not in low:
         raise ValueError("key frames need the joints' velocities, which these demonstrations lack: use rlbench.no-keyframes")
-    found = np.unique(np.concatenate([[0], rests(low["joint_velocities"], opened), changes, [count - 1]]))
-    # the arm is at rest just before the end, too: one of the two is enough
+    found = np.unique(np.concatenate([[0], rest_frames(low["joint_velocities"], opened), changes, [count - 1]]))
+    # the arm also rests just before the end: one of the two is enough
     return np.delete(found, -2) if len(found) > 2 and found[-1] - found[-2] == 1 and found[-2] not in changes else found
 
 
-def rests(velocity_LJ: np.ndarray, open_L: np.ndarray) -> np.ndarray:
-    """Frames at which the arm rests between two moves: every joint slow, the gripper unchanged from before to after."""
+def rest_frames(velocity_LJ: np.ndarray, open_L: np.ndarray) -> np.ndarray:
+    """Indices of frames where the arm rests between two moves: all joints slow, the gripper unchanged around it.
+
+    velocity_LJ: [rad/s]; open_L: 0 or 1.
+    """
     found: list[int] = []
     for frame in range(1, len(velocity_LJ) - 1):
         still = np.abs(velocity_LJ[frame]).max() < STILL_RAD_S
@@ -52,60 +55,61 @@ def rests(velocity_LJ: np.ndarray, open_L: np.ndarray) -> np.ndarray:
     return np.array(found, dtype=np.int64)
 
 
-def actions_of(low: Mapping[str, np.ndarray], base: np.ndarray, settings: RLBenchSettings) -> np.ndarray:
+def actions_from_frames(low: Mapping[str, np.ndarray], base: np.ndarray, settings: RLBenchSettings) -> np.ndarray:
     """The action `[L, A]` float32 that leads to each frame: its pose in the base frame, or its joints; then its gripper.
 
-    With collisions_shown also whether its path avoids collisions; ValueError for demonstrations that do not say so.
+    With per_action_collision_checking one number more: whether its path avoids collisions. Raises ValueError for
+    demonstrations that do not record that.
     """
     opened = is_open(dict(low), settings.gripper_threshold)[:, None]
     arm = low["joint_positions"] if settings.arm == "joints" else pose_numbers(low["gripper_pose"], base)
-    if not settings.collisions_shown:
+    if not settings.per_action_collision_checking:
         return np.concatenate([arm, opened], axis=1).astype(np.float32)
     if AVOIDS not in low:
         raise ValueError(
             "these demonstrations do not say which of their paths avoid collisions: record live ones, or use "
-            "rlbench.no-collisions-shown"
+            "rlbench.no-per-action-collision-checking"
         )
     return np.concatenate([arm, opened, low[AVOIDS][:, None]], axis=1).astype(np.float32)
 
 
-def ask_demonstration(
+def request_demonstration(
     worker: Worker, start: np.ndarray, settings: RLBenchSettings, cameras: CameraSettings | None, limit_s: float = 0.0,
     which: np.ndarray = NO_CHOICE,
 ) -> Demonstration:  # fmt: skip
-    """The demonstration of a start `[D]`, live or stored, as one of ours; its start tells how it is placed again.
+    """The demonstration of a start `[D]`, live or stored; its own start reproduces its placement.
 
-    which: what the state says of the task, see `which_task`.
-    Frame k holds what was seen there and the action that leads to the next kept one. Raises WorkerFailure, and ValueError
-    for a demonstration that can not be used.
+    which: one-hot of the task, see `which_task`; limit_s: time limit of the request [s], 0: the worker's.
+    Step k holds the observation of a kept frame and the action that leads to the next one. Raises WorkerFailure, and
+    ValueError for a demonstration that cannot be used.
     """
-    told, low = worker.ask({"do": "demo", "start": start.tolist()}, limit_s=limit_s)
+    answer, low = worker.request({"command": "demonstrate", "start": start.tolist()}, limit_s=limit_s)
     base = low.pop("base")
-    kept = kept_frames(low, settings)
+    kept = select_frames(low, settings)
     before, after = kept[:-1], kept[1:]
     placed = np.array(start, dtype=np.float64)
-    placed[3] = told["attempts"]
-    seen = {name: values[before] for name, values in low.items()}
-    state = state_of(seen, base, settings.gripper_threshold, which)
+    placed[3] = answer["attempts"]
+    observed = {name: values[before] for name, values in low.items()}
+    state = state_from_frames(observed, base, settings.gripper_threshold, which)
     return Demonstration(
-        state=state, action=actions_of(low, base, settings)[after], tool=state[:, :3].copy(), start=placed, mode="solved",
-        cameras=None if cameras is None else _seen(worker, low, base, before, settings, cameras),
+        state=state, action=actions_from_frames(low, base, settings)[after], tool=state[:, :3].copy(), start=placed,
+        mode="solved", cameras=None if cameras is None else _camera_frames(worker, low, base, before, settings, cameras),
     )  # fmt: skip
 
 
-def _seen(
+def _camera_frames(
     worker: Worker, low: Mapping[str, np.ndarray], base: np.ndarray, frames: np.ndarray, settings: RLBenchSettings,
     cameras: CameraSettings,
 ) -> CameraFrames:  # fmt: skip
-    views = Views(cameras, settings.voxel_m)
-    seen, counts, poses = [], [], []
+    rig = RLBenchCameraRig(cameras, settings.voxel_m)
+    features, defects, poses = [], [], []
     for part in np.split(frames, range(AT_ONCE, len(frames), AT_ONCE)):
-        _, images = worker.ask({"do": "images", "frames": part.tolist()})
+        _, images = worker.request({"command": "images", "frames": part.tolist()})
         for row, frame in enumerate(part):
             raw = {name: values[frame] for name, values in low.items()}
             raw |= {name: values[row] for name, values in images.items()} | {"base": base}
-            features, count, placed = views.see(raw, int(frame))
-            seen.append(features)
-            counts.append(count)
-            poses.append(placed)
-    return pack(views.spec, seen, counts, poses)
+            one, counts, pose = rig.observe(raw, int(frame))
+            features.append(one)
+            defects.append(counts)
+            poses.append(pose)
+    return pack(rig.spec, features, defects, poses)

@@ -1,7 +1,7 @@
 """Reads the pickles of RLBench's stored demonstrations without unpickling them: nothing in a file is imported or called.
 
-A pickle is a list of instructions for a stack machine. This is such a machine that makes numbers, text, lists, dicts, numpy
-arrays and `Plain` objects of the classes named here, and refuses all else. It runs in any Python from 3.8 on with numpy.
+A pickle is a program for a stack machine. This machine builds numbers, text, lists, dicts, numpy arrays, and `Plain` objects of
+the classes listed here; it refuses all else. It runs in any Python from 3.8 on with numpy.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 OBJECTS = ("rlbench.demo.Demo", "rlbench.backend.observation.Observation")
-"""Classes that become `Plain`."""
+"""Classes whose objects become `Plain`."""
 
 _CORES = ("numpy.core", "numpy._core")
 FUNCTIONS = {
@@ -21,11 +21,11 @@ FUNCTIONS = {
     **{core + ".numeric._frombuffer": "whole array" for core in _CORES},
     "numpy.dtype": "dtype", "numpy.ndarray": "ndarray", "_codecs.encode": "bytes", "__builtin__.bytes": "no bytes",
 }  # fmt: skip
-"""What numpy's arrays are made of, whichever numpy and Python wrote them."""
+"""The functions in pickles of numpy arrays, by any version of numpy and Python, and what each of them builds."""
 
 ORDERS = "<>=|"
 KINDS = "biuf"
-"""Of a dtype: truth values and numbers, never objects."""
+"""Kinds of dtypes that are read: booleans and numbers, never objects."""
 
 
 class Plain:
@@ -37,21 +37,21 @@ class Plain:
 
 
 class _Named:
-    """A class or function that the pickle named."""
+    """A class or function that the pickle names."""
 
     def __init__(self, path: str) -> None:
         self.path = path
 
 
 class _Box:
-    """A numpy array or dtype, which gets its value after it was put into others."""
+    """A numpy array or dtype, whose value is set after the box was put into other objects."""
 
     def __init__(self, value: Any = None) -> None:
         self.value = value
 
 
 def read(data: bytes) -> Any:
-    """What a pickle holds. Raises ValueError, in one line, for a class or instruction that is not known, or damage."""
+    """The contents of a pickle. Raises ValueError, in one line, for an unknown class or instruction, and for damage."""
     try:
         return _unboxed(_run(data))
     except ValueError:
@@ -137,17 +137,17 @@ def _call(stack: list[Any]) -> None:
 
 
 def _build(stack: list[Any]) -> None:
-    """Give an object, array or dtype its state."""
-    state, made = stack.pop(), stack[-1]
-    if isinstance(made, Plain):
-        made.fields.update(state)
-    elif isinstance(made.value, np.dtype):
+    """Sets the state of an object, array or dtype."""
+    state, target = stack.pop(), stack[-1]
+    if isinstance(target, Plain):
+        target.fields.update(state)
+    elif isinstance(target.value, np.dtype):
         if state[1] not in ORDERS:
             raise ValueError(f"the pickle holds a dtype of byte order {state[1]!r}")
-        made.value = made.value.newbyteorder(state[1])
+        target.value = target.value.newbyteorder(state[1])
     else:
         _, shape, kind, by_columns, data = state
-        made.value = np.frombuffer(data, kind.value).reshape(shape, order="F" if by_columns else "C")
+        target.value = np.frombuffer(data, kind.value).reshape(shape, order="F" if by_columns else "C")
 
 
 def _dtype(code: str) -> np.dtype[Any]:

@@ -1,22 +1,6 @@
 """A program for envs/process/serving.py that runs RLBench. The only file that imports it, and only in the worker's process.
 
-It needs stepjam/RLBench and stepjam/PyRep, CoppeliaSim 4.1 and an X display. What is asked and answered:
-
-    options   task, arm (planning, ik, joints), collision_checking, collisions_shown (demos tell ``avoids_collisions``
-              `[L]`), repeat (simulator steps that an action of joints is held),
-              cameras (RLBench's names), rgb, depth, image_size [H, W], renderer (opengl, opengl3), dataset ("" or a folder)
-    describe  -> variations, versions
-    task      task -> nothing; it takes the place of the first one
-    reset     start [variation, episode, seed, attempts] -> attempts, instructions; a frame
-    step      action `[8]`; images; avoid, of this one path, in place of collision_checking -> success, ended; a frame
-    see       -> a frame with images
-    demo      start -> attempts, instructions; arrays of all L frames without images
-    images    frames [M] -> the images of these frames of the last demo
-    picture   -> ``picture`` [H, W, 3] uint8 of the front camera, for a person to look at
-
-A start of an episode >= 0 is that of a stored demonstration; else it is placed by the seed, in so many attempts as it once
-took, or 0. A frame: what `StoredEpisode.low` and `images` of envs/rlbench/tree.py name, without the L, and ``base`` `[3]`. An
-action is xyz [m] and quaternion xyzw of the gripper in the world, or joint angles [rad]; then 1 for open, 0 for closed.
+It needs stepjam/RLBench and stepjam/PyRep, CoppeliaSim 4.1 and an X display. Its messages: envs/rlbench/protocol.py.
 """
 
 from __future__ import annotations
@@ -33,14 +17,16 @@ NAMES = (
     ("InvalidActionError", "invalid_action"), ("BoundaryError", "placement_error"), ("WaypointError", "placement_error"),
     ("TaskEnvironmentError", "placement_error"), ("DemoError", "demo_error"), ("NoWaypointsError", "demo_error"),
 )  # fmt: skip
-"""What RLBench and PyRep raise, and what that is called; the first one that is anywhere in the chain of causes counts."""
+"""Exceptions of RLBench and PyRep, and the failure's name. The first one found anywhere in the chain of causes counts."""
 
-
-PICTURED = "front"
+SNAPSHOT_CAMERA = "front"
 """The camera that takes pictures for people."""
+
+FOLDER = Path(__file__).resolve().parent
 
 
 def name_of(error: BaseException) -> str:
+    """The failure's name by `NAMES`; "" where it has none."""
     chain: set[str] = set()
     cause: Any = error
     while cause is not None:
@@ -49,17 +35,18 @@ def name_of(error: BaseException) -> str:
     return next((name for kind, name in NAMES if kind in chain), "")
 
 
-def start(options: dict[str, Any], beside: Any) -> Simulator:
-    beside("plain_pickle")
-    return Simulator(options, beside("tree"))
+def start(options: dict[str, Any], load: Any) -> Any:
+    """See envs/process/serving.py."""
+    load(FOLDER / "plain_pickle.py")
+    return load(FOLDER / "protocol.py").Dispatcher(Simulator(options, load(FOLDER / "tree.py")))
 
 
 class DemoError(Exception):
-    """RLBench's planner did not solve the task from here; another start may do."""
+    """RLBench's planner did not solve the task from this start; another one may work."""
 
 
 class Simulator:
-    """One RLBench environment with one task."""
+    """One RLBench environment with one task: a backend of envs/rlbench/protocol.py. tree: the module envs/rlbench/tree.py."""
 
     def __init__(self, options: dict[str, Any], tree: Any) -> None:
         from pyrep.const import RenderMode
@@ -72,20 +59,20 @@ class Simulator:
 
         self._options, self._tree = options, tree
         height, width = options["image_size"]
-        seen: dict[str, Any] = {}
+        cameras: dict[str, Any] = {}
         self._cameras: list[tuple[Any, bool, bool]] = []
         for camera in tree.CAMERAS:
             wanted = camera in options["cameras"]
             rgb, depth = wanted and options["rgb"], wanted and options["depth"]
-            # a camera of which nothing is asked for at the launch is taken out of the scene; the front one takes pictures
-            made = seen[camera + "_camera"] = CameraConfig(
-                rgb=rgb or camera == PICTURED, depth=depth, point_cloud=False, mask=False, image_size=(width, height),
+            # RLBench removes a camera without any output at launch; the front one takes the snapshots
+            config = cameras[camera + "_camera"] = CameraConfig(
+                rgb=rgb or camera == SNAPSHOT_CAMERA, depth=depth, point_cloud=False, mask=False, image_size=(width, height),
                 render_mode=RenderMode[options["renderer"].upper()], depth_in_meters=True,
             )  # fmt: skip
-            self._cameras.append((made, rgb, depth))
-        self._pictured = seen[PICTURED + "_camera"]
-        self._observed = ObservationConfig(
-            joint_forces=False, gripper_joint_positions=True, task_low_dim_state=False, **seen
+            self._cameras.append((config, rgb, depth))
+        self._snapshot_camera = cameras[SNAPSHOT_CAMERA + "_camera"]
+        self._observation_config = ObservationConfig(
+            joint_forces=False, gripper_joint_positions=True, task_low_dim_state=False, **cameras
         )
         arm = {
             "planning": lambda: arms.EndEffectorPoseViaPlanning(collision_checking=options["collision_checking"]),
@@ -93,52 +80,26 @@ class Simulator:
             "joints": arms.JointPosition,
         }[options["arm"]]()
         self._arm = arm
-        self._environment = Environment(MoveArmThenGripper(arm, Discrete()), obs_config=self._observed, headless=True)
+        self._environment = Environment(MoveArmThenGripper(arm, Discrete()), obs_config=self._observation_config, headless=True)
         self._environment.launch()
-        self._find, self._name = name_to_task_class, options["task"]
-        self._task = self._environment.get_task(self._find(self._name))
-        self._demo: Any = None
+        self._find = name_to_task_class
+        self._demonstration: Any = None
+        self.load_task(options["task"])
 
-    def answer(self, message: dict[str, Any], arrays: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        do = message["do"]
-        if do == "describe":
-            return {"variations": self._task.variation_count(), "versions": versions()}, {}
-        if do == "task":
-            self._name = message["task"]
-            self._task = self._environment.get_task(self._find(self._name))
-            return {}, {}
-        if do == "reset":
-            self._look(False)
-            instructions, attempts = self._place(message["start"])
-            return {"attempts": attempts, "instructions": instructions}, self._frame(bool(message.get("images")))
-        if do == "step":
-            self._look(False)
-            if "avoid" in message:
-                self._arm._collision_checking = message["avoid"]
-            success, ended = self._step(arrays["action"])
-            return {"success": success, "ended": ended}, self._frame(bool(message.get("images")))
-        if do == "see":
-            return {}, self._frame(True)
-        if do == "picture":
-            self._look(False)
-            self._pictured.rgb = True
-            return {}, {"picture": np.asarray(getattr(self._task.get_observation(), PICTURED + "_rgb"), np.uint8)}
-        if do == "demo":
-            return self._demonstrate(message["start"])
-        if do == "images":
-            return {}, self._images([int(each) for each in message["frames"]])
-        raise ValueError(f"asked to {do!r}, which is not known here")
+    def describe(self) -> tuple[int, dict[str, str]]:
+        """Number of variations of the task, and versions of what decides a result."""
+        return self._task.variation_count(), versions()
 
-    def _look(self, on: bool) -> None:
-        """Rendering costs more than a step of the physics: cameras are asked for where a frame is wanted only."""
-        for camera, rgb, depth in self._cameras:
-            camera.rgb, camera.depth = on and rgb, on and depth
+    def load_task(self, name: str) -> None:
+        self._name = name
+        self._task = self._environment.get_task(self._find(name))
 
-    def _place(self, start: list[float]) -> tuple[list[str], int]:
-        """Put the scene at a start; the instructions, and how many attempts it took (0: not known)."""
+    def reset(self, start: list[float]) -> tuple[list[str], int]:
+        """Places the scene at a start; the instructions, and how many attempts it took (0: not known)."""
+        self._enable_cameras(False)
         variation, number, seed, attempts = (int(value) for value in start[:4])
         if number < 0 and not attempts:
-            np.random.seed(seed)  # noqa: NPY002 - it is what RLBench places its objects by
+            np.random.seed(seed)  # noqa: NPY002 - RLBench places its objects by it
             self._task.set_variation(variation)
             instructions, _ = self._task.reset()
             return list(instructions), int(getattr(self._task._scene, "_attempts", -1)) + 1
@@ -152,8 +113,31 @@ class Simulator:
         instructions, _ = self._task.reset_to_demo(self._as_demo(variation, state, attempts))
         return list(instructions), attempts
 
+    def step(self, action: np.ndarray, avoid: Any) -> tuple[bool, bool]:
+        """Executes an action `[8]`; whether the task is solved, and whether it has ended. avoid: None, or of this path."""
+        self._enable_cameras(False)
+        if avoid is not None:
+            self._arm._collision_checking = avoid
+        repeat = int(self._options["repeat"]) if self._options["arm"] == "joints" else 1
+        for _ in range(repeat):
+            _, reward, ended = self._task.step(action)
+            if reward == 1.0 or ended:
+                break
+        return reward == 1.0, bool(ended)
+
+    def snapshot(self) -> np.ndarray:
+        """`[H, W, 3]` uint8 of the front camera."""
+        self._enable_cameras(False)
+        self._snapshot_camera.rgb = True
+        return np.asarray(getattr(self._task.get_observation(), SNAPSHOT_CAMERA + "_rgb"), np.uint8)
+
+    def _enable_cameras(self, on: bool) -> None:
+        """Rendering costs more than a physics step: cameras are on only where a frame with images is wanted."""
+        for camera, rgb, depth in self._cameras:
+            camera.rgb, camera.depth = on and rgb, on and depth
+
     def _as_demo(self, variation: int, state: Any, attempts: int) -> Any:
-        """What RLBench's reset_to_demo looks at."""
+        """What RLBench's reset_to_demo reads of a demonstration."""
         from rlbench.demo import Demo
 
         class First:
@@ -163,27 +147,20 @@ class Simulator:
         demo.num_reset_attempts = attempts or None
         return demo
 
-    def _step(self, action: np.ndarray) -> tuple[bool, bool]:
-        repeat = int(self._options["repeat"]) if self._options["arm"] == "joints" else 1
-        for _ in range(repeat):
-            _, reward, ended = self._task.step(action)
-            if reward == 1.0 or ended:
-                break
-        return reward == 1.0, bool(ended)
-
-    def _frame(self, images: bool) -> dict[str, np.ndarray]:
-        self._look(images)
+    def frame(self, images: bool) -> dict[str, np.ndarray]:
+        """The present frame."""
+        self._enable_cameras(images)
         observation = self._task.get_observation()
         frame = _low(observation)
         frame["base"] = self._tree.base_position(observation.misc.get("joint_poses"))
         if images:
-            frame.update(self._seen(observation))
+            frame.update(self._camera_images(observation))
             for camera in self._options["cameras"]:
                 for what in ("extrinsics", "intrinsics"):
                     frame[f"{camera}.{what}"] = np.asarray(observation.misc[f"{camera}_camera_{what}"], np.float64)
         return frame
 
-    def _seen(self, observation: Any) -> dict[str, np.ndarray]:
+    def _camera_images(self, observation: Any) -> dict[str, np.ndarray]:
         found = {}
         for camera in self._options["cameras"]:
             if self._options["rgb"]:
@@ -192,47 +169,52 @@ class Simulator:
                 found[camera + ".depth"] = np.asarray(getattr(observation, camera + "_depth"), np.float32)
         return found
 
-    def _demonstrate(self, start: list[float]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def demonstrate(self, start: list[float]) -> tuple[list[str], int, dict[str, np.ndarray]]:
+        """Instructions, attempts and low-dimensional arrays of a demonstration, stored or live. Raises DemoError."""
         variation, number, seed, _ = (int(value) for value in start[:4])
         if number >= 0:
-            self._demo = self._tree.episode(Path(self._options["dataset"]), self._name, variation, number)
-            told = self._tree.descriptions(Path(self._options["dataset"]), self._name, variation)
-            return {"attempts": self._demo.attempts, "instructions": told}, {**self._demo.low, "base": self._demo.base}
+            root = Path(self._options["dataset"])
+            self._demonstration = self._tree.episode(root, self._name, variation, number)
+            shown: tuple[list[str], int, dict[str, np.ndarray]]
+            shown = self._tree.shown(self._demonstration, root, self._name, variation)
+            return shown
         np.random.seed(seed)  # noqa: NPY002
         self._task.set_variation(variation)
-        self._look(True)
-        avoided: list[float] = []
+        self._enable_cameras(True)
+        avoiding: list[float] = []
         try:
-            with watched(self._task._scene, avoided) if self._options.get("collisions_shown") else contextlib.nullcontext():
-                self._demo = self._task.get_demos(1, live_demos=True, max_attempts=1)[0]
+            record = self._options.get("per_action_collision_checking")
+            with recording_collision_checks(self._task._scene, avoiding) if record else contextlib.nullcontext():
+                self._demonstration = self._task.get_demos(1, live_demos=True, max_attempts=1)[0]
         except RuntimeError as error:
             raise DemoError(str(error)) from error
-        first, rows = self._demo[0], [_low(self._demo[each]) for each in range(len(self._demo))]
+        first, rows = self._demonstration[0], [_low(self._demonstration[each]) for each in range(len(self._demonstration))]
         low = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         for camera in self._options["cameras"]:
             for what in ("extrinsics", "intrinsics"):
-                frames = [self._demo[each].misc[f"{camera}_camera_{what}"] for each in range(len(self._demo))]
+                frames = [self._demonstration[each].misc[f"{camera}_camera_{what}"] for each in range(len(self._demonstration))]
                 low[f"{camera}.{what}"] = np.stack(frames).astype(np.float64)
-        if avoided:
-            if len(avoided) != len(rows) - 1:
-                raise ValueError(f"{len(avoided)} of {len(rows)} frames are on a path, expected all but one: another RLBench?")
-            low["avoids_collisions"] = np.array([avoided[0], *avoided])
+        if avoiding:
+            if len(avoiding) != len(rows) - 1:
+                raise ValueError(f"{len(avoiding)} of {len(rows)} frames are on a path, expected all but one: another RLBench?")
+            low["avoids_collisions"] = np.array([avoiding[0], *avoiding])
         low["base"] = self._tree.base_position(first.misc.get("joint_poses"))
-        return {"attempts": int(getattr(self._demo, "num_reset_attempts", 0) or 0), "instructions": []}, low
+        return [], int(getattr(self._demonstration, "num_reset_attempts", 0) or 0), low
 
-    def _images(self, frames: list[int]) -> dict[str, np.ndarray]:
-        if hasattr(self._demo, "images"):
+    def images(self, frames: list[int]) -> dict[str, np.ndarray]:
+        """Of these frames of the last demonstration; see `StoredEpisode.images`."""
+        if hasattr(self._demonstration, "images"):
             options = self._options
-            return dict(self._demo.images(frames, options["cameras"], options["rgb"], options["depth"]))
-        rows = [self._seen(self._demo[frame]) for frame in frames]
+            return dict(self._demonstration.images(frames, options["cameras"], options["rgb"], options["depth"]))
+        rows = [self._camera_images(self._demonstration[frame]) for frame in frames]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 @contextlib.contextmanager
-def watched(scene: Any, avoided: list[float]) -> Iterator[None]:
-    """While a demonstration is made: for every frame but the first whether the path that it is on avoids collisions.
+def recording_collision_checks(scene: Any, avoiding: list[float]) -> Iterator[None]:
+    """While a demonstration is made, appends for every frame but the first whether its path avoids collisions (1.0 or 0.0).
 
-    A way-point says whether its path does; one that is part of the task's model was never planned, so it does not.
+    A way-point says whether its path does; a predefined path of the task's model was never planned, so it does not.
     """
     from rlbench.backend import waypoints
 
@@ -250,7 +232,7 @@ def watched(scene: Any, avoided: list[float]) -> Iterator[None]:
 
     def recorded(frames: list[Any], *given: Any) -> None:
         record(frames, *given)
-        avoided.append(now[0])
+        avoiding.append(now[0])
 
     try:
         for kind, plan in zip(kinds, plans):  # noqa: B905
@@ -269,11 +251,11 @@ def _low(observation: Any) -> dict[str, np.ndarray]:
 
 
 def versions() -> dict[str, str]:
-    """Of what decides a result here."""
+    """Versions of what decides a result here."""
     import sys
 
     import pyrep
     import rlbench
 
-    told = {"python": sys.version.split()[0], "numpy": np.__version__}
-    return {**told, **{module.__name__: str(getattr(module, "__version__", "")) for module in (rlbench, pyrep)}}
+    base = {"python": sys.version.split()[0], "numpy": np.__version__}
+    return {**base, **{module.__name__: str(getattr(module, "__version__", "")) for module in (rlbench, pyrep)}}

@@ -1,7 +1,7 @@
 """A program for envs/process/serving.py that answers as envs/rlbench/program.py does, from stored demonstrations alone.
 
-No simulator: the recorded episode is a rail, and an action moves along it as far as its target lies on it. It serves tests,
-and machines on which RLBench is not installed; a success here says that the rail was followed to its end, no more.
+No simulator: an action moves along the recorded episode as far as its target lies on it. It serves tests, and machines without
+RLBench; a success means that the recorded path was followed to its end, no more.
 """
 
 from __future__ import annotations
@@ -11,63 +11,84 @@ from typing import Any
 
 import numpy as np
 
+FOLDER = Path(__file__).resolve().parent
 AHEAD = 12
-"""An action reaches so many recorded frames ahead (all of them with key frames)."""
+"""Recorded frames ahead that one action may reach (all of them with key frames)."""
 NEAR = {"joints": 0.15, "pose": 0.03}
-"""Farther from the rail than this a target does not count [rad, m]; nothing moves then."""
+"""A target farther from the recorded path than this moves nothing [rad, m]."""
 OTHER_GRIPPER = 0.02
-"""What a frame with the other state of the gripper counts as farther [rad, m]."""
+"""Penalty on the distance of a frame with the other state of the gripper [rad, m]."""
 
 
-def start(options: dict[str, Any], beside: Any) -> Replay:
-    beside("plain_pickle")
-    return Replay(options, beside("tree"))
+def start(options: dict[str, Any], load: Any) -> Any:
+    """See envs/process/serving.py."""
+    load(FOLDER / "plain_pickle.py")
+    return load(FOLDER / "protocol.py").Dispatcher(Replay(options, load(FOLDER / "tree.py")))
 
 
 class Replay:
+    """A backend of envs/rlbench/protocol.py. tree: the module envs/rlbench/tree.py.
+
+    Raises ValueError for a folder without episodes of the task.
+    """
+
     def __init__(self, options: dict[str, Any], tree: Any) -> None:
         self._options, self._tree = options, tree
         self._root, self._task = Path(options["dataset"]), options["task"]
-        tree.episodes(self._root, self._task, int(options.get("variation", 0)))  # so that a wrong folder is told at once
+        tree.episodes(self._root, self._task, int(options.get("variation", 0)))  # so that a wrong folder fails at once
         self._episode: Any = None
-        self._demo: Any = None
+        self._demonstration: Any = None
         self._now = 0
 
-    def answer(self, message: dict[str, Any], arrays: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        do = message["do"]
-        if do == "describe":
-            found = len(list((self._root / self._task).glob("variation*")))
-            return {"variations": found, "versions": {"numpy": np.__version__}}, {}
-        if do == "task":
-            self._task = message["task"]
-            return {}, {}
-        if do == "reset":
-            self._episode, self._now = self._load(message["start"]), 0
-            told = self._tree.descriptions(self._root, self._task, int(message["start"][0]))
-            return {"attempts": self._episode.attempts, "instructions": told}, self._frame(bool(message.get("images")))
-        if do == "step":
-            self._move(arrays["action"])
-            done = self._now == len(self._episode) - 1
-            return {"success": done, "ended": done}, self._frame(bool(message.get("images")))
-        if do == "see":
-            return {}, self._frame(True)
-        if do == "picture":
-            try:
-                return {}, {"picture": self._episode.images([self._now], ["front"], True, False)["front.rgb"][0]}
-            except ValueError:  # of this camera none were stored
-                return {}, {}
-        if do == "demo":
-            self._demo = self._load(message["start"])
-            told = self._tree.descriptions(self._root, self._task, int(message["start"][0]))
-            return {"attempts": self._demo.attempts, "instructions": told}, {**self._demo.low, "base": self._demo.base}
-        if do == "images":
-            options, frames = self._options, [int(each) for each in message["frames"]]
-            return {}, self._demo.images(frames, options["cameras"], options["rgb"], options["depth"])
-        raise ValueError(f"asked to {do!r}, which is not known here")
+    def describe(self) -> tuple[int, dict[str, str]]:
+        """Number of stored variations, and versions of what decides a result."""
+        return len(list((self._root / self._task).glob("variation*"))), {"numpy": np.__version__}
+
+    def load_task(self, name: str) -> None:
+        self._task = name
+
+    def reset(self, start: list[float]) -> tuple[list[str], int]:
+        """Instructions and attempts of the episode that the start names."""
+        self._episode, self._now = self._load(start), 0
+        return self._tree.descriptions(self._root, self._task, int(start[0])), self._episode.attempts
+
+    def step(self, action: np.ndarray, avoid: Any) -> tuple[bool, bool]:
+        """Whether the end of the episode is reached, twice: as success and as end."""
+        self._move(action)
+        done = self._now == len(self._episode) - 1
+        return done, done
+
+    def demonstrate(self, start: list[float]) -> tuple[list[str], int, dict[str, np.ndarray]]:
+        """Instructions, attempts and low-dimensional arrays of the stored episode."""
+        self._demonstration = self._load(start)
+        return self._tree.shown(self._demonstration, self._root, self._task, int(start[0]))
+
+    def images(self, frames: list[int]) -> dict[str, np.ndarray]:
+        """Of these frames of the last demonstration; see `StoredEpisode.images`."""
+        return dict(self._demonstration.images(frames, *self._wanted()))
+
+    def snapshot(self) -> Any:
+        """`[H, W, 3]` uint8 of the front camera; None where none was stored."""
+        try:
+            return self._episode.images([self._now], ["front"], True, False)["front.rgb"][0]
+        except ValueError:
+            return None
+
+    def frame(self, images: bool) -> dict[str, np.ndarray]:
+        """The present frame."""
+        episode, now = self._episode, self._now
+        frame = {name: values[now] for name, values in episode.low.items() if images or "." not in name}
+        frame["base"] = episode.base
+        if images:
+            frame.update({name: values[0] for name, values in episode.images([now], *self._wanted()).items()})
+        return frame
+
+    def _wanted(self) -> tuple[list[str], bool, bool]:
+        return self._options["cameras"], self._options["rgb"], self._options["depth"]
 
     def _load(self, start: list[float]) -> Any:
         variation, number, seed, _ = (int(value) for value in start[:4])
-        if number < 0:  # as a seed places a scene, so it chooses an episode here
+        if number < 0:  # where a simulator's scene is placed by the seed, it chooses an episode here
             there = self._tree.episodes(self._root, self._task, variation)
             number = there[seed % len(there)]
         return self._tree.episode(self._root, self._task, variation, number)
@@ -75,21 +96,12 @@ class Replay:
     def _move(self, action: np.ndarray) -> None:
         joints = self._options["arm"] == "joints"
         low = self._episode.low
-        rail = low["joint_positions"] if joints else low["gripper_pose"][:, :3]
-        last = len(rail) - 1 if self._options.get("keyframes") else min(len(rail) - 1, self._now + AHEAD)
+        path = low["joint_positions"] if joints else low["gripper_pose"][:, :3]
+        last = len(path) - 1 if self._options.get("keyframes") else min(len(path) - 1, self._now + AHEAD)
         ahead = np.arange(self._now, last + 1)
-        gap = np.linalg.norm(rail[ahead] - action[: rail.shape[1]], axis=1)
+        gap = np.linalg.norm(path[ahead] - action[: path.shape[1]], axis=1)
         other = (low["gripper_open"][ahead] > 0.5) != (action[-1] > 0.5)
-        # where the arm waits, later is as near
+        # where the arm waits, the later frame wins the tie
         best = int(np.argmin(gap + OTHER_GRIPPER * other - 1e-5 * np.arange(len(ahead))))
         if gap[best] <= NEAR["joints" if joints else "pose"]:
             self._now = int(ahead[best])
-
-    def _frame(self, images: bool) -> dict[str, np.ndarray]:
-        episode, now, options = self._episode, self._now, self._options
-        frame = {name: values[now] for name, values in episode.low.items() if images or "." not in name}
-        frame["base"] = episode.base
-        if images:
-            seen = episode.images([now], options["cameras"], options["rgb"], options["depth"])
-            frame.update({name: values[0] for name, values in seen.items()})
-        return frame

@@ -1,4 +1,4 @@
-"""RLBench's tasks before they run: settings, specs, and poses between RLBench's frames and ours."""
+"""RLBench's tasks: settings, specs, states, and conversion of poses between RLBench's frames and ours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from envs.specs import ActionSpec, TaskSpec, nearest_name
 
 PREFIX = "rlbench/"
-"""What the name of a task of RLBench begins with here."""
+"""Prefix of RLBench's task names."""
 
 STEP_S = 0.05
 """RLBench's simulator step [s]."""
@@ -21,18 +21,18 @@ ARMS = ("planning", "ik", "joints")
 RENDERERS = ("opengl", "opengl3")
 
 ROTATION = ("r_xx", "r_yx", "r_zx", "r_xy", "r_yy", "r_zy")
-"""A rotation in six numbers: the first two columns of its matrix, one after the other."""
+"""A rotation as six numbers: the first two columns of its matrix (Zhou et al. 2019, arXiv 1812.07035)."""
 JOINTS = tuple(f"joint_{number}_rad" for number in range(1, 8))
 POSE = ("x_m", "y_m", "z_m", *ROTATION, "gripper_open")
 STATE_NAMES = (*POSE, *JOINTS)
 
 AVOIDS = "avoids_collisions"
-"""Of an action and of a demonstration's frame: whether the path to it was planned around everything."""
+"""Name of the action dimension, and of the demonstrations' array, that says whether a path avoids collisions."""
 
 FINGER_M = 0.04
-"""A finger's way from closed to open [m]."""
+"""A finger's travel from closed to open [m]."""
 NO_CHOICE = np.zeros(0)
-"""What the state says of the task where there is only one."""
+"""The task's one-hot in the state where there is only one task: empty."""
 
 _JOINT_LOW = (-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973)
 _JOINT_HIGH = (2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973)
@@ -40,22 +40,22 @@ _JOINT_HIGH = (2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973)
 
 @dataclass(frozen=True)
 class RLBenchSettings:
-    """How a task of RLBench is run, seen and recorded; of no meaning for other tasks.
+    """How a task of RLBench is run, observed and recorded; unused for other tasks.
 
-    program: rlbench (the simulator), or replay (stored demonstrations, without a simulator: a test of everything else).
-    python: the interpreter that imports rlbench, as a command line; "" is what FLOW2ONE_RLBENCH_PYTHON says, or this one.
-    workers: simulators a process.
-    dataset: folder of RLBench's stored demonstrations, which are taken then; "" records live ones.
+    program: rlbench (the simulator), or replay (stored demonstrations without a simulator, to test everything else).
+    python: the interpreter that imports rlbench, as a command line; "": that of FLOW2ONE_RLBENCH_PYTHON, or this one.
+    workers: simulators per process.
+    dataset: folder of RLBench's stored demonstrations; "" records live ones.
     arm: planning or ik (actions are poses of the gripper) or joints; collision_checking: of the first two.
-    collisions_shown: each action says by one more number whether its planned path avoids collisions, as the demonstration's
-    did on the way to that frame; in place of collision_checking.
-    keyframes: only the frames where the gripper changes or the arm rests; else every `subsample`-th, and where it changes.
-    gripper_threshold: of the gripper's opening, above which it counts as open (RLBench's master: 0.9, PerAct's fork: 0.95).
-    variations: of the task, drawn evenly. max_steps: actions of an episode.
-    voxel_m: side of the grid that thins the cloud, 0: none; crop_low, crop_high: its box in the robot's base frame [m], whose
-    floor is 4 mm above the table. renderer: opengl, or opengl3 (with shadows, slower by a factor of ten and more).
-    start_s, step_s: how long a simulator may take to start, and for one step, before it is killed [s].
-    restart_after: a simulator is started anew after so many episodes, as its memory grows; 0: never.
+    per_action_collision_checking: one more number of each action says whether its planned path avoids collisions, as the
+    demonstration's path to that frame did; in place of collision_checking (PerAct's ``ignore_collisions``, inverted).
+    keyframes: keep only frames where the gripper changes or the arm rests; else every `subsample`-th, and gripper changes.
+    gripper_threshold: opening, 0 to 1, above which the gripper counts as open (RLBench: 0.9, PerAct's fork: 0.95).
+    variations: of the task, used equally often. max_steps: actions per episode.
+    voxel_m: side of the voxels that thin the cloud [m], 0: none; crop_low, crop_high: the cloud's box in the robot's base
+    frame [m], whose floor is 4 mm above the table. renderer: opengl, or opengl3 (with shadows, ten times slower or more).
+    start_s, step_s: time limits of a simulator's start and of one step [s], after which it is killed.
+    restart_after: restart a simulator after this many episodes, because its memory grows; 0: never.
     """
 
     program: str = "rlbench"
@@ -64,7 +64,7 @@ class RLBenchSettings:
     dataset: str = ""
     arm: str = "planning"
     collision_checking: bool = False
-    collisions_shown: bool = False
+    per_action_collision_checking: bool = False
     keyframes: bool = False
     subsample: int = 3
     gripper_threshold: float = 0.9
@@ -79,7 +79,7 @@ class RLBenchSettings:
     restart_after: int = 0
 
     def check(self) -> None:
-        """Raise ValueError for everything that is wrong."""
+        """Raises ValueError for values that are unknown, out of range or inconsistent."""
         for name, choices in (("program", PROGRAMS), ("arm", ARMS), ("renderer", RENDERERS)):
             value = getattr(self, name)
             if value not in choices:
@@ -101,42 +101,43 @@ class RLBenchSettings:
         if self.arm == "joints" and (self.collision_checking or self.keyframes):
             raise ValueError("rlbench.arm joints moves by small steps, unplanned: leave collision_checking and keyframes off")
 
-        if self.collisions_shown and (self.arm != "planning" or self.collision_checking):
+        if self.per_action_collision_checking and (self.arm != "planning" or self.collision_checking):
             raise ValueError(
-                "rlbench.collisions_shown: each action's own choice is for planned paths, in place of one for all; expected "
+                "rlbench.per_action_collision_checking: it is for planned paths, in place of collision_checking; expected "
                 f"arm planning without collision_checking, got arm {self.arm}, collision_checking {self.collision_checking}"
             )
 
     @property
     def action(self) -> ActionSpec:
-        """Poses `[10]`: xyz in the base frame, six numbers of the rotation, gripper; or joints `[8]`: angles, gripper.
+        """Poses `[10]`: xyz in the base frame, rotation (`ROTATION`), gripper; or joints `[8]`: angles, gripper.
 
-        With collisions_shown one number more at the end, 1 where the path avoids collisions.
+        With per_action_collision_checking one more number at the end, 1 where the path avoids collisions.
         """
-        if self.collisions_shown:
-            plain = replace(self, collisions_shown=False).action
+        if self.per_action_collision_checking:
+            plain = replace(self, per_action_collision_checking=False).action
             return ActionSpec((*plain.names, AVOIDS), (*plain.low, 0.0), (*plain.high, 1.0), (*plain.weights, 1.0))
         if self.arm == "joints":
             return ActionSpec((*JOINTS, "gripper_open"), (*_JOINT_LOW, 0.0), (*_JOINT_HIGH, 1.0), (1.0,) * 8)
-        # six numbers tell three freedoms of the rotation
+        # six numbers for three degrees of freedom
         return ActionSpec(
             POSE, (-1.0, -1.0, -0.1, *(-1.0,) * 6, 0.0), (1.3, 1.0, 1.3, *(1.0,) * 6, 1.0), (1.0,) * 3 + (0.5,) * 6 + (1.0,)
         )
 
     def result_depends_on(self) -> dict[str, object]:
-        """What changes demonstrations or rollouts; not where they are made, nor by how many."""
+        """The settings that change demonstrations or rollouts; not where, or by how many processes, they are made."""
         left_out = ("python", "workers", "start_s", "step_s", "restart_after")
         return {name: value for name, value in vars(self).items() if name not in left_out}
 
 
-def is_rlbench(task: str) -> bool:
+def names_rlbench_task(task: str) -> bool:
+    """Whether a task's name is one of RLBench's."""
     return task.startswith(PREFIX)
 
 
 def task_names(task: str) -> tuple[str, ...]:
-    """RLBench's names in ``rlbench/<name>``, or in ``rlbench/<name>+<name>``: several tasks learned by one policy.
+    """RLBench's names in ``rlbench/<name>``, or in ``rlbench/<name>+<name>``: several tasks for one policy.
 
-    Raises ValueError for what can be no task of RLBench.
+    Raises ValueError for anything else.
     """
     names = tuple(task.removeprefix(PREFIX).split("+"))
     if not all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in names) or len(set(names)) != len(names):
@@ -148,7 +149,7 @@ def task_names(task: str) -> tuple[str, ...]:
 def task_spec(task: str, settings: RLBenchSettings) -> TaskSpec:
     """The spec of a task of RLBench, or of several at once. Raises ValueError as `task_names`.
 
-    Of several, the state also tells which one it is, and so does the start.
+    With several, the state and the start also identify the task.
     """
     names = task_names(task)
     several = len(names) > 1
@@ -166,47 +167,48 @@ def task_spec(task: str, settings: RLBenchSettings) -> TaskSpec:
 
 
 def pose_numbers(pose_L7: np.ndarray, base: np.ndarray) -> np.ndarray:
-    """World poses `[.., 7]` (xyz, quaternion xyzw) as `[.., 9]` in the base frame: xyz and six numbers of the rotation."""
+    """World poses `[.., 7]` (xyz [m], quaternion xyzw) as `[.., 9]` in the base frame: xyz [m] and rotation (`ROTATION`)."""
     matrix = Rotation.from_quat(pose_L7[..., 3:].reshape(-1, 4)).as_matrix()
     columns = matrix[:, :, :2].transpose(0, 2, 1).reshape(*pose_L7.shape[:-1], 6)
     return np.concatenate([pose_L7[..., :3] - base, columns], axis=-1)
 
 
 def world_pose(numbers_9: np.ndarray, base: np.ndarray) -> np.ndarray:
-    """The way back for one pose: `[7]`, the quaternion xyzw of unit length.
+    """The inverse of `pose_numbers` for one pose: `[7]`, with a unit quaternion xyzw.
 
-    The two columns need not be perpendicular or of length one: the first gives its direction, the second what it says beside
-    it. Raises ValueError where they give none.
+    The two columns are orthonormalised (Gram-Schmidt). Raises ValueError where they are zero or parallel.
     """
     first, second = numbers_9[3:6], numbers_9[6:9]
     length = np.linalg.norm(first)
     first = first / max(length, 1e-12)
-    beside = second - (first @ second) * first
-    width = np.linalg.norm(beside)
+    perpendicular = second - (first @ second) * first
+    width = np.linalg.norm(perpendicular)
     if length < 1e-3 or width < 1e-3:
         raise ValueError(f"{numbers_9[3:9].tolist()} tell no rotation: the two columns must be no null and not parallel")
-    second = beside / width
+    second = perpendicular / width
     matrix = np.stack([first, second, np.cross(first, second)], axis=1)
     return np.concatenate([numbers_9[:3] + base, Rotation.from_matrix(matrix).as_quat()])
 
 
 def is_open(low: dict[str, np.ndarray], threshold: float) -> np.ndarray:
-    """Whether the gripper is open, 0.0 or 1.0, `[]` or `[L]`: by its fingers, where they were observed."""
+    """Whether the gripper is open, 0.0 or 1.0, `[]` or `[L]`: by its finger joints, where they were recorded."""
     fingers = low.get("gripper_joint_positions")
     if fingers is None:
         return np.asarray(low["gripper_open"], np.float64)
     return (fingers[..., 0] / FINGER_M > threshold).astype(np.float64)
 
 
-def state_of(low: dict[str, np.ndarray], base: np.ndarray, threshold: float, which: np.ndarray = NO_CHOICE) -> np.ndarray:
-    """The state `[.., S]` float32 that `STATE_NAMES` names, of one frame or of L; then `which` task it is `[tasks]`."""
+def state_from_frames(
+    low: dict[str, np.ndarray], base: np.ndarray, threshold: float, which: np.ndarray = NO_CHOICE
+) -> np.ndarray:
+    """The state `[.., S]` float32 (`STATE_NAMES`) of one frame or of L; then the task's one-hot `which` `[tasks]`."""
     pose, opened = pose_numbers(low["gripper_pose"], base), is_open(low, threshold)
     chosen = np.broadcast_to(which, (*opened.shape, len(which)))
     return np.concatenate([pose, opened[..., None], low["joint_positions"], chosen], axis=-1).astype(np.float32)
 
 
 def which_task(start: np.ndarray, names: tuple[str, ...]) -> tuple[int, np.ndarray]:
-    """Of a start: the number of its task, and what the state says of it, `[tasks]` with one 1, or `[0]` for a single task."""
+    """The index of a start's task, and its one-hot `[tasks]`; `[0]` for a single task."""
     if len(names) == 1:
         return 0, NO_CHOICE
     return int(start[4]), np.eye(len(names))[int(start[4])]

@@ -1,4 +1,4 @@
-"""Where RLBench's episodes begin: the starts of each split, and a demonstration from each that is needed."""
+"""The starts of RLBench's episodes in each split, drawn or stored."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from envs.rlbench.tree import episodes
 from envs.specs import SPLITS
 
 Starts = dict[str, np.ndarray]
+"""Split to starts `[count, D]`."""
 
 
 def split_starts(task: str, settings: RLBenchSettings, seed: int, counts: Mapping[str, int]) -> Starts:
-    """`[count, D]` float64 starts for each of the splits; no two of them share one.
+    """`[count, D]` float64 starts for each split; the splits are disjoint.
 
-    Live ones are drawn, with the tasks and variations in turn. Of stored demonstrations the first are for training, then come
-    validation and test, again in turn. Raises ValueError for an unknown split, or when fewer are stored.
+    Live starts are drawn, cycling through tasks and variations. Stored demonstrations are taken in turn, first for training,
+    then for validation and test. Raises ValueError for an unknown split, or when too few are stored.
     """
     unknown = sorted(set(counts) - set(SPLITS))
     if unknown:
@@ -26,13 +27,13 @@ def split_starts(task: str, settings: RLBenchSettings, seed: int, counts: Mappin
     if settings.dataset:
         return _stored(task, settings, counts)
     return {
-        split: np.stack([drawn_start(task, settings, seed, split, number) for number in range(count)])
+        split: np.stack([draw_start(task, settings, seed, split, number) for number in range(count)])
         for split, count in counts.items()
     }
 
 
-def drawn_start(task: str, settings: RLBenchSettings, seed: int, split: str, number: int, attempt: int = 0) -> np.ndarray:
-    """Live start `number` of a split `[D]`; another attempt is another placement."""
+def draw_start(task: str, settings: RLBenchSettings, seed: int, split: str, number: int, attempt: int = 0) -> np.ndarray:
+    """Live start `number` of a split, `[D]` float64; each attempt is another placement."""
     rng = np.random.default_rng([seed, SPLITS.index(split), number, attempt, *task.encode()])
     tasks = len(task_names(task))
     variation = settings.variations[number // tasks % len(settings.variations)]

@@ -1,9 +1,9 @@
-"""Reads RLBench's stored demonstrations: its folders, its low-dimensional pickles, its PNG images and 24-bit depth.
+"""Reads RLBench's stored demonstrations: folders, low-dimensional pickles, PNG images and 24-bit depth.
 
     <root>/<task>/variation<v>/episodes/episode<e>/low_dim_obs.pkl and <camera>_rgb/<frame>.png, <camera>_depth/<frame>.png
     <root>/<task>/variation<v>/variation_descriptions.pkl
 
-RLBench need not be installed. It runs in any Python from 3.8 on with numpy and Pillow, in the process of a worker.
+RLBench need not be installed. It runs in any Python from 3.8 on with numpy and Pillow, also in a worker's process.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 CAMERAS = ("front", "left_shoulder", "right_shoulder", "overhead", "wrist")
 DEPTH_CODES = 2**24 - 1
 BASE_TO_FIRST_JOINT_M = 0.333
-"""A Panda's first joint is this high above its base, which stands upright."""
+"""Height of a Panda's first joint above its base."""
 BASE_M = (-0.2680, -0.0064, 0.7500)
-"""Where the base stands in RLBench's scene, for demonstrations that do not tell (before the joints' poses were stored)."""
+"""Position of the base in RLBench's scene, for older demonstrations that lack the joints' poses."""
 
 
 class StoredEpisode:
@@ -28,12 +28,12 @@ class StoredEpisode:
     low: arrays of L frames: joint_positions, joint_velocities `[L, 7]` [rad, rad/s]; gripper_pose `[L, 7]` xyz [m] and
     quaternion xyzw in the world's frame; gripper_open `[L]`; where they were stored gripper_joint_positions `[L, 2]` [m] and
     ``<camera>.extrinsics`` `[L, 4, 4]` (world from camera), ``<camera>.intrinsics`` `[L, 3, 3]`.
-    base: `[3]` where the robot stands [m]; random_state: numpy's, before the episode was placed; attempts: to place it, 0
-    where it is not known; variation: of the task.
+    base: `[3]` position of the robot's base [m]; random_state: numpy's, before the episode was placed; attempts: placements
+    tried, 0: not known; variation: of the task.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Raises ValueError, naming the file, for one that is missing, damaged or holds a foreign class."""
+        """Raises ValueError, with its path, for a file that is missing, damaged or holds an unknown class."""
         plain_pickle = _reader()
         path = folder / "low_dim_obs.pkl"
         if not path.is_file():
@@ -83,7 +83,7 @@ class StoredEpisode:
 
 
 def episodes(root: Path, task: str, variation: int) -> list[int]:
-    """The numbers of the stored episodes, in their order. Raises ValueError when there is none."""
+    """Numbers of the stored episodes, increasing. Raises ValueError when there is none."""
     folder = root / task / f"variation{variation}" / "episodes"
     numbers = [path.name[7:] for path in folder.glob("episode*")]
     found = sorted(int(number) for number in numbers if number.isdigit())
@@ -98,19 +98,24 @@ def episode(root: Path, task: str, variation: int, number: int) -> StoredEpisode
 
 
 def descriptions(root: Path, task: str, variation: int) -> list[str]:
-    """What a person would call the task; [] where nothing is stored."""
+    """Stored descriptions of the task in words; [] where there are none."""
     path = root / task / f"variation{variation}" / "variation_descriptions.pkl"
     return [str(each) for each in _reader().read(path.read_bytes())] if path.is_file() else []
 
 
+def shown(episode: StoredEpisode, root: Path, task: str, variation: int) -> tuple[list[str], int, dict[str, np.ndarray]]:
+    """A stored demonstration as envs/rlbench/protocol.py answers it: instructions, attempts, ``low`` and ``base``."""
+    return descriptions(root, task, variation), episode.attempts, {**episode.low, "base": episode.base}
+
+
 def metric_depth(picture: np.ndarray, near_m: float, far_m: float) -> np.ndarray:
-    """Depth `[H, W]` float32 [m] of an RGB picture whose 24 bits, red first, go from the near to the far plane."""
+    """Depth `[H, W]` float32 [m] of an RGB image whose 24 bits, red first, go from the near to the far plane [m]."""
     code = picture[..., :3].astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
     return (near_m + code / DEPTH_CODES * (far_m - near_m)).astype(np.float32)
 
 
 def base_position(joint_poses: Any) -> np.ndarray:
-    """Where the robot's base is, `[3]` [m], from the poses `[7, 7]` of its joints; `BASE_M` without them."""
+    """Position `[3]` [m] of the robot's base, from the poses `[7, 7]` of its joints; `BASE_M` without them."""
     if joint_poses is None:
         return np.array(BASE_M)
     return np.asarray(joint_poses[0], np.float64)[:3] - [0, 0, BASE_TO_FIRST_JOINT_M]
@@ -124,7 +129,7 @@ def _stacked(frames: list[dict[str, Any]]) -> dict[str, np.ndarray]:
             found[name] = np.stack([np.asarray(value, np.float64) for value in values])
         elif name in ("joint_positions", "gripper_pose", "gripper_open"):
             raise ValueError(f"the demonstration lacks {name}: record with RLBench's low-dimensional observations on")
-    ignored = [frame.get("ignore_collisions") for frame in frames]  # only PerAct's fork tells
+    ignored = [frame.get("ignore_collisions") for frame in frames]  # only PerAct's fork records it
     if all(value is not None for value in ignored):
         found["avoids_collisions"] = 1.0 - np.array(ignored, np.float64).reshape(len(frames))
     return found
@@ -140,7 +145,7 @@ def _image(path: Path) -> np.ndarray:
 
 
 def _reader() -> Any:
-    """envs/rlbench/plain_pickle.py, which in a worker is known by another name."""
+    """The module envs/rlbench/plain_pickle.py, which has another name in a worker's process."""
     import importlib
     import sys
 

@@ -14,7 +14,7 @@ MISSING = "not measured"
 
 
 @dataclass(frozen=True)
-class Measured:
+class PolicyFigures:
     """Figures of one policy. None: not measured.
 
     label: what the card calls it; nfe: network evaluations for one plan; success_low, success_high: 95 % Wilson interval, 0
@@ -49,7 +49,7 @@ class Provenance:
 
 
 @dataclass(frozen=True)
-class RunTime:
+class InferenceSettings:
     """How a student is to be called: which of its samples is carried out, and how many actions of it.
 
     source: ``run``: as it was measured; ``default``: nothing says how it was, so this is flow2one's default.
@@ -61,15 +61,15 @@ class RunTime:
 
 
 def model_card(
-    student: Student, files: Mapping[str, dict[str, Any]], run_time: RunTime, measured: Measured, teacher: Measured | None,
-    provenance: Provenance, exported: str,
+    student: Student, files: Mapping[str, dict[str, Any]], inference: InferenceSettings, measured: PolicyFigures,
+    teacher: PolicyFigures | None, provenance: Provenance, exported: str,
 ) -> str:  # fmt: skip
     """The text of ``README.md``. files: the formats in ``export.json``; exported: the date of the export."""
-    shape, selection = student.shape, run_time.selection
+    shape, selection = student.shape, inference.selection
     parameters = sum(value.numel() for value in student.parameters())
     seen = ", ".join(f"`{name}`" for name in sources_of(shape))
     latent = " x ".join(map(str, student.latent_shape))
-    several = f" of {selection.candidates} plans made in the one evaluation" if selection.several else ""
+    several = f" of {selection.candidates} plans made in the one evaluation" if selection.uses_candidates else ""
     rows = [_row(each) for each in (teacher, measured) if each is not None]
     lines = [
         "---", "library_name: flow2one", "tags: [robotics, imitation-learning, one-step, flow-matching]", "---", "",
@@ -78,8 +78,8 @@ def model_card(
         "evaluation of its network. Made and measured with flow2one.", "",
         f"- Sees: {seen}, of the last {shape.observation_steps} steps, in raw units; normalisation is inside.",
         f"- Takes a latent for each plan, {latent} of standard normal numbers; {parameters:,} parameters.",
-        f"- At run time: `{selection.kind}`{several}; {run_time.execution_horizon} actions are carried out, then it is asked "
-        f"again ({'as it was measured' if run_time.source == 'run' else 'the default; no run says how it was measured'}).",
+        f"- At run time: `{selection.kind}`{several}; {inference.execution_horizon} actions are executed per replan "
+        f"({'as it was measured' if inference.source == 'run' else 'the default; no run says how it was measured'}).",
         "", "## Measured", "",
         "| policy | NFE | success, 95 % interval | starts | modes | entropy | ms | Hz |", "|---|---|---|---|---|---|---|---|",
         *rows, "", *_notes(measured, teacher, provenance), "", "## Files", "",
@@ -91,7 +91,7 @@ def model_card(
     return "\n".join(lines)
 
 
-def _row(policy: Measured) -> str:
+def _row(policy: PolicyFigures) -> str:
     success = MISSING
     if policy.episodes and policy.successes is not None:
         success = f"{policy.successes / policy.episodes:.1%}"
@@ -109,7 +109,7 @@ def _number(value: float | None, form: str) -> str:
     return MISSING if value is None else format(value, form)
 
 
-def _notes(measured: Measured, teacher: Measured | None, provenance: Provenance) -> list[str]:
+def _notes(measured: PolicyFigures, teacher: PolicyFigures | None, provenance: Provenance) -> list[str]:
     source = f"run `{provenance.run}`, seed {provenance.seed or 'not recorded'}" if provenance.run else "no run was found"
     notes = [
         f"- Source: {source}; date: {provenance.date or 'not recorded'}; hardware: {provenance.hardware or 'not recorded'}.",

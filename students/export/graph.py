@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from envs.specs import STATE, nearest_name
 from students import Student
 from teachers.contract import Observation
-from teachers.networks.observations import by_kind, fake_observation, sources_of
+from teachers.networks.observations import fake_observation, group_by_kind, sources_of
 
 LATENTS, ACTIONS, SAMPLES = "latents", "actions", "samples"
 """Names of the graph's last input, of its output, and of the one axis of both that may have any length."""
@@ -49,7 +49,7 @@ class StudentGraph(nn.Module):
             feature_BF = student.encoder(student.normaliser.normalise_state(observation[STATE]))
         else:
             sources = sources_of(student.shape)
-            feature_BF = student.encode_rows(by_kind(observation, sources), sources)
+            feature_BF = student.encode_rows(group_by_kind(observation, sources), sources)
         condition_BC = feature_BF if student.adapt is None else student.adapt(feature_BF)
         return student.normaliser.unnormalise_action(student.generate(condition_BC, latents))
 

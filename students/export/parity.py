@@ -81,7 +81,7 @@ def measure_parity(student: Student, calls: Mapping[str, Call], inputs: int = IN
 
 
 def random_observation(student: Student, batch: int, generator: torch.Generator) -> Observation:
-    """Made-up observations over the ranges that the student knows, states a tenth beyond them on either side."""
+    """Random observations over the ranges that the student knows, states a tenth beyond them on either side."""
     seed = int(torch.randint(2**31, (), generator=generator))
     made = fake_observation(student.shape, batch, seed)
     for key, beyond in ((STATE, 1.2), (DEPTH, 1.0), (POINTS, 1.0)):

@@ -1,17 +1,19 @@
-"""The program in which a user's adapter runs: its own process, its own interpreter, its own folder first on the path.
+"""A program for envs/process/serving.py that runs a user's adapter: in its own interpreter, its own folder first on the path.
 
-    python program.py <socket's descriptor> <wire.py> <seeded.py> <solvers.py>
+It is loaded by its path, and loads what it needs of ours by path, under names that no user's package has: a folder with
+packages of its own named envs, teachers, students or distill works. Python 3.9 or newer. Messages and answers:
 
-Started by teachers/adapters/teacher.py. What it needs of ours it loads by path, under names that no user's package has, so that
-a folder with packages of its own named envs, teachers, students or distill works. Messages go over the private socket
-(envs/process/wire.py), so that prints disturb nothing. It ends when the other side closes the socket. Python 3.9 or newer.
+    options      file, function, arguments, threads, solvers (path of teachers/solvers.py) -> `AdapterProgram.opened`
+    sample       num_hypotheses, num_steps, seed; the observation -> violations, evaluations; chunks `[B, K, T, A]`
+    draw         num_steps; the observation and seeds `[B, K]` -> evaluations; chunks
+    time         num_steps, seed; one observation -> whole_ms, stages_ms; chunks
+    evaluations  num_steps -> evaluations
 """
 
 from __future__ import annotations
 
 import importlib.util
 import platform
-import socket
 import sys
 import time
 import traceback
@@ -22,106 +24,129 @@ from typing import Any
 import numpy as np
 import torch
 
+GRACE_S = 3.0
+"""How long a user's code may take to end by itself [s]: its exit handlers run. See envs/process/serving.py."""
 
-def load(name: str, path: Path) -> Any:
-    """The module at a path, under this name."""
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+Arrays = Mapping[str, np.ndarray]
 
 
-class Worker:
-    """Answers the questions about one adapter."""
+def start(options: dict[str, Any], load: Callable[[Path], Any]) -> AdapterProgram:
+    """The adapter that the options name. Raises AdapterError."""
+    program = AdapterProgram(load(Path(__file__).parent / "seeded.py"), load(Path(options["solvers"])))
+    program.open(options)
+    return program
 
-    def __init__(self, adapted: Any, solvers: Any) -> None:
-        self._adapted, self._solvers = adapted, solvers
-        self.file = Path()
 
-    def open(self, told: Mapping[str, Any]) -> dict[str, Any]:
-        """Import the adapter and call its `build`; what it is."""
-        path = Path(told["file"])
-        self.file = path
-        torch.set_num_threads(int(told["threads"]))
-        # in the place of this program's own folder, as if the file were run by itself
-        sys.path[0] = str(path.parent)
-        module = load(path.stem, path)
-        build = getattr(module, told["function"], None)
-        if not callable(build):
-            names: Any = sorted(name for name, value in vars(module).items() if callable(value) and not name.startswith("_"))
-            raise ValueError(f"{path} has no function {told['function']!r}; it has {names}. Name one: "
-                             f"--teacher {path}:<function>")  # fmt: skip
-        self.it = self._adapted.adapt(build(**told["arguments"]), self._solvers.integrate)
-        built = self.it.built
-        names, dt_s = getattr(built, "action_names", None), getattr(built, "dt_s", None)
-        return {
-            "kind": self.it.kind, "horizon": self.it.horizon, "action_size": self.it.action_size,
-            "observation_steps": self.it.observation_steps, "num_steps": self.it.num_steps, "features": self.it.features,
-            "separable": self.it.separable, "device": str(self.it.device),
-            "action_names": None if names is None else [str(name) for name in names],
-            "dt_s": None if dt_s is None else float(dt_s), "parameters": self._adapted.parameters(built),
-            "torch": torch.__version__, "python": platform.python_version(), "hardware": self._hardware(),
-        }  # fmt: skip
+def text_of(error: Exception) -> str:
+    """See envs/process/serving.py."""
+    text = " ".join(str(error).split())
+    return text if type(error) in (AdapterError, ValueError) else f"{type(error).__name__}: {text}"
 
-    def sample(self, told: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], np.ndarray]:
-        """One call of the contract's `sample`, and what was seen of it that the wire would hide."""
-        self.it.faults = []
-        chunks = self.it.sample(self._seen(arrays), told["num_hypotheses"], told["num_steps"], told["seed"])
-        chunks = chunks.float() if chunks.dtype in (torch.bfloat16, torch.float16) else chunks
-        return {"faults": self.it.faults, "evaluations": self.it.evaluations(told["num_steps"])}, chunks.cpu().numpy()
 
-    def draw(self, told: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], np.ndarray]:
-        """Chunks from a seed each."""
-        observation = {name: value for name, value in arrays.items() if name != "seeds"}
-        condition = self.it.encode(self._seen(observation))
-        chunks = self.it.head(condition, arrays["seeds"].tolist(), told["num_steps"])
-        return {"evaluations": self.it.evaluations(told["num_steps"])}, chunks.cpu().numpy()
+class AdapterError(Exception):
+    """Whatever the user's code raised, in one line with its file and line number."""
 
-    def time(self, told: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], np.ndarray]:
-        """One call timed as a whole, from arrays to arrays, then once more part by part [ms]."""
-        seeds, steps = [[int(told["seed"])]], told["num_steps"]
 
-        def whole() -> np.ndarray:
-            return self.it.head(self.it.encode(self._seen(arrays)), seeds, steps).cpu().numpy()
+class AdapterProgram:
+    """Answers the messages about one adapter. seeded, solvers: the modules teachers.adapters.seeded and teachers.solvers.
 
-        chunks, whole_ms = self._timed(whole)
-        observation, preprocess_ms = self._timed(lambda: self._seen(arrays))
-        condition, encode_ms = self._timed(lambda: self.it.encode(observation))
-        drawn, head_ms = self._timed(lambda: self.it.head(condition, seeds, steps))
-        _, post_ms = self._timed(lambda: drawn.cpu().numpy())
-        return {"whole_ms": whole_ms, "stages_ms": [preprocess_ms, encode_ms, head_ms, post_ms]}, chunks
+    opened: what the adapter is, for `teachers.adapters.teacher.AdapterDescription`; set by `open`.
+    """
 
-    def evaluations(self, told: Mapping[str, Any]) -> dict[str, Any]:
-        return {"evaluations": self.it.evaluations(told["num_steps"])}
+    def __init__(self, seeded: Any, solvers: Any) -> None:
+        self._seeded, self._solvers = seeded, solvers
+        self._file = Path()
+        self.opened: dict[str, Any] = {}
 
-    def answer(self, told: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], np.ndarray | None]:
-        """Whatever the user's code raises is told, not died of."""
+    def open(self, options: Mapping[str, Any]) -> None:
+        """Imports the adapter and calls its function. Raises AdapterError."""
         try:
-            if told["do"] in ("open", "evaluations"):
-                return getattr(self, told["do"])(told), None
-            answered: tuple[dict[str, Any], np.ndarray] = getattr(self, told["do"])(told, arrays)
+            self.opened = self._open(options)
+        except (Exception, SystemExit) as error:
+            raise AdapterError(self._one_line(error)) from error
+
+    def answer(self, message: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """See the module's docstring. Raises AdapterError for whatever the user's code raises."""
+        commands: dict[str, Callable[..., Any]] = {
+            "sample": self._sample, "draw": self._draw, "time": self._time, "evaluations": self._evaluations,
+        }  # fmt: skip
+        try:
+            answered: tuple[dict[str, Any], dict[str, np.ndarray]] = commands[message["command"]](message, arrays)
             return answered
         except (Exception, SystemExit) as error:
             given = ""
-            if isinstance(error, RuntimeError) and told["do"] != "open":  # torch's own, as a rule about shapes
+            if isinstance(error, RuntimeError):  # torch's own, as a rule about shapes
                 shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in arrays.items() if name != "seeds")
                 given = f"; it was given {shapes}" if shapes else ""
-            return {"error": self.where(error) + given}, None
+            raise AdapterError(self._one_line(error) + given) from error
 
-    def where(self, error: BaseException) -> str:
+    def _open(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        path = self._file = Path(options["file"])
+        torch.set_num_threads(int(options["threads"]))
+        sys.path.insert(0, str(path.parent))  # as if the file were run by itself
+        module = _load_user_module(path)
+        build = getattr(module, options["function"], None)
+        if not callable(build):
+            names: Any = sorted(name for name, value in vars(module).items() if callable(value) and not name.startswith("_"))
+            raise ValueError(f"{path} has no function {options['function']!r}; it has {names}. Name one: "
+                             f"--teacher {path}:<function>")  # fmt: skip
+        self._policy = self._seeded.adapt(build(**options["arguments"]), self._solvers.integrate)
+        policy, built = self._policy, self._policy.built
+        names, dt_s = getattr(built, "action_names", None), getattr(built, "dt_s", None)
+        return {
+            "kind": policy.kind, "horizon": policy.horizon, "action_size": policy.action_size,
+            "observation_steps": policy.observation_steps, "num_steps": policy.num_steps, "features": policy.features,
+            "separable": policy.separable, "device": str(policy.device),
+            "action_names": None if names is None else [str(name) for name in names],
+            "dt_s": None if dt_s is None else float(dt_s), "parameters": self._seeded.parameters(built),
+            "torch": torch.__version__, "python": platform.python_version(), "hardware": self._hardware(),
+        }  # fmt: skip
+
+    def _sample(self, message: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """One call of the contract's `sample`, and the violations of the contract that the process boundary would hide."""
+        policy = self._policy
+        policy.violations = []
+        chunks = policy.sample(self._observation(arrays), message["num_hypotheses"], message["num_steps"], message["seed"])
+        chunks = chunks.float() if chunks.dtype in (torch.bfloat16, torch.float16) else chunks
+        answer = {"violations": policy.violations, "evaluations": policy.evaluations(message["num_steps"])}
+        return answer, {"chunks": chunks.cpu().numpy()}
+
+    def _draw(self, message: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Chunks, each from its own seed."""
+        observation = {name: value for name, value in arrays.items() if name != "seeds"}
+        condition = self._policy.encode(self._observation(observation))
+        chunks = self._policy.head(condition, arrays["seeds"].tolist(), message["num_steps"])
+        return {"evaluations": self._policy.evaluations(message["num_steps"])}, {"chunks": chunks.cpu().numpy()}
+
+    def _time(self, message: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """One call timed as a whole, from arrays to arrays, then once more part by part [ms]."""
+        policy, seeds, steps = self._policy, [[int(message["seed"])]], message["num_steps"]
+
+        def whole() -> np.ndarray:
+            return policy.head(policy.encode(self._observation(arrays)), seeds, steps).cpu().numpy()
+
+        chunks, whole_ms = self._timed(whole)
+        observation, preprocess_ms = self._timed(lambda: self._observation(arrays))
+        condition, encode_ms = self._timed(lambda: policy.encode(observation))
+        drawn, head_ms = self._timed(lambda: policy.head(condition, seeds, steps))
+        _, postprocess_ms = self._timed(lambda: drawn.cpu().numpy())
+        stages_ms = [preprocess_ms, encode_ms, head_ms, postprocess_ms]
+        return {"whole_ms": whole_ms, "stages_ms": stages_ms}, {"chunks": chunks}
+
+    def _evaluations(self, message: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        return {"evaluations": self._policy.evaluations(message["num_steps"])}, {}
+
+    def _one_line(self, error: BaseException) -> str:
         """In one line: the adapter's file and line, and what was raised there."""
-        here = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(self.file)]
+        here = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(self._file)]
         text = " ".join(str(error).split())
         kind = "" if type(error) is ValueError and not here else f"{type(error).__name__}: "
         if isinstance(error, SyntaxError) and error.filename:
             return f"{error.filename}:{error.lineno}: {kind}{error.msg}"
         return f"{here[-1].filename}:{here[-1].lineno}: {kind}{text}" if here else f"{kind}{text}"
 
-    def _seen(self, arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
-        return {name: torch.from_numpy(value).to(self.it.device) for name, value in arrays.items()}
+    def _observation(self, arrays: Arrays) -> dict[str, torch.Tensor]:
+        return {name: torch.from_numpy(value).to(self._policy.device) for name, value in arrays.items()}
 
     def _timed(self, call: Callable[[], Any]) -> tuple[Any, float]:
         self._synchronise()
@@ -131,35 +156,20 @@ class Worker:
         return result, (time.perf_counter_ns() - begin) / 1e6
 
     def _synchronise(self) -> None:
-        if self.it.device.type == "cuda":
-            torch.cuda.synchronize(self.it.device)
+        if self._policy.device.type == "cuda":
+            torch.cuda.synchronize(self._policy.device)
 
     def _hardware(self) -> str:
-        return torch.cuda.get_device_name(self.it.device) if self.it.device.type == "cuda" else "the processor"
+        on_gpu = self._policy.device.type == "cuda"
+        return torch.cuda.get_device_name(self._policy.device) if on_gpu else "the processor"
 
 
-def serve(descriptor: int, wire: Any, worker: Worker) -> None:
-    """Answer messages until the other side is gone."""
-    with socket.socket(fileno=descriptor) as connection, connection.makefile("rwb") as stream:
-        while True:
-            try:
-                told, arrays = wire.receive(stream)
-            except wire.WireError:  # the stream ended: the other side is gone, or has closed
-                return
-            answer, chunks = worker.answer(told, arrays)
-            try:
-                wire.send(stream, answer, {} if chunks is None else {"chunks": chunks})
-            except ValueError as error:  # chunks of complex numbers, or a dt_s that is not finite
-                wire.send(stream, {"error": worker.where(error)})
-            except OSError:
-                return
-
-
-def main(arguments: list[str]) -> None:
-    wire = load("_flow2one_wire", Path(arguments[1]))
-    adapted, solvers = load("_flow2one_adapted", Path(arguments[2])), load("_flow2one_solvers", Path(arguments[3]))
-    serve(int(arguments[0]), wire, Worker(adapted, solvers))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+def _load_user_module(path: Path) -> Any:
+    """The user's file as the module of its own name."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module

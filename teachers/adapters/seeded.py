@@ -1,7 +1,7 @@
-"""What an adapter's `build` gave, made into a teacher that draws every chunk from a seed of its own.
+"""The object that an adapter's `build` returns, wrapped so that every chunk is drawn from a seed of its own.
 
-It runs in the adapter's process, whose interpreter and packages are the user's: teachers/adapters/program.py loads it by its
-path. So it imports torch and nothing of ours. Python 3.9 or newer.
+It runs in the adapter's process, in the user's interpreter: teachers/adapters/program.py loads it by its path. So it imports
+torch and nothing of ours. Python 3.9 or newer.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ import torch
 from torch import Tensor
 
 Observation = dict[str, Tensor]
-TAKES = {
+CALL_ARGUMENTS = {
     "sample": ("observation", "num_hypotheses", "num_steps", "generator"), "velocity": ("observation", "x", "t"),
     "denoise": ("observation", "x", "t"), "encode": ("observation",), "to_actions": ("x",),
 }  # fmt: skip
-"""What the functions of an adapter's object are called with, one after the other."""
+"""Positional arguments of the functions of an adapter's object."""
 
 Integrate = Callable[..., Tensor]
 """`teachers.solvers.integrate`."""
 
-WAYS = (
+INTERFACES = (
     "sample(observation, num_hypotheses, num_steps, generator), velocity(observation, x, t), or denoise(observation, x, t) "
     "beside a diffusers scheduler (attribute scheduler); see docs/adapter.md"
 )
 
 
-class Adapted:
+class AdaptedPolicy:
     """Observation to condition (`encode`), condition and seeds to raw chunks (`head`); see the three kinds below.
 
-    horizon, action_size: T and A, None where the adapter does not say; observation_steps: O; num_steps: how many solver steps
-    it is used with; features: those it looks at, None: whatever was recorded; faults: what a teacher must not do, seen since
-    the last call.
+    horizon, action_size: T and A, None where the adapter does not say; observation_steps: O; num_steps: the solver steps it
+    is used with; features: those it uses, None: whatever was recorded; separable: whether it has an `encode` of its own;
+    violations: of the teacher's contract, seen since they were last cleared.
+    Raises ValueError for attributes of the wrong type.
     """
 
     kind = ""
@@ -49,7 +50,7 @@ class Adapted:
         self.features = None if features is None else [str(name) for name in features]
         self.device = _device(built)
         self.separable = callable(getattr(built, "encode", None))
-        self.faults: list[str] = []
+        self.violations: list[str] = []
 
     def encode(self, observation: Observation) -> Any:
         """The adapter's own `encode`, once for all chunks of an observation; without one, the observation as it is."""
@@ -66,13 +67,13 @@ class Adapted:
         return self.head(self.encode(observation), drawn.tolist(), num_steps)
 
     def evaluations(self, num_steps: int) -> int:
-        """Network evaluations (NFE) of a chunk: what the adapter's own `evaluations` says, else one a step."""
-        told = getattr(self.built, "evaluations", None)
-        return int(told(num_steps)) if callable(told) else num_steps
+        """Network evaluations (NFE) of a chunk: by the adapter's own `evaluations`, else one per step."""
+        own = getattr(self.built, "evaluations", None)
+        return int(own(num_steps)) if callable(own) else num_steps
 
 
-class Sampler(Adapted):
-    """An adapter with `sample`: all of the work is its own."""
+class SamplerPolicy(AdaptedPolicy):
+    """An adapter with `sample`, which does everything itself."""
 
     kind = "sampler"
 
@@ -81,48 +82,49 @@ class Sampler(Adapted):
         self.separable = False
 
     def head(self, condition: Any, seeds: Sequence[Sequence[int]], num_steps: int) -> Tensor:
-        # observation by observation, so that what is drawn for one does not depend on which others are asked with it
+        # observation by observation, so that the chunks of one do not depend on the others in the batch
         rows = []
         for row, each in enumerate(seeds):
             one = {name: value[row : row + 1] for name, value in condition.items()}
-            rows.append(self._ask(one, len(each), num_steps, each[0]).float())
+            rows.append(self._sample(one, len(each), num_steps, each[0]).float())
         return torch.cat(rows)
 
     def sample(self, observation: Observation, num_hypotheses: int, num_steps: int, seed: int) -> Tensor:
         before = {name: value.clone() for name, value in observation.items()}
-        chunks = self._ask(observation, num_hypotheses, num_steps, seed)
+        chunks = self._sample(observation, num_hypotheses, num_steps, seed)
         changed = [name for name, value in before.items()
                    if not torch.equal(value.nan_to_num(), observation[name].nan_to_num())]  # fmt: skip
         if changed:
-            self.faults.append(f"observation: {changed} was changed in place; work on a copy")
+            self.violations.append(f"observation: {changed} was changed in place; work on a copy")
         return chunks
 
-    def _ask(self, observation: Observation, num_hypotheses: int, num_steps: int, seed: int) -> Tensor:
+    def _sample(self, observation: Observation, num_hypotheses: int, num_steps: int, seed: int) -> Tensor:
         generator = torch.Generator(self.device).manual_seed(seed)
         chunks = self.built.sample(observation, num_hypotheses, num_steps, generator)
         if not isinstance(chunks, Tensor):
             raise TypeError(f"sample gave a {type(chunks).__name__}, expected a tensor [B, K, T, A]")
         if chunks.requires_grad:
-            self.faults.append("gradient: the sample requires grad; wrap sample in torch.no_grad()")
+            self.violations.append("gradient: the sample requires grad; wrap sample in torch.no_grad()")
         if chunks.dtype in (torch.bfloat16, torch.float16):
-            self.faults.append(f"dtype: got {chunks.dtype}, expected torch.float32; end sample with .float()")
+            self.violations.append(f"dtype: got {chunks.dtype}, expected torch.float32; end sample with .float()")
         if chunks.device.type != self.device.type:
-            self.faults.append(f"device: the chunks are on {chunks.device}, the observation was given on {self.device}; "
+            self.violations.append(f"device: the chunks are on {chunks.device}, the observation was given on {self.device}; "
                                "say where the adapter works (attribute device)")  # fmt: skip
         return chunks.detach()
 
 
-class Field(Adapted):
+class IterativePolicy(AdaptedPolicy):
     """What velocity fields and denoisers share: noise `[N, T, A]` from the seeds, `to_actions` at the end.
 
-    The adapter's function is asked for N = B*K chunks at once, its condition's rows repeated K times each.
+    The adapter's function is called for N = B*K chunks at once, each row of its condition repeated K times.
+    call: the function's name; check_inputs: whether to look for inputs changed in place.
     """
 
     call = ""
 
     def __init__(self, built: Any) -> None:
         super().__init__(built)
-        self.watched = False
+        self.check_inputs = False
         lacking = [name for name in ("horizon", "action_size") if getattr(self, name) is None]
         if lacking:
             raise ValueError(f"an adapter with {self.call} needs {' and '.join(lacking)}: how many actions a chunk has, and "
@@ -145,35 +147,35 @@ class Field(Adapted):
             return super().encode(observation)
 
     def sample(self, observation: Observation, num_hypotheses: int, num_steps: int, seed: int) -> Tensor:
-        self.watched = True
+        self.check_inputs = True
         try:
             return super().sample(observation, num_hypotheses, num_steps, seed)
         finally:
-            self.watched = False
+            self.check_inputs = False
 
     def solve(self, condition: Any, noise_NTA: Tensor, num_steps: int, generators: list[torch.Generator]) -> Tensor:
         raise NotImplementedError
 
-    def ask(self, condition: Any, x_NTA: Tensor, time_N: Tensor) -> Tensor:
-        """The adapter's own function. Raises ValueError when it gives another shape than it was given."""
-        given = {"x": _tensors(x_NTA), "observation": _tensors(condition)} if self.watched else {}
+    def evaluate(self, condition: Any, x_NTA: Tensor, time_N: Tensor) -> Tensor:
+        """One call of the adapter's function. Raises ValueError when its result has another shape than its input."""
+        given = {"x": _tensors(x_NTA), "observation": _tensors(condition)} if self.check_inputs else {}
         before = {name: [value.clone() for value in values] for name, values in given.items()}
         out = getattr(self.built, self.call)(condition, x_NTA, time_N)
         for name, values in given.items():
             same = all(torch.equal(old.nan_to_num(), new.nan_to_num()) for old, new in zip(before[name], values, strict=True))
             if not same:
-                self.faults.append(f"{name}: {self.call} changed it in place; work on a copy")
+                self.violations.append(f"{name}: {self.call} changed it in place; work on a copy")
         if not isinstance(out, Tensor) or out.shape != x_NTA.shape:
             got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise ValueError(f"{self.call} gave {got}, expected {tuple(x_NTA.shape)}, as its x")
         return out.to(x_NTA.dtype)
 
 
-class VelocityField(Field):
-    """An adapter with `velocity`: dx/dt = v(x, t) from noise to data. Its attributes, both optional:
+class VelocityFieldPolicy(IterativePolicy):
+    """An adapter with `velocity`: dx/dt = v(x, t) from noise to data. It may have the attributes
 
     solver: euler (the default), midpoint, heun or shrinking; noise_time: 0 (the default: noise at t=0, data at t=1) or 1 for a
-    field whose time runs the other way, as in pi0 and in diffusers.
+    field whose time runs the other way, as in pi0 and in diffusers. Raises ValueError for another noise_time.
     """
 
     kind, call = "velocity field", "velocity"
@@ -193,8 +195,8 @@ class VelocityField(Field):
             nonlocal calls
             calls += 1
             if self.noise_time == 0:
-                return self.ask(condition, x_NTA, time_N)
-            return -self.ask(condition, x_NTA, 1 - time_N)  # its time runs backwards: dt' = -dt
+                return self.evaluate(condition, x_NTA, time_N)
+            return -self.evaluate(condition, x_NTA, 1 - time_N)  # its time runs backwards: dt' = -dt
 
         chunk_NTA = self.integrate(velocity, noise_NTA, num_steps, self.solver)
         self.calls[num_steps] = calls
@@ -204,12 +206,13 @@ class VelocityField(Field):
         return self.calls.get(num_steps) or super().evaluations(num_steps)
 
 
-class Denoiser(Field):
-    """An adapter with a network and a `scheduler`, any of diffusers': noise is taken away timestep by timestep.
+class DenoiserPolicy(IterativePolicy):
+    """An adapter with a network and a `scheduler` of diffusers, which removes the noise timestep by timestep.
 
-    With `denoise`, t is the scheduler's own timestep and the result what its prediction_type says (a flow-matching scheduler:
-    the velocity noise - data). With `velocity`, the field is ours, t from 0 (noise) to 1 (data) and v = data - noise, and
-    a flow-matching scheduler of diffusers', whose sigma runs from 1 (noise) to 0 (data), only chooses the steps.
+    With `denoise`, t is the scheduler's own timestep and the result is what its prediction_type says (a flow-matching
+    scheduler: the velocity noise - data). With `velocity`, time runs from 0 (noise) to 1 (data), v = data - noise, and a
+    flow-matching scheduler, whose sigma runs from 1 (noise) to 0 (data), only sets the steps.
+    Raises ValueError for `velocity` with a scheduler that is not for flow matching.
     """
 
     kind = "denoiser"
@@ -228,15 +231,15 @@ class Denoiser(Field):
 
     def solve(self, condition: Any, noise_NTA: Tensor, num_steps: int, generators: list[torch.Generator]) -> Tensor:
         scheduler = self.scheduler
-        scheduler.set_timesteps(num_steps)  # which also makes it forget the last chunk's steps
+        scheduler.set_timesteps(num_steps)  # which also clears its state of the last chunk's steps
         further = {"generator": generators} if self.takes_generator else {}
         x_NTA = noise_NTA if self.is_flow else noise_NTA * scheduler.init_noise_sigma
         for index, timestep in enumerate(scheduler.timesteps):
             given = x_NTA if self.is_flow else scheduler.scale_model_input(x_NTA, timestep)
             if self.call == "velocity":
-                out = -self.ask(condition, given, self._rows(1 - scheduler.sigmas[index], x_NTA))
+                out = -self.evaluate(condition, given, self._rows(1 - scheduler.sigmas[index], x_NTA))
             else:
-                out = self.ask(condition, given, self._rows(timestep, x_NTA))
+                out = self.evaluate(condition, given, self._rows(timestep, x_NTA))
             x_NTA = scheduler.step(out, timestep, x_NTA, return_dict=False, **further)[0]
         return x_NTA
 
@@ -250,29 +253,30 @@ class Denoiser(Field):
         return len(scheduler.timesteps)
 
 
-def adapt(built: Any, integrate: Integrate) -> Adapted:
-    """The teacher that an adapter's object is. Raises ValueError with what it must have, and how it must be called."""
-    made = _of_kind(built, integrate)
-    for name in ("sample",) if isinstance(made, Sampler) else ("velocity", "denoise", "encode", "to_actions"):
+def adapt(built: Any, integrate: Integrate) -> AdaptedPolicy:
+    """Wraps an adapter's object. integrate: `teachers.solvers.integrate`. Raises ValueError, saying what it lacks, or which of
+    its functions cannot be called with `CALL_ARGUMENTS`."""
+    policy = _of_kind(built, integrate)
+    for name in ("sample",) if isinstance(policy, SamplerPolicy) else ("velocity", "denoise", "encode", "to_actions"):
         _check_call(built, name)
-    return made
+    return policy
 
 
-def _of_kind(built: Any, integrate: Integrate) -> Adapted:
+def _of_kind(built: Any, integrate: Integrate) -> AdaptedPolicy:
     has = {name for name in ("sample", "velocity", "denoise") if callable(getattr(built, name, None))}
     scheduler = getattr(built, "scheduler", None) is not None
     if "sample" in has:
-        return Sampler(built)
+        return SamplerPolicy(built)
     if scheduler and has:
-        return Denoiser(built, "denoise" if "denoise" in has else "velocity")
+        return DenoiserPolicy(built, "denoise" if "denoise" in has else "velocity")
     if "velocity" in has:
-        return VelocityField(built, integrate)
+        return VelocityFieldPolicy(built, integrate)
     lack = "denoise, but no scheduler" if has else "none of them"
-    raise ValueError(f"build() gave a {type(built).__name__} with {lack}; expected one of {WAYS}")
+    raise ValueError(f"build() gave a {type(built).__name__} with {lack}; expected one of {INTERFACES}")
 
 
 def _check_call(built: Any, name: str) -> None:
-    """Raise ValueError where this function of the object's is there, but cannot be called as it will be."""
+    """Raises ValueError where the object has this function, but it does not take `CALL_ARGUMENTS`."""
     function = getattr(built, name, None)
     if not callable(function):
         return
@@ -281,16 +285,16 @@ def _check_call(built: Any, name: str) -> None:
     except (TypeError, ValueError):  # written in C
         return
     try:
-        signature.bind(*TAKES[name])
+        signature.bind(*CALL_ARGUMENTS[name])
     except TypeError as error:
         code = getattr(inspect.unwrap(function), "__code__", None)
         place = f"{code.co_filename}:{code.co_firstlineno}: " if code is not None else ""
-        called = ", ".join(TAKES[name])
+        called = ", ".join(CALL_ARGUMENTS[name])
         raise ValueError(f"{place}{name}{signature} is called as {name}({called}), one after the other: {error}") from error
 
 
 def parameters(built: Any) -> int | None:
-    """Weights of the networks that an adapter's object is or holds; None where none is seen."""
+    """Number of weights of the networks that an adapter's object is or holds; None where there are none."""
     held = [built] if isinstance(built, torch.nn.Module) else list(getattr(built, "__dict__", {}).values())
     counts = [sum(weight.numel() for weight in each.parameters()) for each in held if isinstance(each, torch.nn.Module)]
     return sum(counts) if counts else None
@@ -306,10 +310,10 @@ def _count(built: Any, name: str) -> int | None:
 
 
 def _device(built: Any) -> torch.device:
-    """Where it works: what its attribute `device` says, else where its network's weights are, else the processor."""
-    told = getattr(built, "device", None)
-    if told is not None:
-        return torch.device(told)
+    """Where it runs: its attribute `device`, else the device of its first weights, else the CPU."""
+    named = getattr(built, "device", None)
+    if named is not None:
+        return torch.device(named)
     held = [built] if isinstance(built, torch.nn.Module) else list(getattr(built, "__dict__", {}).values())
     weights = (weight for each in held if isinstance(each, torch.nn.Module) for weight in each.parameters())
     first = next(weights, None)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from envs.specs import DEPTH, IMAGES, POINTS, STATE
 from teachers.contract import Observation
 from teachers.networks.modalities import PointEncoder, ViewEncoder, ViewPair
-from teachers.networks.observations import by_kind
+from teachers.networks.observations import group_by_kind
 from teachers.networks.shapes import PolicyShape
 from teachers.networks.transformer import StateEncoder
 
@@ -51,7 +51,7 @@ class UnifiedEncoder(nn.Module):
         row is shown; none: all.
         """
         sources = [name for name in self.sources if name in inputs]
-        return self.fuse(by_kind(inputs, sources), sources, kept_BM)
+        return self.fuse(group_by_kind(inputs, sources), sources, kept_BM)
 
     def fuse(self, rows: Observation, sources: Collection[str], kept_BM: Tensor | None = None) -> Tensor:
         """The same of normalised sources `[V, B, O, ..]` by kind, of these names, in this encoder's order."""

@@ -14,7 +14,7 @@ from teachers.contract import FEATURES, Observation
 from teachers.networks.augmentation import NO_AUGMENTATION, augment
 from teachers.networks.encoder import UnifiedEncoder
 from teachers.networks.normalisation import Normaliser
-from teachers.networks.observations import by_kind, check_observation, check_sources, select_state
+from teachers.networks.observations import check_observation, check_sources, group_by_kind, select_state
 from teachers.networks.shapes import PolicyShape
 from teachers.networks.transformer import StateEncoder
 
@@ -73,11 +73,11 @@ class EncodingPolicy(nn.Module):
         if self.encoder.training and shape.augmentation.any:
             seen = {name: observation[name] for name in sources}
             seen, kept_BM = augment(seen, shape, self._checked(seeds_B, len(seen[sources[0]])))
-            rows = by_kind(seen, sources)
+            rows = group_by_kind(seen, sources)
         return self.encode_rows(rows, sources, kept_BM)
 
     def encode_rows(self, rows: Observation, sources: Collection[str], kept_BM: Tensor | None = None) -> Tensor:
-        """The feature `[B, F]` of raw sources `by_kind`, unchecked; kept_BM: bool, which of them each row is shown."""
+        """The feature `[B, F]` of raw sources `group_by_kind`, unchecked; kept_BM: bool, which of them each row is shown."""
         assert isinstance(self.encoder, UnifiedEncoder)
         inputs = self.normaliser.normalise(rows)
         if STATE in inputs:

@@ -10,16 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from teachers.networks.derived import Made
+from teachers.networks.derived import DerivedValue
 
-SPOTS = 16
+KEYPOINTS = 16
 """Places in an image that a view's network looks at."""
 OCTAVES = 4
 """Sines and cosines of a point's coordinates: waves of a length of 2 down to a quarter of the cloud's half extent."""
 
 
 class ViewEncoder(nn.Module):
-    """Images `[R, C, H, W]` to `[R, size]`: three convolutions with group norm, read out at `SPOTS` places.
+    """Images `[R, C, H, W]` to `[R, size]`: three convolutions with group norm, read out at `KEYPOINTS` places.
 
     The read-out is a spatial soft arg-max (Finn et al. 2016, arXiv 1509.06113): every spot is a distribution over the
     feature map's cells. It gives its mean place, finer than a cell, and beside it the mean there of its share of the
@@ -38,9 +38,9 @@ class ViewEncoder(nn.Module):
         )  # fmt: skip
         # it trains a third faster, and is no slower at batch 1; the patches are a matrix, whose rows stay as they are
         self.layers[1:].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.heat = nn.Conv2d(last, SPOTS, 1, bias=False)
-        self.sharpness_P1 = nn.Parameter(torch.full((SPOTS, 1), 2.0))
-        self.size = 2 * SPOTS + last
+        self.heat = nn.Conv2d(last, KEYPOINTS, 1, bias=False)
+        self.sharpness_P1 = nn.Parameter(torch.full((KEYPOINTS, 1), 2.0))
+        self.size = 2 * KEYPOINTS + last
 
     def forward(self, image_RCHW: Tensor) -> Tensor:
         weight = self.heat.weight.flatten(1).T
@@ -57,12 +57,12 @@ class ViewPair:
         self._both = first, second
         # gathering them takes as long as a layer
         self._weights = [*_weights(first), *_weights(second)]
-        self._made: Made[_PairWeights] = Made()
+        self._joined: DerivedValue[_PairWeights] = DerivedValue()
 
     def __call__(self, first_RCHW: Tensor, second_RCHW: Tensor) -> Tensor:
         """`[R, 2, size]`: what the first makes of its images, and the second of as many."""
         first, second = self._both
-        weights = self._made.of(self._weights, self._join)
+        weights = self._joined.get(self._weights, self._join)
         map_RDHW = torch.cat([first.layers[0](first_RCHW), second.layers[0](second_RCHW)], dim=1)
         for layer, joined in zip(list(first.layers)[1:], weights.layers, strict=True):
             if isinstance(layer, nn.GroupNorm):
@@ -109,7 +109,7 @@ def _read_out(map_RDHW: Tensor, heat_GDP: Tensor, sharpness_GP1: Tensor) -> Tens
     heat_RGPL = F.layer_norm((map_RGLD @ heat_GDP).transpose(2, 3), (height * width,), eps=1e-4)
     weight_RGPL = (sharpness_GP1 * heat_RGPL).softmax(-1)
     place_RGP2 = weight_RGPL @ _cells(height, width, map_RDHW)
-    every_RGPPV = (weight_RGPL @ map_RGLD).unflatten(3, (SPOTS, -1))
+    every_RGPPV = (weight_RGPL @ map_RGLD).unflatten(3, (KEYPOINTS, -1))
     seen_RGPV = every_RGPPV.diagonal(dim1=2, dim2=3).transpose(2, 3)
     return torch.cat([place_RGP2.flatten(2), seen_RGPV.flatten(2)], dim=-1)
 

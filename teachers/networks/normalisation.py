@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from envs.specs import DEPTH, IMAGES, POINTS, STATE
 from teachers.contract import Observation
-from teachers.networks.derived import Made
+from teachers.networks.derived import DerivedValue
 from teachers.networks.shapes import PolicyShape
 
 HOLE = 2
@@ -37,7 +37,7 @@ class Normaliser(nn.Module):
         super().__init__()
         sizes = {"state": state_size, "action": action_size, "depth": int(depth), "points": 3 * points}
         self._ranges = tuple(name for name, size in sizes.items() if size or name in ("state", "action"))
-        self._made: dict[str, Made[tuple[Tensor, Tensor]]] = {name: Made() for name in self._ranges}
+        self._centre_scales: dict[str, DerivedValue[tuple[Tensor, Tensor]]] = {name: DerivedValue() for name in self._ranges}
         for name, size in sizes.items():
             if name not in self._ranges:
                 continue
@@ -98,7 +98,7 @@ class Normaliser(nn.Module):
         Raises ValueError for statistics that are not finite; looked at, and both made, only where these have changed.
         """
         low, high = getattr(self, f"{name}_low"), getattr(self, f"{name}_high")
-        return self._made[name].of((low, high), lambda: self._centre_scale(low, high))
+        return self._centre_scales[name].get((low, high), lambda: self._centre_scale(low, high))
 
     def _centre_scale(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         if not torch.compiler.is_compiling():  # a graph cannot look at values
@@ -139,7 +139,7 @@ class Normaliser(nn.Module):
         return (2 * image.to(self.state_low)).sub_(1)
 
     def normalise(self, observation: Observation) -> Observation:
-        """An observation's sources, by their names or `teachers.networks.observations.by_kind`."""
+        """An observation's sources, by their names or `teachers.networks.observations.group_by_kind`."""
         found: Observation = {}
         for name, value in observation.items():
             if name.startswith(IMAGES):

@@ -31,7 +31,7 @@ def feature_shape(shape: PolicyShape, name: str) -> tuple[int, ...]:
     return shape.observation_steps, 3 if name.startswith(IMAGES) else 1, *shape.encoder.image_size
 
 
-def seen_state(shape: PolicyShape) -> list[int]:
+def visible_state_indices(shape: PolicyShape) -> list[int]:
     """Which numbers of the state a policy of this shape sees."""
     names = shape.state_names if shape.encoder is None else shape.encoder.state_names
     return [shape.state_names.index(name) for name in names]
@@ -39,13 +39,13 @@ def seen_state(shape: PolicyShape) -> list[int]:
 
 def select_state(shape: PolicyShape, state: Tensor) -> Tensor:
     """What a policy of this shape sees of a state `[.., S]`: `[.., S']`."""
-    seen = seen_state(shape)
+    seen = visible_state_indices(shape)
     if seen == list(range(seen[0], seen[0] + len(seen))):
         return state[..., seen[0] : seen[0] + len(seen)]  # a list of indices has to be made a tensor first
     return state[..., seen]
 
 
-def by_kind(observation: Observation, sources: Collection[str]) -> Observation:
+def group_by_kind(observation: Observation, sources: Collection[str]) -> Observation:
     """These sources, all of a kind in one tensor `[V, B, O, ..]`, in their order, by the kind's name.
 
     At batch 1 the number of operations is what costs, so what follows is done once a kind.
@@ -102,7 +102,7 @@ def check_sources(shape: PolicyShape, observation: Observation, without: Collect
 
 
 def check_observation(shape: PolicyShape, observation: Observation, sources: Collection[str]) -> Observation:
-    """These sources `by_kind`. Raises ValueError with everything that is wrong with them for an encoder of this shape.
+    """These sources `group_by_kind`. Raises ValueError with everything that is wrong with them for an encoder of this shape.
 
     Shapes and types; NaN or infinity in images, clouds and what is seen of the state; colours beyond 0 .. 1; depth that is
     0, negative or infinite. NaN in depth is right: the pixel is unknown. A cloud may have fewer points than N, see `SPARSE`.
@@ -121,7 +121,7 @@ def check_observation(shape: PolicyShape, observation: Observation, sources: Col
     if len(set(batches.values())) > 1 or 0 in batches.values():
         wrong.append(f"batch: got {batches} observations, expected at least one, and as many of every source")
     if not wrong:
-        rows = by_kind(observation, sources)
+        rows = group_by_kind(observation, sources)
         if not _faults(shape, rows):  # whether anything is wrong is seen sooner than where
             return rows
         wrong = _faults(shape, {name: observation[name] for name in sources})

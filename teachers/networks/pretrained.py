@@ -38,7 +38,7 @@ class PretrainedPolicy(EncodingPolicy):
         self.normaliser.check()
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        config = {"schema_version": SCHEMA_VERSION, "kind": self.KIND, "shape": self.shape.described(), **self.settings()}
+        config = {"schema_version": SCHEMA_VERSION, "kind": self.KIND, "shape": self.shape.to_json(), **self.settings()}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         save_file(weights, str(folder / "model.safetensors"))

@@ -172,7 +172,7 @@ class PolicyShape:
     def action_size(self) -> int:
         return len(self.action_names)
 
-    def described(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The fields as JSON can hold them. Without an encoder of its own a shape is described as before there were any."""
         fields = asdict(self)
         if self.encoder is None:

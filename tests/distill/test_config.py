@@ -216,7 +216,7 @@ def test_what_can_work_is_let_through() -> None:
     validate(_with("teacher", warmup_steps=0, weight_decay=0.0))
     validate(_with("evaluate", latency_warmup=0, teacher_steps=(1,)))
     validate(_with("evaluate", baselines=()))
-    validate(_with("evaluate", selection="consistent", forget_every=0))
+    validate(_with("evaluate", selection="temporal_consistency", forget_every=0))
     validate(_with("demos", episodes=960))
     validate(_with("teacher", time_power=2.0, solver="heun"))
     validate(_with("teacher", kind="diffusion", solver="ddpm"))
@@ -263,9 +263,10 @@ def test_a_run_is_named_after_task_and_seed_unless_it_has_a_name() -> None:
 def test_in_real_time_who_draws_several_plans_stays_with_the_last_one() -> None:
     config = Config()
     elsewhere = config.evaluate.student_selection
-    assert elsewhere.kind == "typical"
-    assert config.real_time_selection == replace(elsewhere, kind="consistent")  # of as many plans, so a call takes as long
+    assert elsewhere.kind == "outlier_rejection"
+    # among as many samples, so a call takes as long
+    assert config.real_time_selection == replace(elsewhere, kind="temporal_consistency")
     assert replace(config, real_time=replace(config.real_time, consistent=False)).real_time_selection == elsewhere
-    for kind in ("one", "kept_latent"):
+    for kind in ("single", "kept_latent"):
         alone = replace(config, evaluate=replace(config.evaluate, selection=kind))
         assert alone.real_time_selection == alone.evaluate.student_selection

@@ -132,11 +132,11 @@ def test_a_change_of_what_is_seen_makes_again_what_depends_on_it() -> None:
 def test_cameras_are_looked_through_only_for_frames_that_are_asked_for() -> None:
     env = blind_pool("detour", CameraSettings(cameras=("wrist",), width=16, height=16, num_points=0, depth=False), 1)[0]
     looks: list[int] = []
-    see = env.see
-    env.see = lambda: looks.append(env._steps) or see()  # type: ignore[func-returns-value,method-assign]
+    observe = env.observe_cameras
+    env.observe_cameras = lambda: looks.append(env._steps) or observe()  # type: ignore[func-returns-value,method-assign]
     history = History(env, 2, lambda step: step % 4 == 0)
     observation, _ = env.reset(seed=0)
-    states, views = [observation[STATE]], [see()]
+    states, views = [observation[STATE]], [observe()]
     history.add(observation, 0)
     first = history.window()
     assert first[STATE].shape == (2, 7) and (first[STATE][0] == first[STATE][1]).all()
@@ -146,7 +146,7 @@ def test_cameras_are_looked_through_only_for_frames_that_are_asked_for() -> None
         assert set(observation) == {STATE}
         history.add(observation, step)
         states.append(observation[STATE])
-        views.append(see())
+        views.append(observe())
     assert looks == [0, 3, 4, 7, 8]
     window = stacked([history, history])
     assert window[STATE].shape == (2, 2, 7) and np.array_equal(window[STATE][1], np.stack(states[-2:]))

@@ -58,16 +58,16 @@ def test_one_window_is_a_row_of_a_batch(stored: Demonstrations) -> None:
 
 def test_what_is_kept_in_memory_is_what_is_stored(stored: Demonstrations) -> None:
     plain, keeping = WindowDataset(stored, FEATURES, cache_mb=0), WindowDataset(stored, FEATURES)
-    assert set(keeping._room) == set(FEATURES[:2]) and not plain._room
+    assert set(keeping._cacheable) == set(FEATURES[:2]) and not plain._cacheable
     # images are 3 bytes a pixel, depth 2: there is room for the first only
     room = len(plain) * 12 * 10 * 3 / 2**20
-    assert set(WindowDataset(stored, FEATURES, cache_mb=room)._room) == {FEATURES[0]}
+    assert set(WindowDataset(stored, FEATURES, cache_mb=room)._cacheable) == {FEATURES[0]}
     rng = np.random.default_rng(0)
     for _ in range(4):  # half of the later batches is there already
         frames = rng.integers(0, len(plain), 16)
         one, other = plain[frames], keeping[frames]
         assert all(torch.equal(one[name], other[name]) for name in one)
-    assert set(keeping._kept) == set(FEATURES[:2])
+    assert set(keeping._cached) == set(FEATURES[:2])
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])

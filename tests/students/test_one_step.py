@@ -339,7 +339,7 @@ def test_shares_are_of_the_observation(make_student, observation) -> None:
     torch.testing.assert_close(share_BJ.sum(-1), torch.ones(3))
     assert float((share_BJ[0] - share_BJ[1]).abs().max()) > 1e-3
     # a chunk is that of the code that its own observation's shares give to the latent
-    codes = student.of_codes(student.encode(observation), _every(4), _latents(3, 4, 1))
+    codes = student.generate_from_codes(student.encode(observation), _every(4), _latents(3, 4, 1))
     chunks = student(observation, _latents(3, 50, 1), normalised=True)
     up_to_BJ = share_BJ.double().cumsum(-1)
     for b in range(3):
@@ -360,24 +360,24 @@ def test_the_codes_make_what_the_middles_of_the_shares_make(make_student, observ
     torch.testing.assert_close(student.log_shares(condition_BC).exp(), torch.tensor(share).expand(3, 4))
     others = _latents(3, 4, latent_size)  # the first number is not looked at, the others are
     latents = torch.cat([_within(*share).expand(3, -1, -1), others[..., 1:]], -1)
-    every = student.of_codes(condition_BC, _every(4), others)
+    every = student.generate_from_codes(condition_BC, _every(4), others)
     assert every.shape == (3, 4, 8, 2)
     torch.testing.assert_close(every, student.generate(condition_BC, latents), rtol=1e-5, atol=1e-5)
-    some = student.of_codes(condition_BC, torch.tensor([[3, 0], [1, 1], [0, 2]]), others[:, :1].expand(-1, 2, -1))
-    first = student.of_codes(condition_BC, _every(4), others[:, :1].expand(-1, 4, -1))
+    some = student.generate_from_codes(condition_BC, torch.tensor([[3, 0], [1, 1], [0, 2]]), others[:, :1].expand(-1, 2, -1))
+    first = student.generate_from_codes(condition_BC, _every(4), others[:, :1].expand(-1, 4, -1))
     expected = torch.stack([first[0, [3, 0]], first[1, [1, 1]], first[2, [0, 2]]])
     torch.testing.assert_close(some, expected, rtol=1e-5, atol=1e-5)
     # and without shares, those of even ones
     plain = make_student(None, latent_size, 4).requires_grad_(False)
     even = torch.cat([_middles(4).expand(3, -1, -1), others[..., 1:]], -1)
-    every = plain.of_codes(condition_BC, _every(4), others)
+    every = plain.generate_from_codes(condition_BC, _every(4), others)
     torch.testing.assert_close(every, plain.generate(condition_BC, even), rtol=1e-5, atol=1e-5)
 
 
 def test_without_codes_there_is_none_to_ask_for(make_student, observation) -> None:
     student = make_student()
-    with pytest.raises(ValueError, match="of_codes: this student has no codes"):
-        student.of_codes(student.encode(observation), _every(4), _latents(3, 4, 8))
+    with pytest.raises(ValueError, match="generate_from_codes: this student has no codes"):
+        student.generate_from_codes(student.encode(observation), _every(4), _latents(3, 4, 8))
 
 
 def test_a_last_code_without_a_share_is_never_taken(make_student) -> None:

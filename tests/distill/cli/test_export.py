@@ -55,8 +55,9 @@ def test_the_folder_says_how_to_call_what_is_in_it(options: ExportOptions) -> No
     assert told["inputs"][0]["names"] == ["tool_x_m", "tool_y_m"] and told["output"]["shape"] == [1, "samples", 8, 2]
     # the statistics: actions from 0.2 to 0.8 and from -0.4 to 0.2
     assert told["action"]["centre"] == pytest.approx([0.5, -0.1]) and told["action"]["scale"] == pytest.approx([0.3, 0.3])
-    assert told["selection"] == {"kind": "typical", "candidates": 16, "forget_every": 5, "execution_horizon": 8, "stray": 4.0,
-                                 "copies": 3, "alike": 0.01, "source": "default"}  # fmt: skip
+    assert told["selection"] == {"kind": "outlier_rejection", "candidates": 16, "forget_every": 5, "execution_horizon": 8,
+                                 "outlier_ratio": 4.0, "mode_duplicates": 3, "same_plan_distance": 0.01,
+                                 "source": "default"}  # fmt: skip
     parity = told["formats"]["torch"]["parity"]
     assert parity["inputs"] == 1000 and parity["largest_normalised"] <= parity["tolerance_normalised"] == 1e-4
     assert any("torch: differs from PyTorch by at most" in line for line in said)
@@ -87,7 +88,7 @@ def test_a_student_of_a_run_has_its_figures(tiny_run, tmp_path: Path, main: Main
     card, told = (tmp_path / "out/README.md").read_text(), json.loads((tmp_path / "out/export.json").read_text())
     assert f"| {summary['successes'] / 6:.1%} (" in card and "| 6 |" in card and "teacher, 4 steps" in card
     assert "run `avoid-seed0`, seed 0; date: 2" in card and "cores" in card
-    assert told["selection"]["source"] == "run" and told["selection"]["kind"] == "typical"
+    assert told["selection"]["source"] == "run" and told["selection"]["kind"] == "outlier_rejection"
 
 
 # -- what is refused, in one line, with nothing left behind ------------------------------------------------------------

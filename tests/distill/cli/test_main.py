@@ -42,7 +42,7 @@ FLAGS = [
     "real_time.teacher_steps", "real_time.execution_horizon",
     "real_time.patience", "real_time.starts", "real_time.consistent",
     "rlbench.program", "rlbench.python", "rlbench.workers", "rlbench.dataset", "rlbench.arm", "rlbench.collision_checking",
-    "rlbench.collisions_shown",
+    "rlbench.per_action_collision_checking",
     "rlbench.keyframes", "rlbench.subsample", "rlbench.gripper_threshold", "rlbench.variations", "rlbench.max_steps",
     "rlbench.voxel_m", "rlbench.crop_low", "rlbench.crop_high", "rlbench.renderer", "rlbench.start_s", "rlbench.step_s",
     "rlbench.restart_after",

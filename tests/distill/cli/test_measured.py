@@ -10,7 +10,7 @@ import pytest
 
 from distill.cli.measured import figures_of, run_time_of
 from distill.store.manifest import commit, partial_folder
-from students.export.card import Measured, Provenance
+from students.export.card import PolicyFigures, Provenance
 from students.selection import Selection
 
 ROLLOUTS = {"test_starts": 100, "reference": "r", "execution_horizon": 4, "envs_version": 1, "seed": 3}
@@ -39,8 +39,8 @@ def latency(**calls: int) -> dict[str, Any]:
 def run(tmp_path: Path) -> Path:
     """A run with one student, measured beside its teacher at 10 and 50 steps, timed and reported."""
     run = tmp_path / "a-run"
-    stage(run / "distill/chamfer", "student-key", {"selection": "consistent", "candidates_of_selection": 8, "forget_every": 2,
-                                                   "execution_horizon": 4})  # fmt: skip
+    stage(run / "distill/chamfer", "student-key", {"selection": "temporal_consistency", "candidates_of_selection": 8,
+                                                   "forget_every": 2, "execution_horizon": 4})  # fmt: skip
     stage(run / "evaluate/chamfer", "chamfer-key", {"student": "student-key", **ROLLOUTS}, result=result(50))
     for steps, solved in ((50, 90), (10, 80)):
         made_from = {"teacher": "t", "num_steps": steps, **ROLLOUTS}
@@ -60,15 +60,15 @@ def test_the_figures_are_those_of_the_students_own_stages(run: Path) -> None:
     assert found.teacher is not None
     assert (found.teacher.label, found.teacher.successes, found.teacher.hz) == ("teacher, 50 steps", 90, 250.0)
     assert found.provenance == Provenance("a-run", "3", "today", "a core")
-    assert run_time_of(run / "distill/chamfer", 8).selection == Selection("consistent", 8, 2)
+    assert run_time_of(run / "distill/chamfer", 8).selection == Selection("temporal_consistency", 8, 2)
 
 
 def test_figures_of_another_student_of_that_name_are_not_taken(run: Path) -> None:
     stage(run / "distill/chamfer", "new-key", {"execution_horizon": 4})
-    assert figures_of(run / "distill/chamfer").student == Measured("student")
+    assert figures_of(run / "distill/chamfer").student == PolicyFigures("student")
     # the one that was put aside still has its own
     assert figures_of(run / "distill/chamfer.student-").student.successes == 50
-    assert run_time_of(run / "distill/chamfer", 8).selection.kind == "one"  # nothing is said of a choice
+    assert run_time_of(run / "distill/chamfer", 8).selection.kind == "single"  # nothing is said of a choice
 
 
 def test_measured_again_with_another_student_the_old_figures_are_found_aside(run: Path) -> None:
@@ -91,7 +91,7 @@ def test_what_was_not_measured_is_none(run: Path, tmp_path: Path) -> None:
     assert found.provenance == Provenance("a-run", "3", "", "")
     alone = tmp_path / "alone"
     alone.mkdir()
-    assert figures_of(alone).student == Measured("student") and figures_of(alone).provenance == Provenance()
+    assert figures_of(alone).student == PolicyFigures("student") and figures_of(alone).provenance == Provenance()
     assert run_time_of(alone, 6).source == "default" and run_time_of(alone, 6).execution_horizon == 6
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from distill.evaluation.fidelity import average, set_fidelity
 from distill.hypotheses.distances import neighbour_radii
-from students.selection import ALIKE
+from students.selection import SAME_PLAN
 
 ONE = torch.ones(1)
 
@@ -47,18 +47,18 @@ def test_a_small_case_by_hand() -> None:
 def test_what_is_nearer_than_the_resolution_is_not_outside_by_hand() -> None:
     # One way left: the teacher's plans are 0.1 of the resolution apart. Of the policy's four the first is on a teacher's
     # plan; 0.5 beyond the last one and 0.9 before the first are farther than that, but less than the resolution; 1.2 is more.
-    near = [ALIKE * step for step in (0.0, 0.1, 0.2)]
-    policy = [ALIKE * step for step in (0.1, 0.7, -0.9, 1.4)]
+    near = [SAME_PLAN * step for step in (0.0, 0.1, 0.2)]
+    policy = [SAME_PLAN * step for step in (0.1, 0.7, -0.9, 1.4)]
     got = set_fidelity(_line(policy), _line(near), ONE, neighbours=1)
     assert (got["outside_share"], got["outside_share_strict"]) == (pytest.approx(1 / 4), pytest.approx(3 / 4))
     # where the teacher's own plans are farther apart than the resolution, that is what counts: 5 and 4 resolutions
-    apart = [ALIKE * step for step in (0.0, 5.0, 9.0)]
-    policy = [ALIKE * step for step in (13.9, -4.9, 14.1, -5.1)]
+    apart = [SAME_PLAN * step for step in (0.0, 5.0, 9.0)]
+    policy = [SAME_PLAN * step for step in (13.9, -4.9, 14.1, -5.1)]
     got = set_fidelity(_line(policy), _line(apart), ONE, neighbours=1)
     assert got["outside_share"] == got["outside_share_strict"] == pytest.approx(2 / 4)
     # each observation by itself: 17.5 is 5.5 beyond the second's last, whose plans are 6 apart; 0.5 is 0.3 off the first's
-    first, second = [ALIKE * step for step in (0.0, 0.1, 0.2)], [ALIKE * step for step in (0.0, 6.0, 12.0)]
-    policy = [ALIKE * step for step in (0.5, 17.5)]
+    first, second = [SAME_PLAN * step for step in (0.0, 0.1, 0.2)], [SAME_PLAN * step for step in (0.0, 6.0, 12.0)]
+    policy = [SAME_PLAN * step for step in (0.5, 17.5)]
     got = set_fidelity(_line(policy, policy), _line(first, second), ONE, neighbours=1)
     assert (got["outside_share"], got["outside_share_strict"]) == (pytest.approx(1 / 4), pytest.approx(2 / 4))
 

@@ -15,7 +15,7 @@ from distill.evaluation import latency
 from distill.evaluation.latency import STAGES, measure
 from distill.evaluation.policies import Policy, StudentPolicy, TeacherPolicy
 from envs.specs import STATE
-from students.selection import ONE_SAMPLE, Selection
+from students.selection import SINGLE_SAMPLE, Selection
 from teachers.networks.shapes import PolicyShape
 
 SHAPE = PolicyShape(
@@ -101,8 +101,9 @@ def test_a_policy_that_sleeps_is_slower_and_in_its_head() -> None:
 
 @pytest.mark.parametrize(
     ("selection", "horizon", "candidates"),
-    [(Selection("typical", 7), 5, 7), (Selection("typical", 7), 8, 7), (Selection("consistent", 7), 5, 7),
-     (Selection("consistent", 7), 8, 1), (Selection("kept_latent", 7), 5, 1), (ONE_SAMPLE, 5, 1)],
+    [(Selection("outlier_rejection", 7), 5, 7), (Selection("outlier_rejection", 7), 8, 7),
+     (Selection("temporal_consistency", 7), 5, 7),
+     (Selection("temporal_consistency", 7), 8, 1), (Selection("kept_latent", 7), 5, 1), (SINGLE_SAMPLE, 5, 1)],
 )  # fmt: skip
 def test_every_candidate_is_part_of_the_call_and_of_its_head(
     make_teacher, make_student, selection: Selection, horizon: int, candidates: int
@@ -125,7 +126,7 @@ def test_every_candidate_is_part_of_the_call_and_of_its_head(
     student.trunk.register_forward_hook(lambda _, __, chunks: trunks.append(tuple(chunks.shape)))
 
     def chosen(policy: Policy) -> Selection:
-        return selection if policy.name == "student" else ONE_SAMPLE
+        return selection if policy.name == "student" else SINGLE_SAMPLE
 
     policies = [NotingTeacher(teacher, 2), Noting(student, "student")]
     rows = measure(policies, STATES, calls=2, warmup=1, execution_horizon=horizon, selection=chosen)
@@ -146,7 +147,7 @@ def test_what_is_timed_as_the_last_stage_is_the_choice(make_student) -> None:
         return plain(chunks)
 
     student.normaliser.unnormalise_action = noting  # type: ignore[method-assign]
-    measure([StudentPolicy(student, "student")], STATES, 2, 1, 5, selection=lambda _: Selection("typical", 7))
+    measure([StudentPolicy(student, "student")], STATES, 2, 1, 5, selection=lambda _: Selection("outlier_rejection", 7))
     assert left == [(1, 8, 2)] * 6
 
 

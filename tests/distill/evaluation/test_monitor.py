@@ -18,14 +18,14 @@ from distill.inputs.rollouts import monitor_of
 from envs import task_spec
 from envs.demonstrations import Demonstration, Demonstrations
 from envs.specs import STATE
-from students.selection import ONE_SAMPLE, Memory
+from students.selection import SINGLE_SAMPLE, Memory
 from teachers.networks.normalisation import Normaliser
 
 
 def _set(policy: NearestDemonstration, state_1OS: np.ndarray, samples: int) -> np.ndarray:
     """Raw chunks `[S, T, A]`."""
     generator = torch.Generator().manual_seed(0)
-    return postprocess(policy, sample_set(policy, {STATE: state_1OS}, generator, samples, ONE_SAMPLE, 8))
+    return postprocess(policy, sample_set(policy, {STATE: state_1OS}, generator, samples, SINGLE_SAMPLE, 8))
 
 
 def _normaliser(statistics: dict[str, dict[str, np.ndarray]]) -> Normaliser:
@@ -111,7 +111,7 @@ def test_one_of_several_neighboursis_drawn_each_from_another_episode(
 
     def plans(states: np.ndarray, first_seed: int) -> np.ndarray:
         generators = [torch.Generator().manual_seed(first_seed + row) for row in range(len(states))]
-        return decide(policy, {STATE: states}, generators, ONE_SAMPLE, [Memory() for _ in states], 8)[0]
+        return decide(policy, {STATE: states}, generators, SINGLE_SAMPLE, [Memory() for _ in states], 8)[0]
 
     chunks = plans(states.repeat(200, 0), 0).reshape(2, 200, 8, 2)
     for row, frames in ((0, (4, 16)), (1, (28, 16))):  # the second row's nearest other episode is the middle one

@@ -9,9 +9,9 @@ import torch
 from distill.evaluation.policies import Policy, StudentPolicy, TeacherPolicy, postprocess, preprocess, sample_set
 from distill.evaluation.rollouts import decide
 from envs.specs import STATE
-from students.selection import ALIKE, KINDS, ONE_SAMPLE, Memory, Selection, first_typical
+from students.selection import KINDS, SAME_PLAN, SINGLE_SAMPLE, Memory, Selection, first_inlier
 
-TYPICAL = Selection("typical", 16)
+OUTLIER_REJECTION = Selection("outlier_rejection", 16)
 
 
 @pytest.fixture(params=["euler", "heun", "student"])
@@ -28,7 +28,7 @@ class Ways(StudentPolicy):
         return torch.rand(samples, 1, generator=generator)
 
     def head(self, condition_BC: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-        way = torch.where(draws > 0.5, 1.0, -1.0) + ALIKE * draws
+        way = torch.where(draws > 0.5, 1.0, -1.0) + SAME_PLAN * draws
         return torch.where(draws < 0.125, 20 + 1e4 * draws, way)[..., None].expand(-1, -1, 8, 2)
 
 
@@ -46,13 +46,13 @@ def _generators(*seeds: int) -> list[torch.Generator]:
 
 
 def _decide(
-    policy: Policy, states: np.ndarray, generators: list[torch.Generator], selection: Selection = ONE_SAMPLE
+    policy: Policy, states: np.ndarray, generators: list[torch.Generator], selection: Selection = SINGLE_SAMPLE
 ) -> np.ndarray:
     """The raw chunks `[B, T, A]` of episodes at their first replan, three actions of each carried out."""
     return decide(policy, {STATE: states}, generators, selection, [Memory() for _ in states], 3)[0]
 
 
-def _set(policy: Policy, seed: int, samples: int, selection: Selection = ONE_SAMPLE) -> np.ndarray:
+def _set(policy: Policy, seed: int, samples: int, selection: Selection = SINGLE_SAMPLE) -> np.ndarray:
     """Raw chunks `[S, T, A]` for the first of the states."""
     return postprocess(policy, sample_set(policy, {STATE: _states(1)}, _generators(seed)[0], samples, selection, 3))
 
@@ -91,7 +91,7 @@ def test_names_and_evaluations(make_teacher, make_student) -> None:
     assert (student.name, student.evaluations, student.shape) == ("chamfer_energy", 1, euler.shape)
 
 
-@pytest.mark.parametrize("selection", [ONE_SAMPLE, TYPICAL], ids=lambda selection: selection.kind)
+@pytest.mark.parametrize("selection", [SINGLE_SAMPLE, OUTLIER_REJECTION], ids=lambda selection: selection.kind)
 def test_a_plan_costs_the_evaluations_that_are_reported(policy: Policy, selection: Selection) -> None:
     calls: list[int] = []
     policy.module.trunk.register_forward_hook(lambda *_: calls.append(1))  # type: ignore[operator,union-attr]
@@ -101,7 +101,7 @@ def test_a_plan_costs_the_evaluations_that_are_reported(policy: Policy, selectio
     assert len(calls) == 2 * policy.evaluations
 
 
-@pytest.mark.parametrize("selection", [ONE_SAMPLE, TYPICAL], ids=lambda selection: selection.kind)
+@pytest.mark.parametrize("selection", [SINGLE_SAMPLE, OUTLIER_REJECTION], ids=lambda selection: selection.kind)
 def test_a_row_does_not_depend_on_the_rows_beside_it(policy: Policy, selection: Selection) -> None:
     states = _states(4)
     together = _decide(policy, states, _generators(10, 11, 12, 13), selection)
@@ -112,7 +112,7 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(policy: Policy, selection: 
     np.testing.assert_allclose(turned[::-1], together, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("selection", [ONE_SAMPLE, TYPICAL], ids=lambda selection: selection.kind)
+@pytest.mark.parametrize("selection", [SINGLE_SAMPLE, OUTLIER_REJECTION], ids=lambda selection: selection.kind)
 def test_randomness_comes_from_the_rows_generator_alone(policy: Policy, selection: Selection) -> None:
     states = np.repeat(_states(1), 3, axis=0)
     torch.manual_seed(0)
@@ -133,7 +133,7 @@ def test_a_generator_goes_on_from_plan_to_plan(policy: Policy) -> None:
 # -- the set of an observation -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "typical"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "outlier_rejection"])
 def test_a_set_without_a_last_plan_is_the_policys_plain_draw(policy: Policy, kind: str) -> None:
     got = sample_set(policy, {STATE: _states(1)}, _generators(3)[0], 6, Selection(kind, 16), 3)
     with torch.inference_mode():
@@ -143,15 +143,15 @@ def test_a_set_without_a_last_plan_is_the_policys_plain_draw(policy: Policy, kin
 
 
 def test_a_set_of_typical_plans_is_that_of_as_many_episodes_that_begin_here(policy: Policy) -> None:
-    got, generators = _set(policy, 3, 12, TYPICAL), _generators(3)
+    got, generators = _set(policy, 3, 12, OUTLIER_REJECTION), _generators(3)
     # torch makes 16 numbers at once: of 16 draws each time, one draw of all has the numbers of the loop
-    loop = [_decide(policy, _states(1), generators, TYPICAL)[0] for _ in range(12)]
+    loop = [_decide(policy, _states(1), generators, OUTLIER_REJECTION)[0] for _ in range(12)]
     np.testing.assert_allclose(got, np.stack(loop), rtol=1e-4, atol=1e-5)
 
 
 def test_a_set_of_typical_plans_is_that_of_episodes_that_pass_strays_over(ways: Ways) -> None:
-    got, generators = _set(ways, 3, 40, TYPICAL), _generators(3)
-    loop = [_decide(ways, _states(1), generators, TYPICAL)[0] for _ in range(40)]
+    got, generators = _set(ways, 3, 40, OUTLIER_REJECTION), _generators(3)
+    loop = [_decide(ways, _states(1), generators, OUTLIER_REJECTION)[0] for _ in range(40)]
     np.testing.assert_allclose(got, np.stack(loop), rtol=1e-5, atol=1e-6)
     firsts = postprocess(ways, ways.head(torch.zeros(1, 1), torch.rand(1, 640, 1, generator=_generators(3)[0])))[0, ::16]
     passed_over = int((np.abs(got - firsts).max((1, 2)) > 1).sum())
@@ -161,7 +161,7 @@ def test_a_set_of_typical_plans_is_that_of_episodes_that_pass_strays_over(ways: 
 def test_a_stray_is_in_no_set(ways: Ways) -> None:
     plain, typical = (
         sample_set(ways, {STATE: _states(1)}, _generators(0)[0], 400, selection, 8)[:, 0, 0]
-        for selection in (ONE_SAMPLE, TYPICAL)
+        for selection in (SINGLE_SAMPLE, OUTLIER_REJECTION)
     )
     assert 20 < int((plain > 2).sum()) < 80 and not bool((typical > 2).any())
     # the two ways have 3/8 and 4/8: 4/7 of what is carried out, within 4 standard errors
@@ -170,7 +170,7 @@ def test_a_stray_is_in_no_set(ways: Ways) -> None:
     draws = torch.rand(16 * 400, 1, generator=_generators(0)[0])
     candidates = ways.head(torch.zeros(1, 1), draws[None])[0].unflatten(0, (400, 16))
     for index in range(20):
-        chosen = int(first_typical(candidates[index : index + 1], 8, torch.ones(2)))
+        chosen = int(first_inlier(candidates[index : index + 1], 8, torch.ones(2)))
         assert float(typical[index]) == float(candidates[index, chosen, 0, 0])
 
 

@@ -19,7 +19,7 @@ from distill.evaluation.real_time import Clock, RealTimeEpisode, delay_steps, ou
 from distill.evaluation.rollouts import run_episodes
 from envs.panda.disturbances import Disturbance
 from envs.panda.recording import stored_starts
-from students.selection import ONE_SAMPLE, Selection
+from students.selection import SINGLE_SAMPLE, Selection
 from teachers.networks.shapes import PolicyShape
 
 STARTS = stored_starts("avoid", 0, "test", 6)
@@ -84,7 +84,8 @@ def test_a_latency_that_is_no_time_is_refused(latency_ms: float) -> None:
 
 @pytest.mark.parametrize(
     ("selection", "every"),
-    [(ONE_SAMPLE, 3), (ONE_SAMPLE, 8), (Selection("typical", 5), 5), (Selection("consistent", 5, 3), 3),
+    [(SINGLE_SAMPLE, 3), (SINGLE_SAMPLE, 8), (Selection("outlier_rejection", 5), 5),
+     (Selection("temporal_consistency", 5, 3), 3),
      (Selection("kept_latent"), 4)],
 )  # fmt: skip
 def test_with_no_latency_and_no_disturbance_an_episode_is_that_of_the_synchronous_rollouts(

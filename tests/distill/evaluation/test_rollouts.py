@@ -16,7 +16,7 @@ from distill.evaluation.policies import StudentPolicy, TeacherPolicy, postproces
 from distill.evaluation.rollouts import Episode, episode_generator, rms_jerk, run_episodes, summarise, to_json
 from envs.panda.recording import stored_starts
 from envs.specs import STATE, ActionSpec, TaskSpec
-from students.selection import ONE_SAMPLE, Selection
+from students.selection import SINGLE_SAMPLE, Selection
 from teachers.contract import Observation
 from teachers.networks.shapes import PolicyShape
 
@@ -166,7 +166,7 @@ def test_by_default_an_episode_is_the_plain_receding_horizon_of_one_sample(who: 
         states, actions, generator = [observation[STATE]] * 2, [], episode_generator(5, index)
         for step in range(episode.steps):
             if step % 3 == 0:
-                drawn = sample_set(policy, {STATE: np.stack(states[-2:])[None]}, generator, 1, ONE_SAMPLE, 3)
+                drawn = sample_set(policy, {STATE: np.stack(states[-2:])[None]}, generator, 1, SINGLE_SAMPLE, 3)
                 chunk = postprocess(policy, drawn)[0]
             actions.append(chunk[step % 3])
             observation, _, terminated, truncated, info = env.step(actions[-1])
@@ -177,7 +177,8 @@ def test_by_default_an_episode_is_the_plain_receding_horizon_of_one_sample(who: 
 
 
 @pytest.mark.parametrize(
-    "selection", [Selection("consistent", 4, 3), Selection("kept_latent", forget_every=2), Selection("typical", 5)]
+    "selection",
+    [Selection("temporal_consistency", 4, 3), Selection("kept_latent", forget_every=2), Selection("outlier_rejection", 5)],
 )
 def test_with_a_choice_too_an_episode_is_the_same_alone_and_in_company(
     small_shape: PolicyShape, selection: Selection
@@ -204,9 +205,9 @@ def _noting(shape: PolicyShape, selection: Selection, execution_horizon: int) ->
             return chunks[-1][None]
 
     episode = _roll(Noting(_hover, shape), [0], execution_horizon, keep_actions=1, selection=selection)[0]
-    carried = torch.tensor(episode.actions).split(execution_horizon)
+    executed = torch.tensor(episode.actions).split(execution_horizon)
     last = None
-    for replan, (candidates, actions) in enumerate(zip(chunks, carried, strict=True)):
+    for replan, (candidates, actions) in enumerate(zip(chunks, executed, strict=True)):
         best = 0
         every = selection.forget_every
         if len(candidates) > 1 and last is not None and not (every and replan % every == 0):
@@ -221,15 +222,15 @@ def _noting(shape: PolicyShape, selection: Selection, execution_horizon: int) ->
 def test_of_the_candidates_the_one_nearest_to_the_last_plans_rest_is_carried_out(
     small_shape: PolicyShape, forget_every: int
 ) -> None:
-    chunks, _ = _noting(small_shape, Selection("consistent", 6, forget_every), 3)
+    chunks, _ = _noting(small_shape, Selection("temporal_consistency", 6, forget_every), 3)
     assert len(chunks) > 4 and all(len(candidates) == 6 for candidates in chunks)
 
 
 def test_plans_that_are_carried_out_to_their_end_are_single_samples(small_shape: PolicyShape) -> None:
-    chunks, _ = _noting(small_shape, Selection("consistent", 6), 8)
+    chunks, _ = _noting(small_shape, Selection("temporal_consistency", 6), 8)
     assert len(chunks) > 1 and all(len(candidates) == 1 for candidates in chunks)
     plain = _roll(Scripted(_wander, small_shape), [0, 1], 8)
-    assert _roll(Scripted(_wander, small_shape), [0, 1], 8, selection=Selection("consistent", 6)) == plain
+    assert _roll(Scripted(_wander, small_shape), [0, 1], 8, selection=Selection("temporal_consistency", 6)) == plain
 
 
 @pytest.mark.parametrize(("forget_every", "different"), [(0, 1), (3, 2), (1, 6)])

@@ -18,7 +18,7 @@ from teachers.diffusion import DiffusionTeacher
 
 BASE = Config()
 # a student that selects among its samples: its settings count
-BASE = replace(BASE, evaluate=replace(BASE.evaluate, teacher_steps=(4, 1), selection="typical"),
+BASE = replace(BASE, evaluate=replace(BASE.evaluate, teacher_steps=(4, 1), selection="outlier_rejection"),
                student=replace(BASE.student, objectives=("regression", "chamfer"), default="chamfer"))  # fmt: skip
 STUDENTS = ("regression", "chamfer")
 TRAINED = {f"train/{name}" for name in STUDENTS}
@@ -95,7 +95,7 @@ CHANGES: list[tuple[str, Any, set[str]]] = [
     # a teacher carries out one sample whatever is said of the students
     ("evaluate.selection", "one", SELECTED),
     ("evaluate.selection", "kept_latent", SELECTED),
-    ("evaluate.selection", "consistent", SELECTED),
+    ("evaluate.selection", "temporal_consistency", SELECTED),
     ("evaluate.selection_candidates", 9, SELECTED),
     ("evaluate.forget_every", 9, set()),  # a typical plan is so whatever the last one was
     ("evaluate.latency_calls", 9, END),
@@ -116,7 +116,7 @@ def test_a_changed_flag_makes_again_what_depends_on_it_and_nothing_else(
 
 
 def test_what_a_selection_does_not_look_at_changes_nothing() -> None:
-    one, consistent, kept = (_with(BASE, "evaluate.selection", kind) for kind in ("one", "consistent", "kept_latent"))
+    one, consistent, kept = (_with(BASE, "evaluate.selection", kind) for kind in ("one", "temporal_consistency", "kept_latent"))
     assert _changed("evaluate.selection_candidates", 9, consistent) == SELECTED
     assert _changed("evaluate.forget_every", 9, consistent) == _changed("evaluate.forget_every", 9, kept) == SELECTED
     assert _changed("evaluate.selection_candidates", 9, kept) == set()
@@ -214,7 +214,7 @@ def test_measured_times_are_what_the_rollouts_are_made_from() -> None:
 
 def test_no_flag_of_a_stage_is_forgotten() -> None:
     """Every value that a stage is given changes a key: a flag added later may not be left out."""
-    base = _with(BASE, "evaluate.selection", "consistent")  # the one that looks at all of its settings
+    base = _with(BASE, "evaluate.selection", "temporal_consistency")  # the one that looks at all of its settings
     base = replace(base, real_time=_real_time().real_time)
     forgotten = []
     for section in ("demos", "teacher", "sample", "student", "evaluate", "real_time"):

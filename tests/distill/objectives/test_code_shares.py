@@ -15,7 +15,7 @@ from distill.objectives import code_shares as shares
 from distill.objectives.code_shares import calibrate, energy_of_shares, outside, share_loss
 from envs.specs import STATE
 from students.one_step import CODE_GAIN, SHARE_GAIN, OneStepStudent
-from students.selection import ALIKE
+from students.selection import SAME_PLAN
 from teachers.networks.shapes import PolicyShape
 
 ONES_A = torch.ones(2)
@@ -159,8 +159,8 @@ def test_how_far_outside_on_a_line() -> None:
 
 def test_plans_that_differ_by_less_than_alike_are_within() -> None:
     # a teacher that always plans the same: without the floor every other plan would be outside
-    teacher, codes = _line(1.0, 1.0, 1.0)[None], _line(1.0, 1.0 + 0.9 * ALIKE, 1.0 - 0.9 * ALIKE, 1.05)[None]
-    torch.testing.assert_close(outside(codes, teacher), torch.tensor([[0.0, 0.0, 0.0, 0.05 - ALIKE]]).double())
+    teacher, codes = _line(1.0, 1.0, 1.0)[None], _line(1.0, 1.0 + 0.9 * SAME_PLAN, 1.0 - 0.9 * SAME_PLAN, 1.05)[None]
+    torch.testing.assert_close(outside(codes, teacher), torch.tensor([[0.0, 0.0, 0.0, 0.05 - SAME_PLAN]]).double())
 
 
 # -- calibration ------------------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def test_plans_that_differ_by_less_than_alike_are_within() -> None:
 class Fixed(OneStepStudent):
     """Its chunks are what is lifted: code j makes the j-th of the chunks it was given, whatever is observed."""
 
-    def from_lifted(self, condition_BC: Tensor, lifted_BMD: Tensor) -> Tensor:
+    def generate_from_lifted(self, condition_BC: Tensor, lifted_BMD: Tensor) -> Tensor:
         return lifted_BMD.unflatten(-1, (self.shape.horizon, self.shape.action_size))
 
 
@@ -274,9 +274,9 @@ def test_a_code_between_two_ways_is_hardly_taken(fixed) -> None:
     share_NJ = _shares(student, state)
     assert float(share_NJ[:, 1].max()) < 0.01
     _near(share_NJ, [0.2, 0.0, 0.8], mean=0.01)
-    # a third of the plans is 1 from either way, the border is ALIKE
-    assert figures["outside_before"] == pytest.approx((1 - ALIKE) / 3, abs=1e-3)
-    assert figures["outside_after"] == pytest.approx(float(share_NJ[:, 1].mean()) * (1 - ALIKE), abs=1e-4)
+    # a third of the plans is 1 from either way, the border is SAME_PLAN
+    assert figures["outside_before"] == pytest.approx((1 - SAME_PLAN) / 3, abs=1e-3)
+    assert figures["outside_after"] == pytest.approx(float(share_NJ[:, 1].mean()) * (1 - SAME_PLAN), abs=1e-4)
 
 
 @pytest.mark.usefixtures("unfaithful")
@@ -300,7 +300,7 @@ def test_the_figures_are_the_students_own_and_weigh_every_observation_the_same(f
     # even shares: a is (8/5, 1, 2/5) in the first, (2, 1, 0) in the last, its mean 1 in both; D sums to 8; the stray is
     # 1 from either way, and where there is one way only the other code is 2 from it
     assert figures["energy_before"] == pytest.approx(2 - 8 / 9, abs=1e-3)
-    assert figures["outside_before"] == pytest.approx((1 - ALIKE) / 3 + 6 / 70 * (2 - ALIKE) / 3, abs=1e-3)
+    assert figures["outside_before"] == pytest.approx((1 - SAME_PLAN) / 3 + 6 / 70 * (2 - SAME_PLAN) / 3, abs=1e-3)
     # what was learned is what the student does from now on
     share_NJ, codes = _shares(student, state), embed(_levels(-1.0, 0.0, 1.0), ONES_A).expand(70, -1, -1)
     teacher = embed(chunks, ONES_A)

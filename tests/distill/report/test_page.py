@@ -19,7 +19,7 @@ from distill.report.page import strict_json, write_report
 from distill.store.manifest import commit, partial_folder
 from distill.worlds import open_world
 from distill.worlds.clips import write_clip
-from students.selection import ALIKE
+from students.selection import SAME_PLAN
 
 PATH = [[0.0, 0.0], [0.1, 0.05], [0.2, 0.0]]
 
@@ -206,7 +206,7 @@ def test_a_baseline_is_called_one_and_no_student(tmp_path, results):
 
 def test_outside_is_said_with_its_resolution(results):
     meaning = dict(tables.fidelity_table(results).columns)["Outside"]
-    assert f"and than {100 * ALIKE:g} % of half an action's range" in meaning
+    assert f"and than {100 * SAME_PLAN:g} % of half an action's range" in meaning
 
 
 def test_what_distilling_cost_is_said_in_both(tmp_path, results):

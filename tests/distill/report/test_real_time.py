@@ -47,7 +47,7 @@ LABELS = {"teacher_50": "Teacher, 50 steps", "chamfer": "Student, Chamfer"}
 @pytest.fixture
 def results() -> dict[str, Any]:
     rows = paired_rows(RESULTS, LABELS, "chamfer")
-    chosen = {"kind": "consistent", "candidates": 16, "forget_every": 5}
+    chosen = {"kind": "temporal_consistency", "candidates": 16, "forget_every": 5}
     return {"real_time": {"disturbance": "The cube is pushed.", "dt_s": 0.05, "every_steps": 4, "patience": 2.0, "rows": rows,
                        "selection": chosen}}  # fmt: skip
 

@@ -8,8 +8,8 @@ import pytest
 import envs
 from distill.worlds.replays import draw_plans, to_pixels
 from envs.cameras.backends import open_renderer
+from envs.cameras.rig import camera_spec
 from envs.cameras.specs import CameraSpec
-from envs.cameras.views import camera_spec
 
 # 1 m above the origin, looking down: its x is the base's x, its y (down in the picture) the base's -y
 ABOVE = (1.0, 0, 0, 0, 0, -1.0, 0, 0, 0, 0, -1.0, 1.0, 0, 0, 0, 1.0)
@@ -26,7 +26,7 @@ def test_what_is_drawn_lies_on_what_is_rendered() -> None:
     """The cube's place in the left camera's picture, where nothing stands before it, has the depth that it has."""
     env = envs.make("detour")
     env.reset(seed=3)
-    cube = env.carried_position()
+    cube = env.object_position()
     assert cube is not None
     view = camera_spec(env.model, "left", 320, 240)
     column, row = to_pixels(np.array([cube]), view)[0]

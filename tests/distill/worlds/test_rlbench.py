@@ -35,7 +35,7 @@ from envs.demonstrations import Demonstrations
 from envs.process.worker import WorkerFailure, WorkerStartError
 from envs.rlbench.env import RLBenchEnv
 from envs.rlbench.spec import RLBenchSettings
-from envs.rlbench.starts import drawn_start, split_starts
+from envs.rlbench.starts import draw_start, split_starts
 
 Store = Callable[..., Path]
 
@@ -250,9 +250,9 @@ def test_what_stops_the_work_waits_for_no_simulator_and_keeps_nothing_of_them(wo
         env.worker.start()
         started.set()
         try:
-            env.worker.ask({"do": "reset", "start": [0, 0, 0, 0]})
+            env.worker.request({"do": "reset", "start": [0, 0, 0, 0]})
             while True:
-                env.worker.ask({"do": "describe"})
+                env.worker.request({"do": "describe"})
         except WorkerFailure as failure:
             return Episode(index=index, failure=failure.name)
 
@@ -325,7 +325,8 @@ def test_what_changes_a_rollout_changes_the_keys_and_nothing_else_does(config: C
 
     assert keys(python="x", workers=5, start_s=1.0, step_s=2.0, restart_after=9) == keys()
     assert "evaluate/oracle" in keys()
-    for change in ({"arm": "ik"}, {"collision_checking": True}, {"collisions_shown": True}, {"subsample": 2}, {"voxel_m": 0.02},
+    for change in ({"arm": "ik"}, {"collision_checking": True},
+                   {"per_action_collision_checking": True}, {"subsample": 2}, {"voxel_m": 0.02},
                    {"renderer": "opengl3"}):  # fmt: skip
         assert all(key != keys()[name] for name, key in keys(**change).items())
     plain = Config()
@@ -376,7 +377,7 @@ class Unsolvable:
 def test_a_start_without_a_demonstration_is_replaced_and_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
     config = Config(task="rlbench/reach_target")
     world = RLBenchWorld.open(config)
-    start, failures, env = drawn_start(config.task, config.rlbench, 0, "train", 3, 0), [], Unsolvable(2)
+    start, failures, env = draw_start(config.task, config.rlbench, 0, "train", 3, 0), [], Unsolvable(2)
     assert world._demonstration(env, start, "train", 3, True, failures) == "shown"
     assert failures == ["planner_error"] * 2 and len({tuple(asked) for asked in env.asked}) == 3
     said = capsys.readouterr().err.splitlines()

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import envs
-from envs.cameras.frames import DEPTH_UNIT_M, CameraFrames, Packed, as_seen, as_stored, pack
+from envs.cameras.frames import DEPTH_UNIT_M, CameraFrames, Packed, dequantise, pack, quantise
 from envs.cameras.specs import CameraSettings
 from envs.demonstrations import Demonstration, Demonstrations
 from envs.panda.recording import record, stored_starts
@@ -54,11 +54,11 @@ def test_what_is_read_back_is_what_was_seen(stored: Path) -> None:
     demonstrations = Demonstrations.load(stored, envs.task_spec("avoid"))
     frames = cameras_of(demonstrations)
     env = envs.make("avoid", cameras=SETTINGS)
-    env.blind = True
+    env.cameras_on_demand = True
     observation, _ = env.reset(options={"start": demonstrations.episode_start[0]})
-    env.blind = False
+    env.cameras_on_demand = False
     np.testing.assert_array_equal(observation[STATE], demonstrations.state[0])
-    seen = env.see()
+    seen = env.observe_cameras()
     for name in (f"{IMAGES}.front", f"{IMAGES}.wrist"):
         np.testing.assert_array_equal(frames.read(name, [0])[0], seen[name])
     for name in (f"{DEPTH}.front", f"{DEPTH}.wrist"):
@@ -68,8 +68,8 @@ def test_what_is_read_back_is_what_was_seen(stored: Path) -> None:
     points = frames.read(POINTS, [0])[0]
     np.testing.assert_allclose(points[:, :3], seen[POINTS][:, :3], atol=3e-4)
     np.testing.assert_allclose(points[:, 3:], seen[POINTS][:, 3:], atol=1e-6)
-    assert frames.spec == env.eyes.spec  # type: ignore[union-attr]
-    np.testing.assert_allclose(frames.poses["wrist"][0], env.eyes.poses(env.data)["wrist"], atol=1e-6)  # type: ignore[union-attr]
+    assert frames.spec == env.camera_rig.spec  # type: ignore[union-attr]
+    np.testing.assert_allclose(frames.poses["wrist"][0], env.camera_rig.poses(env.data)["wrist"], atol=1e-6)  # type: ignore[union-attr]
     assert set(frames.poses) == {"wrist"}
     env.close()
 
@@ -110,16 +110,16 @@ def test_without_cameras_nothing_is_recorded(stored: Path) -> None:
 def test_depth_by_hand() -> None:
     spec = cameras_spec()
     seen = np.array([[[1.0, 1.00012, 0.00001, np.nan, 3.0, 2.99999]]], np.float32)
-    codes = as_stored(f"{DEPTH}.front", seen, spec)
+    codes = quantise(f"{DEPTH}.front", seen, spec)
     assert codes.tolist() == [[4000, 4000, 1, 0, 65535, 12000]] and codes.dtype == np.uint16
-    back = as_seen(f"{DEPTH}.front", codes[None], spec)[0, 0, 0]
+    back = dequantise(f"{DEPTH}.front", codes[None], spec)[0, 0, 0]
     np.testing.assert_allclose(back[[0, 1, 4]], [1.0, 1.0, 3.0])
     assert back[2] > 0 and np.isnan(back[3])  # near is not unknown, and unknown is not zero
 
 
 def cameras_spec():  # type: ignore[no-untyped-def]
     env = envs.make("avoid", cameras=SETTINGS)
-    spec = env.eyes.spec  # type: ignore[union-attr]
+    spec = env.camera_rig.spec  # type: ignore[union-attr]
     env.close()
     return spec
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import envs
-from envs.cameras.specs import CAMERAS, CameraSettings, CameraSpec, CamerasSpec, check_seen
+from envs.cameras.specs import CAMERAS, CameraSettings, CameraSpec, CamerasSpec, check_camera_features
 from envs.panda.base import PandaEnv
 from envs.specs import DEPTH, IMAGES, POINTS, STATE
 
@@ -29,8 +29,8 @@ def seeing(request: pytest.FixtureRequest) -> Any:
 
 
 def spec_of(env: PandaEnv) -> CamerasSpec:
-    assert env.eyes is not None
-    return env.eyes.spec
+    assert env.camera_rig is not None
+    return env.camera_rig.spec
 
 
 # -- names, shapes, contract -------------------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ def test_every_observation_holds_what_the_spec_names_beside_the_state(seeing: Pa
         assert {name: values.shape for name, values in observation.items() if name != STATE} == expected
         assert all(values.dtype == np.float32 for values in observation.values())
         assert seeing.observation_space.contains(observation)
-        check_seen(observation, spec_of(seeing))
+        check_camera_features(observation, spec_of(seeing))
     assert spec_of(seeing).shapes() == expected
     assert info["cameras"] == later["cameras"] == {"unknown_pixels": 0, "repeated_points": 0}
     assert not np.array_equal(first[f"{DEPTH}.wrist"], second[f"{DEPTH}.wrist"])  # the hand has moved
@@ -112,37 +112,37 @@ def test_an_environment_with_cameras_conforms_and_gymnasium_makes_it() -> None:
 
 def test_the_checker_finds_a_camera_that_is_missing_and_one_that_flickers(monkeypatch: pytest.MonkeyPatch) -> None:
     env = envs.make("handles", cameras=replace(SMALL, cameras=("front", "wrist")))
-    see, shots = env.see, np.random.default_rng(0)
+    observe, shots = env.observe_cameras, np.random.default_rng(0)
     with monkeypatch.context() as patch:
-        patch.setattr(env, "see", lambda: {name: seen for name, seen in see().items() if "front" not in name})
+        patch.setattr(env, "observe_cameras", lambda: {name: seen for name, seen in observe().items() if "front" not in name})
         with pytest.raises(ValueError, match="lacks 'observation.images.front'.*observation.images.wrist"):
             envs.check_env(env, starts=1)
     with monkeypatch.context() as patch:
-        patch.setattr(env, "see", lambda: see() | {POINTS: shots.random((32, 3), dtype=np.float32)})
-        with pytest.raises(ValueError, match="seen twice and not the same.*points"):
+        patch.setattr(env, "observe_cameras", lambda: observe() | {POINTS: shots.random((32, 3), dtype=np.float32)})
+        with pytest.raises(ValueError, match="observed twice and not the same.*points"):
             envs.check_env(env, starts=1)
     env.close()
 
 
 def test_blind_steps_see_nothing_until_asked() -> None:
     env = envs.make("avoid", cameras=replace(SMALL, cameras=("front",)))
-    env.blind = True
+    env.cameras_on_demand = True
     observation, info = env.reset(seed=0)
     assert set(observation) == {STATE} and "cameras" not in info
     env.step(np.array([0.4, 0.1]))
-    seen = env.see()
-    env.blind = False
+    seen = env.observe_cameras()
+    env.cameras_on_demand = False
     assert set(env.step(np.array([0.4, 0.1]))[0]) == {STATE, *seen}
     env.close()
     with pytest.raises(RuntimeError, match="has no cameras"):
-        env.see()
+        env.observe_cameras()
 
 
 def test_a_broken_simulation_shows_the_last_good_view() -> None:
     env = envs.make("detour", cameras=replace(SMALL, cameras=("front",)))
     before = env.reset(seed=0)[0]
     env.data.qvel[0] = np.nan
-    after = env.see()
+    after = env.observe_cameras()
     for name, seen in after.items():
         np.testing.assert_array_equal(seen, before[name])
     env.close()
@@ -168,12 +168,12 @@ def test_extrinsics_by_hand(seeing: PandaEnv) -> None:
 
 
 def test_the_wrist_camera_hangs_on_the_hand_and_looks_at_the_finger_tips(seeing: PandaEnv) -> None:
-    assert seeing.eyes is not None
+    assert seeing.camera_rig is not None
     wrist = spec_of(seeing).camera("wrist")
     hand = seeing.model.body("hand").id
     base_from_hand = np.eye(4)
     base_from_hand[:3, :3], base_from_hand[:3, 3] = seeing.data.xmat[hand].reshape(3, 3), seeing.data.xpos[hand]
-    np.testing.assert_allclose(seeing.eyes.poses(seeing.data)["wrist"], base_from_hand @ wrist.extrinsics, atol=1e-9)
+    np.testing.assert_allclose(seeing.camera_rig.poses(seeing.data)["wrist"], base_from_hand @ wrist.extrinsics, atol=1e-9)
     tool = np.linalg.inv(base_from_hand @ wrist.extrinsics) @ [*seeing.tool_position(), 1]
     column, row, ahead = wrist.intrinsics @ tool[:3]
     assert ahead > 0 and 0 < column / ahead < 24 and 0 < row / ahead < 20
@@ -185,8 +185,8 @@ def test_cube_and_pillar_are_seen_where_the_spec_says(camera: str) -> None:
     """Points of their tops are put through intrinsics and extrinsics by hand: there are their colours and depths."""
     env = envs.make("detour", cameras=CameraSettings(cameras=(camera,), width=160, height=160, num_points=0))
     observation, _ = env.reset(options={"start": np.array([0.36, 0.02, 0.345, -0.02, 0.135])})
-    assert env.eyes is not None
-    pose, spec = env.eyes.poses(env.data)[camera], spec_of(env).camera(camera)
+    assert env.camera_rig is not None
+    pose, spec = env.camera_rig.poses(env.data)[camera], spec_of(env).camera(camera)
     tops = [(0.36 + x, 0.02 + y, 0.04, 2) for x, y in ((0.015, 0.015), (-0.015, 0.015), (0.0, 0.0))]
     tops += [(0.525 + x, y, 0.16, 0) for x, y in ((0.02, 0.02), (-0.02, -0.02), (0.0, 0.0))]
     seen = 0
@@ -264,15 +264,15 @@ def test_other_cameras_than_the_recorded_ones_are_refused(seeing: PandaEnv) -> N
     ],
 )  # fmt: skip
 def test_values_that_cannot_be_seen_are_refused(seeing: PandaEnv, feature: str, value: float, message: str) -> None:
-    seen = seeing.see()
+    seen = seeing.observe_cameras()
     seen[feature][..., 3, 2] = value
     with pytest.raises(ValueError, match=message):
-        check_seen(seen, spec_of(seeing))
+        check_camera_features(seen, spec_of(seeing))
 
 
 def test_unknown_depth_is_accepted_and_another_shape_is_not(seeing: PandaEnv) -> None:
-    seen = seeing.see()
+    seen = seeing.observe_cameras()
     seen[f"{DEPTH}.front"][0, 3] = np.nan
-    check_seen(seen, spec_of(seeing))
+    check_camera_features(seen, spec_of(seeing))
     with pytest.raises(ValueError, match=r"must be \(1, 20, 24\) float32, got \(20, 24\)"):
-        check_seen(seen | {f"{DEPTH}.front": seen[f"{DEPTH}.front"][0]}, spec_of(seeing))
+        check_camera_features(seen | {f"{DEPTH}.front": seen[f"{DEPTH}.front"][0]}, spec_of(seeing))

@@ -34,7 +34,7 @@ def test_every_task_has_a_disturbance_that_moves_something_it_has() -> None:
         assert envs.disturbance(task).summary.endswith(".")
         assert envs.disturbance(task).step[1] < envs.task_spec(task).max_steps
         if envs.disturbance(task).moves == "object":
-            assert envs.TASKS[task].carried
+            assert envs.TASKS[task].object_name
 
 
 @pytest.mark.parametrize("task", DISTURBED)
@@ -61,14 +61,14 @@ def test_a_direction_is_one_of_the_angles_give_or_take_the_spread() -> None:
 def test_a_pushed_object_is_seen_to_slide_to_its_place_and_to_stay_there(task: str) -> None:
     env = envs.make(task)
     before = env.reset(seed=0)[0][STATE][4:]
-    assert env.spec_task.state_names[4:6] == (f"{env.carried}_x_m", f"{env.carried}_y_m")
+    assert env.spec_task.state_names[4:6] == (f"{env.object_name}_x_m", f"{env.object_name}_y_m")
     assert env.disturb(Move(0, 2, (0.012, -0.03)))
     places = [env.step(_hold(env))[0][STATE][4:] for _ in range(6)]
     np.testing.assert_allclose(places[0][:2] - before[:2], [0.006, -0.015], atol=0.003)  # about half of the way: no jump
     for place in places[1:]:
         np.testing.assert_allclose(place[:2] - before[:2], [0.012, -0.03], atol=0.0015)
         assert abs(place[2] - before[2]) < 0.001
-    body = env.data.xmat[env.model.body(env.carried).id].reshape(3, 3)
+    body = env.data.xmat[env.model.body(env.object_name).id].reshape(3, 3)
     assert body[2, 2] > 0.9999  # upright
 
 

@@ -58,8 +58,8 @@ def test_a_plan_goes_the_way_it_was_made_for(task: str) -> None:
         env.reset(options={"start": env.sample_start(rng)})
         for mode in env.spec_task.modes:
             plan = env.plan(mode, rng)
-            assert "-".join(env.ways(plan)) == mode
-            assert set(env.ways(plan[:2])) == {""}  # too short to tell
+            assert "-".join(env.planned_modes(plan)) == mode
+            assert set(env.planned_modes(plan[:2])) == {""}  # too short to tell
 
 
 def test_a_path_close_to_what_stands_between_two_ways_tells_none() -> None:
@@ -67,7 +67,7 @@ def test_a_path_close_to_what_stands_between_two_ways_tells_none() -> None:
     env.reset(options={"start": np.array([0.30, 0.0])})
 
     def ways(*points: tuple[float, float]) -> tuple[str, ...]:
-        return env.ways(np.array(points))
+        return env.planned_modes(np.array(points))
 
     # pillars stand at y = 0 in row 1 (x = 0.41) and at 0.06, -0.06 in row 2 (x = 0.52); the rod touches them at 28 mm
     assert ways((0.40, 0.029), (0.42, 0.029)) == ("L", "", "")
@@ -185,10 +185,10 @@ def test_top_view_and_positions(task: str) -> None:
     assert {"obstacle", "goal", "start"} <= roles <= {"obstacle", "goal", "start", "object"}
     size = 2 if task == "avoid" else 3
     np.testing.assert_allclose(observation[STATE][:size], env.tool_position()[:size], atol=1e-6)
-    carried = env.carried_position()
-    assert (carried is None) == (task == "avoid")
-    if carried is not None:
-        np.testing.assert_allclose(observation[STATE][4:], carried, atol=1e-6)
+    position = env.object_position()
+    assert (position is None) == (task == "avoid")
+    if position is not None:
+        np.testing.assert_allclose(observation[STATE][4:], position, atol=1e-6)
 
 
 @pytest.mark.parametrize("task", sorted(envs.TASKS))

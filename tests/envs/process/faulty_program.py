@@ -19,7 +19,7 @@ def name_of(error: Exception) -> str:
     return "odd_error" if isinstance(error, OddError) else ""
 
 
-def start(options: dict[str, Any], beside: Any) -> Faulty:
+def start(options: dict[str, Any], load: Any) -> Faulty:
     print("starting", flush=True)
     if options.get("deaf"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -38,25 +38,31 @@ def start(options: dict[str, Any], beside: Any) -> Faulty:
 
 
 class Faulty:
+    opened = {"ready": True}
+
     def __init__(self) -> None:
         self.asked = 0
 
     def answer(self, message: dict[str, Any], arrays: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         self.asked += 1
-        do = message["do"]
-        if do == "die":
+        command = message["command"]
+        if command == "die":
             print("about to die", flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
-        if do == "hang":
+        if command == "leave":
+            os._exit(3)
+        if command == "hang":
             time.sleep(60)
-        if do == "chatter":
+        if command == "chatter":
             print("\0" * 100_000, "flow2on1", flush=True)
             os.write(1, b"\xff\x00")
-        if do == "odd":
+        if command == "odd":
             raise OddError("two\nlines")
-        if do == "plain":
+        if command == "plain":
             raise KeyError("x")
-        if do == "child":  # something that outlives the process unless its whole group is killed
+        if command == "unsendable":
+            return {"number": float("nan")}, {}
+        if command == "child":  # something that outlives the process unless its whole group is killed
             child = os.fork()
             if not child:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -30,8 +30,8 @@ def test_what_goes_in_comes_out_bit_by_bit() -> None:
         "scalar": np.array(2.5),
         "flag": np.array([True, False]),
     }
-    message, back = receive(io.BytesIO(sent({"do": "step", "seed": 3, "names": ["a"]}, arrays)))
-    assert message == {"do": "step", "seed": 3, "names": ["a"]}
+    message, back = receive(io.BytesIO(sent({"command": "step", "seed": 3, "names": ["a"]}, arrays)))
+    assert message == {"command": "step", "seed": 3, "names": ["a"]}
     assert list(back) == list(arrays)
     for name, array in arrays.items():
         assert back[name].shape == array.shape

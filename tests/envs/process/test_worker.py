@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from envs.process.worker import SERVING, Worker, WorkerFailure, WorkerSettings, WorkerStartError
+from envs.process.supervised import SERVING
+from envs.process.worker import Worker, WorkerFailure, WorkerSettings, WorkerStartError
 
 PROGRAM = Path(__file__).parent / "faulty_program.py"
-FOREIGN = ("process/wire", "process/serving", "rlbench/plain_pickle", "rlbench/tree", "rlbench/program", "rlbench/replay")
+FOREIGN = ("process/wire", "process/serving", "rlbench/plain_pickle", "rlbench/tree", "rlbench/protocol",
+           "rlbench/program", "rlbench/replay")  # fmt: skip
 """Files that run in an interpreter of somebody else's choice."""
 
 Make = Callable[..., Worker]
@@ -59,23 +61,23 @@ def gone(pid: int, within_s: float = 5.0) -> bool:
 def test_it_starts_with_the_first_question_and_stays(make: Make) -> None:
     worker = make()
     assert worker.pid is None and worker.starts == 0
-    told, arrays = worker.ask({"do": "x"}, {"a": np.arange(3.0)})
+    told, arrays = worker.request({"command": "x"}, {"a": np.arange(3.0)})
     assert told["asked"] == 1 and str(SERVING.parent) not in told["path"]
     np.testing.assert_array_equal(arrays["a"], [0, 2, 4])
-    assert worker.ask({"do": "x"})[0]["asked"] == 2 and worker.starts == 1
+    assert worker.request({"command": "x"})[0]["asked"] == 2 and worker.starts == 1
 
 
 def test_what_a_simulator_prints_disturbs_nobody(make: Make) -> None:
     worker = make()
     for asked in range(1, 4):
-        assert worker.ask({"do": "chatter"}, {"a": np.ones(2)})[0]["asked"] == asked
+        assert worker.request({"command": "chatter"}, {"a": np.ones(2)})[0]["asked"] == asked
 
 
 def test_a_process_that_dies_is_a_crash_and_the_next_question_starts_another(make: Make) -> None:
     worker = make()
     with pytest.raises(WorkerFailure, match=r"crash: the process ended with status -9; it printed last: [\s\S]*about to die"):
-        worker.ask({"do": "die"})
-    assert worker.ask({"do": "x"})[0]["asked"] == 1 and worker.starts == 2
+        worker.request({"command": "die"})
+    assert worker.request({"command": "x"})[0]["asked"] == 1 and worker.starts == 2
 
 
 def test_one_that_is_killed_from_outside_while_it_works_is_a_crash(make: Make) -> None:
@@ -86,7 +88,7 @@ def test_one_that_is_killed_from_outside_while_it_works_is_a_crash(make: Make) -
     threading.Timer(0.2, os.kill, (pid, signal.SIGKILL)).start()
     begin = time.monotonic()
     with pytest.raises(WorkerFailure) as caught:
-        worker.ask({"do": "hang"})
+        worker.request({"command": "hang"})
     assert caught.value.name == "crash" and time.monotonic() - begin < 5
 
 
@@ -96,14 +98,14 @@ def test_one_that_hangs_and_swallows_the_signal_is_killed_all_the_same(make: Mak
     pid = worker.pid
     assert pid is not None
     with pytest.raises(WorkerFailure, match=r"hang: no answer within 0.3 s") as caught:
-        worker.ask({"do": "hang"})
+        worker.request({"command": "hang"})
     assert caught.value.name == "hang" and not alive(pid)
-    assert worker.ask({"do": "x"}, limit_s=20)[0]["asked"] == 1
+    assert worker.request({"command": "x"}, limit_s=20)[0]["asked"] == 1
 
 
 def test_what_it_started_dies_with_it(make: Make) -> None:
     worker = make()
-    child = worker.ask({"do": "child"})[0]["child"]
+    child = worker.request({"command": "child"})[0]["child"]
     assert alive(child)
     worker.close()
     assert gone(child)
@@ -112,19 +114,26 @@ def test_what_it_started_dies_with_it(make: Make) -> None:
 def test_failures_have_the_programs_names_and_cost_only_the_question(make: Make) -> None:
     worker = make()
     with pytest.raises(WorkerFailure, match="odd_error: OddError: two lines") as caught:
-        worker.ask({"do": "odd"})
+        worker.request({"command": "odd"})
     assert (caught.value.name, caught.value.text) == ("odd_error", "OddError: two lines")
     with pytest.raises(WorkerFailure, match="error: KeyError: 'x'"):
-        worker.ask({"do": "plain"})
-    assert worker.ask({"do": "x"})[0]["asked"] == 3 and worker.starts == 1
+        worker.request({"command": "plain"})
+    assert worker.request({"command": "x"})[0]["asked"] == 3 and worker.starts == 1
+
+
+def test_an_answer_that_cannot_be_sent_is_a_failure_and_costs_only_the_request(make: Make) -> None:
+    worker = make()
+    with pytest.raises(WorkerFailure, match="error: ValueError: .*not JSON compliant"):
+        worker.request({"command": "unsendable"})
+    assert worker.request({"command": "x"})[0]["asked"] == 2 and worker.starts == 1
 
 
 def test_one_that_failed_without_a_name_is_not_kept_longer_than_it_must(make: Make) -> None:
     worker = make()
     for do, starts in (("odd", 1), ("plain", 2), ("x", 2)):
         with contextlib.suppress(WorkerFailure):
-            worker.ask({"do": do})
-        worker.renew()
+            worker.request({"command": do})
+        worker.discard_unhealthy()
         worker.start()
         assert worker.starts == starts
 
@@ -141,7 +150,7 @@ def test_one_that_does_not_start_says_why(
 ) -> None:
     worker = make(**options, **settings)
     with pytest.raises(WorkerStartError, match=message):
-        worker.ask({"do": "x"})
+        worker.request({"command": "x"})
     assert worker.pid is None
 
 
@@ -149,7 +158,7 @@ def test_one_that_does_not_start_says_why(
 def test_one_that_dies_while_it_starts_is_started_again(make: Make, tmp_path: Path, deadly: int, started: int) -> None:
     worker = make(die_until=[str(tmp_path / "starts"), deadly])
     if started:
-        assert worker.ask({"do": "x"})[0]["asked"] == 1 and worker.starts == started
+        assert worker.request({"command": "x"})[0]["asked"] == 1 and worker.starts == started
     else:
         with pytest.raises(WorkerStartError, match="did not start: crash: the process ended with status -9"):
             worker.start()
@@ -165,7 +174,7 @@ def test_an_interpreter_that_is_not_there_is_named() -> None:
 
 def test_an_interpreter_may_be_a_command_line() -> None:
     with Worker(PROGRAM, {}, WorkerSettings(python=f"env A=b {sys.executable}")) as worker:
-        assert worker.ask({"do": "x"})[0]["asked"] == 1
+        assert worker.request({"command": "x"})[0]["asked"] == 1
 
 
 def test_workers_work_side_by_side(make: Make) -> None:
@@ -175,15 +184,15 @@ def test_workers_work_side_by_side(make: Make) -> None:
         worker.start()
         pids.add(worker.pid)
     with pytest.raises(WorkerFailure):
-        workers[0].ask({"do": "die"})
-    assert len(pids) == 2 and workers[1].ask({"do": "x"})[0]["asked"] == 1 and workers[1].starts == 1
+        workers[0].request({"command": "die"})
+    assert len(pids) == 2 and workers[1].request({"command": "x"})[0]["asked"] == 1 and workers[1].starts == 1
 
 
 def test_it_ends_when_its_owner_is_killed(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path; from envs.process.worker import Worker, WorkerSettings; "
         f"worker = Worker(Path({str(PROGRAM)!r}), {{}}, WorkerSettings()); worker.start(); print(worker.pid, flush=True); "
-        "worker.ask({'do': 'hang'})"
+        "worker.request({'command': 'hang'})"
     )
     owner = subprocess.Popen([sys.executable, "-c", code], cwd=SERVING.parents[1], stdout=subprocess.PIPE, text=True)
     with owner:
@@ -212,12 +221,12 @@ def test_what_runs_elsewhere_is_old_pythons_and_imports_nothing_of_ours(name: st
 
 def test_one_that_died_between_two_questions_can_be_renewed(make: Make) -> None:
     worker = make()
-    worker.renew()
-    worker.ask({"do": "x"})
-    worker.renew()
+    worker.discard_unhealthy()
+    worker.request({"command": "x"})
+    worker.discard_unhealthy()
     assert worker.pid is not None and worker.starts == 1
     os.kill(worker.pid, signal.SIGKILL)
     end = time.monotonic() + 5
     while worker.pid is not None and time.monotonic() < end:  # its threads end one after the other
-        worker.renew()
-    assert worker.pid is None and worker.ask({"do": "x"})[0]["asked"] == 1 and worker.starts == 2
+        worker.discard_unhealthy()
+    assert worker.pid is None and worker.request({"command": "x"})[0]["asked"] == 1 and worker.starts == 2

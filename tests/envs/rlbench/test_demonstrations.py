@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from envs.rlbench.demonstrations import actions_of, kept_frames, rests
+from envs.rlbench.demonstrations import actions_from_frames, rest_frames, select_frames
 from envs.rlbench.spec import RLBenchSettings
 
 EVERY = RLBenchSettings(subsample=3)
@@ -24,50 +24,51 @@ def shown(opened: list[float], speeds: list[float] | None = None) -> dict[str, n
 
 
 def test_every_third_frame_the_last_and_each_change_of_the_gripper_are_kept() -> None:
-    assert kept_frames(shown([1] * 9), EVERY).tolist() == [0, 3, 6, 8]
-    assert kept_frames(shown([1] * 4 + [0] * 4 + [1]), EVERY).tolist() == [0, 3, 4, 6, 8]
-    assert kept_frames(shown([1] * 3), replace(EVERY, subsample=1)).tolist() == [0, 1, 2]
-    assert kept_frames(shown([1] * 2), replace(EVERY, subsample=50)).tolist() == [0, 1]
+    assert select_frames(shown([1] * 9), EVERY).tolist() == [0, 3, 6, 8]
+    assert select_frames(shown([1] * 4 + [0] * 4 + [1]), EVERY).tolist() == [0, 3, 4, 6, 8]
+    assert select_frames(shown([1] * 3), replace(EVERY, subsample=1)).tolist() == [0, 1, 2]
+    assert select_frames(shown([1] * 2), replace(EVERY, subsample=50)).tolist() == [0, 1]
 
 
 def test_the_threshold_decides_what_a_change_is() -> None:
     low = shown([1] * 7)
     low["gripper_joint_positions"] = np.outer([1, 1, 0.93, 0.93, 0, 0, 0], [0.04, 0.04])
-    assert kept_frames(low, replace(EVERY, subsample=6)).tolist() == [0, 4, 6]
-    assert kept_frames(low, replace(EVERY, subsample=6, gripper_threshold=0.95)).tolist() == [0, 2, 6]
+    assert select_frames(low, replace(EVERY, subsample=6)).tolist() == [0, 4, 6]
+    assert select_frames(low, replace(EVERY, subsample=6, gripper_threshold=0.95)).tolist() == [0, 2, 6]
 
 
 def test_key_frames_are_rests_and_changes_of_the_gripper() -> None:
     speeds = [0, 0.5, 0.5, 0.5, 0.05, 0.5, 0.5, 0.5, 0.5, 0.5, 0.0]
-    assert kept_frames(shown([1] * 11, speeds), KEYS).tolist() == [0, 4, 10]
+    assert select_frames(shown([1] * 11, speeds), KEYS).tolist() == [0, 4, 10]
     opened = [1.0] * 7 + [0.0] * 4
-    assert kept_frames(shown(opened, speeds), KEYS).tolist() == [0, 4, 7, 10]
+    assert select_frames(shown(opened, speeds), KEYS).tolist() == [0, 4, 7, 10]
     # a rest just before the end is the end
-    assert kept_frames(shown([1] * 11, [0.5] * 9 + [0.0] * 2), KEYS).tolist() == [0, 10]
+    assert select_frames(shown([1] * 11, [0.5] * 9 + [0.0] * 2), KEYS).tolist() == [0, 10]
     # one change of the gripper just before the end stays
-    assert kept_frames(shown([1] * 10 + [0.0], [0.5] * 11), KEYS).tolist() == [0, 10]
-    assert kept_frames(shown([1] * 9 + [0.0] * 2, [0.5] * 11), KEYS).tolist() == [0, 9, 10]
+    assert select_frames(shown([1] * 10 + [0.0], [0.5] * 11), KEYS).tolist() == [0, 10]
+    assert select_frames(shown([1] * 9 + [0.0] * 2, [0.5] * 11), KEYS).tolist() == [0, 9, 10]
 
 
 def test_an_arm_that_rests_long_rests_every_few_frames_only() -> None:
-    assert rests(np.zeros((12, 7)), np.ones(12)).tolist() == [4, 8]
+    assert rest_frames(np.zeros((12, 7)), np.ones(12)).tolist() == [4, 8]
 
 
 def test_an_action_is_the_pose_or_the_joints_of_the_frame_it_leads_to() -> None:
     low, base = shown([1, 0]), np.array([0.0, 0.0, 0.75])
     np.testing.assert_allclose(
-        actions_of(low, base, EVERY), [[0, 0, 0.25, 1, 0, 0, 0, 1, 0, 1], [0.1, 0, 0.25, 1, 0, 0, 0, 1, 0, 0]], atol=1e-6
+        actions_from_frames(low, base, EVERY),
+        [[0, 0, 0.25, 1, 0, 0, 0, 1, 0, 1], [0.1, 0, 0.25, 1, 0, 0, 0, 1, 0, 0]], atol=1e-6,
     )
-    joints = actions_of(low, base, replace(EVERY, arm="joints"))
+    joints = actions_from_frames(low, base, replace(EVERY, arm="joints"))
     np.testing.assert_array_equal(joints, [[0, 1, 2, 3, 4, 5, 6, 1], [7, 8, 9, 10, 11, 12, 13, 0]])
     assert joints.dtype == np.float32
 
 
 def test_a_demonstration_that_shows_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="a demonstration of 1 frames shows no action"):
-        kept_frames(shown([1]), EVERY)
+        select_frames(shown([1]), EVERY)
     low = shown([1, 1])
     del low["joint_velocities"]
-    assert kept_frames(low, EVERY).tolist() == [0, 1]
+    assert select_frames(low, EVERY).tolist() == [0, 1]
     with pytest.raises(ValueError, match="key frames need the joints' velocities"):
-        kept_frames(low, KEYS)
+        select_frames(low, KEYS)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import envs
-from envs.cameras.specs import CameraSettings, check_seen
+from envs.cameras.specs import CameraSettings, check_camera_features
 from envs.process.worker import WorkerFailure, WorkerStartError
 from envs.rlbench.env import PYTHON_VARIABLE, RLBenchEnv, simulator_environment
 from envs.rlbench.spec import RLBenchSettings
@@ -23,7 +23,7 @@ from envs.specs import IMAGES, POINTS, STATE
 Store = Callable[..., Path]
 Make = Callable[..., RLBenchEnv]
 CROP = RLBenchSettings()
-EYES = CameraSettings(
+CAMERAS = CameraSettings(
     width=24, height=24, num_points=64, sampling="random", crop_low=CROP.crop_low, crop_high=CROP.crop_high
 )
 
@@ -71,7 +71,7 @@ def simulated(packages: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]
 
 
 def test_stored_demonstrations_keep_the_contract(replay: Make) -> None:
-    envs.check_env(replay(EYES), starts=1)
+    envs.check_env(replay(CAMERAS), starts=1)
 
 
 @pytest.mark.parametrize("change", [{"arm": "joints"}, {"keyframes": True}])
@@ -80,7 +80,7 @@ def test_with_joints_and_with_key_frames_too(replay: Make, change: dict[str, obj
 
 
 def test_the_simulators_program_keeps_the_contract(simulated: Make) -> None:
-    envs.check_env(simulated(EYES, subsample=1), starts=1, seed=4)
+    envs.check_env(simulated(CAMERAS, subsample=1), starts=1, seed=4)
 
 
 def test_the_simulator_is_started_by_the_first_reset_and_ended_by_close(replay: Make) -> None:
@@ -101,7 +101,7 @@ def test_a_start_is_whole_numbers(replay: Make, start: list[float]) -> None:
 
 def test_cameras_that_rlbench_has_not_are_named(replay: Make) -> None:
     with pytest.raises(ValueError, match=r"RLBench has no camera \['ceiling'\]"):
-        replay(replace(EYES, cameras=("ceiling",)))
+        replay(replace(CAMERAS, cameras=("ceiling",)))
 
 
 def test_one_environment_may_have_several_tasks(store_rlbench: Store) -> None:
@@ -136,7 +136,7 @@ def test_one_environment_may_have_several_tasks(store_rlbench: Store) -> None:
 
 
 def test_a_stored_demonstration_is_ours(replay: Make) -> None:
-    env = replay(EYES)
+    env = replay(CAMERAS)
     shown = env.demonstrate(np.array([0.0, 1, 0, 0]))
     # 9 frames to the ball, the gripper closed from frame 9 on, 5 frames of lifting: 0 3 6 9 12 13 are kept
     assert shown.state.shape == (5, 17) and shown.action.shape == (5, 10) and shown.mode == "solved"
@@ -147,7 +147,7 @@ def test_a_stored_demonstration_is_ours(replay: Make) -> None:
     np.testing.assert_allclose(shown.tool[0], [0.28 + 0.27, 0.0, 1.40 - 0.75], atol=1e-6)
     assert shown.action[-1, 2] - shown.action[2, 2] == pytest.approx(0.15, abs=1e-6)
     assert shown.cameras is not None and shown.cameras.num_frames == 5
-    check_seen({name: shown.cameras.read(name, [4])[0] for name in shown.cameras.spec.shapes()}, shown.cameras.spec)
+    check_camera_features({name: shown.cameras.read(name, [4])[0] for name in shown.cameras.spec.shapes()}, shown.cameras.spec)
     frame = env.reset(options={"start": shown.start})[0]
     np.testing.assert_allclose(shown.cameras.read(POINTS, [0])[0], frame[POINTS], atol=1e-3)  # it is stored in 16 bits
 
@@ -196,7 +196,7 @@ def pose(*place: float) -> np.ndarray:
     ],
 )  # fmt: skip
 def test_failures_have_names_and_end_the_episode_only(simulated: Make, arm: str, wrong: list[tuple[np.ndarray, str]]) -> None:
-    env = simulated(EYES, arm=arm)
+    env = simulated(CAMERAS, arm=arm)
     for action, failure in wrong:
         before = env.reset(seed=1)[0]
         after, reward, terminated, truncated, info = env.step(action)
@@ -209,14 +209,14 @@ def test_failures_have_names_and_end_the_episode_only(simulated: Make, arm: str,
 
 
 def test_a_simulator_that_is_killed_costs_that_episode_only(simulated: Make) -> None:
-    env = simulated(EYES)
+    env = simulated(CAMERAS)
     first = env.reset(seed=2)[0]
     assert env.worker.pid is not None
     os.kill(env.worker.pid, signal.SIGKILL)
     seen, _, terminated, _, info = env.step(pose(0.5, 0.0, 0.5))
     assert terminated and info["failure"] == "crash"
     np.testing.assert_array_equal(seen[POINTS], first[POINTS])
-    np.testing.assert_array_equal(env.see()[POINTS], first[POINTS])
+    np.testing.assert_array_equal(env.observe_cameras()[POINTS], first[POINTS])
     again = env.reset(seed=2)[0]
     np.testing.assert_array_equal(again[STATE], first[STATE])
     assert env.worker.starts == 2
@@ -264,47 +264,47 @@ def test_a_folder_without_the_task_is_named_at_the_start(replay: Make) -> None:
 
 def test_nothing_is_rendered_where_nobody_looks(simulated: Make) -> None:
     """Of the packages that stand in, the colour of an image is how often a camera drew, in variation 1."""
-    eyes = replace(EYES, cameras=("front",), num_points=0, depth=False)
-    env = simulated(eyes, arm="joints", subsample=3, variations=(1,))
-    env.blind = True
+    cameras = replace(CAMERAS, cameras=("front",), num_points=0, depth=False)
+    env = simulated(cameras, arm="joints", subsample=3, variations=(1,))
+    env.cameras_on_demand = True
     env.reset(seed=1)
     for _ in range(3):
         assert set(env.step(np.array([0, 0, 0, -1, 0, 1, 0, 1.0]))[0]) == {STATE}
-    assert env.see()[f"{IMAGES}.front"][0, 0, 0] * 255 == pytest.approx(1)
+    assert env.observe_cameras()[f"{IMAGES}.front"][0, 0, 0] * 255 == pytest.approx(1)
 
 
 def test_a_film_has_a_picture_of_the_start_and_one_after_every_action(simulated: Make) -> None:
-    for eyes, size in ((None, (128, 128, 3)), (replace(EYES, cameras=("wrist",)), (EYES.height, EYES.width, 3))):
-        env = simulated(eyes)
+    for cameras, size in ((None, (128, 128, 3)), (replace(CAMERAS, cameras=("wrist",)), (CAMERAS.height, CAMERAS.width, 3))):
+        env = simulated(cameras)
         env.reset(seed=2)
-        assert env.film is None
-        env.film = []
+        assert env.video_frames is None
+        env.video_frames = []
         env.reset(seed=2)
         env.step(pose(0.5, 0.0, 0.5))
-        assert [picture.shape for picture in env.film] == [size] * 2 and env.film[0].dtype == np.uint8
+        assert [picture.shape for picture in env.video_frames] == [size] * 2 and env.video_frames[0].dtype == np.uint8
         assert env.worker.pid is not None
         os.kill(env.worker.pid, signal.SIGKILL)
-        assert env.step(pose(0.5, 0.0, 0.5))[4]["failure"] == "crash" and len(env.film) == 2
+        assert env.step(pose(0.5, 0.0, 0.5))[4]["failure"] == "crash" and len(env.video_frames) == 2
 
 
 def test_an_episode_whose_simulator_was_lost_by_a_picture_is_not_gone_on_with_in_another(simulated: Make) -> None:
     for name, number in (("crash", signal.SIGKILL), ("hang", signal.SIGSTOP)):
-        env = simulated(EYES, step_s=0.5)
-        env.film = []
+        env = simulated(CAMERAS, step_s=0.5)
+        env.video_frames = []
         env.reset(seed=2)
         assert env.worker.pid is not None
         os.kill(env.worker.pid, number)
-        env._take_picture()
-        assert env.worker.pid is None and len(env.film) == 1
+        env._take_snapshot()
+        assert env.worker.pid is None and len(env.video_frames) == 1
         with pytest.raises(WorkerFailure, match=f"{name}: the simulator of this episode is gone"):
-            env._ask({"do": "see"})
+            env._request({"command": "observe"})
         assert env.step(pose(0.5, 0.0, 0.5))[4]["failure"] == name and env.worker.starts == 1
         env.reset(seed=2)
         assert env.worker.starts == 2
 
 
 def test_each_action_may_choose_whether_its_path_avoids_collisions(simulated: Make) -> None:
-    env = simulated(collisions_shown=True, subsample=1)
+    env = simulated(per_action_collision_checking=True, subsample=1)
     assert env.spec_task.action.names[-2:] == ("gripper_open", "avoids_collisions") and env.spec_task.action.size == 11
     shown = env.demonstrate(np.array([0.0, -1, 3, 0]))
     # the stand-in's seven frames: shares 0, 1/6 (a path of the model), 2/6, 3/6 (ignores collisions), 4/6, 5/6, 1

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import envs
-from envs.cameras.specs import CAMERAS, CameraSettings, check_seen
+from envs.cameras.specs import CAMERAS, CameraSettings, check_camera_features
 from envs.demonstrations import Demonstration
 from envs.process.worker import WorkerFailure
 from envs.rlbench.env import PYTHON_VARIABLE, RLBenchEnv
@@ -42,7 +42,7 @@ def solvable(env: RLBenchEnv, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     for _ in range(5):
         try:
-            return env.demonstrate(env.sample_start(rng), seeing=False).start
+            return env.demonstrate(env.sample_start(rng), with_cameras=False).start
         except WorkerFailure as failure:
             assert failure.name in ("demo_error", "placement_error")
     raise AssertionError("none of five starts was demonstrated")
@@ -63,7 +63,7 @@ def test_a_demonstration_is_placed_again_and_its_replay_succeeds(env: RLBenchEnv
     shown = env.demonstrate(start)
     assert shown.cameras is not None and shown.cameras.num_frames == len(shown.state)
     first = env.reset(options={"start": shown.start})[0]
-    check_seen(first, env.eyes.spec)  # type: ignore[union-attr]
+    check_camera_features(first, env.camera_rig.spec)  # type: ignore[union-attr]
     np.testing.assert_allclose(first[STATE][:3], shown.state[0, :3], atol=0.01)
     replay(env, shown)
 
@@ -76,7 +76,7 @@ def test_every_camera_sees_the_same_table(env: RLBenchEnv) -> None:
     ))  # fmt: skip
     heights = env.reset(seed=1)[0][POINTS][:, 2]
     assert abs(np.median(heights)) < 0.01
-    assert set(env.eyes.spec.settings.cameras) == set(CAMERAS)  # type: ignore[union-attr]
+    assert set(env.camera_rig.spec.settings.cameras) == set(CAMERAS)  # type: ignore[union-attr]
 
 
 def test_a_killed_simulator_costs_that_episode_only_while_another_works(env: RLBenchEnv) -> None:
@@ -100,18 +100,18 @@ def test_a_killed_simulator_costs_that_episode_only_while_another_works(env: RLB
 
 def test_a_film_shows_the_front_camera_though_the_policy_does_not_look(env: RLBenchEnv) -> None:
     env.open_cameras(replace(EYES, cameras=("wrist",)))
-    env.film = []
+    env.video_frames = []
     env.reset(seed=2)
     stay = env._frame["joint_positions"] if env.settings.arm == "joints" else np.array([0.5, 0, 0.7, -1, 0, 0, 0, 1, 0])
     env.step(np.append(stay, 1.0))
-    assert [picture.shape for picture in env.film] == [(64, 64, 3)] * 2 and env.film[0].std() > 5
+    assert [picture.shape for picture in env.video_frames] == [(64, 64, 3)] * 2 and env.video_frames[0].std() > 5
     if env.settings.arm == "planning":  # the arm has moved before the camera
-        assert (env.film[0] != env.film[1]).any()
+        assert (env.video_frames[0] != env.video_frames[1]).any()
 
 
 def test_each_path_of_a_demonstration_says_whether_it_avoids_collisions() -> None:
     """RLBench's open_drawer ignores collisions on the way to the handle and while it pulls."""
-    settings = RLBenchSettings(keyframes=True, collisions_shown=True)
+    settings = RLBenchSettings(keyframes=True, per_action_collision_checking=True)
     env = envs.make_rlbench("rlbench/open_drawer", settings)
     try:
         start = solvable(env)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import envs
-from envs.rlbench.spec import RLBenchSettings, is_open, pose_numbers, state_of, task_spec, world_pose
+from envs.rlbench.spec import RLBenchSettings, is_open, pose_numbers, state_from_frames, task_spec, world_pose
 
 BASE = np.array([-0.3, 0.0, 0.75])
 
@@ -51,7 +51,7 @@ def test_the_state_has_the_names_of_the_spec() -> None:
     spec = task_spec("rlbench/open_drawer", RLBenchSettings())
     low = {"gripper_pose": np.array([[0.7, 0.1, 0.95, 0, 0, 0, 1.0]]), "gripper_open": np.array([1.0]),
            "joint_positions": np.arange(7.0)[None]}  # fmt: skip
-    state = dict(zip(spec.state_names, state_of(low, BASE, 0.9)[0].tolist(), strict=True))
+    state = dict(zip(spec.state_names, state_from_frames(low, BASE, 0.9)[0].tolist(), strict=True))
     assert state["x_m"] == pytest.approx(1.0) and state["r_xx"] == state["r_yy"] == 1 and state["r_xy"] == 0
     assert state["gripper_open"] == 1 and state["joint_7_rad"] == 6
 
@@ -82,8 +82,9 @@ def test_what_can_be_no_task_is_refused(name: str) -> None:
         ({"variations": ()}, "rlbench.variations"),
         ({"subsample": 0}, "must be at least 1"),
         ({"step_s": 0.0}, "above 0"),
-        ({"arm": "ik", "collisions_shown": True}, "rlbench.collisions_shown.*got arm ik"),
-        ({"collision_checking": True, "collisions_shown": True}, "rlbench.collisions_shown.*collision_checking True"),
+        ({"arm": "ik", "per_action_collision_checking": True}, "rlbench.per_action_collision_checking.*got arm ik"),
+        ({"collision_checking": True, "per_action_collision_checking": True},
+         "rlbench.per_action_collision_checking.*collision_checking True"),
         ({"restart_after": -1}, "restart_after not below; got .*, -1"),
         ({"gripper_threshold": 1.0}, "gripper_threshold: got 1.0"),
         ({"arm": "joints", "keyframes": True}, "rlbench.arm joints"),

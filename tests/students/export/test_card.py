@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from students.export.card import Measured, Provenance, RunTime, model_card
+from students.export.card import InferenceSettings, PolicyFigures, Provenance, model_card
 from students.selection import Selection
 
-DEFAULT = RunTime(Selection("typical", 16), 8, "run")
+DEFAULT = InferenceSettings(Selection("outlier_rejection", 16), 8, "run")
 FILES = {"onnx": {"file": "student.onnx", "parity": {"largest_normalised": 2.4e-6, "inputs": 1000}}}
-STUDENT = Measured("student", 1, 480, 478, 0.985, 0.9989, 0.9876, 24, 24, 3.061, 326.6, 200)
+STUDENT = PolicyFigures("student", 1, 480, 478, 0.985, 0.9989, 0.9876, 24, 24, 3.061, 326.6, 200)
 
 
 def test_a_card_holds_what_was_measured(make_student) -> None:
     student = make_student(latent_size=1)
-    teacher = Measured("teacher, 50 steps", 50, 480, 477, 0.982, 0.998, 0.9912, 24, 24, 48.02, 20.8, 200)
+    teacher = PolicyFigures("teacher, 50 steps", 50, 480, 477, 0.982, 0.998, 0.9912, 24, 24, 48.02, 20.8, 200)
     card = model_card(
         student, FILES, DEFAULT, STUDENT, teacher, Provenance("avoid-seed0", "0", "2026-11-21", "two cores"), "2026-11-22"
     )
@@ -20,14 +20,15 @@ def test_a_card_holds_what_was_measured(make_student) -> None:
     assert "| teacher, 50 steps | 50 | 99.4% (98.2% to 99.8%) | 480 | 24/24 | 0.991 | 48.02 | 21 |" in card
     assert "run `avoid-seed0`, seed 0; date: 2026-11-21; hardware: two cores." in card
     assert "at most 2.4e-06 half ranges of an action, on 1,000 random observations" in card
-    assert "`typical` of 16 plans made in the one evaluation; 8 actions are carried out" in card
+    assert "`outlier_rejection` of 16 plans made in the one evaluation; 8 actions are executed per replan" in card
     assert f"{sum(value.numel() for value in student.parameters()):,} parameters" in card
     assert "not measured" not in card and "not recorded" not in card
 
 
 def test_a_card_says_what_is_missing(make_student) -> None:
     card = model_card(
-        make_student(), {}, RunTime(Selection(), 8, "default"), Measured("student"), None, Provenance(), "2026-11-22"
+        make_student(), {}, InferenceSettings(Selection(), 8, "default"), PolicyFigures("student"), None, Provenance(),
+        "2026-11-22",
     )
     assert card.count("not measured |") == 7  # NFE, success, starts, modes, entropy, ms and Hz
     assert "no run was found; date: not recorded; hardware: not recorded" in card

@@ -93,7 +93,8 @@ class Plans:
 def test_the_example_chooses_among_any_plans_as_the_selection_does(kind: str, loop: ModuleType, tmp_path: Path) -> None:
     selection, executed, weights_A = Selection(kind, 9, 3), 5, torch.tensor([1.0, 0.3])
     student = object.__new__(loop.Student)  # without a graph: only the choice is tried
-    student.choice = {**vars(selection), "execution_horizon": executed, "stray": 4.0, "copies": 3, "alike": 0.01}
+    student.choice = {**vars(selection), "execution_horizon": executed, "outlier_ratio": 4.0,
+                      "mode_duplicates": 3, "same_plan_distance": 0.01}  # fmt: skip
     student.sources, student.executed, student.horizon = [], executed, 8
     scale_A = np.array([0.3, 2.0], np.float32)
     student.metric = np.sqrt(weights_A.numpy() / weights_A.numpy().sum()) / scale_A
@@ -115,7 +116,7 @@ def test_the_example_chooses_among_any_plans_as_the_selection_does(kind: str, lo
         np.testing.assert_allclose(ours / scale_A, picked_1TA[0].numpy(), rtol=1e-5, atol=1e-6)
         same = (np.nan_to_num(raw_1NTA[0]) == np.nan_to_num(ours)).all((1, 2))
         chosen.add(int(same.argmax()))
-    assert len(chosen) == 1 if kind in ("one", "kept_latent") else len(chosen) > 1
+    assert len(chosen) == 1 if kind in ("single", "kept_latent") else len(chosen) > 1
 
 
 def test_a_kept_latent_is_drawn_again_when_it_is_forgotten(loop: ModuleType) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from teachers.adapters.seeded import Denoiser, Sampler, VelocityField, _repeated, adapt, parameters
+from teachers.adapters.seeded import DenoiserPolicy, SamplerPolicy, VelocityFieldPolicy, _repeated, adapt, parameters
 from teachers.solvers import integrate
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -94,7 +94,7 @@ def test_a_flow_scheduler_of_diffusers_takes_the_steps_of_our_solver() -> None:
     import diffusers
 
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
-    theirs = Denoiser(OurTimeWithScheduler(scheduler), "velocity")
+    theirs = DenoiserPolicy(OurTimeWithScheduler(scheduler), "velocity")
     theirs.scheduler.set_timesteps(10)
     times = 1 - theirs.scheduler.sigmas
     chunk = torch.stack([torch.randn(4, 2, generator=torch.Generator().manual_seed(s)) for s in SEEDS[0]])
@@ -137,8 +137,8 @@ def test_kinds_are_told_apart_by_what_they_can_do() -> None:
     class Both(OurTime):
         def sample(self, *given: Any) -> None: ...
 
-    assert isinstance(adapt(Both(), integrate), Sampler)
-    assert isinstance(adapt(OurTime(), integrate), VelocityField)
+    assert isinstance(adapt(Both(), integrate), SamplerPolicy)
+    assert isinstance(adapt(OurTime(), integrate), VelocityFieldPolicy)
     with pytest.raises(ValueError, match="with denoise, but no scheduler"):
         adapt(type("Bare", (), {"denoise": lambda self: None})(), integrate)
 
@@ -198,10 +198,10 @@ def test_what_is_changed_in_place_is_a_fault() -> None:
             return out
 
     given = {"observation.state": torch.ones(2, 1, 3)}
-    for kind, faults in ((InPlace, {"x: velocity changed it", "observation: velocity changed it"}), (OurTime, set())):
+    for kind, violations in ((InPlace, {"x: velocity changed it", "observation: velocity changed it"}), (OurTime, set())):
         it = adapt(kind(), integrate)
         it.sample(dict(given), 3, 2, seed=0)
-        assert {fault.partition(" in place")[0] for fault in it.faults} == faults
+        assert {violation.partition(" in place")[0] for violation in it.violations} == violations
 
 
 class Seen(NamedTuple):

@@ -15,9 +15,8 @@ import torch
 
 from envs.specs import STATE
 from teachers import solvers
+from teachers.adapters import program, seeded
 from teachers.adapters.teacher import AdapterFile, AdapterTeacher
-from teachers.adapters.teacher import program as adapter_worker
-from teachers.adapters.teacher import seeded as adapted
 from teachers.contract import check_teacher
 
 OBSERVATION = {STATE: torch.linspace(-1, 1, 12).view(2, 2, 3)}
@@ -45,7 +44,7 @@ def build(centre="0"):
 
 Write = Callable[[str], Path]
 Open = Callable[..., AdapterTeacher]
-Answer = Callable[[str], dict]
+Refusal = Callable[[str], str]
 PATIENCE_S = 170.0
 """A worker imports torch, which takes long where the machine is busy."""
 
@@ -80,7 +79,7 @@ def opened(write: Write) -> Iterator[Open]:
 def test_a_velocity_field_beside_a_package_named_envs_keeps_the_contract(opened: Open, capfd) -> None:
     teacher = opened(FIELD)
     check_teacher(teacher, OBSERVATION, action_size=2, num_steps=5)
-    told = teacher.described
+    told = teacher.description
     assert (told.kind, told.horizon, told.action_size, told.num_steps, told.separable) == ("velocity field", 4, 2, 5, True)
     assert told.parameters is None and teacher.evaluations(5) == 5  # a class attribute is none of the object's own
     assert "disturbs nothing" in capfd.readouterr().err
@@ -124,7 +123,7 @@ def sampler(result: str = "noise + state.mean((1, 2))[:, None, None, None]", sta
 def test_a_sampler_is_asked_for_each_observation_by_itself(opened: Open) -> None:
     teacher = opened(sampler())
     check_teacher(teacher, OBSERVATION, action_size=2)
-    assert teacher.described.horizon is None
+    assert teacher.description.horizon is None
     both = teacher.sample_from_seeds(OBSERVATION, np.array([[5, 0, 0], [7, 0, 0]]), 5)
     alone = teacher.sample_from_seeds({STATE: OBSERVATION[STATE][1:]}, np.array([[7, 1, 2]]), 5)
     assert torch.equal(alone[0], both[1])
@@ -144,17 +143,18 @@ def test_what_the_process_boundary_hides_is_told_all_at_once(opened: Open) -> No
 
 
 @pytest.fixture
-def answer(write: Write, monkeypatch: pytest.MonkeyPatch) -> Iterator[Answer]:
-    """What a worker says of an adapter when it is opened: the worker's own code, without a process, which takes seconds."""
+def refusal(write: Write, monkeypatch: pytest.MonkeyPatch) -> Iterator[Refusal]:
+    """What is said of an adapter that cannot be opened: by the program's own code, without a process, which takes seconds."""
     monkeypatch.setattr(sys, "path", ["", *sys.path])
     known = dict(sys.modules)
-    worker = adapter_worker.Worker(adapted, solvers)
 
-    def ask(text: str) -> dict:
-        told = {"do": "open", "file": str(write(text)), "function": "build", "arguments": {}, "threads": 1}
-        return worker.answer(told, {})[0]
+    def opened(text: str) -> str:
+        options = {"file": str(write(text)), "function": "build", "arguments": {}, "threads": 1}
+        with pytest.raises(program.AdapterError) as error:
+            program.AdapterProgram(seeded, solvers).open(options)
+        return program.text_of(error.value)
 
-    yield ask
+    yield opened
     for name in set(sys.modules) - set(known):
         del sys.modules[name]
     sys.modules.update(known)
@@ -172,8 +172,8 @@ def answer(write: Write, monkeypatch: pytest.MonkeyPatch) -> Iterator[Answer]:
         ("class A:\n  def velocity(self, o, x, t): pass\nbuild = A", r"needs horizon and action_size"),
     ],
 )
-def test_an_adapter_that_cannot_be_built_is_refused_in_one_line(answer: Answer, text: str, told: str) -> None:
-    error = answer(text)["error"]
+def test_an_adapter_that_cannot_be_built_is_refused_in_one_line(refusal: Refusal, text: str, told: str) -> None:
+    error = refusal(text)
     assert re.search(told, error) and "\n" not in error
 
 
@@ -181,6 +181,12 @@ def test_an_adapter_that_ends_its_process_is_refused_in_one_line(opened: Open) -
     with pytest.raises(ValueError, match=r"is gone \(exit status 3\)") as error:
         opened("import os\nos._exit(3)")
     assert "\n" not in str(error.value)
+
+
+def test_exit_handlers_of_an_adapter_run_when_it_is_closed(opened: Open, tmp_path: Path) -> None:
+    teacher = opened("import atexit\n" + FIELD + f"\natexit.register(open, {str(tmp_path / 'left')!r}, 'w')\n")
+    teacher.close()
+    assert (tmp_path / "left").is_file()
 
 
 def test_an_adapter_that_does_not_answer_is_ended(opened: Open) -> None:
@@ -194,7 +200,7 @@ def test_another_interpreter_may_be_named(write: Write, tmp_path: Path) -> None:
     wrapper.chmod(0o755)
     text = "import os\nassert os.environ['OTHER'] == 'yes'\n" + FIELD
     with AdapterTeacher(AdapterFile.parse(f"{write(text)}:build", python=str(wrapper), timeout_s=PATIENCE_S)) as teacher:
-        assert teacher.described.kind == "velocity field"
+        assert teacher.description.kind == "velocity field"
     with pytest.raises(ValueError, match="adapter.python: .*nowhere is no program"):
         AdapterFile.parse(str(write(text)), python=str(tmp_path / "nowhere"))
 

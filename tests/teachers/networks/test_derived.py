@@ -1,4 +1,4 @@
-"""What is made of weights and kept: until they are written to, moved or others; never with a trace of inference mode."""
+"""A derived value is cached until a tensor is written to, moved or replaced, and never carries a trace of inference mode."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import copy
 import torch
 from torch import Tensor
 
-from teachers.networks.derived import Made
+from teachers.networks.derived import DerivedValue
 
 
 class _Doubled:
-    """Twice the sum of its tensors, and how often that was made."""
+    """Twice the sum of its tensors, and how often that was computed."""
 
     def __init__(self, *tensors: Tensor) -> None:
-        self.tensors, self.count, self.made = tensors, 0, Made[Tensor]()
+        self.tensors, self.count, self.derived = tensors, 0, DerivedValue[Tensor]()
 
     def __call__(self) -> float:
-        return float(self.made.of(self.tensors, self._make))
+        return float(self.derived.get(self.tensors, self._derive))
 
-    def _make(self) -> Tensor:
+    def _derive(self) -> Tensor:
         self.count += 1
         return 2 * torch.stack([tensor.sum() for tensor in self.tensors]).sum()
 
 
-def test_it_is_made_again_only_where_a_tensor_was_written_to_moved_or_exchanged() -> None:
+def test_it_is_derived_again_only_where_a_tensor_was_written_to_moved_or_exchanged() -> None:
     first, second = torch.nn.Parameter(torch.ones(3)), torch.zeros(2)
     doubled = _Doubled(first, second)
     assert doubled() == doubled() == 6.0 and doubled.count == 1
@@ -39,18 +39,18 @@ def test_it_is_made_again_only_where_a_tensor_was_written_to_moved_or_exchanged(
     assert doubled() == 30.0 and doubled() == 30.0 and doubled.count == 5
 
 
-def test_what_was_made_in_inference_mode_can_be_trained_with() -> None:
+def test_what_was_derived_in_inference_mode_can_be_trained_with() -> None:
     weight = torch.nn.Parameter(torch.ones(2))
-    made: Made[Tensor] = Made()
+    derived: DerivedValue[Tensor] = DerivedValue()
     with torch.inference_mode():
-        made.of((weight,), lambda: 3 * weight)
-    kept = made.of((weight,), lambda: torch.zeros(2))
+        derived.get((weight,), lambda: 3 * weight)
+    kept = derived.get((weight,), lambda: torch.zeros(2))
     wanting = torch.ones(2, requires_grad=True)
     (wanting * kept).sum().backward()  # refused for a tensor of inference mode
     assert wanting.grad is not None and wanting.grad.tolist() == [3.0, 3.0] and not kept.requires_grad
 
 
-def test_nothing_is_kept_of_tensors_whose_changes_cannot_be_seen() -> None:
+def test_nothing_is_cached_of_tensors_whose_changes_cannot_be_seen() -> None:
     with torch.inference_mode():
         doubled = _Doubled(torch.ones(1))
         assert doubled() == 2.0

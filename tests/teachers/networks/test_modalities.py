@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from teachers.networks.modalities import SPOTS, Patches, PointEncoder, ViewEncoder, ViewPair
+from teachers.networks.modalities import KEYPOINTS, Patches, PointEncoder, ViewEncoder, ViewPair
 
 
 def _rand(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -40,7 +40,7 @@ def test_a_view_is_read_out_at_the_spots_that_its_heat_names() -> None:
         view.heat.weight[4, 9] = 1.0  # spot 4 looks where channel 9 is largest, the others everywhere alike
         view.sharpness_P1[4] = 1e5
     out = view(torch.zeros(1, 3, 24, 40))[0]
-    place, seen = out[: 2 * SPOTS].view(SPOTS, 2), out[2 * SPOTS :].view(SPOTS, 2)
+    place, seen = out[: 2 * KEYPOINTS].view(KEYPOINTS, 2), out[2 * KEYPOINTS :].view(KEYPOINTS, 2)
     row, column = divmod(int(map_RDHW[0, 9].argmax()), 5)
     torch.testing.assert_close(place[4], torch.tensor([row - 1.0, column / 2 - 1]), rtol=0, atol=1e-5)
     torch.testing.assert_close(seen[4], map_RDHW[0, 8:10, row, column])

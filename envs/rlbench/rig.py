@@ -1,4 +1,4 @@
-"""What RLBench's cameras see, under our names and in our frames: colours, metric depth, and one cropped, gridded cloud."""
+"""RLBench's cameras, under our names and in our frames: colours, metric depth, and one cropped, downsampled cloud."""
 
 from __future__ import annotations
 
@@ -9,26 +9,29 @@ import gymnasium
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from envs.cameras.clouds import choose, inside, known_depth, pixel_rays, place, voxel_means
+from envs.cameras.clouds import clean_depth, deproject, in_box, pixel_rays, sample_points, voxel_downsample
 from envs.cameras.frames import CameraFrames
 from envs.cameras.specs import CameraSettings, CameraSpec, CamerasSpec
 from envs.specs import DEPTH, IMAGES, POINTS
 
 RLBENCH_NAMES = {"front": "front", "left": "left_shoulder", "right": "right_shoulder", "overhead": "overhead", "wrist": "wrist"}
-"""Our cameras, and what RLBench calls them."""
+"""Our camera names to RLBench's."""
 
 _TURN = np.diag([-1.0, -1.0, 1.0])
 """From OpenCV's camera axes (x right, y down) to CoppeliaSim's (x left, y up): why RLBench's focal lengths are negative."""
 
 JITTER = 0.002
-"""So far [m; sine of an angle] the simulator's cameras may differ and still be the same."""
+"""Tolerance within which two poses of a camera count as the same [m; sine of an angle]: the simulator is not exact."""
 
 _PLACES = 4
-"""Decimals [m] to which the poses of a spec are rounded: the simulator's differ in the last bits from start to start."""
+"""Decimals [m] to which a spec's poses are rounded: the simulator's last bits differ from start to start."""
 
 
-class Views:
-    """Turns the raw frames of one worker into features. Its spec is known from the first frame on."""
+class RLBenchCameraRig:
+    """Converts the raw frames of one worker to features. voxel_m: side of the voxels that thin the cloud [m], 0: none.
+
+    spec: what it adds to an observation; it is known after the first frame, before that RuntimeError.
+    """
 
     def __init__(self, settings: CameraSettings, voxel_m: float) -> None:
         self.settings, self._voxel_m = settings, voxel_m
@@ -42,63 +45,63 @@ class Views:
         return self._spec
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of every feature, known from the settings alone."""
+        """Shape of every feature, which follows from the settings alone."""
         settings = self.settings
         cameras = tuple(CameraSpec(name, settings.width, settings.height, 1.0) for name in settings.cameras)
         return CamerasSpec(settings, cameras).shapes()
 
     def space(self) -> dict[str, gymnasium.spaces.Box]:
-        """A box per feature; depth may be NaN, which no box holds, so RLBench's, which never is, is told."""
+        """A box per feature. A box cannot hold NaN, unknown depth; RLBench's depth is never unknown."""
         limits = {IMAGES: (0.0, 1.0), DEPTH: (0.0, self.settings.range_m), POINTS: (-np.inf, np.inf)}
         return {
             name: gymnasium.spaces.Box(*next(limits[kind] for kind in limits if name.startswith(kind)), shape, np.float32)
             for name, shape in self.shapes().items()
         }
 
-    def see(
+    def observe(
         self, frame: Mapping[str, np.ndarray], step: int
     ) -> tuple[dict[str, np.ndarray], dict[str, int], dict[str, np.ndarray]]:
-        """Features of one raw frame, what was made up for them (see `Eyes.see`), and the cameras' poses `[4, 4]` in the base.
+        """Features of one raw frame, its defect counts (see `CameraRig.observe`), and each camera's `[4, 4]` base_from_camera.
 
-        Raises ValueError for images of another size than the settings say, when nothing at all is drawn in the first frame, and
-        when no point is left for a cloud.
+        step: number of the control step. Raises ValueError for images of another size than the settings, for a first frame in
+        which nothing is drawn, and when no point is left for a cloud.
         """
         settings, base = self.settings, frame["base"]
         poses = {name: camera_pose(frame[f"{RLBENCH_NAMES[name]}.extrinsics"], base) for name in settings.cameras}
         if self._spec is None:
             self._check_drawn(frame)
             self._spec = CamerasSpec(settings, tuple(self._camera(name, frame, poses[name]) for name in settings.cameras))
-        seen: dict[str, np.ndarray] = {}
-        points, paints, unknown = [], [], 0
+        features: dict[str, np.ndarray] = {}
+        points, point_colours, unknown = [], [], 0
         for name in settings.cameras:
-            theirs, colours = RLBENCH_NAMES[name], None
+            rlbench_name, colours = RLBENCH_NAMES[name], None
             if settings.images or settings.colours:
-                colours = self._sized(frame[f"{theirs}.rgb"], name).astype(np.float32) / np.float32(255)
+                colours = self._sized(frame[f"{rlbench_name}.rgb"], name).astype(np.float32) / np.float32(255)
             if settings.images and colours is not None:
-                seen[f"{IMAGES}.{name}"] = np.ascontiguousarray(colours.transpose(2, 0, 1))
+                features[f"{IMAGES}.{name}"] = np.ascontiguousarray(colours.transpose(2, 0, 1))
             if not (settings.depth or settings.num_points):
                 continue
-            depth, holes = known_depth(self._sized(frame[f"{theirs}.depth"], name), settings.range_m)
+            depth, holes = clean_depth(self._sized(frame[f"{rlbench_name}.depth"], name), settings.range_m)
             unknown += holes
             if settings.depth:
-                seen[f"{DEPTH}.{name}"] = depth[None].copy()
+                features[f"{DEPTH}.{name}"] = depth[None].copy()
             if settings.num_points:
-                placed_3P = place(self._rays[name], depth.reshape(-1), poses[name])
-                kept_P = inside(placed_3P, settings.crop_low, settings.crop_high) & (depth.reshape(-1) < settings.range_m)
-                points.append(placed_3P[:, kept_P].T)
-                paints.append(np.zeros((len(points[-1]), 0)) if not settings.colours or colours is None
+                points_3P = deproject(self._rays[name], depth.reshape(-1), poses[name])
+                kept_P = in_box(points_3P, settings.crop_low, settings.crop_high) & (depth.reshape(-1) < settings.range_m)
+                points.append(points_3P[:, kept_P].T)
+                point_colours.append(np.zeros((len(points[-1]), 0)) if not settings.colours or colours is None
                               else colours.reshape(-1, 3)[kept_P])  # fmt: skip
         repeated = 0
         if settings.num_points:
-            cloud = np.concatenate([np.concatenate(points), np.concatenate(paints)], axis=1)
-            cloud = voxel_means(cloud, self._voxel_m) if self._voxel_m and len(cloud) else cloud
+            cloud = np.concatenate([np.concatenate(points), np.concatenate(point_colours)], axis=1)
+            cloud = voxel_downsample(cloud, self._voxel_m) if self._voxel_m and len(cloud) else cloud
             rng = np.random.default_rng([settings.seed, step])
-            chosen_N, repeated = choose(cloud[:, :3], settings.num_points, settings.sampling, rng)
-            seen[POINTS] = cloud[chosen_N].astype(np.float32)
-        return seen, {"unknown_pixels": unknown, "repeated_points": repeated}, poses
+            chosen_N, repeated = sample_points(cloud[:, :3], settings.num_points, settings.sampling, rng)
+            features[POINTS] = cloud[chosen_N].astype(np.float32)
+        return features, {"unknown_pixels": unknown, "repeated_points": repeated}, poses
 
     def _check_drawn(self, frame: Mapping[str, np.ndarray]) -> None:
-        """A renderer that is not there answers with images of one value, in every camera: a policy would learn to be blind."""
+        """A missing renderer returns images of one value in every camera: a policy would learn to ignore them."""
         images = [frame[key] for name in self.settings.cameras for kind in ("rgb", "depth")
                   if (key := f"{RLBENCH_NAMES[name]}.{kind}") in frame]  # fmt: skip
         if images and all(image.min() == image.max() for image in images):
@@ -117,12 +120,12 @@ class Views:
         return image
 
     def _camera(self, name: str, frame: Mapping[str, np.ndarray], pose: np.ndarray) -> CameraSpec:
-        """The camera's spec and its rays. The wrist's hangs on the hand, all others stand still."""
+        """The camera's spec; sets its rays. The wrist camera is mounted on the hand, all others are fixed."""
         settings, matrix = self.settings, frame[f"{RLBENCH_NAMES[name]}.intrinsics"]
         focal_px = abs(float(matrix[0, 0]))
-        # RLBench's clouds take a pixel's number for its middle, which is half a pixel beside where our rays go through
-        middle = np.array([[focal_px, 0, settings.width / 2 + 0.5], [0, focal_px, settings.height / 2 + 0.5], [0, 0, 1]])
-        self._rays[name] = pixel_rays(middle, settings.height, settings.width)
+        # RLBench's clouds take a pixel's index as its centre, half a pixel away from where our rays go through
+        intrinsics = np.array([[focal_px, 0, settings.width / 2 + 0.5], [0, focal_px, settings.height / 2 + 0.5], [0, 0, 1]])
+        self._rays[name] = pixel_rays(intrinsics, settings.height, settings.width)
         mount = "base"
         if name == "wrist":
             mount, hand = "hand", np.eye(4)
@@ -133,15 +136,15 @@ class Views:
         return CameraSpec(name, settings.width, settings.height, round(focal_px, _PLACES), mount, placed)
 
 
-def same_cameras(frames: CameraFrames, spec: CamerasSpec) -> CameraFrames:
-    """The frames under the spec of others, if their cameras differ by the simulator's jitter only; else as they are."""
+def unify_camera_spec(frames: CameraFrames, spec: CamerasSpec) -> CameraFrames:
+    """The frames with `spec` in place of their own, if the cameras differ by no more than `JITTER`; else unchanged."""
     pairs = zip(frames.spec.cameras, spec.cameras, strict=False)
     near = all(np.allclose(one.extrinsics, other.extrinsics, rtol=0, atol=JITTER) for one, other in pairs)
     return replace(frames, spec=spec) if near and frames.spec.settings == spec.settings else frames
 
 
 def camera_pose(extrinsics: np.ndarray, base: np.ndarray) -> np.ndarray:
-    """`[4, 4]` base_from_camera with OpenCV's axes, of RLBench's world_from_camera."""
+    """`[4, 4]` base_from_camera with OpenCV's axes. extrinsics: RLBench's `[4, 4]` world_from_camera; base: `[3]` [m]."""
     pose = np.eye(4)
     pose[:3, :3], pose[:3, 3] = extrinsics[:3, :3] @ _TURN, extrinsics[:3, 3] - base
     return pose

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from envs.cameras.specs import CAMERAS, CameraSettings, check_seen
+from envs.cameras.specs import CAMERAS, CameraSettings, check_camera_features
+from envs.rlbench.rig import RLBENCH_NAMES, RLBenchCameraRig, camera_pose, unify_camera_spec
 from envs.rlbench.spec import RLBenchSettings
 from envs.rlbench.tree import StoredEpisode, episode
-from envs.rlbench.views import RLBENCH_NAMES, Views, camera_pose, same_cameras
 from envs.specs import DEPTH, IMAGES, POINTS
 
 CROP = RLBenchSettings()
@@ -39,20 +39,20 @@ def ball(stored: StoredEpisode) -> np.ndarray:
 
 
 def test_features_are_as_their_spec_says(stored: StoredEpisode) -> None:
-    views = Views(SETTINGS, 0.01)
+    rig = RLBenchCameraRig(SETTINGS, 0.01)
     with pytest.raises(RuntimeError, match="known after the first reset"):
-        _ = views.spec
-    seen, counts, poses = views.see(raw(stored), 0)
-    check_seen(seen, views.spec)
-    assert {name: values.shape for name, values in seen.items()} == views.spec.shapes() == views.shapes()
+        _ = rig.spec
+    seen, counts, poses = rig.observe(raw(stored), 0)
+    check_camera_features(seen, rig.spec)
+    assert {name: values.shape for name, values in seen.items()} == rig.spec.shapes() == rig.shapes()
     assert set(poses) == set(CAMERAS) and counts["unknown_pixels"] == 0
-    assert all(views.space()[name].contains(values) for name, values in seen.items())
+    assert all(rig.space()[name].contains(values) for name, values in seen.items())
 
 
 def test_every_camera_puts_the_ball_where_it_is(stored: StoredEpisode) -> None:
     """The red points of each camera alone lie on a sphere of 5 cm around the ball."""
     for name in ("front", "left", "right", "overhead"):
-        seen, _, _ = Views(replace(SETTINGS, cameras=(name,), num_points=4000), 0.0).see(raw(stored), 0)
+        seen, _, _ = RLBenchCameraRig(replace(SETTINGS, cameras=(name,), num_points=4000), 0.0).observe(raw(stored), 0)
         cloud = seen[POINTS]
         red = cloud[(cloud[:, 3] > 0.8) & (cloud[:, 4] < 0.1)]
         assert len(red) > 20, name
@@ -69,15 +69,15 @@ def test_points_are_those_of_rlbenchs_own_formula(stored: StoredEpisode) -> None
     low, high = np.array(CROP.crop_low), np.array(CROP.crop_high)
     expected = world[((world >= low) & (world <= high)).all(1) & (depth.reshape(-1) < 3.0)]
     settings = replace(SETTINGS, cameras=("left",), colours=False, num_points=len(expected))
-    seen, counts, _ = Views(settings, 0.0).see(frame, 0)
+    seen, counts, _ = RLBenchCameraRig(settings, 0.0).observe(frame, 0)
     assert counts["repeated_points"] == 0
     np.testing.assert_allclose(seen[POINTS], expected, atol=1e-5)
 
 
 def test_the_focal_length_becomes_positive_and_the_axes_opencvs(stored: StoredEpisode) -> None:
-    views = Views(SETTINGS, 0.01)
-    views.see(raw(stored), 0)
-    front = views.spec.camera("front")
+    rig = RLBenchCameraRig(SETTINGS, 0.01)
+    rig.observe(raw(stored), 0)
+    front = rig.spec.camera("front")
     assert front.focal_px == 48.0 and not front.moves  # 1.2 x 40 pixels
     pose = front.extrinsics
     np.testing.assert_allclose(pose[:3, 3], np.array([1.3, 0.0, 1.5]) - stored.base, atol=1e-4)
@@ -92,12 +92,12 @@ def test_the_focal_length_becomes_positive_and_the_axes_opencvs(stored: StoredEp
 
 
 def test_the_wrists_camera_hangs_on_the_hand(stored: StoredEpisode) -> None:
-    views = Views(SETTINGS, 0.01)
+    rig = RLBenchCameraRig(SETTINGS, 0.01)
     specs = []
     for frame in (0, 2):
-        _, _, poses = views.see(raw(stored, frame), frame)
-        other = Views(SETTINGS, 0.01)
-        other.see(raw(stored, frame), 0)
+        _, _, poses = rig.observe(raw(stored, frame), frame)
+        other = RLBenchCameraRig(SETTINGS, 0.01)
+        other.observe(raw(stored, frame), 0)
         specs.append(other.spec.camera("wrist"))
         eye = stored.low["gripper_pose"][frame, :3] + [0.05, 0.0, 0.1] - stored.base
         np.testing.assert_allclose(poses["wrist"][:3, 3], eye, atol=1e-9)
@@ -108,7 +108,9 @@ def test_the_wrists_camera_hangs_on_the_hand(stored: StoredEpisode) -> None:
 
 def test_the_table_is_cropped_and_a_grid_thins_the_cloud(stored: StoredEpisode) -> None:
     settings = replace(SETTINGS, num_points=4096, colours=False)
-    (fine, all_of_them, _), (thin, counts, _) = (Views(settings, side_m).see(raw(stored), 0) for side_m in (0.0, 0.02))
+    (fine, all_of_them, _), (thin, counts, _) = (
+        RLBenchCameraRig(settings, side_m).observe(raw(stored), 0) for side_m in (0.0, 0.02)
+    )
     assert min(fine[POINTS][:, 2].min(), thin[POINTS][:, 2].min()) > 0.004
     left = 4096 - counts["repeated_points"]
     assert left == len(np.unique(thin[POINTS], axis=0)) < (4096 - all_of_them["repeated_points"]) / 2
@@ -119,13 +121,13 @@ def test_the_table_is_cropped_and_a_grid_thins_the_cloud(stored: StoredEpisode) 
 
 def test_nothing_beyond_the_range_is_in_the_cloud(stored: StoredEpisode) -> None:
     settings = replace(SETTINGS, cameras=("front",), range_m=1.0, images=False, num_points=0, colours=False)
-    seen, _, _ = Views(settings, 0.0).see(raw(stored), 0)
+    seen, _, _ = RLBenchCameraRig(settings, 0.0).observe(raw(stored), 0)
     assert set(seen) == {f"{DEPTH}.front"} and seen[f"{DEPTH}.front"].max() == 1.0
 
 
 def test_images_of_another_size_are_refused(stored: StoredEpisode) -> None:
     with pytest.raises(ValueError, match=r"camera front gives images of \(30, 40\) .*set observation.image_size"):
-        Views(replace(SETTINGS, width=64, height=64), 0.01).see(raw(stored), 0)
+        RLBenchCameraRig(replace(SETTINGS, width=64, height=64), 0.01).observe(raw(stored), 0)
 
 
 def test_cameras_that_draw_nothing_are_told(stored: StoredEpisode) -> None:
@@ -133,39 +135,39 @@ def test_cameras_that_draw_nothing_are_told(stored: StoredEpisode) -> None:
     frame = raw(stored)
     black = {name: np.full_like(values, 1) if name.endswith((".rgb", ".depth")) else values for name, values in frame.items()}
     with pytest.raises(ValueError, match=r"cameras \['front', 'wrist'\] draw nothing.*--rlbench.renderer opengl"):
-        Views(settings, 0.0).see(black, 0)
+        RLBenchCameraRig(settings, 0.0).observe(black, 0)
     # one camera that is covered is no broken renderer
-    Views(settings, 0.0).see({**frame, "wrist.rgb": black["wrist.rgb"], "wrist.depth": black["wrist.depth"]}, 0)
+    RLBenchCameraRig(settings, 0.0).observe({**frame, "wrist.rgb": black["wrist.rgb"], "wrist.depth": black["wrist.depth"]}, 0)
 
 
 def test_the_same_step_gives_the_same_cloud(stored: StoredEpisode) -> None:
-    clouds = [Views(SETTINGS, 0.01).see(raw(stored), step)[0][POINTS] for step in (3, 3, 4)]
+    clouds = [RLBenchCameraRig(SETTINGS, 0.01).observe(raw(stored), step)[0][POINTS] for step in (3, 3, 4)]
     np.testing.assert_array_equal(clouds[0], clouds[1])
     assert not np.array_equal(clouds[0], clouds[2])
 
 
 def test_colours_are_those_of_the_picture(stored: StoredEpisode) -> None:
     frame = raw(stored)
-    seen, _, _ = Views(SETTINGS, 0.01).see(frame, 0)
+    seen, _, _ = RLBenchCameraRig(SETTINGS, 0.01).observe(frame, 0)
     np.testing.assert_allclose(seen[f"{IMAGES}.right"].transpose(1, 2, 0), frame["right_shoulder.rgb"] / 255, atol=1e-6)
 
 
 def test_a_camera_that_jitters_is_the_same_and_one_that_was_moved_is_not(stored: StoredEpisode) -> None:
     from envs.cameras.frames import pack
 
-    views = Views(SETTINGS, 0.01)
-    seen, counts, poses = views.see(raw(stored), 0)
-    frames = pack(views.spec, [seen], [counts], [poses])
+    rig = RLBenchCameraRig(SETTINGS, 0.01)
+    seen, counts, poses = rig.observe(raw(stored), 0)
+    frames = pack(rig.spec, [seen], [counts], [poses])
 
     def moved(by_m: float) -> Any:
-        cameras = [*views.spec.cameras]
+        cameras = [*rig.spec.cameras]
         pose = cameras[0].extrinsics
         pose[0, 3] += by_m
         cameras[0] = replace(cameras[0], mount_from_camera=tuple(pose.reshape(-1).tolist()))
-        return replace(views.spec, cameras=tuple(cameras))
+        return replace(rig.spec, cameras=tuple(cameras))
 
-    assert same_cameras(frames, moved(0.0005)).spec == moved(0.0005)
-    assert same_cameras(frames, moved(0.01)).spec == views.spec
+    assert unify_camera_spec(frames, moved(0.0005)).spec == moved(0.0005)
+    assert unify_camera_spec(frames, moved(0.01)).spec == rig.spec
 
 
 def test_a_pose_is_moved_to_the_base_and_turned() -> None:

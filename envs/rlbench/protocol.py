@@ -1,0 +1,66 @@
+"""The messages between `RLBenchEnv` and a simulator's process, and the dispatch of each to the backend that answers it.
+
+Two programs for envs/process/serving.py have a backend: program.py (RLBench) and replay.py (stored demonstrations). It runs in
+any Python from 3.8 on with numpy, and imports nothing of ours. Messages name a ``command``:
+
+    options      task, arm (planning, ik, joints), collision_checking, per_action_collision_checking (demonstrations hold
+                 ``avoids_collisions`` `[L]`), repeat (simulator steps for which a joint action is held), cameras (RLBench's
+                 names), rgb, depth, image_size [H, W], renderer (opengl, opengl3), dataset ("" or a folder), variation,
+                 keyframes
+    describe     -> variations, versions
+    load_task    task -> nothing; it replaces the task of the options
+    reset        start [variation, episode, seed, attempts]; images -> attempts, instructions; a frame
+    step         action `[8]`; images; avoid (of this one path, in place of collision_checking) -> success, ended; a frame
+    observe      -> a frame with images
+    demonstrate  start -> attempts, instructions; arrays of all L frames without images
+    images       frames [M] -> the images of these frames of the last demonstration
+    snapshot     -> ``snapshot`` [H, W, 3] uint8 of the front camera, for people
+
+A start with an episode >= 0 is that of a stored demonstration; else its seed places the scene, in the given number of attempts
+(0: not known). A frame: what `StoredEpisode.low` and `StoredEpisode.images` (envs/rlbench/tree.py) name, without the L, and
+``base`` `[3]`. An action is xyz [m] and quaternion xyzw of the gripper in the world, or joint angles [rad]; then 1 for open, 0
+for closed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+class Dispatcher:
+    """Answers the messages above by the methods of a backend.
+
+    They are describe, load_task, reset, step, frame, demonstrate, images and snapshot; see the two programs.
+    """
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+
+    def answer(self, message: dict[str, Any], arrays: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Raises ValueError for an unknown command, and whatever the backend raises."""
+        command, backend, images = message["command"], self._backend, bool(message.get("images"))
+        if command == "describe":
+            variations, versions = backend.describe()
+            return {"variations": variations, "versions": versions}, {}
+        if command == "load_task":
+            backend.load_task(message["task"])
+            return {}, {}
+        if command == "reset":
+            instructions, attempts = backend.reset(message["start"])
+            return {"attempts": attempts, "instructions": instructions}, backend.frame(images)
+        if command == "step":
+            success, ended = backend.step(arrays["action"], message.get("avoid"))
+            return {"success": success, "ended": ended}, backend.frame(images)
+        if command == "observe":
+            return {}, backend.frame(True)
+        if command == "demonstrate":
+            instructions, attempts, low = backend.demonstrate(message["start"])
+            return {"attempts": attempts, "instructions": instructions}, low
+        if command == "images":
+            return {}, backend.images([int(each) for each in message["frames"]])
+        if command == "snapshot":
+            snapshot = backend.snapshot()
+            return {}, {} if snapshot is None else {"snapshot": snapshot}
+        raise ValueError(f"unknown command {command!r}")
