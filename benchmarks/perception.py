@@ -25,7 +25,7 @@ from distill.config import Config
 from distill.evaluation.latency import STAGES, measure
 from distill.evaluation.policies import Policy, Seen, StudentPolicy, TeacherPolicy
 from distill.store.machine import hardware
-from distill.worlds.embedded import reading_ms
+from distill.worlds import open_world
 from envs.specs import STATE
 from students.one_step import OneStepStudent
 from students.selection import SINGLE_SAMPLE
@@ -42,14 +42,14 @@ def look(config: Config) -> Seen:
     env = envs.make(config.task, cameras=config.observation.camera_settings())
     seen = [env.reset(seed=seed)[0] for seed in range(FRAMES)]
     env.close()
-    steps = config.shape().observation_steps
+    steps = config.teacher.observation_steps
     return {name: np.stack([np.stack([frame[name]] * steps) for frame in seen]).astype(np.float32) for name in seen[0]}
 
 
 def policies(config: Config, seen: Seen) -> list[Policy]:
     """The 50-step teacher and the student of the preset, untrained."""
     torch.manual_seed(0)
-    shape, student = config.shape(), config.student
+    shape, student = config.shape(envs.task_spec(config.task)), config.student
     its_shape = replace(shape, width=student.width or shape.width, depth=student.depth or shape.depth)
     ranges = {"state": seen[STATE].reshape(-1, shape.state_size), "action": np.stack([-np.ones(shape.action_size)] * 2)}
     statistics = {name: {"min": rows.min(0), "max": rows.max(0)} for name, rows in ranges.items()}
@@ -75,14 +75,14 @@ def main() -> None:
     print("| preset | policy | read | preprocess | encode | head | post | whole call [ms] | Hz | ratio |\n|" + "---|" * 10)
     for preset in arguments.presets:
         _, _, config = read_command(["--config", str(ROOT / f"configs/{preset}.yaml")])
-        seen, cameras = look(config), config.observation.camera_settings()
+        seen = look(config)
         both = policies(config, seen)
         chosen = config.evaluate.student_selection
         measured = measure(
             both, seen, arguments.calls, arguments.warmup, config.evaluate.execution_horizon,
             selection=lambda policy, chosen=chosen: chosen if isinstance(policy, StudentPolicy) else SINGLE_SAMPLE,
         )  # fmt: skip
-        read = None if cameras is None else reading_ms(config.task, cameras, arguments.calls, arguments.warmup)
+        read = open_world(config).camera_ms(arguments.calls, arguments.warmup)
         teacher_ms = measured["teacher_50"]["median_ms"]
         for policy in both:
             latency = measured[policy.name]

@@ -15,7 +15,7 @@ import tyro
 from distill.checks import check_choice, check_teacher_folder, validate
 from distill.cli.launch import is_launched, launch, settle, wanted_processes
 from distill.config import Config
-from distill.graphs.run import run_graph
+from distill.graphs.run import FURTHER, run_graph
 from distill.presets import apply_preset
 from distill.report.tables import distilling_line
 from distill.runtime.context import Context
@@ -44,7 +44,7 @@ def read_command(arguments: Sequence[str]) -> tuple[str, bool, Config]:
     rest, stage, presets, dry_run = list(arguments), "", [], False
     if rest and not rest[0].startswith("-"):
         stage = rest.pop(0)
-        check_choice("stage", stage, (*STAGES, "doctor", "export", *EXTERNAL))
+        check_choice("stage", stage, (*STAGES, *FURTHER, "doctor", "export", *EXTERNAL))
     if stage == "doctor" and "--rlbench" in rest:
         rest.remove("--rlbench")
         stage = "doctor --rlbench"

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from distill.hypotheses.distances import distances, embed, neighbour_radii
-from distill.objectives.sets import coverage, energy_distance, fidelity
+from distill.hypotheses.distances import coverage, distances, embed, energy_distance, fidelity, neighbour_radii
 from students.selection import SAME_PLAN
 
 

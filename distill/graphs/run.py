@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 from distill.config import Config
 from distill.graphs.graph import Graph
@@ -12,6 +14,7 @@ from distill.inputs.policies import DistilledStudent, MeasuredPolicy, NearestDem
 from distill.inputs.rollouts import MonitorSource, Rollouts
 from distill.inputs.teachers import TeacherFolder, TeacherSource
 from distill.objectives.recipes import recipe
+from distill.runtime.stage import Stage
 from distill.stages.choose_student import ChooseStudent
 from distill.stages.choose_teacher import ChooseTeacher
 from distill.stages.demonstrations import RecordDemonstrations
@@ -45,8 +48,19 @@ class RunGraph(Graph):
     real_time: tuple[RollOutInRealTime, ...]
 
 
+FURTHER: dict[str, Callable[[RunGraph], Stage[Any]]] = {}
+"""Further stages of a run, by their word of the command line: from the run's other stages to the stage. A new stage is one
+file and one line here."""
+
+
 def run_graph(config: Config, world: World) -> RunGraph:
     """The stages of a config in its world. Reads nothing but the folder of teacher.path."""
+    graph = _own_stages(config, world)
+    further = {word: (make(graph),) for word, make in FURTHER.items()}
+    return replace(graph, named={**graph.named, **further}, further=tuple(stage for (stage,) in further.values()))
+
+
+def _own_stages(config: Config, world: World) -> RunGraph:
     evaluate, seed = config.evaluate, config.seed
     shape = config.shape(world.spec)
     demonstrations = RecordDemonstrations(world, config.demos)

@@ -306,6 +306,8 @@ def recipe(name: str) -> Recipe:
     """The recipe of a name. Raises ValueError for an unknown one, with the nearest that there is."""
     if name in RECIPES:
         return RECIPES[name]
+    if name in OBJECTIVES:
+        return SetRecipe(OBJECTIVES[name], OBJECTIVES[name].label)
     if re.fullmatch("[a-z_]+", name):  # no sum
         raise ValueError(f"student.objectives: unknown {name!r}; expected one of {sorted(RECIPES)}, or a weighted sum such as "
                          f"'chamfer+0.5energy_distance'{nearest_name(name, RECIPES)}")

@@ -16,26 +16,17 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from distill.hypotheses.distances import distances, embed, neighbour_radii, partner_distances
-from distill.hypotheses.neighbours import Backend, nearest
+from distill.hypotheses.distances import (
+    coverage,
+    distances,
+    embed,
+    energy_distance,
+    fidelity,
+    neighbour_radii,
+    partner_distances,
+)
+from distill.hypotheses.neighbours import nearest
 from envs.specs import nearest_name
-
-
-def _to_nearest(from_BMD: Tensor, to_BKD: Tensor, backend: Backend) -> Tensor:
-    """Mean over b and m of min_k d(from_bm, to_bk); the search has no gradient, the distance to its winner has."""
-    _, index_BM = nearest(from_BMD.detach(), to_BKD.detach(), backend)
-    winner_BMD = to_BKD.gather(1, index_BM[..., None].expand(-1, -1, to_BKD.shape[-1]))
-    return partner_distances(from_BMD, winner_BMD).mean()
-
-
-def coverage(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor, backend: Backend = "auto") -> Tensor:
-    """1/K sum_k min_m d(t_k, s_m): every hypothesis of the teacher has a student sample near it (IMLE, 1809.09087)."""
-    return _to_nearest(embed(teacher_BKTA.detach(), weights_A), embed(student_BMTA, weights_A), backend)
-
-
-def fidelity(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor, backend: Backend = "auto") -> Tensor:
-    """1/M sum_m min_k d(s_m, t_k): no student sample is far from all hypotheses of the teacher."""
-    return _to_nearest(embed(student_BMTA, weights_A), embed(teacher_BKTA.detach(), weights_A), backend)
 
 
 def chamfer(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
@@ -44,24 +35,6 @@ def chamfer(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Te
     Set-level IMLE of "From Flow to One Step" (arXiv 2603.09415), with un-squared distances.
     """
     return fidelity(student_BMTA, teacher_BKTA, weights_A) + coverage(student_BMTA, teacher_BKTA, weights_A)
-
-
-def energy_distance(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
-    """2 E d(s, t) - E d(s, s') - E d(t, t'), expectations over different samples (Szekely and Rizzo 2013, eq. 5).
-
-    Unbiased, so it may be slightly negative for equal distributions. Zero only for equal distributions, so unlike
-    Chamfer it sees how often each mode is chosen. A set of one sample has no spread term.
-    """
-    student_BMD, teacher_BKD = embed(student_BMTA, weights_A), embed(teacher_BKTA.detach(), weights_A)
-
-    def spread(points_BND: Tensor) -> Tensor:
-        count = points_BND.shape[1]
-        if count < 2:
-            return points_BND.new_zeros(())
-        off_diagonal_NN = 1 - torch.eye(count, device=points_BND.device, dtype=points_BND.dtype)
-        return (distances(points_BND, points_BND) * off_diagonal_NN).sum((-1, -2)).mean() / (count * (count - 1))
-
-    return 2 * distances(student_BMD, teacher_BKD).mean() - spread(student_BMD) - spread(teacher_BKD)
 
 
 def chamfer_energy(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:

@@ -193,7 +193,7 @@ class WriteReport(FolderStage):
             "candidates": selection.candidates if policy.kind == "student" and selection.uses_candidates else 1,
             "latency": latency[name], "speedup": latency[reference]["median_ms"] / latency[name]["median_ms"],
             "fidelity": result["fidelity"], "observation_modes": result.get("observation_modes"), "validation": None,
-            "warm_start": chosen is not None and self._warm(chosen),
+            "warm_start": None if chosen is None else self._warm(chosen),
             "sees": list(sources_of(policy.policy(context).shape)),
         }  # fmt: skip
         if chosen is not None:

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from distill.config import Config, StudentConfig
 from distill.hypotheses.cache import hypothesis_seeds, noise_of
-from distill.hypotheses.distances import embed
+from distill.hypotheses.distances import coverage, embed, fidelity
 from distill.objectives import flow_maps as rivals
 from distill.objectives.code_shares import share_loss
 from distill.objectives.recipes import RECIPES, Batch, FlowMapRecipe, LossModule, SetRecipe, TrainingContext, recipe
-from distill.objectives.sets import OBJECTIVES, chamfer, coverage, fidelity
+from distill.objectives.sets import OBJECTIVES, chamfer
 from envs.specs import STATE
 from students.flow_map import FlowMapStudent
 from students.one_step import OneStepStudent

@@ -14,16 +14,13 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
-from distill.hypotheses.distances import chunk_weights, distances, embed
+from distill.hypotheses.distances import chunk_weights, coverage, distances, embed, energy_distance, fidelity
 from distill.objectives.sets import (
     ANCHORED,
     OBJECTIVES,
     best_set,
     chamfer,
     chamfer_energy,
-    coverage,
-    energy_distance,
-    fidelity,
     hungarian,
     large_pool,
     objective,

@@ -1,13 +1,13 @@
-"""Who still succeeds when the world moves and does not wait? Teacher and student of finished runs, at scaled times of a call.
+"""Who still succeeds when the world goes on while the policy computes? Teacher and student of finished runs, by latency.
 
-    python benchmarks/moving.py --runs runs --tasks avoid handles --seeds 0 1
+    python benchmarks/real_time.py --runs runs --tasks avoid handles --seeds 0 1
 
 Takes the teacher and the student `chamfer` of the default recipe from the runs `<task>-seed<n>`; nothing is trained. A policy
 call is given the time that it takes here (`--times`, for 50 and 10 solver steps and for the student) times each of `--scales`.
 Of arXiv 2603.09415's 50-step teacher x 1.45 makes the 116 ms on its hardware, x 4.31 the 345 ms (2.9 Hz) on its robot; x 10.4
 is the student's call scaled to the 20 Hz clock, 50 ms; x 0 is no latency. Roll-outs are kept
 (`--kept`) and not done again; the table pools the seeds, and the student is paired with each teacher. Its rows are added to
-benchmarks/results/moving.json.
+benchmarks/results/real_time.json.
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from distill.stages.plan import selection_key
 
 import envs
 from distill.cli.main import read_command
 from distill.config import Config
 from distill.evaluation.policies import Policy, StudentPolicy, TeacherPolicy
 from distill.evaluation.real_time import CONDITIONS, Clock, delay_steps, outcome, paired_rows, run_in_real_time
-from distill.graphs.run import make_plan
+from distill.graphs.run import run_graph
 from distill.hypotheses.cache import episode_seed
+from distill.inputs.rollouts import selection_settings
 from distill.store.manifest import place_of, sha256_file, write_json
+from distill.worlds import open_world
 from envs.panda.recording import stored_starts
 from students import load_student
 from students.selection import SINGLE_SAMPLE
 from teachers import load_teacher
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGET = ROOT / "benchmarks/results/moving.json"
+TARGET = ROOT / "benchmarks/results/real_time.json"
 STUDENT = "chamfer"
-CHOSEN = Config().moving_selection
+CHOSEN = Config().real_time_selection
 LABELS = {"teacher_50": "teacher, 50 steps", "teacher_10": "teacher, 10 steps", STUDENT: "student"}
 
 
@@ -52,7 +53,7 @@ def main() -> None:
     parser.add_argument("--times", nargs=3, type=float, default=[80.0, 16.6, 4.8], help="[ms], one thread, idle")
     parser.add_argument("--every", type=int, default=4, help="control steps from one question to the next")
     parser.add_argument("--patience", type=float, default=2.0)
-    parser.add_argument("--kept", type=Path, default=Path("runs/moving-rollouts"), help="every episode's outcome")
+    parser.add_argument("--kept", type=Path, default=Path("runs/real-time-rollouts"), help="every episode's outcome")
     parser.add_argument("--teachers-choose", action="store_true", help="among as many plans as the student, in no more time")
     parser.add_argument("--calm", action="store_true", help="without the disturbance, too: what coming late costs by itself")
     arguments = parser.parse_args()
@@ -67,12 +68,12 @@ def main() -> None:
         if arguments.teachers_choose:
             which += ", teachers choose, too"
         settings = {"starts": arguments.starts, "times_ms": arguments.times, "disturbance": str(envs.disturbance(task)),
-                    "selection": selection_key(CHOSEN)}  # fmt: skip
+                    "selection": selection_settings(CHOSEN)}  # fmt: skip
         write_json(TARGET, {**found, which: {**settings, "rows": rows}})
 
 
 def _policy_results(arguments: argparse.Namespace, task: str, name: str, ms: float) -> dict[str, Any]:
-    """One policy's roll-outs at every scale, the seeds one after the other, as the stage `moving` writes them."""
+    """One policy's roll-outs at every scale, the seeds one after the other, as the stages `real_time` write them."""
     dt_s, times = envs.task_spec(task).dt_s, []
     for scale in arguments.scales:
         clock = Clock(delay_steps(scale * ms, dt_s), arguments.every, arguments.patience)
@@ -92,7 +93,7 @@ def finished(runs: Path, task: str, seed: int, stage: str) -> Path:
     Raises ValueError where there is none: what stands in its place may be an ablation's.
     """
     _, _, config = read_command(["--config", str(ROOT / f"configs/{task}.yaml"), "--runs-dir", str(runs), "--seed", str(seed)])
-    wanted = {each.name: each for each in make_plan(config).all()}[stage]
+    wanted = {each.name: each for each in run_graph(config, open_world(config)).stages}[stage]
     folder = config.folder / stage
     place = place_of(folder, wanted.key)
     if place is not None:
@@ -106,7 +107,7 @@ def _rolled(
     weights = finished(arguments.runs, task, seed, "distill/" + STUDENT if name == STUDENT else "teach")
     selection = CHOSEN if name == STUDENT or arguments.teachers_choose else SINGLE_SAMPLE
     made_from = {
-        **selection_key(selection), "weights": sha256_file(weights / "model.safetensors"),
+        **selection_settings(selection), "weights": sha256_file(weights / "model.safetensors"),
         "clock": [clock.delay, clock.period, arguments.starts],
         "disturbance": str(envs.disturbance(task)) if condition == "disturbed" else "",
     }  # fmt: skip
