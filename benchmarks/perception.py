@@ -23,7 +23,7 @@ import envs
 from distill.cli.main import read_command
 from distill.config import Config
 from distill.evaluation.latency import STAGES, measure
-from distill.evaluation.policies import Policy, Seen, StudentPolicy, TeacherPolicy
+from distill.evaluation.policies import Policy, RawObservation, StudentPolicy, TeacherPolicy
 from distill.store.machine import hardware
 from distill.worlds import open_world
 from envs.specs import STATE
@@ -37,7 +37,7 @@ PRESETS = tuple(f"{task}{seen}" for task in ("detour", "handles") for seen in ("
 FRAMES = 16
 
 
-def look(config: Config) -> Seen:
+def look(config: Config) -> RawObservation:
     """Raw observations `[FRAMES, O, ..]` at so many starts, as the preset's cameras give them."""
     env = envs.make(config.task, cameras=config.observation.camera_settings())
     seen = [env.reset(seed=seed)[0] for seed in range(FRAMES)]
@@ -46,7 +46,7 @@ def look(config: Config) -> Seen:
     return {name: np.stack([np.stack([frame[name]] * steps) for frame in seen]).astype(np.float32) for name in seen[0]}
 
 
-def policies(config: Config, seen: Seen) -> list[Policy]:
+def policies(config: Config, seen: RawObservation) -> list[Policy]:
     """The 50-step teacher and the student of the preset, untrained."""
     torch.manual_seed(0)
     shape, student = config.shape(envs.task_spec(config.task)), config.student

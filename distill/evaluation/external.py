@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from distill.evaluation.policies import Seen, preprocess
+from distill.evaluation.policies import RawObservation, preprocess
 from teachers.adapters.teacher import AdapterTeacher
 from teachers.contract import Observation
 from teachers.networks.normalisation import Normaliser
@@ -55,7 +55,7 @@ class AdapterPolicy:
         raw_BSTA = self.teacher.sample_from_seeds(seen, draws.cpu().numpy(), self.num_steps)
         return self.module.normaliser.normalise_action(raw_BSTA)
 
-    def time_call(self, seen: Seen, generator: torch.Generator) -> tuple[float, list[float]]:
+    def time_call(self, seen: RawObservation, generator: torch.Generator) -> tuple[float, list[float]]:
         """See `distill.evaluation.latency.TimedElsewhere`."""
         seed = int(torch.randint(2**62, (), generator=generator))
         return self.teacher.time_call(preprocess(self, seen), seed, self.num_steps)

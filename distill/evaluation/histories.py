@@ -17,15 +17,15 @@ class History:
     frames in between, which nobody asks for, hold the state only.
     """
 
-    def __init__(self, env: TaskEnv, observation_steps: int, asks: Callable[[int], bool]) -> None:
+    def __init__(self, env: TaskEnv, observation_steps: int, queries_at: Callable[[int], bool]) -> None:
         """Of an environment without cameras, or with cameras and `cameras_on_demand`."""
-        self._env, self._steps, self._asks = env, observation_steps, asks
+        self._env, self._steps, self._queries_at = env, observation_steps, queries_at
         self._frames: list[dict[str, np.ndarray]] = []
 
     def add(self, observation: Mapping[str, np.ndarray], step: int) -> None:
         """What `reset` (step 0) or the step before this one gave."""
         frame = {STATE: observation[STATE]}
-        if self._env.camera_rig is not None and any(self._asks(step + ahead) for ahead in range(self._steps)):
+        if self._env.camera_rig is not None and any(self._queries_at(step + ahead) for ahead in range(self._steps)):
             frame |= self._env.observe_cameras()
         self._frames = [*(self._frames or [frame] * self._steps)[1:], frame]
 

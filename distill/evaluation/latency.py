@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from distill.evaluation.policies import Policy, Seen, device_of, postprocess, preprocess
+from distill.evaluation.policies import Policy, RawObservation, device_of, postprocess, preprocess
 from distill.evaluation.rollouts import decide
 from distill.evaluation.statistics import latency_summary
 from students.selection import SINGLE_SAMPLE, Memory, Selection, choose, draw_candidates
@@ -23,7 +23,7 @@ STAGES = ("preprocess_ms", "encode_ms", "head_ms", "post_ms")
 class TimedElsewhere(Protocol):
     """A policy that runs in another process and takes its times there, so that the way to it is not counted."""
 
-    def time_call(self, seen: Seen, generator: torch.Generator) -> tuple[float, list[float]]:
+    def time_call(self, seen: RawObservation, generator: torch.Generator) -> tuple[float, list[float]]:
         """Milliseconds of one call for one observation: whole, and of the four stages."""
         ...
 
@@ -44,7 +44,7 @@ def _timed(call: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
 
 @torch.inference_mode()
 def _staged_call(
-    policy: Policy, seen: Seen, generator: torch.Generator, selection: Selection, memory: Memory, executed: int
+    policy: Policy, seen: RawObservation, generator: torch.Generator, selection: Selection, memory: Memory, executed: int
 ) -> list[float]:
     """Milliseconds of the four stages, the device synchronised after each; the choice among candidates is in the last."""
     device = device_of(policy)
@@ -65,7 +65,7 @@ def _staged_call(
 
 
 def measure(
-    policies: Sequence[Policy], observations: Seen, calls: int, warmup: int, execution_horizon: int, seed: int = 0,
+    policies: Sequence[Policy], observations: RawObservation, calls: int, warmup: int, execution_horizon: int, seed: int = 0,
     selection: Callable[[Policy], Selection] = lambda policy: SINGLE_SAMPLE,
 ) -> dict[str, Any]:  # fmt: skip
     """Per policy: median, p95, p99 of the whole call [ms], Hz = 1 / median, and the stages' medians.

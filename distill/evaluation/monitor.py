@@ -56,11 +56,11 @@ class SupportMonitor(nn.Module):
         distance_BN = state_distances(state_vectors(state_BOS.to(self.state_ND), self.normaliser), self.state_ND)
         return distance_BN.amin(-1)
 
-    def is_outside(self, state_OS: Tensor) -> bool:
+    def is_out_of_distribution(self, state_OS: Tensor) -> bool:
         """Whether one raw state history lies beyond the threshold; a state that is not finite does."""
-        return self.are_outside(state_OS[None].cpu().numpy())[0]
+        return self.are_out_of_distribution(state_OS[None].cpu().numpy())[0]
 
-    def are_outside(self, states_BOS: np.ndarray) -> list[bool]:
+    def are_out_of_distribution(self, states_BOS: np.ndarray) -> list[bool]:
         """The same for several, on the host."""
         distance_B = self.distance(torch.from_numpy(np.ascontiguousarray(states_BOS)))
         return [not value <= self.threshold for value in distance_B.tolist()]

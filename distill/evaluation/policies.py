@@ -17,7 +17,7 @@ from teachers.networks.observations import sources_of
 from teachers.networks.shapes import PolicyShape
 from teachers.trained import TrainedTeacher
 
-Seen = Mapping[str, np.ndarray]
+RawObservation = Mapping[str, np.ndarray]
 """Raw observations on the host: every feature by its name, `[B, O, ..]`; the state is always among them."""
 
 
@@ -106,7 +106,7 @@ def device_of(policy: Policy) -> torch.device:
     return next(policy.module.parameters()).device
 
 
-def preprocess(policy: Policy, seen: Seen) -> Observation:
+def preprocess(policy: Policy, seen: RawObservation) -> Observation:
     """What was seen to the tensors the network takes, on its device; what the policy does not see is left out.
 
     Of more steps than it looks at, the newest.
@@ -126,7 +126,7 @@ def postprocess(policy: Policy, chunks: Tensor) -> np.ndarray:
 
 @torch.inference_mode()
 def sample_set(
-    policy: Policy, seen: Seen, generator: torch.Generator, samples: int, selection: Selection, executed: int
+    policy: Policy, seen: RawObservation, generator: torch.Generator, samples: int, selection: Selection, executed: int
 ) -> Tensor:
     """`[S, T, A]` normalised chunks that an episode would carry out at this one observation, were it asked S times afresh."""
     condition_1C = policy.encode(preprocess(policy, seen))
@@ -139,7 +139,7 @@ def sample_set(
 
 
 def raw_sample_set(
-    policy: Policy, seen: Seen, generator: torch.Generator, samples: int, selection: Selection, executed: int
+    policy: Policy, seen: RawObservation, generator: torch.Generator, samples: int, selection: Selection, executed: int
 ) -> np.ndarray:
     """The same in raw units, on the host."""
     return postprocess(policy, sample_set(policy, seen, generator, samples, selection, executed))

@@ -16,10 +16,10 @@ from distill.evaluation.policies import Policy
 from distill.evaluation.rollouts import (
     Episode,
     blind_pool,
-    carry_out,
     decide,
     end_motion,
     episode_generator,
+    execute_action,
     note_switch,
     start_episode,
 )
@@ -65,7 +65,7 @@ class Clock:
         """Control steps from one question to the next."""
         return max(self.every, math.ceil(round(self.patience * self.delay, 9)))
 
-    def asks(self, step: int) -> bool:
+    def queries_at(self, step: int) -> bool:
         """Whether the policy is asked with what is seen at `step`."""
         return step % self.period == 0
 
@@ -106,7 +106,7 @@ def outcome(run: RealTimeEpisode) -> dict[str, Any]:
     episode = run.episode
     return {
         "index": episode.index, "success": episode.success, "failure": episode.failure, "mode": episode.mode,
-        "steps": episode.steps, "asked": episode.asked, "moved_at": run.moved_at, "reaction_steps": run.reaction_steps,
+        "steps": episode.steps, "queries": episode.queries, "moved_at": run.moved_at, "reaction_steps": run.reaction_steps,
     }  # fmt: skip
 
 
@@ -157,21 +157,21 @@ def _run_wave(
     generators = [episode_generator(seed, index) for index in wave]
     horizon = policy.shape.horizon
     executed = _executed(clock, selection, horizon)
-    histories = [History(env, policy.shape.observation_steps, clock.asks) for env in pool]
+    histories = [History(env, policy.shape.observation_steps, clock.queries_at) for env in pool]
     for row, (env, run) in enumerate(zip(pool, runs, strict=True)):
         start_episode(env, run.episode, histories[row], tools[row], starts_ED)
     plans: dict[int, dict[int, np.ndarray]] = {}  # by the step they were asked at, then by row
     active = list(range(len(wave)))
     step = 0
     while active:
-        if clock.asks(step):
+        if clock.queries_at(step):
             seen = stacked([histories[row] for row in active])
             planned, remembered = decide(
                 policy, seen, [generators[row] for row in active], selection, [memories[row] for row in active], executed
             )
             plans = {asked: plans[asked] for asked in list(plans)[-2:]} | {step: dict(zip(active, planned, strict=True))}
             for row, memory in zip(active, remembered, strict=True):
-                runs[row].episode.asked += 1
+                runs[row].episode.queries += 1
                 memories[row] = memory
         newest, index = clock.newest(step), clock.action(step, horizon)
         for row in list(active):
@@ -189,7 +189,7 @@ def _run_wave(
                 run.moved_at = step
             if run.moved_at is not None and run.reaction_steps is None and newest > run.moved_at:
                 run.reaction_steps = step - run.moved_at
-            if carry_out(env, episode, histories[row], tools[row], chunk[index], keep_actions):
+            if execute_action(env, episode, histories[row], tools[row], chunk[index], keep_actions):
                 active.remove(row)
         step += 1
     for env, run, positions in zip(pool, runs, tools, strict=True):

@@ -14,7 +14,7 @@ import torch
 
 import envs
 from distill.evaluation.histories import History, stacked
-from distill.evaluation.policies import Policy, Seen, device_of, postprocess, preprocess
+from distill.evaluation.policies import Policy, RawObservation, device_of, postprocess, preprocess
 from distill.evaluation.statistics import mode_entropy
 from distill.hypotheses.cache import hypothesis_seeds
 from distill.observation import cameras_for
@@ -28,7 +28,7 @@ from students.selection import SINGLE_SAMPLE, Memory, Selection, choose, draw_ca
 class Monitor(Protocol):
     """What says whether observations are like the training observations: distill.evaluation.demonstrated.SupportMonitor."""
 
-    def are_outside(self, states_BOS: np.ndarray) -> Sequence[bool]: ...
+    def are_out_of_distribution(self, states_BOS: np.ndarray) -> Sequence[bool]: ...
 
 
 @dataclass
@@ -54,8 +54,8 @@ class Episode:
     compared: int = 0
     switches: int = 0
     jerk: float | None = None
-    asked: int = 0
-    outside: int | None = None
+    queries: int = 0
+    out_of_distribution: int | None = None
 
 
 def episode_generator(seed: int, index: int) -> torch.Generator:
@@ -119,10 +119,10 @@ def run_wave(
                 execution_horizon,
             )  # fmt: skip
             if monitor is not None:
-                for row, outside in zip(active, monitor.are_outside(seen[STATE]), strict=True):
-                    episodes[row].outside = (episodes[row].outside or 0) + outside
+                for row, outside in zip(active, monitor.are_out_of_distribution(seen[STATE]), strict=True):
+                    episodes[row].out_of_distribution = (episodes[row].out_of_distribution or 0) + outside
             for row, chunk, memory in zip(active, planned, remembered, strict=True):
-                episodes[row].asked += 1
+                episodes[row].queries += 1
                 if row in chunks:
                     note_switch(pool[row], episodes[row], chunks[row][execution_horizon:], chunk)
                 chunks[row], memories[row] = chunk, memory
@@ -132,7 +132,7 @@ def run_wave(
                 episode.failure = "policy_error"
                 active.remove(row)
                 continue
-            if carry_out(env, episode, histories[row], tools[row], action, keep_actions):
+            if execute_action(env, episode, histories[row], tools[row], action, keep_actions):
                 active.remove(row)
         step += 1
     for env, episode, positions in zip(pool, episodes, tools, strict=True):
@@ -150,7 +150,7 @@ def start_episode(
     positions.append(env.tool_position())
 
 
-def carry_out(
+def execute_action(
     env: TaskEnv, episode: Episode, history: History, positions: list[np.ndarray], action: np.ndarray, keep_actions: int
 ) -> bool:
     """One control step of an episode, noted there, in `history` and in `positions`; whether it has ended with it."""
@@ -176,7 +176,7 @@ def end_motion(env: TaskEnv, episode: Episode, positions: Sequence[np.ndarray]) 
 
 @torch.inference_mode()
 def decide(
-    policy: Policy, seen: Seen, generators: Sequence[torch.Generator], selection: Selection,
+    policy: Policy, seen: RawObservation, generators: Sequence[torch.Generator], selection: Selection,
     memories: Sequence[Memory], executed: int,
 ) -> tuple[np.ndarray, list[Memory]]:  # fmt: skip
     """The whole policy call: the chunks to carry out `[B, T, A]`, raw, and what each of the B episodes then remembers."""
@@ -231,7 +231,7 @@ def summarise(spec: TaskSpec, episodes: Sequence[Episode]) -> dict[str, Any]:
     counts = [modes.get(mode, 0) for mode in spec.modes]
     switching = [episode.switches / episode.compared for episode in episodes if episode.compared]
     jerks = [episode.jerk for episode in episodes if episode.jerk is not None]
-    watched = sum(episode.asked for episode in episodes if episode.outside is not None)
+    watched = sum(episode.queries for episode in episodes if episode.out_of_distribution is not None)
     return {
         "episodes": len(episodes),
         "successes": sum(episode.success for episode in episodes),
@@ -242,7 +242,7 @@ def summarise(spec: TaskSpec, episodes: Sequence[Episode]) -> dict[str, Any]:
         "entropy": mode_entropy(counts, len(spec.modes)) if sum(counts) else None,
         "switch_rate": float(np.mean(switching)) if switching else None,
         "jerk_rms": float(np.mean(jerks)) if jerks else None,
-        "outside_observations": sum(episode.outside or 0 for episode in episodes) / watched if watched else None,
+        "outside_observations": sum(episode.out_of_distribution or 0 for episode in episodes) / watched if watched else None,
     }
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from distill.evaluation.fidelity import average, set_fidelity
-from distill.evaluation.policies import Policy, Seen, raw_sample_set
+from distill.evaluation.policies import Policy, RawObservation, raw_sample_set
 from distill.evaluation.rollouts import summarise
 from distill.inputs.observations import HeldOut
 from distill.inputs.policies import MeasuredPolicy
@@ -114,7 +114,7 @@ class BySets:
         best = min(range(len(rows)), key=lambda row: (rows[row]["energy_distance"], -row))
         take(folder, candidates, rows, best)
 
-    def _sets(self, context: Context, policy: Policy, seen: Seen) -> list[Tensor]:
+    def _sets(self, context: Context, policy: Policy, seen: RawObservation) -> list[Tensor]:
         """Normalised chunks `[1, S, T, A]` of a policy for each observation."""
         normaliser, count = self.source.normaliser(context), len(next(iter(seen.values())))
         selection = selection_for(policy, self.selection)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from distill.evaluation.policies import Seen
+from distill.evaluation.policies import RawObservation
 from distill.observation import observation_of
 from distill.runtime.context import Context
 from distill.runtime.stage import Input, Stage
@@ -16,7 +16,7 @@ from distill.training.data import windows_for
 from envs.demonstrations import Demonstrations
 from teachers.networks.shapes import PolicyShape
 
-Observe = Callable[[np.ndarray], Seen]
+Observe = Callable[[np.ndarray], RawObservation]
 """Frame numbers `[n]` to what was observed there, raw, `[n, O, ..]`, the state always among it."""
 
 
@@ -37,7 +37,7 @@ class ObservationSource(Input, Protocol):
 class HeldOut(Input, Protocol):
     """Observations that nothing is trained on, at which sets are compared and calls are timed."""
 
-    def held_out(self, context: Context) -> Seen:
+    def held_out(self, context: Context) -> RawObservation:
         """`[F, O, ..]` each."""
         ...
 
@@ -65,7 +65,7 @@ class DemonstratedObservations:
     def observe(self, context: Context, shape: PolicyShape) -> Observe:
         dataset = windows_for(self.demonstrations.remembered(context), shape, shape.observation_steps, 1, context.share.world)
 
-        def at(frames: np.ndarray) -> Seen:
+        def at(frames: np.ndarray) -> RawObservation:
             return {name: value.numpy() for name, value in observation_of(dataset[frames]).items()}
 
         return at

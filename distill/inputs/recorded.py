@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from distill.evaluation.external import AdapterPolicy, Statistics
-from distill.evaluation.policies import Policy, Seen, StudentPolicy, TeacherPolicy
+from distill.evaluation.policies import Policy, RawObservation, StudentPolicy, TeacherPolicy
 from distill.inputs.observations import Observe
 from distill.inputs.policies import Kind, steps_in_words
 from distill.inputs.teachers import TeacherSource
@@ -89,7 +89,7 @@ class Recording:
     def frames(self) -> dict[str, np.ndarray]:
         return split(self.recorded.episodes)
 
-    def at(self, frames: np.ndarray, features: tuple[str, ...] = ()) -> Seen:
+    def at(self, frames: np.ndarray, features: tuple[str, ...] = ()) -> RawObservation:
         """What was observed at these frames, raw, `[n, O, ..]`."""
         return read_features(self.recorded, frames, self.observation_steps, features or self.features)
 
@@ -122,11 +122,11 @@ class HeldOutRecording:
     def needs(self) -> tuple[Stage[Any], ...]:
         return ()
 
-    def held_out(self, context: Context) -> Seen:
+    def held_out(self, context: Context) -> RawObservation:
         place = ("held_out", self.key)
         if place not in context.memory:
             context.memory[place] = self.recording.at(spread(self.recording.frames[self.split], self.count))
-        found: Seen = context.memory[place]
+        found: RawObservation = context.memory[place]
         return found
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from distill.config import Config, StudentConfig
 from distill.hypotheses.cache import noise_of
-from distill.objectives import flow_maps as rivals
+from distill.objectives import flow_maps
 from distill.objectives.code_shares import share_loss
 from distill.objectives.sets import OBJECTIVES, Objective, objective
 from distill.observation import observation_of
@@ -260,17 +260,17 @@ def _reflow(student: FlowMapStudent, given: TrainingContext, batch: Batch, draws
     end_NTA = batch["hypotheses"][row, (chosen_N * batch["hypotheses"].shape[1]).long()]
     seed_N1 = batch["seed"][row, (chosen_N * batch["seed"].shape[1]).long()][:, None].cpu().numpy()
     noise_NTA = noise_of(seed_N1, tuple(end_NTA.shape[1:]))[:, 0].to(end_NTA.device)
-    return rivals.reflow_loss(student, observation_of(batch), noise_NTA, end_NTA, time_N, given.weights_TA)
+    return flow_maps.reflow_loss(student, observation_of(batch), noise_NTA, end_NTA, time_N, given.weights_TA)
 
 
 def _reflow_draws(rows: int, chunk_shape: tuple[int, int], generator: torch.Generator) -> tuple[Tensor, ...]:
-    return *rivals.reflow_draws(rows, chunk_shape, generator), torch.rand(rows, generator=generator)
+    return *flow_maps.reflow_draws(rows, chunk_shape, generator), torch.rand(rows, generator=generator)
 
 
 def _consistency(student: FlowMapStudent, given: TrainingContext, batch: Batch, draws: tuple[Tensor, ...]) -> Tensor:
     assert isinstance(given.teacher, FlowTeacher)
     action_NTA, (noise_NTA, step_N) = student.normaliser.normalise_action(batch["action"]), draws
-    return rivals.consistency_loss(
+    return flow_maps.consistency_loss(
         student, given.teacher, observation_of(batch), action_NTA, noise_NTA, step_N, weights_TA=given.weights_TA
     )
 
@@ -278,7 +278,7 @@ def _consistency(student: FlowMapStudent, given: TrainingContext, batch: Batch, 
 def _shortcut(student: FlowMapStudent, given: TrainingContext, batch: Batch, draws: tuple[Tensor, ...]) -> Tensor:
     assert isinstance(given.teacher, FlowTeacher)
     action_NTA, (noise_NTA, time_N, span_N) = student.normaliser.normalise_action(batch["action"]), draws
-    return rivals.shortcut_loss(
+    return flow_maps.shortcut_loss(
         student, observation_of(batch), action_NTA, noise_NTA, time_N, span_N, teacher=given.teacher,
         weights_TA=given.weights_TA,
     )  # fmt: skip
@@ -286,7 +286,7 @@ def _shortcut(student: FlowMapStudent, given: TrainingContext, batch: Batch, dra
 
 def _mean_flow(student: FlowMapStudent, given: TrainingContext, batch: Batch, draws: tuple[Tensor, ...]) -> Tensor:
     action_NTA, (noise_NTA, time_N, span_N) = student.normaliser.normalise_action(batch["action"]), draws
-    return rivals.mean_flow_loss(
+    return flow_maps.mean_flow_loss(
         student, observation_of(batch), action_NTA, noise_NTA, time_N, span_N, weights_TA=given.weights_TA
     )
 
@@ -295,9 +295,9 @@ RECIPES: dict[str, Recipe] = {
     **{name: SetRecipe(chosen, chosen.label) for name, chosen in OBJECTIVES.items()},
     "imle_policy": SetRecipe(OBJECTIVES["rs_imle"], "IMLE Policy, from demonstrations", data="demonstrations"),
     "reflow": FlowMapRecipe("Reflow", "hypotheses", _reflow, _reflow_draws, 1.5e-3),
-    "consistency": FlowMapRecipe("Consistency distillation", "demonstrations", _consistency, rivals.consistency_draws, 3e-4),
-    "shortcut": FlowMapRecipe("Shortcut model", "demonstrations", _shortcut, rivals.shortcut_draws, 1.5e-3),
-    "mean_flow": FlowMapRecipe("MeanFlow", "demonstrations", _mean_flow, rivals.mean_flow_draws, 1.5e-3),
+    "consistency": FlowMapRecipe("Consistency distillation", "demonstrations", _consistency, flow_maps.consistency_draws, 3e-4),
+    "shortcut": FlowMapRecipe("Shortcut model", "demonstrations", _shortcut, flow_maps.shortcut_draws, 1.5e-3),
+    "mean_flow": FlowMapRecipe("MeanFlow", "demonstrations", _mean_flow, flow_maps.mean_flow_draws, 1.5e-3),
 }
 """What ``student.objectives`` may name, beside weighted sums of set objectives (`distill.objectives.sets.objective`)."""
 

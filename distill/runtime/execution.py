@@ -8,7 +8,7 @@ from typing import Any
 
 from distill.runtime.context import Context
 from distill.runtime.stage import Stage
-from distill.store.cost import counting, spent
+from distill.store.cost import accounting, cost_of
 from distill.store.manifest import commit, finished, partial_folder, place_of, read_manifest
 
 
@@ -64,7 +64,7 @@ def do(context: Context, stage: Stage[Any]) -> Path:
         unfinished.mkdir(parents=True, exist_ok=True)
     context.wait()
     context.say(f"[{stage.name}] ...")
-    with counting(unfinished, leads=context.is_main):
+    with accounting(unfinished, leads=context.is_main):
         stage.run(context, unfinished)
     context.wait()
     _commit(context, stage)
@@ -88,7 +88,7 @@ def _side_by_side(context: Context, stages: Sequence[Stage[Any]]) -> None:
     context.wait()
     context.say(f"[{', '.join(stage.name for stage in todo)}] side by side ...")
     for number in context.my_share(range(len(todo))):
-        with counting(folders[number]):
+        with accounting(folders[number]):
             todo[number].run(context.by_itself(), folders[number])
     context.wait()
     for number, stage in enumerate(todo):
@@ -107,7 +107,7 @@ def _commit(context: Context, stage: Stage[Any]) -> None:
     folder = stage.folder(context)
 
     def close_account() -> float:
-        seconds, cpu_seconds = spent(partial_folder(folder, stage.key))
+        seconds, cpu_seconds = cost_of(partial_folder(folder, stage.key))
         commit(folder, stage.key, stage.made_from, seconds, cpu_seconds)
         return seconds
 

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from distill.config import EvaluateConfig
-from distill.evaluation.policies import Seen
+from distill.evaluation.policies import RawObservation
 from distill.observation import observation_of
 from distill.runtime.context import Context
 from distill.runtime.stage import Input, Stage
@@ -51,7 +51,7 @@ class RecordStarts(Stage[dict[str, Tensor]]):
     def load(self, folder: Path) -> dict[str, Tensor]:
         return read_starts(folder)
 
-    def held_out(self, context: Context) -> Seen:
+    def held_out(self, context: Context) -> RawObservation:
         """The held-out observations, raw, `[F, O, ..]` each."""
         place = ("held_out", self.key)
         if place not in context.memory:
@@ -63,7 +63,7 @@ class RecordStarts(Stage[dict[str, Tensor]]):
                 batch = windows[stored["frames"].numpy()]
                 seen |= {name: value.numpy() for name, value in observation_of(batch).items()}
             context.memory[place] = seen
-        found: Seen = context.memory[place]
+        found: RawObservation = context.memory[place]
         return found
 
 

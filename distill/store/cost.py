@@ -10,16 +10,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from distill.store.manifest import SPENT, write_json
+from distill.store.manifest import COST_FOLDER, write_json
 
 
 @contextlib.contextmanager
-def counting(partial: Path, leads: bool = True, every_s: float = 5.0) -> Iterator[None]:
+def accounting(partial: Path, leads: bool = True, every_s: float = 5.0) -> Iterator[None]:
     """Write down what this process spends within, every so often and at the end, however that comes.
 
     leads: whether its time on the clock is that of the whole go; of several processes one's is.
     """
-    folder = partial / SPENT
+    folder = partial / COST_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{time.time_ns()}-{os.getpid()}.json"
     begin, begin_cpu = time.monotonic(), time.process_time()
@@ -43,7 +43,7 @@ def counting(partial: Path, leads: bool = True, every_s: float = 5.0) -> Iterato
         write()
 
 
-def spent(partial: Path) -> tuple[float, float]:
+def cost_of(partial: Path) -> tuple[float, float]:
     """Seconds on the clock, and of all processors together, of all goes that are written down."""
-    rows = [json.loads(path.read_text()) for path in sorted((partial / SPENT).glob("*.json"))]
+    rows = [json.loads(path.read_text()) for path in sorted((partial / COST_FOLDER).glob("*.json"))]
     return sum(row["seconds"] for row in rows), sum(row["cpu_seconds"] for row in rows)

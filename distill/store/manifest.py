@@ -13,7 +13,7 @@ from typing import Any
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-SPENT = ".spent"
+COST_FOLDER = ".cost"
 """Where, in the folder of an unfinished stage, each go of each process keeps account of its time (distill.store.cost)."""
 _PACKAGES = ("torch", "numpy", "mujoco", "gymnasium", "accelerate", "torchcfm", "safetensors")
 
@@ -118,7 +118,7 @@ def commit(folder: Path, key: str, made_from: Mapping[str, Any], seconds: float,
     partial = partial_folder(folder, key)
     for left in partial.rglob(".*.tmp"):  # by a write that was killed, see write_bytes
         left.unlink()
-    shutil.rmtree(partial / SPENT, ignore_errors=True)
+    shutil.rmtree(partial / COST_FOLDER, ignore_errors=True)
     files = {
         str(path.relative_to(partial)): sha256_file(path)
         for path in sorted(partial.rglob("*"))

@@ -183,8 +183,9 @@ def test_how_foreign_the_observations_were_is_counted_for_every_policy(tiny_run)
     for row in _report(tiny_run.run)["policies"]:
         result = json.loads((tiny_run.run / "evaluate" / row["name"] / "result.json").read_text())
         for episode in result["episodes"]:
-            assert episode["asked"] == max(1, -(-episode["steps"] // 8)) and 0 <= episode["outside"] <= episode["asked"]
-        outside, asked = (sum(episode[key] for episode in result["episodes"]) for key in ("outside", "asked"))
+            assert episode["queries"] == max(1, -(-episode["steps"] // 8))
+            assert 0 <= episode["out_of_distribution"] <= episode["queries"]
+        outside, asked = (sum(episode[key] for episode in result["episodes"]) for key in ("out_of_distribution", "queries"))
         assert row["outside_observations"] == result["summary"]["outside_observations"] == outside / asked
 
 

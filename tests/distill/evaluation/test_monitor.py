@@ -47,9 +47,9 @@ def test_a_monitor_by_hand(statistics) -> None:
     asked = torch.tensor([[[0.5 + 0.25 * 0.3, 0.0]], [[0.75, 0.3 * 0.49]], [[0.75, 0.3 * 0.51]]])
     expected = torch.tensor([0.1, 0.49, 0.51]) * half
     torch.testing.assert_close(monitor.distance(asked), expected)
-    assert [monitor.is_outside(state) for state in asked] == [False, False, True]
-    assert monitor.is_outside(torch.full((1, 2), torch.nan))
-    assert not any(monitor.is_outside(state) for state in states)
+    assert [monitor.is_out_of_distribution(state) for state in asked] == [False, False, True]
+    assert monitor.is_out_of_distribution(torch.full((1, 2), torch.nan))
+    assert not any(monitor.is_out_of_distribution(state) for state in states)
     for bad in (torch.zeros(6, dtype=torch.long), torch.arange(5)):
         with pytest.raises(ValueError, match="two groups or more"):
             SupportMonitor(states, bad, _normaliser(statistics))
@@ -68,7 +68,7 @@ def test_a_monitor_calls_about_one_new_observation_in_a_hundred_foreign(statisti
     monitor = SupportMonitor(inside[:1500], torch.arange(1500), _normaliser(statistics))
     share = float((monitor.distance(inside[1500:]) > monitor.threshold).float().mean())
     assert 0.002 < share < 0.03
-    assert monitor.is_outside(torch.tensor([[0.5, 0.5]]))
+    assert monitor.is_out_of_distribution(torch.tensor([[0.5, 0.5]]))
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def _table(clock: Clock, horizon: int, steps: int) -> list[tuple[int, int]]:
 
 def test_without_delay_a_plan_is_carried_out_from_its_first_action_on() -> None:
     assert _table(Clock(0, 3), 8, 7) == [(0, 0), (0, 1), (0, 2), (3, 0), (3, 1), (3, 2), (6, 0)]
-    assert [step for step in range(9) if Clock(0, 4).asks(step)] == [0, 4, 8]
+    assert [step for step in range(9) if Clock(0, 4).queries_at(step)] == [0, 4, 8]
 
 
 def test_a_late_plan_is_entered_where_time_is() -> None:
@@ -156,7 +156,7 @@ def test_what_is_carried_out_is_what_the_clock_says(counting: Counting) -> None:
         (0, 0), (0, 1), (0, 2), (0, 3), (0, 3), (1, 2), (1, 3), (1, 3), (2, 2), (2, 3), (2, 3), (3, 2)
     ]  # fmt: skip
     assert run.episode.failure == "timeout" and run.episode.steps == 100
-    assert run.episode.asked == len(counting.asked) == 34  # at 0, 3, .., 99
+    assert run.episode.queries == len(counting.asked) == 34  # at 0, 3, .., 99
 
 
 def test_a_plan_is_made_from_what_was_seen_when_it_was_asked_for(counting: Counting) -> None:
@@ -208,7 +208,7 @@ def test_the_reaction_is_counted_from_the_begin_of_the_move_to_the_first_answer_
     run = _roll(counting, Clock(delay, every), disturbed=True)[0]
     assert (run.moved_at, run.reaction_steps) == (moved_at, reaction)
     assert outcome(run) == {
-        "index": 0, "success": False, "failure": "timeout", "mode": "", "steps": 100, "asked": run.episode.asked,
+        "index": 0, "success": False, "failure": "timeout", "mode": "", "steps": 100, "asked": run.episode.queries,
         "moved_at": moved_at, "reaction_steps": reaction,
     }  # fmt: skip
 

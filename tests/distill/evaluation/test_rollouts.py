@@ -314,7 +314,7 @@ class Beyond:
     line: float
     shown: list[np.ndarray] = field(default_factory=list)
 
-    def are_outside(self, states_BOS: np.ndarray) -> list[bool]:
+    def are_out_of_distribution(self, states_BOS: np.ndarray) -> list[bool]:
         self.shown.append(states_BOS.copy())
         return [bool(state[-1, 0] > self.line) for state in states_BOS]
 
@@ -332,16 +332,17 @@ def test_a_monitor_looks_at_what_the_policy_is_asked_at_and_changes_nothing(
     for episode, unwatched in zip(watched, alone, strict=True):
         # asked before the first step and after every `execution_horizon` more, at the places of its path
         asked_at = [x for x, _ in episode.path[: episode.steps : execution_horizon]]
-        assert episode.asked == unwatched.asked == len(asked_at)
-        assert episode.outside == sum(x > 0.33 for x in asked_at) and unwatched.outside is None
-        assert replace(episode, outside=None) == unwatched
-    assert any(0 < episode.outside < episode.asked for episode in watched)
-    share = sum(episode.outside for episode in watched) / sum(episode.asked for episode in watched)
+        assert episode.queries == unwatched.queries == len(asked_at)
+        assert episode.out_of_distribution == sum(x > 0.33 for x in asked_at) and unwatched.out_of_distribution is None
+        assert replace(episode, out_of_distribution=None) == unwatched
+    assert any(0 < episode.out_of_distribution < episode.queries for episode in watched)
+    share = sum(episode.out_of_distribution for episode in watched) / sum(episode.queries for episode in watched)
     assert summarise(envs.task_spec("avoid"), watched)["outside_observations"] == share > 0
 
 
 def test_the_share_of_foreign_observations_is_over_all_times_that_a_policy_was_asked() -> None:
-    episodes = [Episode(0, asked=8, outside=2), Episode(1, True, "", "a", asked=2, outside=2), Episode(2, asked=0)]
+    episodes = [Episode(0, queries=8, out_of_distribution=2), Episode(1, True, "", "a", queries=2, out_of_distribution=2),
+                Episode(2, queries=0)]  # fmt: skip
     assert summarise(SPEC, episodes)["outside_observations"] == 0.4
 
 
@@ -448,5 +449,5 @@ def test_episodes_are_written_in_the_order_of_their_starts() -> None:
     rows = to_json([Episode(2, True, "", "a", 3, [[0.0, 1.0]]), Episode(0), Episode(1)])
     assert [row["index"] for row in rows] == [0, 1, 2]
     assert rows[2] == {"index": 2, "success": True, "failure": "", "mode": "a", "steps": 3, "path": [[0.0, 1.0]],
-                       "carried": [], "actions": [], "compared": 0, "switches": 0, "jerk": None, "asked": 0,
-                       "outside": None}  # fmt: skip
+                       "carried": [], "actions": [], "compared": 0, "switches": 0, "jerk": None, "queries": 0,
+                       "out_of_distribution": None}  # fmt: skip

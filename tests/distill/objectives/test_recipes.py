@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from distill.config import Config, StudentConfig
 from distill.hypotheses.cache import hypothesis_seeds, noise_of
 from distill.hypotheses.distances import coverage, embed, fidelity
-from distill.objectives import flow_maps as rivals
+from distill.objectives import flow_maps
 from distill.objectives.code_shares import share_loss
 from distill.objectives.recipes import RECIPES, Batch, FlowMapRecipe, LossModule, SetRecipe, TrainingContext, recipe
 from distill.objectives.sets import OBJECTIVES, chamfer
@@ -360,9 +360,9 @@ def test_the_rivals_are_given_normalised_demonstrations_and_the_weights(given) -
         student, batch, draws = _made(name, ingredients)
         observation, action = {STATE: batch[STATE]}, (batch["action"] - torch.tensor([0.5, -0.1])) / 0.3
         direct = {
-            "consistency": lambda s, o, a, d: rivals.consistency_loss(s, teacher, o, a, *d, weights_TA=WEIGHTS_TA),
-            "shortcut": lambda s, o, a, d: rivals.shortcut_loss(s, o, a, *d, teacher=teacher, weights_TA=WEIGHTS_TA),
-            "mean_flow": lambda s, o, a, d: rivals.mean_flow_loss(s, o, a, *d, weights_TA=WEIGHTS_TA),
+            "consistency": lambda s, o, a, d: flow_maps.consistency_loss(s, teacher, o, a, *d, weights_TA=WEIGHTS_TA),
+            "shortcut": lambda s, o, a, d: flow_maps.shortcut_loss(s, o, a, *d, teacher=teacher, weights_TA=WEIGHTS_TA),
+            "mean_flow": lambda s, o, a, d: flow_maps.mean_flow_loss(s, o, a, *d, weights_TA=WEIGHTS_TA),
         }[name]
         expected = direct(student, observation, action, draws)
         torch.testing.assert_close(RECIPES[name].loss(student, ingredients, batch, *draws), expected, rtol=1e-5, atol=1e-6)

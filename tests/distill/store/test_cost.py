@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from distill.store.cost import counting, spent
+from distill.store.cost import accounting, cost_of
 
 ROOT = Path(__file__).resolve().parents[3]
 KILLED = """
 import sys, time
 from pathlib import Path
-from distill.store.cost import counting
-with counting(Path(sys.argv[1]), every_s=0.02):
+from distill.store.cost import accounting
+with accounting(Path(sys.argv[1]), every_s=0.02):
     print("begun", flush=True)
     while True:
         pass
@@ -30,20 +30,20 @@ def _burn(seconds: float) -> None:
 
 
 def test_nothing_was_spent_before_anything_was_done(tmp_path: Path) -> None:
-    assert spent(tmp_path) == (0, 0)
+    assert cost_of(tmp_path) == (0, 0)
 
 
 def test_goes_add_up_however_they_end_and_only_one_process_counts_on_the_clock(tmp_path: Path) -> None:
-    with counting(tmp_path):
+    with accounting(tmp_path):
         _burn(0.1)
-    with pytest.raises(RuntimeError, match="boom"), counting(tmp_path):
+    with pytest.raises(RuntimeError, match="boom"), accounting(tmp_path):
         _burn(0.1)
         raise RuntimeError("boom")
-    seconds, cpu_seconds = spent(tmp_path)
-    with counting(tmp_path, leads=False):
+    seconds, cpu_seconds = cost_of(tmp_path)
+    with accounting(tmp_path, leads=False):
         _burn(0.1)
-    assert spent(tmp_path)[0] == seconds >= 0.2
-    assert spent(tmp_path)[1] >= cpu_seconds + 0.1 >= 0.3  # of every process its processor time
+    assert cost_of(tmp_path)[0] == seconds >= 0.2
+    assert cost_of(tmp_path)[1] >= cpu_seconds + 0.1 >= 0.3  # of every process its processor time
 
 
 def test_a_go_that_is_killed_has_written_down_what_it_spent(tmp_path: Path) -> None:
@@ -52,9 +52,9 @@ def test_a_go_that_is_killed_has_written_down_what_it_spent(tmp_path: Path) -> N
     )
     assert go.stdout is not None and go.stdout.readline() == b"begun\n"
     until = time.monotonic() + 30
-    while spent(tmp_path)[1] < 0.2 and time.monotonic() < until:
+    while cost_of(tmp_path)[1] < 0.2 and time.monotonic() < until:
         time.sleep(0.02)
     go.send_signal(signal.SIGKILL)
     assert go.wait() == -signal.SIGKILL
     go.stdout.close()
-    assert spent(tmp_path)[1] >= 0.2
+    assert cost_of(tmp_path)[1] >= 0.2
