@@ -21,7 +21,6 @@ from distill.evaluation.real_time import paired_rows
 from distill.evaluation.statistics import success_figures
 from distill.inputs.recorded import Opened, Recording
 from distill.inputs.teachers import TeacherSource
-from distill.report.conversion import write_conversion_report
 from distill.report.page import write_report
 from distill.runtime.context import Context
 from distill.runtime.execution import in_order
@@ -87,8 +86,7 @@ class WriteReport(FolderStage):
         if context.is_main:
             alone = context.by_itself()
             results = {each.policy.name: each.result(alone) for each in self.evaluated}
-            write = write_report if self.kind == "run" else write_conversion_report
-            write(folder, self.collect(alone, results, self._clips(alone, results, folder)))
+            write_report(folder, self.collect(alone, results, self._clips(alone, results, folder)))
 
     # -- the whole --------------------------------------------------------------------------------------------------
 
