@@ -182,7 +182,7 @@ def mode_histogram(modes: Sequence[str], series: Sequence[tuple[str, str, Mappin
 
 
 def latency_stages(policies: Sequence[Mapping[str, Any]]) -> bytes:
-    """Where one call's time goes: a stacked bar per policy, its median at the end; the fast ones again, enlarged."""
+    """Where one call's time goes: a stacked bar per policy, a line at its whole median; the fast ones again, enlarged."""
     shown = [policy for policy in policies if (policy.get("latency") or {}).get("stages")]
     medians = [float(policy["latency"]["median_ms"]) for policy in shown]
     fast = [median for median in medians if median < 0.2 * max(medians)]
@@ -208,7 +208,9 @@ def _stage_bars(axes: Axes, shown: Sequence[Mapping[str, Any]], limit: float) ->
             name = stage.removesuffix("_ms") if row == 0 else None
             axes.barh(row, value, left=left, height=0.62, color=colour, label=name, zorder=3)
             left += value
-        end = max(left, float(policy["latency"]["median_ms"]))
+        median = float(policy["latency"]["median_ms"])
+        axes.vlines(median, row - 0.31, row + 0.31, color=INK, linewidth=1.4, zorder=4)
+        end = max(left, median)
         if end < limit:
             axes.text(end, row, f"  {number(policy['latency']['median_ms'])} ms", va="center", fontsize=8, color=INK)
     axes.set_xlim(0, limit)

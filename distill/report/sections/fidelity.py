@@ -10,18 +10,18 @@ from distill.report.tables import Cell, Table, is_missing, number, percent
 
 COLUMNS: tuple[tuple[str, str, str, Callable[[float | None], str]], ...] = (
     ("chamfer_student_to_teacher", "Chamfer, to {it}",
-     "mean distance of a sample to the nearest {it} sample; grows with off-support samples", number),
+     "mean distance of a sample to the nearest sample of the {it}; grows with off-support samples", number),
     ("chamfer_teacher_to_student", "Chamfer, from {it}",
-     "mean distance of a {it} sample to the policy's nearest sample; grows with missed modes", number),
+     "mean distance of a sample of the {it} to the policy's nearest one; grows with missed modes", number),
     ("energy_distance", "Energy distance",
      "between the two distributions, mode frequencies included; 0 is equal, the unbiased estimate may fall just below",
      number),
     ("precision", "Precision", "share of the policy's samples within the {it}'s support, by nearest-neighbour balls", percent),
-    ("recall", "Recall", "share of {it} samples within the policy's support, by nearest-neighbour balls", percent),
-    ("coverage", "Coverage", "share of {it} samples whose own nearest-neighbour ball holds a sample of the policy", percent),
+    ("recall", "Recall", "share of the {it}'s samples within the policy's support, by nearest-neighbour balls", percent),
+    ("coverage", "Coverage", "share of the {it}'s samples whose nearest-neighbour ball holds a sample of the policy", percent),
     ("outside_share", "Off-support",
-     "share of samples farther from every {it} sample than {it} samples are from each other, and than 1 % of half an action's "
-     "range", percent),
+     "share of samples farther from every sample of the {it} than those are from each other, and than 1 % of half an "
+     "action's range", percent),
 )  # fmt: skip
 """Key, title, meaning and format of every column; {it} is the reference."""
 
@@ -52,7 +52,7 @@ def _text(results: Results) -> Sequence[str]:
     size = f" ({at['observations']} observations × {at['samples']} samples)" if {"observations", "samples"} <= set(at) else ""
     text = (
         f"How alike are the sets of action chunks that a policy and the {it} sample for the same observation? Compared with "
-        f"fresh {it} samples{size}, per observation, in normalised action space."
+        f"fresh samples of the {it}{size}, per observation, in normalised action space."
     )
     if results.get("fidelity_floor"):
         text += f" The floor is what the {it} scores against itself: chance aside, no policy can be expected to come closer."

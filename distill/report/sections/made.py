@@ -43,7 +43,9 @@ def _recorded_data(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     recorded = f"{data['frames']} frames of {data['observations_from']}, {data['for_training']} for training; {features}"
     rows = [("Recorded observations", recorded)]
     if data.get("observations") is not None:
-        rows += [("Teacher samples", _samples(data)), ("Modes of an observation's samples", _modes(data))]
+        rows.append(("Teacher samples", _samples(data)))
+    if data.get("ways"):
+        rows.append(("Modes of an observation's samples", _modes(data)))
     return rows
 
 

@@ -12,8 +12,8 @@ def reading(results: Results) -> Sequence[str]:
     success = (
         "Look at the interval, not only at the rate: when two intervals overlap widely, more episodes are needed to tell the "
         "policies apart.",
-        f"“Against {reference_name(results)}” compares episode by episode from the same starts, so it sees smaller differences "
-        "than the two rates alone. Only episodes in which the two policies fare differently count.",
+        f"“Against the {reference_name(results)}” compares episode by episode from the same starts, so it sees smaller "
+        "differences than the two rates alone. Only episodes in which the two policies fare differently count.",
     )
     collapse = (
         "Success alone can hide mode collapse, a student that always takes the same mode. Modes and entropy show it; a "

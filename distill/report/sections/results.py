@@ -47,7 +47,7 @@ def _columns() -> tuple[_Column, ...]:
         _Column("Policy", "", _policy_cell),
         _Column("Success", "share of episodes solved, 95 % Wilson interval",
                 lambda policy, _: success_cell(policy), "success_rate"),
-        _Column("Against {it}", "success minus the {it}'s on the same starts, in percentage points; paired: 95 % bootstrap "
+        _Column("Against the {it}", "success minus the {it}'s on the same starts, in percentage points; paired: 95 % bootstrap "
                 "interval, exact McNemar p", lambda policy, _: comparison_cell(policy, NOTHING), "success_rate"),
         _Column("Modes", "modes reached in successful episodes, of those that the task has", _modes_cell, "success_rate"),
         _Column("Entropy", "of the mode frequencies over successful episodes: 1 is uniform, 0 a single mode",
@@ -58,7 +58,7 @@ def _columns() -> tuple[_Column, ...]:
         _Column("Mode shares", "of sets of samples, where the {it}'s set for an observation has several modes: half the summed "
                 "differences of the modes' shares, 0 is equal; the floor is another set of the {it}'s",
                 _set_mode_shares_cell, kinds=EXISTING),
-        _Column("OOD observations", "out of distribution: share of policy calls whose observation is farther from every "
+        _Column("OOD observations", "share of policy calls whose observation is out of distribution: farther from every "
                 "demonstrated one than 99 % of those are from each other (of another start)",
                 lambda policy, _: Cell(percent(policy.get("outside_observations"))), "outside_observations"),
         _Column("Mode switches", "share of replans at which the new chunk takes another mode than the unexecuted rest of the "
@@ -70,9 +70,9 @@ def _columns() -> tuple[_Column, ...]:
         _Column("Latency [ms]", "median of a policy call; 95th and 99th percentile", _latency_cell),
         _Column("Hz", "policy calls per second, 1 / median", _hz_cell),
         _Column("Speed-up", "the {it}'s median latency / this policy's", _speedup_cell),
-        _Column("Set distance", "energy distance of the policy's samples to fresh {it} samples for the same observation, "
-                "and Chamfer to / from the {it}; 0 is perfect", _distance_cell),
-        _Column("Off-support", "share of samples farther from every {it} sample than {it} samples are from each other, and "
+        _Column("Set distance", "energy distance of the policy's samples to fresh samples of the {it} for the same "
+                "observation, and Chamfer to / from these; 0 is perfect", _distance_cell),
+        _Column("Off-support", "share of samples farther from every sample of the {it} than those are from each other, and "
                 "than 1 % of half an action's range", _off_support_cell, "fidelity", EXISTING),
         _Column("Failed", "failed episodes, by cause", _failures_cell, "success_rate"),
     )  # fmt: skip
@@ -117,7 +117,7 @@ def _set_mode_shares_cell(policy: Policy, results: Results) -> Cell:
 
 def _nfe_cell(policy: Policy, results: Results) -> Cell:
     count = policy.get("candidates") or 1
-    return Cell(str(policy["nfe"]), (f"of {count} latents at once, one sample executed",) if count > 1 else ())
+    return Cell(str(policy["nfe"]), (f"of {count} latents at once", "one sample executed") if count > 1 else ())
 
 
 def _latency_cell(policy: Policy, results: Results) -> Cell:

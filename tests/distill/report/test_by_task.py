@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from distill.worlds.episode_files import task_rows
-from distill.report.by_task import task_table
+from distill.report.sections.by_task import task_table
 from distill.report.tables import NOTHING
+from distill.worlds.episode_files import task_rows
 
 
 def info(**tasks: list[str]) -> dict[str, Any]:
