@@ -196,7 +196,7 @@ def latency_stages(policies: Sequence[Mapping[str, Any]]) -> bytes:
         axes.set_yticks(range(len(shown)), names)
         axes.set_xlabel("median latency of one call [ms]" if column == 0 else "the same, enlarged [ms]", fontsize=8)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", fontsize=8, frameon=False, ncols=len(STAGES))
+    figure.legend(handles, labels, loc="outside upper right", fontsize=8, frameon=False, ncols=len(STAGES) + 1)
     return _png(figure)
 
 
@@ -209,7 +209,8 @@ def _stage_bars(axes: Axes, shown: Sequence[Mapping[str, Any]], limit: float) ->
             axes.barh(row, value, left=left, height=0.62, color=colour, label=name, zorder=3)
             left += value
         median = float(policy["latency"]["median_ms"])
-        axes.vlines(median, row - 0.31, row + 0.31, color=INK, linewidth=1.4, zorder=4)
+        whole = "whole call" if row == 0 else None
+        axes.vlines(median, row - 0.31, row + 0.31, color=INK, linewidth=1.4, zorder=4, label=whole)
         end = max(left, median)
         if end < limit:
             axes.text(end, row, f"  {number(policy['latency']['median_ms'])} ms", va="center", fontsize=8, color=INK)
@@ -221,9 +222,9 @@ def _stage_bars(axes: Axes, shown: Sequence[Mapping[str, Any]], limit: float) ->
 def training_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
     """One small panel per training: the losses are of different kinds, so they share no axis."""
     shown = {name: points for name, points in curves.items() if points}
-    columns = len(shown) if len(shown) <= 4 else 3
+    columns = 4 if len(shown) == 4 else 3  # one or two leave room, so that their letters are as large as elsewhere
     rows = math.ceil(len(shown) / columns)
-    figure = _figure(max(2.4 * columns, 3.6), 2.1 * rows)
+    figure = _figure(2.4 * columns, 2.1 * rows)
     for index, (name, points) in enumerate(shown.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
         _dress(axes)
@@ -235,6 +236,7 @@ def training_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> byte
             axes.set_yscale("log")
         axes.set_title(_plain(name), fontsize=9, color=INK, loc="left")
         axes.set_xlabel("step", fontsize=8)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylabel("loss", fontsize=8)
     return _png(figure)
 

@@ -108,7 +108,7 @@ def md_table(table: Table) -> str:
 
 
 def distilling_line(results: Mapping[str, Any]) -> str:
-    """What the default student cost beside its teacher's training, in a sentence; "" where that was not measured."""
+    """What the default student cost relative to its teacher's training, in a sentence; "" where that was not measured."""
     cost = results.get("distilling") or {}
     names = [policy["name"] for policy in results["policies"] if policy.get("is_default_student")]
     if not names or is_missing(cost.get("share")):

@@ -70,7 +70,7 @@ def _text(results: Results) -> Sequence[str]:
 
 
 def _stages_text(results: Results) -> Sequence[str]:
-    return ("Medians of the stages of a call. They need not add up to the median of the whole call, the black line.",)
+    return ("Medians of the stages of a call. They need not add up to the median of the whole call.",)
 
 
 LATENCY = Section("Latency", table=latency_table, text=_text, missing="Latency was not measured in this run.")

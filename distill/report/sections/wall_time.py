@@ -1,4 +1,4 @@
-"""The wall time of every stage, and what distilling cost beside the teacher's training."""
+"""The wall time of every stage, and what distilling cost relative to the teacher's training."""
 
 from __future__ import annotations
 

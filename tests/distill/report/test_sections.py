@@ -36,7 +36,8 @@ def _policy(name: str, kind: str, **changes: Any) -> dict[str, Any]:
 def _succeeding(policy: dict[str, Any]) -> dict[str, Any]:
     return policy | {
         "episodes": 4, "successes": 3, "success_rate": 0.75, "success_low": 0.3, "success_high": 0.95,
-        "failures": {"timeout": 1}, "difference": None if policy["is_reference_teacher"] else -0.25, "difference_low": -0.75, "difference_high": 0.0,
+        "failures": {"timeout": 1}, "difference": None if policy["is_reference_teacher"] else -0.25,
+        "difference_low": -0.75, "difference_high": 0.0,
         "mcnemar_p": 1.0, "mode_counts": {"left": 3}, "modes_reached": 1, "modes_total": 2, "entropy": 0.0,
         "switch_rate": 0.125, "jerk": 43.21, "outside_observations": None,
     }  # fmt: skip
