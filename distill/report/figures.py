@@ -221,6 +221,8 @@ def _stage_bars(axes: Axes, shown: Sequence[Mapping[str, Any]], limit: float) ->
 
 def training_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
     """One small panel per training: the losses are of different kinds, so they share no axis."""
+    from matplotlib.ticker import MaxNLocator
+
     shown = {name: points for name, points in curves.items() if points}
     columns = 4 if len(shown) == 4 else 3  # one or two leave room, so that their letters are as large as elsewhere
     rows = math.ceil(len(shown) / columns)
@@ -236,7 +238,7 @@ def training_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> byte
             axes.set_yscale("log")
         axes.set_title(_plain(name), fontsize=9, color=INK, loc="left")
         axes.set_xlabel("step", fontsize=8)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=1))
         axes.set_ylabel("loss", fontsize=8)
     return _png(figure)
 
