@@ -209,7 +209,7 @@ def _stage_bars(axes: Axes, shown: Sequence[Mapping[str, Any]], limit: float) ->
             axes.barh(row, value, left=left, height=0.62, color=colour, label=name, zorder=3)
             left += value
         median = float(policy["latency"]["median_ms"])
-        whole = "whole call" if row == 0 else None
+        whole = "whole call" if row == 0 else ""  # "" is no entry of the legend
         axes.vlines(median, row - 0.31, row + 0.31, color=INK, linewidth=1.4, zorder=4, label=whole)
         end = max(left, median)
         if end < limit:
