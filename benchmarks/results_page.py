@@ -183,7 +183,7 @@ def pool(found: Found, key: Key) -> Pooled:
         ratio = error / floor if floor else 0.0  # the floor is 0 only where both took one and the same mode
     reached = [(seed, _reached(row), _reached(teachers[seed])) for seed, row in rows.items()]
     poorest = min(reached, key=lambda each: each[1] - each[2])
-    outside, own = (_mean(row["fidelity"]["outside_share"] for row in side) for side in (rows.values(), its))
+    outside, own = (_mean(row["fidelity"]["off_support_share"] for row in side) for side in (rows.values(), its))
     assert outside is not None and own is not None
     energy = _mean(row["fidelity"]["energy_distance"] for row in rows.values())
     assert energy is not None

@@ -44,7 +44,7 @@ def measure(runs_dir: Path, preset: str, seed: int) -> dict[str, Any]:
         found[policy] = {
             "success": "".join("01"[episode["success"]] for episode in result["episodes"]),
             "mode_counts": result["summary"]["mode_counts"], "failures": result["summary"]["failures"],
-            "outside_share": result["fidelity"]["outside_share"], "parameters": result["parameters"],
+            "off_support_share": result["fidelity"]["off_support_share"], "parameters": result["parameters"],
             "latency": latency[policy],
         }  # fmt: skip
     return {

@@ -23,8 +23,8 @@ from teachers import load_teacher
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = (("euler", 50), ("euler", 25), ("euler", 16), ("euler", 10), ("heun", 13), ("heun", 8), ("midpoint", 8),
             ("shrinking", 16), ("shrinking", 10), ("shrinking", 8), ("shrinking", 6), ("shrinking", 4))  # fmt: skip
-COLUMNS = ("energy_distance", "chamfer_student_to_teacher", "chamfer_teacher_to_student", "outside_share",
-           "outside_share_strict")
+COLUMNS = ("energy_distance", "chamfer_student_to_teacher", "chamfer_teacher_to_student", "off_support_share",
+           "off_support_share_strict")
 
 
 @torch.no_grad()

@@ -24,13 +24,13 @@ def row(policy, success, modes, phase="main", name="", flags=(), **changes):
     return {
         "phase": phase, "row": name, "policy": policy, "flags": list(flags), "nfe": 1, "parameters": 1234,
         "success": success, "mode_counts": {"left": left, "right": right}, "entropy": 0.5, "modes_total": 2,
-        "switch_rate": None, "jerk": None, "fidelity": {"energy_distance": 0.01, "outside_share": 0.02},
+        "switch_rate": None, "jerk": None, "fidelity": {"energy_distance": 0.01, "off_support_share": 0.02},
         "teacher_cpu_s": 100.0, "sample_cpu_s": 10.0, "train_cpu_s": 20.0,
     } | changes  # fmt: skip
 
 
 def fidelity(energy, outside):
-    return {"energy_distance": energy, "outside_share": outside}
+    return {"energy_distance": energy, "off_support_share": outside}
 
 
 SEED0 = [

@@ -90,7 +90,7 @@ def _joined(points_KD: np.ndarray, group_K: np.ndarray, large: np.ndarray) -> np
 def mode_share_error(policy_MTA: Tensor, teacher_KTA: Tensor, modes: Modes, weights_A: Tensor) -> float:
     """Total variation, 0 to 1, between the shares of a teacher's modes and those a policy's chunks fall into.
 
-    A chunk falls into the mode of its nearest teacher chunk, wherever it lies: read it beside `outside_share`, a mean
+    A chunk falls into the mode of its nearest teacher chunk, wherever it lies: read it beside `off_support_share`, a mean
     of two modes is counted as one of them. Its floor is the same figure of a second teacher set of M chunks.
     """
     policy_1MD, teacher_1KD = embed(policy_MTA[None], weights_A), embed(teacher_KTA[None], weights_A)
@@ -135,9 +135,9 @@ def modes_of_cache(dataset: HypothesisDataset, weights_A: Tensor, most: int = 20
 
 
 def cached_figures(folder: Path, weights: tuple[float, ...], most: int = 512) -> dict[str, Any]:
-    """ways: how many of the cache's observations have 1, 2, .. modes; repeated_share: of hypotheses like an earlier one."""
+    """observations_by_modes: how many of the cache's observations have 1, 2, .. modes; repeated_share: of hypotheses like an earlier one."""
     dataset, weights_A = HypothesisDataset(folder), torch.tensor(weights)
     rows = range(0, len(dataset), max(1, len(dataset) // most))
     kept_BK = torch.cat([distinct(embed(chunks, weights_A), SAME_PLAN) for _, chunks in cache_blocks(dataset, rows)])
-    ways = modes_of_cache(dataset, weights_A, most)["observations_by_modes"]
-    return {"ways": ways, "repeated_share": 1 - float(kept_BK.float().mean())}
+    counts = modes_of_cache(dataset, weights_A, most)["observations_by_modes"]
+    return {"observations_by_modes": counts, "repeated_share": 1 - float(kept_BK.float().mean())}

@@ -17,8 +17,8 @@ def set_fidelity(
 
     chamfer_*: mean distance to the nearest chunk of the other set, both ways; energy_distance: unbiased.
     precision, recall (Kynkaanniemi et al. 2019, eq. 1-2), coverage (Naeem et al. 2020, eq. 8): by balls that reach to
-    the `neighbours`-th neighbour. outside_share: share of the policy's samples that are farther from every teacher
-    sample than any teacher sample is from its own nearest one, and than SAME_PLAN; outside_share_strict: without the
+    the `neighbours`-th neighbour. off_support_share: share of the policy's samples that are farther from every teacher
+    sample than any teacher sample is from its own nearest one, and than SAME_PLAN; off_support_share_strict: without the
     latter.
     Raises ValueError when a set has fewer than `neighbours` + 1 chunks.
     """
@@ -37,8 +37,8 @@ def set_fidelity(
         "precision": float((distance_BMK <= teacher_radius_BK[:, None]).any(2).float().mean()),
         "recall": float((distance_BMK <= policy_radius_BM[:, :, None]).any(1).float().mean()),
         "coverage": float((distance_BMK.amin(1) <= teacher_radius_BK).float().mean()),
-        "outside_share": float((distance_BMK.amin(-1) > farthest_B1.clamp(min=SAME_PLAN)).float().mean()),
-        "outside_share_strict": float((distance_BMK.amin(-1) > farthest_B1).float().mean()),
+        "off_support_share": float((distance_BMK.amin(-1) > farthest_B1.clamp(min=SAME_PLAN)).float().mean()),
+        "off_support_share_strict": float((distance_BMK.amin(-1) > farthest_B1).float().mean()),
     }
 
 

@@ -224,7 +224,7 @@ def summarise(spec: TaskSpec, episodes: Sequence[Episode]) -> dict[str, Any]:
 
     Over all episodes, failed ones too: switch_rate, the mean over episodes of switches / compared where anything was
     compared; jerk_rms [m/s^3], the mean of their root mean square jerks. None where no episode has one.
-    outside_observations: share of the times a policy was asked at which the monitor found the observation foreign; None
+    out_of_distribution_share: share of the times a policy was asked at which the monitor found the observation foreign; None
     without a monitor.
     """
     modes = Counter(episode.mode for episode in episodes if episode.success)
@@ -242,7 +242,7 @@ def summarise(spec: TaskSpec, episodes: Sequence[Episode]) -> dict[str, Any]:
         "entropy": mode_entropy(counts, len(spec.modes)) if sum(counts) else None,
         "switch_rate": float(np.mean(switching)) if switching else None,
         "jerk_rms": float(np.mean(jerks)) if jerks else None,
-        "outside_observations": sum(episode.out_of_distribution or 0 for episode in episodes) / watched if watched else None,
+        "out_of_distribution_share": sum(episode.out_of_distribution or 0 for episode in episodes) / watched if watched else None,
     }
 
 

@@ -109,7 +109,7 @@ class BySets:
         for path in candidates:
             made = self._sets(context, load(path), seen)
             parts = [(1, set_fidelity(mine, its, weights_A)) for mine, its in zip(made, wanted, strict=True)]
-            figures: dict[str, Any] = {name: average(parts)[name] for name in ("energy_distance", "outside_share")}
+            figures: dict[str, Any] = {name: average(parts)[name] for name in ("energy_distance", "off_support_share")}
             rows.append({"step": step_of(path), **figures})
         best = min(range(len(rows)), key=lambda row: (rows[row]["energy_distance"], -row))
         take(folder, candidates, rows, best)

@@ -1,4 +1,5 @@
-"""Results in, tables, figures and one page that opens offline out.
+"""Results in, tables, figures and one page that opens offline out; `page.write_report` for every kind of command.
 
-Needs: the dictionaries that the report stages collect. Not here: reading a run's files, measuring.
+Needs: the dictionary that the stage `report` collects. What is shown is a list of sections (`contents.py`), one thing each.
+Not here: reading a run's files, measuring.
 """

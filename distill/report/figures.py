@@ -6,16 +6,15 @@ import colorsys
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Circle, Rectangle
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from distill.report.tables import number
+
+if TYPE_CHECKING:  # matplotlib is imported by what draws, never at start-up
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK, SOFT, GRID = "#1c2430", "#5b6675", "#e3e7ec"
 TEACHER, STUDENT, OTHER = "#3b5b92", "#d1720f", "#8a94a3"
@@ -80,18 +79,18 @@ def top_view(
     return _png(figure, cut=True)
 
 
-def planned_set(
+def chunk_set(
     scene: Sequence[Mapping[str, Any]],
-    plans: Sequence[Curve],
+    chunks: Sequence[Curve],
     here: Sequence[float] | None,
     colour: str,
     limits: Limits,
 ) -> bytes:
-    """Every plan that one policy makes from one observation, from above; `here` is where the tool is."""
+    """Every action chunk that one policy samples for one observation, from above; `here` is where the tool is."""
     figure, axes = _top_axes(limits)
     _draw_scene(axes, scene)
-    for plan in plans:
-        points = _points(plan)
+    for chunk in chunks:
+        points = _points(chunk)
         axes.plot(points[:, 0], points[:, 1], color=colour, linewidth=0.9, alpha=0.45, zorder=3)
     if here is not None:
         axes.plot(*here, marker="o", color=INK, markersize=6, zorder=6)
@@ -120,17 +119,16 @@ def success_against_speed(policies: Sequence[Mapping[str, Any]]) -> bytes:
     axes.set_xlim(10 ** (min(logs) - 0.25), 10 ** (min(logs) - 0.25 + span))
     axes.set_ylim(-4, 104)
     _label_apart(axes, places)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("decisions per second [Hz], log scale (further right is faster)")
+    _plain_numbers(axes)
+    axes.set_xlabel("policy calls per second [Hz], log scale (further right is faster)")
     axes.set_ylabel("success [%] (higher is better)")
     return _png(figure)
 
 
 def success_against_latency(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Success over the time that a policy call is given [ms]: a line per policy, dashed where nothing disturbs it.
+    """Success over the latency of a policy call [ms]: a line per policy, dotted where nothing disturbs it.
 
-    Lines join the stated times, which are the same for all; large open markers are at a policy's own measured time, scaled.
+    Lines join the stated latencies, which are the same for all; large open markers are at a policy's own measured one, scaled.
     """
     figure, axes = _axes(8.6, 4.8)
     teachers = list(dict.fromkeys(row["policy"] for row in rows if not row["is_default_student"]))
@@ -147,7 +145,7 @@ def success_against_latency(rows: Sequence[Mapping[str, Any]]) -> bytes:
                     continue
                 rates = np.array([100 * each["success_rate"] for _, each in points])
                 ends = np.array([[100 * each["success_low"], 100 * each["success_high"]] for _, each in points]).T
-                name = f"{_plain(mine[0]['label'])}, {'own time, scaled' if points is own else condition}"
+                name = f"{_plain(mine[0]['label'])}, {'own latency, scaled' if points is own else condition}"
                 axes.errorbar(
                     [ms for ms, _ in points], rates, yerr=np.abs(ends - rates), linestyle=style, color=colour, marker=marker,
                     markersize=size, markerfacecolor=face, elinewidth=1.2, capsize=3, zorder=4, label=name,
@@ -156,16 +154,15 @@ def success_against_latency(rows: Sequence[Mapping[str, Any]]) -> bytes:
     axes.set_xscale("symlog", linthresh=10)  # so that 0 has a place
     axes.set_xlim(left=0)
     axes.set_ylim(-4, 104)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("time of a policy call [ms], log scale above 10")
+    _plain_numbers(axes)
+    axes.set_xlabel("latency of a policy call [ms], log scale above 10")
     axes.set_ylabel("success [%] (higher is better)")
     figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=3)
     return _png(figure)
 
 
 def mode_histogram(modes: Sequence[str], series: Sequence[tuple[str, str, Mapping[str, int]]]) -> bytes:
-    """Share of the successful rollouts that took each mode; series: (label, colour, count per mode)."""
+    """Share of the successful rollouts that reached each mode; series: (label, colour, count per mode)."""
     figure, axes = _axes(9.6 if len(modes) > 8 else 6.4, 3.8)
     width = 0.82 / max(len(series), 1)
     for index, (label, colour, counts) in enumerate(series):
@@ -185,21 +182,21 @@ def mode_histogram(modes: Sequence[str], series: Sequence[tuple[str, str, Mappin
 
 
 def latency_stages(policies: Sequence[Mapping[str, Any]]) -> bytes:
-    """Where one call's time goes: a stacked bar per policy, its median at the end; the fast ones again, enlarged."""
+    """Where one call's time goes: a stacked bar per policy, a line at its whole median; the fast ones again, enlarged."""
     shown = [policy for policy in policies if (policy.get("latency") or {}).get("stages")]
     medians = [float(policy["latency"]["median_ms"]) for policy in shown]
     fast = [median for median in medians if median < 0.2 * max(medians)]
     panels = 2 if fast else 1
-    figure = Figure(figsize=(8.6, 1.2 + 0.42 * len(shown)), layout="constrained", dpi=160)
+    figure = _figure(8.6, 1.2 + 0.42 * len(shown))
     for column, longest in enumerate([max(medians), max(fast, default=0.0)][:panels]):
         axes = figure.add_subplot(1, panels, column + 1)
         _dress(axes)
         _stage_bars(axes, shown, 1.28 * longest)
         names = [_plain(policy["label"]) for policy in shown] if column == 0 else [""] * len(shown)
         axes.set_yticks(range(len(shown)), names)
-        axes.set_xlabel("median time of one call [ms]" if column == 0 else "the same, enlarged [ms]", fontsize=8)
+        axes.set_xlabel("median latency of one call [ms]" if column == 0 else "the same, enlarged [ms]", fontsize=8)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", fontsize=8, frameon=False, ncols=len(STAGES))
+    figure.legend(handles, labels, loc="outside upper right", fontsize=8, frameon=False, ncols=len(STAGES) + 1)
     return _png(figure)
 
 
@@ -211,7 +208,10 @@ def _stage_bars(axes: Axes, shown: Sequence[Mapping[str, Any]], limit: float) ->
             name = stage.removesuffix("_ms") if row == 0 else None
             axes.barh(row, value, left=left, height=0.62, color=colour, label=name, zorder=3)
             left += value
-        end = max(left, float(policy["latency"]["median_ms"]))
+        median = float(policy["latency"]["median_ms"])
+        whole = "whole call" if row == 0 else ""  # "" is no entry of the legend
+        axes.vlines(median, row - 0.31, row + 0.31, color=INK, linewidth=1.4, zorder=4, label=whole)
+        end = max(left, median)
         if end < limit:
             axes.text(end, row, f"  {number(policy['latency']['median_ms'])} ms", va="center", fontsize=8, color=INK)
     axes.set_xlim(0, limit)
@@ -221,10 +221,12 @@ def _stage_bars(axes: Axes, shown: Sequence[Mapping[str, Any]], limit: float) ->
 
 def training_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
     """One small panel per training: the losses are of different kinds, so they share no axis."""
+    from matplotlib.ticker import MaxNLocator
+
     shown = {name: points for name, points in curves.items() if points}
-    columns = len(shown) if len(shown) <= 4 else 3
+    columns = 4 if len(shown) == 4 else 3  # one or two leave room, so that their letters are as large as elsewhere
     rows = math.ceil(len(shown) / columns)
-    figure = Figure(figsize=(max(2.4 * columns, 3.6), 2.1 * rows), layout="constrained", dpi=160)
+    figure = _figure(2.4 * columns, 2.1 * rows)
     for index, (name, points) in enumerate(shown.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
         _dress(axes)
@@ -236,6 +238,7 @@ def training_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> byte
             axes.set_yscale("log")
         axes.set_title(_plain(name), fontsize=9, color=INK, loc="left")
         axes.set_xlabel("step", fontsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=1))
         axes.set_ylabel("loss", fontsize=8)
     return _png(figure)
 
@@ -263,8 +266,22 @@ def _dress(axes: Axes) -> None:
     axes.tick_params(colors=SOFT, labelsize=8, labelcolor=INK)
 
 
+def _plain_numbers(axes: Axes) -> None:
+    """Numbers without exponents along a logarithmic x axis."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", dpi=160)
+
+
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=160)
+    figure = _figure(width, height)
     axes = figure.add_subplot()
     _dress(axes)
     return figure, axes
@@ -283,6 +300,8 @@ def _top_axes(limits: Limits) -> tuple[Figure, Axes]:
 
 
 def _draw_scene(axes: Axes, scene: Sequence[Mapping[str, Any]]) -> None:
+    from matplotlib.patches import Circle, Rectangle
+
     for shape in scene:
         colour = ROLE_COLOURS.get(shape["role"], OTHER)
         solid = shape["role"] == "obstacle"
@@ -322,6 +341,8 @@ def _label_apart(axes: Axes, places: Sequence[tuple[float, float, str, bool]]) -
 
 
 def _png(figure: Figure, cut: bool = False) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     extra: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.05} if cut else {}

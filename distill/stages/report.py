@@ -21,6 +21,7 @@ from distill.evaluation.real_time import paired_rows
 from distill.evaluation.statistics import success_figures
 from distill.inputs.recorded import Opened, Recording
 from distill.inputs.teachers import TeacherSource
+from distill.report.page import write_report
 from distill.runtime.context import Context
 from distill.runtime.execution import in_order
 from distill.runtime.stage import FolderStage, Input, Stage
@@ -83,14 +84,10 @@ class WriteReport(FolderStage):
                 "labels": {each.policy.name: each.policy.label for each in self.evaluated}}  # fmt: skip
 
     def run(self, context: Context, folder: Path) -> None:
-        from distill.report.conversion import write_conversion_report  # late: they load matplotlib
-        from distill.report.page import write_report
-
         if context.is_main:
             alone = context.by_itself()
             results = {each.policy.name: each.result(alone) for each in self.evaluated}
-            write = write_report if self.kind == "run" else write_conversion_report
-            write(folder, self.collect(alone, results, self._clips(alone, results, folder)))
+            write_report(folder, self.collect(alone, results, self._clips(alone, results, folder)))
 
     # -- the whole --------------------------------------------------------------------------------------------------
 
@@ -204,7 +201,7 @@ class WriteReport(FolderStage):
             summary = result["summary"]
             row |= success_figures(result, results[reference], self.world.spec.modes)
             row |= {"switch_rate": summary["switch_rate"], "jerk": summary["jerk_rms"],
-                    "outside_observations": summary["outside_observations"]}  # fmt: skip
+                    "out_of_distribution_share": summary["out_of_distribution_share"]}  # fmt: skip
         return row
 
     def _warm(self, student: ChooseStudent) -> bool:

@@ -81,7 +81,7 @@ def test_a_run_leaves_a_report_of_what_it_measured(tiny_run) -> None:
     assert report["data"]["episodes"] == 2 * 24
     assert (report["data"]["observations"], report["data"]["hypotheses_per_observation"]) == (40, 4)
     # four hypotheses are too few to tell two ways apart
-    assert report["data"]["ways"] == [40] and 0 <= report["data"]["repeated_share"] <= 0.75
+    assert report["data"]["observations_by_modes"] == [40] and 0 <= report["data"]["repeated_share"] <= 0.75
     policies = {row["name"]: row for row in report["policies"]}
     assert list(policies) == ["teacher_4", "teacher_1", "nearest_demonstration", *STUDENTS]
     assert {name: row["nfe"] for name, row in policies.items()} == {
@@ -186,7 +186,7 @@ def test_how_foreign_the_observations_were_is_counted_for_every_policy(tiny_run)
             assert episode["queries"] == max(1, -(-episode["steps"] // 8))
             assert 0 <= episode["out_of_distribution"] <= episode["queries"]
         outside, asked = (sum(episode[key] for episode in result["episodes"]) for key in ("out_of_distribution", "queries"))
-        assert row["outside_observations"] == result["summary"]["outside_observations"] == outside / asked
+        assert row["out_of_distribution_share"] == result["summary"]["out_of_distribution_share"] == outside / asked
 
 
 def test_without_a_baseline_there_is_none_in_the_report(copied_run, main, monkeypatch) -> None:

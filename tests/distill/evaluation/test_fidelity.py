@@ -41,7 +41,7 @@ def test_a_small_case_by_hand() -> None:
     # policy spread (0.1 + 11.5 + 11.4) / 3; teacher spread (1 + 3 + 7 + 2 + 6 + 4) / 6
     assert got["energy_distance"] == pytest.approx(2 * 56.8 / 12 - 23 / 3 - 23 / 6, abs=1e-5)
     # 12 is 5 from all, no teacher sample is over 4 from its next
-    assert got["outside_share"] == got["outside_share_strict"] == pytest.approx(1 / 3)
+    assert got["off_support_share"] == got["off_support_share_strict"] == pytest.approx(1 / 3)
 
 
 def test_what_is_nearer_than_the_resolution_is_not_outside_by_hand() -> None:
@@ -50,23 +50,23 @@ def test_what_is_nearer_than_the_resolution_is_not_outside_by_hand() -> None:
     near = [SAME_PLAN * step for step in (0.0, 0.1, 0.2)]
     policy = [SAME_PLAN * step for step in (0.1, 0.7, -0.9, 1.4)]
     got = set_fidelity(_line(policy), _line(near), ONE, neighbours=1)
-    assert (got["outside_share"], got["outside_share_strict"]) == (pytest.approx(1 / 4), pytest.approx(3 / 4))
+    assert (got["off_support_share"], got["off_support_share_strict"]) == (pytest.approx(1 / 4), pytest.approx(3 / 4))
     # where the teacher's own plans are farther apart than the resolution, that is what counts: 5 and 4 resolutions
     apart = [SAME_PLAN * step for step in (0.0, 5.0, 9.0)]
     policy = [SAME_PLAN * step for step in (13.9, -4.9, 14.1, -5.1)]
     got = set_fidelity(_line(policy), _line(apart), ONE, neighbours=1)
-    assert got["outside_share"] == got["outside_share_strict"] == pytest.approx(2 / 4)
+    assert got["off_support_share"] == got["off_support_share_strict"] == pytest.approx(2 / 4)
     # each observation by itself: 17.5 is 5.5 beyond the second's last, whose plans are 6 apart; 0.5 is 0.3 off the first's
     first, second = [SAME_PLAN * step for step in (0.0, 0.1, 0.2)], [SAME_PLAN * step for step in (0.0, 6.0, 12.0)]
     policy = [SAME_PLAN * step for step in (0.5, 17.5)]
     got = set_fidelity(_line(policy, policy), _line(first, second), ONE, neighbours=1)
-    assert (got["outside_share"], got["outside_share_strict"]) == (pytest.approx(1 / 4), pytest.approx(2 / 4))
+    assert (got["off_support_share"], got["off_support_share_strict"]) == (pytest.approx(1 / 4), pytest.approx(2 / 4))
 
 
 def test_equal_sets_are_as_good_as_can_be() -> None:
     chunks = _randn(3, 12, 4, 2)
     got = set_fidelity(chunks[:, torch.randperm(12)], chunks, torch.ones(2))
-    assert (got["precision"], got["recall"], got["coverage"], got["outside_share"]) == (1.0, 1.0, 1.0, 0.0)
+    assert (got["precision"], got["recall"], got["coverage"], got["off_support_share"]) == (1.0, 1.0, 1.0, 0.0)
     assert got["chamfer_student_to_teacher"] == pytest.approx(0.0, abs=1e-5)
     assert got["chamfer_teacher_to_student"] == pytest.approx(0.0, abs=1e-5)
     assert got["energy_distance"] <= 1e-5
@@ -74,7 +74,7 @@ def test_equal_sets_are_as_good_as_can_be() -> None:
 
 def test_far_sets_share_nothing() -> None:
     got = set_fidelity(_randn(3, 12, 4, 2) + 100.0, _randn(3, 12, 4, 2, seed=1), torch.ones(2))
-    assert (got["precision"], got["recall"], got["coverage"], got["outside_share"]) == (0.0, 0.0, 0.0, 1.0)
+    assert (got["precision"], got["recall"], got["coverage"], got["off_support_share"]) == (0.0, 0.0, 0.0, 1.0)
     assert got["chamfer_student_to_teacher"] == pytest.approx(100.0, rel=0.02)
     assert got["energy_distance"] == pytest.approx(200.0, rel=0.02)
 
@@ -82,14 +82,14 @@ def test_far_sets_share_nothing() -> None:
 def test_one_mode_of_two_is_precise_but_does_not_cover() -> None:
     near, far = [0.01 * k for k in range(8)], [10 + 0.01 * k for k in range(8)]
     got = set_fidelity(_line(near + near), _line(near + far), ONE)
-    assert (got["precision"], got["outside_share"]) == (1.0, 0.0)
+    assert (got["precision"], got["off_support_share"]) == (1.0, 0.0)
     assert (got["recall"], got["coverage"]) == (0.5, 0.5)
 
 
 def test_the_average_of_two_modes_is_outside() -> None:
     left, right = [-1 - 0.01 * k for k in range(8)], [1 + 0.01 * k for k in range(8)]
     got = set_fidelity(_line([0.001 * k for k in range(8)]), _line(left + right), ONE)
-    assert (got["precision"], got["coverage"], got["outside_share"]) == (0.0, 0.0, 1.0)
+    assert (got["precision"], got["coverage"], got["off_support_share"]) == (0.0, 0.0, 1.0)
 
 
 def test_observations_are_never_pooled() -> None:

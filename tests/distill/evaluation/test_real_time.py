@@ -208,7 +208,7 @@ def test_the_reaction_is_counted_from_the_begin_of_the_move_to_the_first_answer_
     run = _roll(counting, Clock(delay, every), disturbed=True)[0]
     assert (run.moved_at, run.reaction_steps) == (moved_at, reaction)
     assert outcome(run) == {
-        "index": 0, "success": False, "failure": "timeout", "mode": "", "steps": 100, "asked": run.episode.queries,
+        "index": 0, "success": False, "failure": "timeout", "mode": "", "steps": 100, "queries": run.episode.queries,
         "moved_at": moved_at, "reaction_steps": reaction,
     }  # fmt: skip
 

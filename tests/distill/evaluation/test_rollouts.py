@@ -337,13 +337,13 @@ def test_a_monitor_looks_at_what_the_policy_is_asked_at_and_changes_nothing(
         assert replace(episode, out_of_distribution=None) == unwatched
     assert any(0 < episode.out_of_distribution < episode.queries for episode in watched)
     share = sum(episode.out_of_distribution for episode in watched) / sum(episode.queries for episode in watched)
-    assert summarise(envs.task_spec("avoid"), watched)["outside_observations"] == share > 0
+    assert summarise(envs.task_spec("avoid"), watched)["out_of_distribution_share"] == share > 0
 
 
 def test_the_share_of_foreign_observations_is_over_all_times_that_a_policy_was_asked() -> None:
     episodes = [Episode(0, queries=8, out_of_distribution=2), Episode(1, True, "", "a", queries=2, out_of_distribution=2),
                 Episode(2, queries=0)]  # fmt: skip
-    assert summarise(SPEC, episodes)["outside_observations"] == 0.4
+    assert summarise(SPEC, episodes)["out_of_distribution_share"] == 0.4
 
 
 # -- outcomes ------------------------------------------------------------------------------------------------------
@@ -427,7 +427,7 @@ def test_a_summary_by_hand() -> None:
         "episodes": 7, "successes": 3, "failures": {"collision": 2, "timeout": 1, "policy_error": 1},
         "mode_counts": {"a": 2, "b": 1, "c": 0, "d": 0}, "modes_reached": 2, "modes_total": 4,
         # -(2/3 ln 2/3 + 1/3 ln 1/3) / ln 4
-        "entropy": pytest.approx(0.459148, abs=1e-6), "switch_rate": None, "jerk_rms": None, "outside_observations": None,
+        "entropy": pytest.approx(0.459148, abs=1e-6), "switch_rate": None, "jerk_rms": None, "out_of_distribution_share": None,
     }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from distill.report.by_task import task_table
+from distill.report.sections.by_task import task_table
 from distill.report.tables import NOTHING
 from distill.worlds.episode_files import task_rows
 

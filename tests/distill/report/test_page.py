@@ -15,7 +15,12 @@ from PIL import Image
 from distill.config import Config, StudentConfig, TeacherConfig
 from distill.graphs.run import RunGraph, run_graph
 from distill.report import figures, tables
+from distill.report.headline import headline
 from distill.report.page import strict_json, write_report
+from distill.report.sections.fidelity import fidelity_table
+from distill.report.sections.latency import stage_table
+from distill.report.sections.results import main_table
+from distill.stages.report import WriteReport
 from distill.store.manifest import commit, partial_folder
 from distill.worlds import open_world
 from distill.worlds.clips import write_clip
@@ -32,7 +37,7 @@ def _policy(name, label, kind, **changes):
         "difference_low": None, "difference_high": None, "mcnemar_p": None, "failures": {"collision": 3, "timeout": 1},
         "mode_counts": {"left": 100, "right": 96}, "modes_reached": 2, "modes_total": 2, "entropy": 0.9997,
         "mode_share_error": None, "mode_share_floor": None, "switch_rate": 0.25, "jerk": 12.34,
-        "outside_observations": 0.0123,
+        "out_of_distribution_share": 0.0123,
         "observation_modes": {"observations": 64, "observations_by_modes": [50, 14], "share_error": 0.0712,
                               "share_error_floor": 0.0534},
         "latency": {
@@ -42,7 +47,7 @@ def _policy(name, label, kind, **changes):
         "speedup": 40.0,
         "fidelity": {
             "chamfer_student_to_teacher": 0.111, "chamfer_teacher_to_student": 0.142, "energy_distance": 0.00417,
-            "precision": 0.902, "recall": 0.893, "coverage": 0.874, "outside_share": 0.021, "observations": 64,
+            "precision": 0.902, "recall": 0.893, "coverage": 0.874, "off_support_share": 0.021, "observations": 64,
             "samples": 32,
         },
         "validation": None, "episode_success": [True] * 196 + [False] * 4,
@@ -62,7 +67,7 @@ def results():
         "regression", "Student, regression", "student", objective="regression", successes=10, success_rate=0.05,
         success_low=0.0274, success_high=0.0896, switch_rate=None, jerk=None, difference=-0.93,
         difference_low=-0.965, difference_high=-0.89, mcnemar_p=1e-40, mode_counts={"left": 10}, modes_reached=1, entropy=0.0,
-        failures={"collision": 190}, outside_observations=None, observation_modes=None,
+        failures={"collision": 190}, out_of_distribution_share=None, observation_modes=None,
     )  # fmt: skip
     student = _policy(
         "chamfer_energy", "Student, Chamfer + energy", "student", objective="chamfer_energy", is_default_student=True,
@@ -79,13 +84,15 @@ def results():
     ]
     return {
         "schema_version": 1,
+        "kind": "run",
         "run": "a_run",
+        "measured_success": True,
         "task": {"name": "pillar", "summary": "Carry a cube past a pillar.", "modes": ["left", "right"], "dt_s": 0.05,
                  "max_steps": 100, "action_names": ["x_m", "y_m"]},
         "made": {"date": "2026-11-20", "seed": 7, "hardware": "2 cores", "threads": 1, "dtype": "float32",
                  "packages": {"torch": "2.13.0"}, "wall_s": {"demos": 41.25, "distill/chamfer": 340}, "processes": 1},
         "data": {"episodes": 240, "frames": 19200, "observations": 2048, "hypotheses_per_observation": 64,
-                 "cache_num_steps": 50, "cache_bytes": 67_100_000, "ways": [75, 20, 0, 5], "repeated_share": 0.125},
+                 "cache_num_steps": 50, "cache_bytes": 67_100_000, "observations_by_modes": [75, 20, 0, 5], "repeated_share": 0.125},
         "distilling": {"teacher_cpu_s": 640.0, "sample_cpu_s": 60.2, "students": {"regression": 20.0, "chamfer_energy": 74.6},
                        "share": 0.210625},
         "policies": [teacher, regression, student],
@@ -98,7 +105,7 @@ def results():
         "clips": {},
         "fidelity_floor": {"chamfer_student_to_teacher": 0.1, "chamfer_teacher_to_student": 0.1,
                            "energy_distance": 0.0009, "precision": 0.95, "recall": 0.95, "coverage": 0.97,
-                           "outside_share": 0.01},
+                           "off_support_share": 0.01},
     }  # fmt: skip
 
 
@@ -155,12 +162,12 @@ def test_numbers_stand_in_the_markdown(tmp_path, results):
     assert cells[1] == "96.5 % (93.0 % to 98.3 %; 193 of 200)"
     assert cells[2:4] == ["−1.5 (−4.0 to +1.0; p = 0.453; lower, may be chance)", "2/2"]
     assert cells[5:9] == ["0.061 (floor 0.064; per observation 0.071; floor 0.053)", "1.2 %", "6.2 %", "9.88"]
-    assert "Foreign: share of decisions at which the observation is farther from every demonstrated one" in text
+    assert "OOD observations: share of policy calls whose observation is out of distribution: farther from every" in text
     assert "Jerk [m/s³]: root mean square jerk of the tool" in text.replace("\\", "")
     assert "[report.html](report.html)" in text and "[report.json](report.json)" in text
     for words in ("| demos | 41.2 s |", "| distill/chamfer | 5 min 40 s |", "240 episodes, 19200 frames",
                   "67.1 MB on disk",
-                  "1: 75.0 %, 2: 20.0 %, 4: 5.0 % of 100 observations; 12.5 % of the plans repeat an earlier one within 1 %",
+                  "1: 75.0 %, 2: 20.0 %, 4: 5.0 % of 100 observations; 12.5 % of the samples repeat an earlier one within 1 %",
                   "| Floor: teacher against itself | 0.100 |",
                   "2000 | 96.0 % | 0.980 | chosen", "| 2.1 % (2.1 × the teacher's own) |"):  # fmt: skip
         assert words in text
@@ -168,10 +175,10 @@ def test_numbers_stand_in_the_markdown(tmp_path, results):
 
 def test_how_many_latents_one_evaluation_is_for_stands_beside_it(tmp_path, results):
     results["policies"][1]["candidates"], results["policies"][2]["candidates"] = 1, 16
-    at = [column for column, _ in tables.main_table(results).columns].index("NFE")
-    cells = [row[at] for row in tables.main_table(results).rows]
+    at = [column for column, _ in main_table(results).columns].index("NFE")
+    cells = [row[at] for row in main_table(results).rows]
     assert [(cell.text, cell.notes) for cell in cells] == [
-        ("50", ()), ("1", ()), ("1", ("of 16 latents at once, one plan chosen",))
+        ("50", ()), ("1", ()), ("1", ("of 16 latents at once", "one sample executed"))
     ]  # fmt: skip
     text, page = _written(tmp_path, results)
     assert text.count("of 16 latents at once") == 1 and page.count("of 16 latents at once") == 1
@@ -199,13 +206,13 @@ def test_a_baseline_is_called_one_and_no_student(tmp_path, results):
     assert "Circles are teachers, diamonds students, squares baselines." in page
     assert figures.success_against_speed(results["policies"]) != figures_before
     # the headline, the tiles and the pictures are of the teacher and the students
-    assert label not in str(tables.headline(results)) and page.count(f"<b>{label}") == 0
+    assert label not in str(headline(results)) and page.count(f"<b>{label}") == 0
     baseline["parameters"] = None
     assert _row(said()[1], label)[0][1] == ["baseline, nothing is trained", "stored numbers unknown"]
 
 
-def test_outside_is_said_with_its_resolution(results):
-    meaning = dict(tables.fidelity_table(results).columns)["Outside"]
+def test_off_support_is_said_with_its_resolution(results):
+    meaning = dict(fidelity_table(results).columns)["Off-support"]
     assert f"and than {100 * SAME_PLAN:g} % of half an action's range" in meaning
 
 
@@ -225,7 +232,9 @@ def test_what_distilling_cost_is_said_in_both(tmp_path, results):
 
 
 def _graph(config) -> RunGraph:
-    return run_graph(config, open_world(config))
+    graph = run_graph(config, open_world(config))
+    assert isinstance(graph.last, WriteReport)
+    return graph
 
 
 def test_what_distilling_cost_is_read_from_the_stages(tmp_path):
@@ -258,34 +267,33 @@ def test_setting_the_shares_right_is_part_of_what_a_student_cost(tmp_path):
     for stage, seconds in [(graph.last.train_teacher, 100.0), (graph.sample, 10.0), *trained]:
         partial_folder(config.folder / stage.name, stage.key).mkdir(parents=True)
         commit(config.folder / stage.name, stage.key, stage.made_from, 1.0, seconds)
-    folder = config.folder / "distill/chamfer"
+    folder = config.folder / next(stage.name for stage in graph.chosen if stage.candidates.recipe_name == "chamfer")
     folder.mkdir(parents=True)
     (folder / "calibration.json").write_text(json.dumps({"energy_after": 0.1, "cpu_seconds": 5.0}))
     cost = graph.last.distilling(config.folder)
     assert cost["students"] == {"regression": 20.0, "chamfer": 25.0} and cost["share"] == pytest.approx(35 / 100)
 
 
-def test_a_teacher_from_elsewhere_has_no_known_cost(tmp_path):
-    for name in ("config.json", "model.safetensors"):
-        (tmp_path / name).write_bytes(b"{}")
-    config = Config(runs_dir=tmp_path / "runs", teacher=TeacherConfig(path=tmp_path))
+def test_a_teacher_from_elsewhere_has_no_known_cost(tmp_path, make_teacher):
+    make_teacher().save_pretrained(tmp_path / "teacher")
+    config = Config(runs_dir=tmp_path / "runs", teacher=TeacherConfig(path=tmp_path / "teacher"))
     found = _graph(config).last.distilling(config.folder)
     assert found["teacher_cpu_s"] is None and found["share"] is None
 
 
-def test_the_outside_share_is_compared_with_the_teachers_own(results):
-    def outside():
-        table = tables.fidelity_table(results)
-        column = [title for title, _ in table.columns].index("Outside")
+def test_the_off_support_share_is_compared_with_the_teachers_own(results):
+    def off_support():
+        table = fidelity_table(results)
+        column = [title for title, _ in table.columns].index("Off-support")
         return {row[0].text: (row[column].text, row[column].notes) for row in table.rows}
 
     # without the teacher's own the floor's 0.01 is it: other samples of the teacher
-    assert outside()["Student, Chamfer + energy"] == ("2.1 %", ("2.1 × the teacher's own",))
-    results["policies"][0]["fidelity"] = {"outside_share": 0.014}
-    assert outside()["Student, Chamfer + energy"] == ("2.1 %", ("1.5 × the teacher's own",))
-    assert outside()["Teacher, 50 steps"] == ("1.4 %", ("1.0 × the teacher's own",))
-    results["policies"][0]["fidelity"] = {"outside_share": 0.0}
-    assert outside()["Student, Chamfer + energy"] == ("2.1 %", ())
+    assert off_support()["Student, Chamfer + energy"] == ("2.1 %", ("2.1 × the teacher's own",))
+    results["policies"][0]["fidelity"] = {"off_support_share": 0.014}
+    assert off_support()["Student, Chamfer + energy"] == ("2.1 %", ("1.5 × the teacher's own",))
+    assert off_support()["Teacher, 50 steps"] == ("1.4 %", ("1.0 × the teacher's own",))
+    results["policies"][0]["fidelity"] = {"off_support_share": 0.0}
+    assert off_support()["Student, Chamfer + energy"] == ("2.1 %", ())
 
 
 def test_every_policy_and_section_is_in_both(tmp_path, results):
@@ -329,15 +337,15 @@ def test_json_is_strict_and_whole(tmp_path, results):
 def _headline(results, **changes):
     changed = copy.deepcopy(results)
     changed["policies"][2] |= changes
-    return tables.headline(changed)
+    return headline(changed)
 
 
 def test_headline_when_chance_could_explain_it(results):
-    head = tables.headline(results)
+    head = headline(results)
     assert head.tone == "lower"
     assert head.title == (
         "The student solves 96.5 % of the episodes, its teacher 98.0 %: fewer, though chance could explain it; "
-        "it decides 40.0 times as fast"
+        "it is 40.0 times as fast"
     )
     assert head.lead[0] == (
         "Success: teacher 196 of 200 (98.0 %, 95 % interval 95.0 % to 99.2 %), student 193 of 200 (96.5 %, "
@@ -345,7 +353,7 @@ def test_headline_when_chance_could_explain_it(results):
         "(95 % interval −4.0 to +1.0, exact McNemar test p = 0.453)."
     )
     assert "teacher 80.0 ms (12.5 per second), student 2.00 ms (500 per second)" in head.lead[1]
-    assert "the teacher took 2 and the student 2, the same number" in head.lead[2]
+    assert "the teacher reached 2 and the student 2, the same number" in head.lead[2]
 
 
 def test_headline_says_worse_and_slower(tmp_path, results):
@@ -353,11 +361,11 @@ def test_headline_says_worse_and_slower(tmp_path, results):
     head = _headline(results, **bad)
     assert head.tone == "worse" and head.title == (
         "The student is worse than its teacher: it solves 70.0 % of the episodes, the teacher 98.0 %, "
-        "but it decides 40.0 times as fast; it takes 1 of 2 ways, the teacher 2"
+        "but it is 40.0 times as fast; it reaches 1 of 2 modes, the teacher 2"
     )
-    assert "the teacher took 2 and the student 1, 1 fewer" in head.lead[2]
+    assert "the teacher reached 2 and the student 1, 1 fewer" in head.lead[2]
     slow = _headline(results, **bad, speedup=0.5)
-    assert "it is slower: one decision takes 2.00 times as long" in slow.title
+    assert "it is slower: one call takes 2.00 times as long" in slow.title
     results["policies"][2] |= bad | {"speedup": 0.5}
     text, page = _written(tmp_path, results)
     assert "is worse than its teacher" in text and '<h1 class="worse">The student is worse than its teacher' in page
@@ -382,8 +390,8 @@ def test_doubt_speaks_for_the_teacher(results, change, tone):
 
 @pytest.mark.parametrize(
     ("speedup", "words"),
-    [(1.0, "it decides about as fast"), (None, "their speed was not compared"), (2.0, "2.00 times as fast"),
-     (0.8, "slower: one decision takes 1.25 times as long")],
+    [(1.0, "it is about as fast"), (None, "their speed was not compared"), (2.0, "2.00 times as fast"),
+     (0.8, "slower: one call takes 1.25 times as long")],
 )  # fmt: skip
 def test_headline_on_speed(results, speedup, words):
     assert words in _headline(results, speedup=speedup).title
@@ -411,7 +419,7 @@ def test_labels_cannot_inject(tmp_path, results):
     assert "<img src=x" not in page and "&lt;img src=x onerror=alert(1)&gt;" in page
     assert "<img" not in text
     row = next(line for line in text.splitlines() if line.startswith("| &lt;img"))
-    assert len(re.findall(r"(?<!\\)\|", row)) == 1 + len(tables.main_table(results).columns)
+    assert len(re.findall(r"(?<!\\)\|", row)) == 1 + len(main_table(results).columns)
 
 
 def test_what_was_not_measured_is_said(tmp_path, results):
@@ -431,7 +439,7 @@ def test_what_was_not_measured_is_said(tmp_path, results):
     for words in ("Paths were not recorded in this run.", "Training curves were not recorded in this run."):
         assert words in page
     assert _row(page, "Student, Chamfer + energy")[10] == ("–", ["not measured"], "")
-    assert "The time of a decision was not measured." in text and "| Teacher samples | – |" in text
+    assert "The latency of a call was not measured." in text and "| Teacher samples | – |" in text
     assert "their speed was not compared" in text
 
 
@@ -530,7 +538,7 @@ def test_clip_refuses_what_is_no_clip(tmp_path, frames, fps):
 def test_every_stage_of_a_call_stands_in_its_own_column(results):
     for policy in results["policies"]:
         policy["latency"] = {**policy["latency"], "read_ms": 7.25} if policy.get("latency") else None
-    table = tables.latency_table(results)
+    table = stage_table(results)
     assert table is not None
     names = [name for name, _ in table.columns]
     assert names[-5:] == ["preprocess [ms]", "encode [ms]", "head [ms]", "post [ms]", "read [ms]"]

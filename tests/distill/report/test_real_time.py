@@ -1,4 +1,4 @@
-"""What the report says of real-time rollouts: rates, pairs and reactions by hand, and nothing where nothing was done."""
+"""The report of the real-time evaluation: rates, pairs and reactions counted by hand, nothing where nothing was done."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 from distill.evaluation.real_time import paired_rows
 from distill.evaluation.statistics import mcnemar_p, wilson_interval
 from distill.report import figures
-from distill.report.real_time import real_time_line, real_time_table
+from distill.report.sections.real_time import real_time_line, real_time_table
 
 
 def _episodes(successes: str, reactions: list[int | None] | None = None, failure: str = "collision") -> list[dict[str, Any]]:
-    """One episode per letter: s success, f `failure`, t timeout; the first ones moved and reacted as told."""
+    """One episode per letter: s success, f `failure`, t timeout; the first ones were disturbed and reacted as told."""
     reactions = reactions or []
     return [
         {"index": index, "success": letter == "s", "failure": {"s": "", "f": failure, "t": "timeout"}[letter],
@@ -85,13 +85,13 @@ def test_the_table_and_the_sentence_hold_these_numbers(results: dict[str, Any]) 
         "measured × 2.33", "Teacher, 50 steps", "3", "25.0 %", "+62.5", "450", "5", "1", "87.5 %"
     ]  # fmt: skip
     given, _, late, success, _, reaction, _, others, calm = table.rows[2]
-    assert given.notes == ("116 ms",) and late.notes == ("asked every 6",) and success.notes[1] == "2 of 8"
+    assert given.notes == ("116 ms",) and late.notes == ("a query every 6",) and success.notes[1] == "2 of 8"
     assert reaction.notes == ("9.00 steps", "2 of 3") and others.notes == ("timeout 1",) and calm.notes[1] == "student +12.5"
     assert table.rows[0][0].text == "stated" and table.rows[1][4].text == "–"
     assert len(table.columns) == len(table.rows[0])
     line = real_time_line(results)
     assert "The cube is pushed." in line and "20.0 Hz" in line and "every 4 control steps of 50.0 ms" in line
-    assert "Of the 16 plans of a call" in line and "temporal consistency" in line
+    assert "Of the 16 samples of a call" in line and "temporal consistency" in line
     one = {**results["real_time"], "selection": {"kind": "one", "candidates": 16, "forget_every": 5}}
     assert "temporal consistency" not in real_time_line({"real_time": one})
 
@@ -104,7 +104,7 @@ def test_nobody_disturbed_has_no_reaction() -> None:
     assert table is not None and table.rows[0][5].text == "–"
 
 
-def test_a_run_without_real_time_has_neither_table_nor_sentence() -> None:
+def test_a_run_without_real_time_rollouts_has_neither_table_nor_sentence() -> None:
     for results in ({}, {"real_time": None}):
         assert real_time_table(results) is None and real_time_line(results) == ""
 

@@ -1,0 +1,30 @@
+"""The sections of every report, in their order. A new one is a file in distill.report.sections, and its name here."""
+
+from __future__ import annotations
+
+from distill.report.section import Section
+from distill.report.sections.by_task import BY_TASK
+from distill.report.sections.clips import CLIPS
+from distill.report.sections.commands import COMMANDS
+from distill.report.sections.fidelity import FIDELITY
+from distill.report.sections.from_above import ACTION_CHUNKS, PATHS
+from distill.report.sections.latency import LATENCY, STAGES
+from distill.report.sections.made import MADE
+from distill.report.sections.reading import READING
+from distill.report.sections.real_time import REAL_TIME
+from distill.report.sections.results import RESULTS
+from distill.report.sections.success import MODES, SPEED
+from distill.report.sections.training import CHECKPOINTS, CURVES
+from distill.report.sections.wall_time import WALL_TIME
+
+SECTIONS: list[Section] = [
+    PATHS, ACTION_CHUNKS,
+    RESULTS, BY_TASK, SPEED, MODES,
+    LATENCY, STAGES,
+    FIDELITY,
+    REAL_TIME,
+    CURVES, CHECKPOINTS,
+    CLIPS,
+    MADE, WALL_TIME, COMMANDS,
+    READING,
+]  # fmt: skip

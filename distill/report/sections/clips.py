@@ -1,0 +1,45 @@
+"""The clips of the first test episodes: inside the page as far as they fit, beside it in any case."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from distill.report.policies import Results, label_of
+from distill.report.section import Picture, Section, data_uri
+
+CLIP_KINDS = {".webp": "image/webp", ".png": "image/png", ".gif": "image/gif", ".jpg": "image/jpeg"}
+CLIP_BYTES = 16_000_000
+"""Clips are put into the page up to this many bytes together; the rest is named and left beside it."""
+
+
+def clips(results: Results, folder: Path) -> Sequence[Picture]:
+    """Every clip, inside the page or with a note that says why not."""
+    shown, total, root = [], 0, folder.resolve()
+    for name, path in (results.get("clips") or {}).items():
+        if not path:
+            continue
+        label, place, source, note = label_of(results, name), (folder / path).resolve(), "", ""
+        kind = CLIP_KINDS.get(place.suffix.lower())
+        if not place.is_relative_to(root) or kind is None:
+            note = f"{label}: {path} is not a picture in this report's folder, so it is not shown."
+        elif not place.is_file():
+            note = f"{label}: {path} was not found."
+        elif total + place.stat().st_size > CLIP_BYTES:
+            note = f"{label}: {path} is too large for the page; open it beside this file."
+        else:
+            total += place.stat().st_size
+            source = data_uri(place.read_bytes(), kind)
+        shown.append(Picture(source, f"rollout of {label}", (label,), note, str(path)))
+    return shown
+
+
+def _text(results: Results) -> Sequence[str]:
+    if "rlbench" in results:
+        return ("What RLBench's front camera saw after each action of the first test episodes.",)
+    return ("Orange: action chunks that the policy samples at a replan, shown until the next one.",)
+
+
+CLIPS = Section(
+    "Rollout clips", text=_text, pictures=clips, missing="No clips were recorded in this run.", kinds=("run",)
+)

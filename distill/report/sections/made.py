@@ -1,0 +1,88 @@
+"""How the results were made: data, hardware, seeds, versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from distill.report.policies import Results
+from distill.report.section import Section
+from distill.report.tables import NOTHING, Table, fact_table, is_missing, percent
+
+
+def made_table(results: Results) -> Table:
+    """A row per fact; of a run also those that are not known, of other kinds only what there is."""
+    made, data = results["made"], results["data"]
+    versions, simulated = made.get("packages") or {}, results.get("rlbench") or {}
+    rows = [
+        ("Date", str(made.get("date", NOTHING))),
+        ("Seed", str(made.get("seed", NOTHING))),
+        ("Hardware", str(made.get("hardware", NOTHING))),
+        ("Threads, number type", f"{made.get('threads', NOTHING)}, {made.get('dtype', NOTHING)}"),
+        ("Processes", str(made.get("processes", NOTHING))),
+        *(_run_data(results) if results["kind"] == "run" else _recorded_data(data)),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items()) or NOTHING),
+    ]
+    if simulated:
+        rows.append(("RLBench", ", ".join(f"{name} {value}" for name, value in simulated.items())))
+    return fact_table(rows, ("What", "This run"))
+
+
+def _run_data(results: Results) -> list[tuple[str, str]]:
+    data = results["data"]
+    return [
+        ("Observed by the policies", _observed(results)),
+        ("Demonstrations", f"{data.get('episodes', NOTHING)} episodes, {data.get('frames', NOTHING)} frames"),
+        ("Teacher samples", _samples(data)),
+        ("Modes of an observation's samples", _modes(data)),
+    ]
+
+
+def _recorded_data(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+    features = ", ".join(f"{name} {shape}" for name, shape in data["features"].items())
+    recorded = f"{data['frames']} frames of {data['observations_from']}, {data['for_training']} for training; {features}"
+    rows = [("Recorded observations", recorded)]
+    if data.get("observations") is not None:
+        rows.append(("Teacher samples", _samples(data)))
+    if data.get("observations_by_modes"):
+        rows.append(("Modes of an observation's samples", _modes(data)))
+    return rows
+
+
+def _samples(data: Mapping[str, Any]) -> str:
+    if data.get("observations") is None:  # no student is made from them
+        return NOTHING
+    size = data.get("cache_bytes")
+    return (
+        f"{data['observations']} observations × {data.get('hypotheses_per_observation', NOTHING)} samples, "
+        f"{data.get('cache_num_steps', NOTHING)} solver steps each"
+        + ("" if is_missing(size) else f", {float(size) / 1e6:.1f} MB on disk")  # type: ignore[arg-type]
+    )
+
+
+def _observed(results: Results) -> str:
+    """What the policies of the run observe, in words."""
+    seen = results.get("observation")
+    if not seen:
+        return "the whole state"
+    sources, (height, width) = seen["sources"], seen["image_size"]
+    parts = [f"state ({', '.join(seen['state_names']) or 'all of it'})"] if "state" in sources else []
+    views = " and ".join({"images": "colours", "depth": "depth"}[kind] for kind in ("images", "depth") if kind in sources)
+    if views:
+        parts.append(f"{views} of {', '.join(seen['cameras'])} ({height} × {width} pixels)")
+    if "points" in sources:
+        parts.append(f"{seen['num_points']} points{' with colours' if seen['colours'] else ''} of all cameras")
+    return "; ".join(parts)
+
+
+def _modes(data: Mapping[str, Any]) -> str:
+    """How many modes the cached observations have, and how many of their samples say nothing new."""
+    counts = data.get("observations_by_modes") or []
+    if not counts:
+        return NOTHING
+    shares = [f"{modes}: {percent(count / sum(counts))}" for modes, count in enumerate(counts, 1) if count]
+    repeated = percent(data.get("repeated_share"))
+    return f"{', '.join(shares)} of {sum(counts)} observations; {repeated} of the samples repeat an earlier one within 1 %"
+
+
+MADE = Section("How it was made", table=made_table)

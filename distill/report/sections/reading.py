@@ -1,0 +1,32 @@
+"""How to read the report, for who has not read one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distill.report.policies import Results, reference_name
+from distill.report.section import Section
+
+
+def reading(results: Results) -> Sequence[str]:
+    success = (
+        "Look at the interval, not only at the rate: when two intervals overlap widely, more episodes are needed to tell the "
+        "policies apart.",
+        f"“Against the {reference_name(results)}” compares episode by episode from the same starts, so it sees smaller "
+        "differences than the two rates alone. Only episodes in which the two policies fare differently count.",
+    )
+    collapse = (
+        "Success alone can hide mode collapse, a student that always takes the same mode. Modes and entropy show it; a "
+        "regression student, which averages the teacher's samples, is the usual warning.",
+    )
+    return (
+        *(success if results["measured_success"] else ()),
+        *(collapse if results["measured_success"] and results["kind"] != "comparison" else ()),
+        "Hz counts policy calls. Each call yields several actions, so actions per second is a larger number with a column of "
+        "its own.",
+        "Times hold for the hardware named above, one observation at a time. On another machine measure again.",
+        "All numbers of this page, and every episode's outcome, are in report.json beside it.",
+    )
+
+
+READING = Section("How to read this", lines=reading)
