@@ -123,6 +123,146 @@ def test_rlbench_and_pyrep_are_imported_in_one_file_only_and_can_not_be_installe
         assert not re.search(r"^\s*[\"']?(pyrep|rlbench)\s*([=<>@\[\"'~!;]|$)", text, re.MULTILINE), name
 
 
+# -- rooms -------------------------------------------------------------------------------------------------------------
+
+FLOORS = {
+    "envs": ("", "cameras", "process", "panda", "rlbench", "recorded"),
+    "teachers": ("", "networks", "adapters"),
+    "students": ("", "export"),
+    "distill": ("", "store", "training", "runtime", "hypotheses", "objectives", "report", "evaluation", "worlds", "inputs",
+                "stages", "graphs", "cli"),
+}  # fmt: skip
+"""The rooms of each package from the top down; "" are the files beside the rooms. A room imports those before it."""
+
+AT_ITS_DOOR = {
+    "envs": ("envs", "envs.checks", "envs.windows", "envs.demonstrations"),
+    "teachers": ("teachers", "teachers.trained", "teachers.flow", "teachers.diffusion", "teachers.energy"),
+    "students": ("students", "students.one_step", "students.flow_map"),
+    "distill": ("distill.checks", "distill.presets"),
+}
+"""Files beside the rooms that join them: they may import any room of their package, and rooms after them may import them."""
+
+MOST_MODULES, MOST_LINES = 15, 400
+LONG_FILES: dict[str, str] = {}
+"""Modules of more than MOST_LINES lines, each with the reason why it is one."""
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the four packages by its dotted name."""
+    found = {}
+    for package in ROOMS:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def imports() -> dict[str, set[str]]:
+    """Which module imports which, at whatever depth: inside functions and under TYPE_CHECKING, too."""
+    known, edges = modules(), {}
+    for name, path in known.items():
+        edges[name] = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            named: list[str] = []
+            if isinstance(node, ast.Import):
+                named = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                named = [f"{node.module}.{alias.name}" for alias in node.names]
+            for each in named:
+                while each and each not in known:
+                    each = each.rpartition(".")[0]
+                if each and each != name:
+                    edges[name].add(each)
+    return edges
+
+
+def room_of(module: str, known: dict[str, Path]) -> tuple[str, str]:
+    """Package and room of a module."""
+    package, *room = known[module].parent.relative_to(ROOT).parts
+    return package, room[0] if room else ""
+
+
+def chain(start: str, edges: dict[str, set[str]]) -> list[str]:
+    """The longest chain of names from `start`. Raises AssertionError for a circle."""
+    longest: dict[str, list[str]] = {}
+
+    def visit(name: str, path: tuple[str, ...]) -> list[str]:
+        assert name not in path, f"a circle: {' -> '.join([*path[path.index(name):], name])}"
+        if name not in longest:
+            below = [visit(each, (*path, name)) for each in sorted(edges.get(name, ()))]
+            longest[name] = [name, *max(below, key=len, default=[])]
+        return longest[name]
+
+    return visit(start, ())
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    edges = imports()
+    assert len(edges) > 150
+    for name in edges:
+        chain(name, edges)
+
+
+def test_a_circle_would_be_found() -> None:
+    with pytest.raises(AssertionError, match="a circle: b -> c -> b"):
+        chain("a", {"a": {"b"}, "b": {"c"}, "c": {"b"}})
+    assert chain("a", {"a": {"b", "c"}, "b": {"c"}, "c": set()}) == ["a", "b", "c"]
+
+
+def test_the_rooms_are_those_of_the_plan_and_keep_their_direction() -> None:
+    known, wrong = modules(), []
+    assert {room_of(name, known) for name in known} == {(package, room) for package, rooms in FLOORS.items() for room in rooms}
+    for name, targets in imports().items():
+        package, room = room_of(name, known)
+        if name in AT_ITS_DOOR[package]:
+            continue
+        for target in targets:
+            its_package, its_room = room_of(target, known)
+            if its_package != package or target in AT_ITS_DOOR[package]:
+                continue
+            if FLOORS[package].index(its_room) > FLOORS[package].index(room):
+                wrong.append(f"{name} imports {target}")
+    assert wrong == []
+
+
+def test_a_chain_of_rooms_from_the_script_down_is_no_longer_than_nine() -> None:
+    """Counted in `distill`; below it stand students, teachers and envs."""
+    known, rooms = modules(), {}
+    for name, targets in imports().items():
+        for target in targets:
+            here, there = (place if place[1] else (place[0], module) for module, place in (
+                (name, room_of(name, known)), (target, room_of(target, known))))  # fmt: skip
+            if here != there and here[0] == there[0] == "distill":
+                rooms.setdefault(".".join(here), set()).add(".".join(there))
+    assert 1 + len(chain("distill.cli", rooms)) <= 9
+
+
+def test_a_room_holds_few_modules_and_a_module_few_lines() -> None:
+    folders: dict[Path, list[str]] = {}
+    for name, path in modules().items():
+        if path.name != "__init__.py":
+            folders.setdefault(path.parent, []).append(name)
+    assert {shown(folder): len(names) for folder, names in folders.items() if len(names) > MOST_MODULES} == {}
+    long = {name for name, path in modules().items() if len(path.read_text().splitlines()) > MOST_LINES}
+    assert long == set(LONG_FILES)
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_a_room_says_what_lives_there_what_it_needs_and_what_is_not_its_business(package: str) -> None:
+    for room in FLOORS[package]:
+        text = ast.get_docstring(ast.parse((ROOT / package / room / "__init__.py").read_text())) or ""
+        assert text and (not room or ("Needs:" in text and "Not here:" in text)), room
+
+
+PRIVATE_WORDS = re.compile(r"\b(Ingredients|Lesson|is_rlbench|Outside\(|senses)\b")
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.parts[len(ROOT.parts)] in ROOMS], ids=shown)
+def test_no_private_words(path: Path) -> None:
+    """The field's words are in docs/development.md; these were ours alone."""
+    assert PRIVATE_WORDS.findall(path.read_text()) == []
+
+
 # -- nothing in a file is ever unpickled or evaluated ------------------------------------------------------------------
 
 

@@ -135,7 +135,10 @@ def modes_of_cache(dataset: HypothesisDataset, weights_A: Tensor, most: int = 20
 
 
 def cached_figures(folder: Path, weights: tuple[float, ...], most: int = 512) -> dict[str, Any]:
-    """observations_by_modes: how many of the cache's observations have 1, 2, .. modes; repeated_share: of hypotheses like an earlier one."""
+    """observations_by_modes: how many of the cache's observations have 1, 2, .. modes.
+
+    repeated_share: share of the hypotheses that are like an earlier one of their observation.
+    """
     dataset, weights_A = HypothesisDataset(folder), torch.tensor(weights)
     rows = range(0, len(dataset), max(1, len(dataset) // most))
     kept_BK = torch.cat([distinct(embed(chunks, weights_A), SAME_PLAN) for _, chunks in cache_blocks(dataset, rows)])

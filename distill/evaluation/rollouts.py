@@ -232,6 +232,7 @@ def summarise(spec: TaskSpec, episodes: Sequence[Episode]) -> dict[str, Any]:
     switching = [episode.switches / episode.compared for episode in episodes if episode.compared]
     jerks = [episode.jerk for episode in episodes if episode.jerk is not None]
     watched = sum(episode.queries for episode in episodes if episode.out_of_distribution is not None)
+    unfamiliar = sum(episode.out_of_distribution or 0 for episode in episodes)
     return {
         "episodes": len(episodes),
         "successes": sum(episode.success for episode in episodes),
@@ -242,7 +243,7 @@ def summarise(spec: TaskSpec, episodes: Sequence[Episode]) -> dict[str, Any]:
         "entropy": mode_entropy(counts, len(spec.modes)) if sum(counts) else None,
         "switch_rate": float(np.mean(switching)) if switching else None,
         "jerk_rms": float(np.mean(jerks)) if jerks else None,
-        "out_of_distribution_share": sum(episode.out_of_distribution or 0 for episode in episodes) / watched if watched else None,
+        "out_of_distribution_share": unfamiliar / watched if watched else None,
     }
 
 
