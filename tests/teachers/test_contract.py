@@ -142,7 +142,7 @@ class MixesRows(FromItsSeeds):
 
 def test_chunks_that_depend_on_what_is_asked_for_beside_them_are_found() -> None:
     check_teacher(FromItsSeeds(), OBSERVATION, action_size=4)
-    with pytest.raises(ValueError, match="independence: an observation's chunks change with what is asked for beside it"):
+    with pytest.raises(ValueError, match="independence: an observation's chunks change with the rest of the batch"):
         check_teacher(MixesRows(), OBSERVATION, action_size=4)
 
 
@@ -175,8 +175,8 @@ def test_who_looks_at_everything_and_who_looks_at_nothing_both_pass() -> None:
 @pytest.mark.parametrize(
     ("broken", "complaint"),
     [
-        (FillsInACamera, f"missing: without {FRONT} it draws other chunks in silence"),
-        (LetsDepthSpoilAll, f"NaN: one in {DEEP} becomes one in the chunks; take the pixel as unknown"),
+        (FillsInACamera, f"missing: without {FRONT} it silently draws other chunks"),
+        (LetsDepthSpoilAll, f"NaN: one in {DEEP} becomes one in the chunks; treat the pixel as unknown"),
         (Overwrites, "observation: it was changed in place"),
     ],
 )

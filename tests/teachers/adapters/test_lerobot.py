@@ -88,7 +88,7 @@ def test_a_prefix_is_repeated_row_by_row_whatever_holds_it() -> None:
 def test_attributes_come_back() -> None:
     thing = torch.nn.Linear(1, 1)
     thing.steps = 3  # type: ignore[assignment]
-    with adapter.changed(thing, steps=5, forward=lambda x: x + 1):
+    with adapter.patched_attributes(thing, steps=5, forward=lambda x: x + 1):
         assert thing.steps == 5 and thing(torch.zeros(1)) == 1
     assert thing.steps == 3 and "forward" not in vars(thing)
 
