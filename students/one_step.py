@@ -42,8 +42,8 @@ class OneStepStudent(PretrainedPolicy):
     def __init__(
         self, shape: PolicyShape, latent_size: int, identity: bool = False, codes: int = 0, shares: bool = False
     ) -> None:
-        """latent_size: Z; codes: 0 lifts the whole latent linearly; identity: the lift starts as the identity, for the teacher's
-        own noise as latent; shares: learn the codes' shares, which start equal. Raises ValueError for inconsistent ones."""
+        """latent_size: Z. codes: 0 lifts the whole latent linearly. identity: the lift starts as the identity, for the
+        teacher's own noise as latent. shares: learn the codes' shares, which start equal. ValueError for inconsistent ones."""
         super().__init__(shape)
         if latent_size < 1:
             raise ValueError(f"latent_size must be at least 1, got {latent_size}")

@@ -24,7 +24,7 @@ LATENTS, ACTIONS, SAMPLES = "latents", "actions", "samples"
 
 EXAMPLE_SAMPLES = 89
 """Length of the dynamic axis while a graph is traced. It must differ from every size in the student: AOTInductor unifies axes
-of equal length, and a chunk of 16 actions would fix the number of samples at 16 (seen in torch 2.13; the parity check fails)."""
+of equal length, and a chunk of 16 actions would fix the number of samples at 16 (torch 2.13; the parity check fails then)."""
 
 FILES = {"onnx": "student.onnx", "torch": "student.torch.pt2", "aoti": "student.aoti.pt2"}
 """Formats, and the file that each writes."""
