@@ -21,9 +21,9 @@ SHARE_GAIN = 8.0
 """Learning-rate factor of the shares' logarithms: they start at zero and must change much."""
 
 SHARE_NORM = 3.0
-"""Norm to which the condition is rescaled for the shares, where an encoder of images or points made it. An encoder's own norm
-is arbitrary (25, against 1.4 to 5 for states), and a share's learning rate grows with its square: without rescaling, modes died
-out within the first steps. A state's condition is used unchanged."""
+"""Norm to which the condition is rescaled for the shares, where it comes from an encoder of images or points. Such an encoder's
+norm is arbitrary (25, against 1.4 to 5 for states), and a share's learning rate grows with its square: without rescaling, modes
+died out within the first steps. A state's condition is used unchanged."""
 
 
 class OneStepStudent(PretrainedPolicy):

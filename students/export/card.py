@@ -69,7 +69,7 @@ def model_card(
     """The text of ``README.md``. files: the formats in ``export.json``; teacher: its figures, if any; exported: the date."""
     shape, selection = student.shape, inference.selection
     parameters = sum(value.numel() for value in student.parameters())
-    seen = ", ".join(f"`{name}`" for name in sources_of(shape))
+    inputs = ", ".join(f"`{name}`" for name in sources_of(shape))
     latent = " x ".join(map(str, student.latent_shape))
     several = f" of {selection.candidates} plans made in the one evaluation" if selection.uses_candidates else ""
     rows = [_row(each) for each in (teacher, measured) if each is not None]
@@ -78,7 +78,7 @@ def model_card(
         f"# A one-step policy for `{shape.task}`", "",
         f"It makes a plan of {shape.horizon} actions ({', '.join(shape.action_names)}), {shape.dt_s:g} s apart, in one "
         "evaluation of its network. Made and measured with flow2one.", "",
-        f"- Sees: {seen}, of the last {shape.observation_steps} steps, in raw units; normalisation is inside.",
+        f"- Inputs: {inputs}, of the last {shape.observation_steps} steps, in raw units; normalisation is inside.",
         f"- Takes a latent for each plan, {latent} of standard normal numbers; {parameters:,} parameters.",
         f"- At run time: `{selection.kind}`{several}; {inference.execution_horizon} actions are executed per replan "
         f"({'as it was measured' if inference.source == 'run' else 'the default; no run says how it was measured'}).",
@@ -119,7 +119,7 @@ def _notes(measured: PolicyFigures, teacher: PolicyFigures | None, provenance: P
     if measured.calls:
         notes.append(f"- Times: median of {measured.calls} whole calls, batch 1, in PyTorch, not of the graphs below.")
     if teacher is None:
-        notes.append("- The teacher was not measured beside it.")
+        notes.append("- The teacher was not measured with it.")
     if measured.episodes:
         notes.append("- Success is in simulation, from stored test starts; nothing was tried on a real robot.")
     return notes
