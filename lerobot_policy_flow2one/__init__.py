@@ -1,4 +1,4 @@
-"""flow2one's one-step students as a LeRobot policy. LeRobot imports this package by its name; that registers the type."""
+"""flow2one's one-step students as a LeRobot policy. LeRobot imports this package by its name, which registers the policy."""
 
 from lerobot_policy_flow2one.configuration_flow2one import Flow2OneConfig
 

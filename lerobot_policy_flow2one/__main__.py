@@ -1,4 +1,4 @@
-"""Make a folder that LeRobot loads of a student's folder: python -m lerobot_policy_flow2one STUDENT FOLDER [n_action_steps]."""
+"""Exports a student's folder as a LeRobot policy: python -m lerobot_policy_flow2one STUDENT FOLDER [n_action_steps]."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from teachers.networks.observations import feature_shape, sources_of
 
 
 def export(student: Path, folder: Path, n_action_steps: int | None = None, **settings: Any) -> Path:
-    """Write the student in `student` to `folder` as LeRobot saves a policy; returns `folder`.
+    """Writes the student in the folder `student` to `folder`, in LeRobot's format; returns `folder`.
 
-    n_action_steps: half of a plan unless it is given; settings: others of `Flow2OneConfig`. Raises ValueError for a folder that
-    is no student's, and for one that is there already.
+    n_action_steps: None for half of the horizon; settings: further fields of `Flow2OneConfig`. Raises ValueError for a folder
+    without a student, and for an existing `folder`.
     """
     loaded = load_student(student)
     if folder.exists():

@@ -1,4 +1,4 @@
-"""What LeRobot's ``config.json`` says of a student: its own config as text, and how plans are carried out."""
+"""LeRobot's ``config.json`` of a student: the student's own config as text, and how its plans are executed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from lerobot.optim.optimizers import AdamWConfig
 @PreTrainedConfig.register_subclass("flow2one")
 @dataclass
 class Flow2OneConfig(PreTrainedConfig):
-    """student: the text of the student's own ``config.json``; it builds the network, nothing in it is imported.
+    """Settings of `Flow2OnePolicy`.
 
-    n_action_steps: actions of a plan that are carried out before the next one; candidates, selection, forget_every: how one of
-    several plans is chosen (students.selection); seed: of the latents; learning_rate: of LeRobot's training.
+    student: the text of the student's own ``config.json``, from which the network is built; nothing in it is imported.
+    n_action_steps: actions executed per plan; candidates, selection, forget_every: how a plan is selected (`Selection` in
+    students.selection); seed: of the latents; learning_rate: of LeRobot's training.
+
+    Raises ValueError for an invalid student, or n_action_steps out of range.
     """
 
     student: str = ""
@@ -36,7 +39,7 @@ class Flow2OneConfig(PreTrainedConfig):
                 raise ValueError(f"n_action_steps: got {self.n_action_steps}, expected 1 to {horizon}, the student's plan")
 
     @property
-    def told(self) -> dict[str, Any]:
+    def student_config(self) -> dict[str, Any]:
         """The student's own config. Raises ValueError where there is none."""
         try:
             return dict(json.loads(self.student))
@@ -46,7 +49,8 @@ class Flow2OneConfig(PreTrainedConfig):
 
     @property
     def shape(self) -> dict[str, Any]:
-        return dict(self.told["shape"])
+        """The fields of the student's `PolicyShape`."""
+        return dict(self.student_config["shape"])
 
     @property
     def observation_delta_indices(self) -> list[int]:
@@ -67,6 +71,6 @@ class Flow2OneConfig(PreTrainedConfig):
         return None
 
     def validate_features(self) -> None:
-        """Raises ValueError where the student sees what the policy is not given."""
+        """Raises ValueError without inputs, or without an action."""
         if not self.input_features or self.action_feature is None:
             raise ValueError(f"flow2one: got inputs {self.input_features} and outputs {self.output_features}, expected both")

@@ -1,4 +1,4 @@
-"""LeRobot's steps before and after the policy: batches and devices only, as the student normalises by itself."""
+"""LeRobot's pre- and postprocessing of the policy: batches and devices only, because the student normalises by itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lerobot_policy_flow2one.configuration_flow2one import Flow2OneConfig
 
 
 def make_flow2one_pre_post_processors(config: Flow2OneConfig, dataset_stats: Any = None) -> tuple[Any, Any]:
-    """LeRobot asks for these by their name. A data set's statistics are not taken: they are not those of the student."""
+    """Pre- and postprocessor; LeRobot finds this function by its name. dataset_stats is ignored: the student has its own."""
     to_device = DeviceProcessorStep(device=config.device)
     before = [RenameObservationsProcessorStep(rename_map={}), AddBatchDimensionProcessorStep(), to_device]
     return (

@@ -1,4 +1,4 @@
-"""The flow map student: the teacher's network told where it is and how far to go; the whole way is one evaluation."""
+"""The flow map student: the teacher's network with time and span as inputs; the whole span is one evaluation."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from teachers.networks.transformer import TimeEmbedding, TrajectoryTransformer
 class FlowMapStudent(PretrainedPolicy):
     """(observation, noise `[T, A]`) to a chunk `[T, A]`, for M noises per observation at once.
 
-    The network F(x_t, t, s | o) says where the straight line from x_t through x_{t+s} arrives at time 1, so that
-    x_{t+s} = x_t + s v with v = (F - x_t) / (1 - t), the mean velocity on the way. For the span s = 0 it is the
-    teacher's own prediction; for s = 1 - t it is the end point itself; for s = 0 at t = 1 nothing moves.
-    Consistency, shortcut, mean flow and rectified models are trainings of this one map: see `distill.objectives.flow_maps`.
+    The network F(x_t, t, s | o) predicts where the straight line from x_t through x_{t+s} arrives at time 1, so that
+    x_{t+s} = x_t + s v with the mean velocity v = (F - x_t) / (1 - t). For the span s = 0 it is the teacher's own prediction;
+    for s = 1 - t it is the end point itself; for s = 0 at t = 1 nothing moves.
+    Consistency, shortcut, mean flow and rectified models are trainings of this map: see `distill.objectives.flow_maps`.
     """
 
     KIND = "flow_map_student"
@@ -27,14 +27,14 @@ class FlowMapStudent(PretrainedPolicy):
         super().__init__(shape)
         self.time = TimeEmbedding(shape.width)
         self.span = TimeEmbedding(shape.width)
-        # the span says nothing at first: a student with the teacher's weights is the teacher
+        # the span has no effect at first: a student with the teacher's weights is the teacher
         for value in self.span.layers[-1].parameters():
             nn.init.zeros_(value)
         self.trunk = TrajectoryTransformer(shape)
 
     @classmethod
     def from_teacher(cls, teacher: FlowTeacher, warm_start: bool = True) -> FlowMapStudent:
-        """A student of the teacher's shape and statistics; with `warm_start` also of its weights."""
+        """A student with the teacher's shape and statistics; with `warm_start` also its weights."""
         student = cls(teacher.shape)
         student.normaliser.load_state_dict(teacher.normaliser.state_dict())
         if warm_start:
@@ -45,7 +45,7 @@ class FlowMapStudent(PretrainedPolicy):
 
     @property
     def latent_shape(self) -> tuple[int, int]:
-        """(T, A): a latent is a whole noise."""
+        """(T, A): a latent is the noise of a chunk."""
         return self.shape.horizon, self.shape.action_size
 
     # -- the map -------------------------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ class FlowMapStudent(PretrainedPolicy):
     def generate(self, condition_BC: Tensor, latents_BMTA: Tensor, num_steps: int = 1) -> Tensor:
         """Condition and noise to normalised chunks `[B, M, T, A]`, in `num_steps` equal steps, one evaluation each.
 
-        More steps than one are for students that have learnt spans below 1 (shortcut, mean flow).
+        Several steps are for students trained with spans below 1 (shortcut, mean flow).
         Raises ValueError for fewer than one step.
         """
         if num_steps < 1:
@@ -77,15 +77,15 @@ class FlowMapStudent(PretrainedPolicy):
         x_NTA, span_B = latents_BMTA.flatten(0, 1), condition_BC.new_full((len(condition_BC),), 1 / num_steps)
         for step in range(num_steps):
             time_B = torch.full_like(span_B, step / num_steps)
-            # the last step goes all the way to time 1, where F is
+            # the last step ends at time 1, where the prediction is F itself
             move = self.end_point if step == num_steps - 1 else self.jump
             x_NTA = move(x_NTA, time_B, span_B, condition_BC)
         return x_NTA.unflatten(0, latents_BMTA.shape[:2])
 
     def refine(self, condition_BC: Tensor, chunks_BMTA: Tensor, noise_BMTA: Tensor, time: float) -> Tensor:
-        """One more step of a consistency student: back to `time` with fresh noise, then on to the end.
+        """One more step of a consistency student: back to `time` with fresh noise, then to the end (Song et al. 2023, alg. 1).
 
-        (Song et al. 2023, algorithm 1.) One evaluation; chunks and what is returned are normalised, `[B, M, T, A]`.
+        One evaluation; chunks and result are normalised, `[B, M, T, A]`.
         """
         x_NTA = ((1 - time) * noise_BMTA + time * chunks_BMTA).flatten(0, 1)
         time_B = condition_BC.new_full((len(condition_BC),), time)
@@ -95,9 +95,9 @@ class FlowMapStudent(PretrainedPolicy):
         self, observation: Observation, latents_BMTA: Tensor, normalised: bool = False, num_steps: int = 1,
         seeds_B: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """`[B, M, T, A]` actions in raw units, or in normalised ones, where the losses live.
+        """Actions `[B, M, T, A]` in raw units, or normalised, as the losses need them.
 
-        seeds_B: `encoder_draws`, in training. Raises ValueError when the latents are not `[B, M, T, A]`.
+        seeds_B: `encoder_draws`, in training. Raises ValueError unless the latents are `[B, M, T, A]`.
         """
         batch, _ = batch_of(observation)
         if latents_BMTA.ndim != 4 or latents_BMTA.shape[0] != batch or latents_BMTA.shape[2:] != self.latent_shape:

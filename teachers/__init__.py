@@ -1,4 +1,8 @@
-"""Teachers: whatever can be asked for K action chunks per observation. A new kind is a file and a line in TEACHERS."""
+"""Teachers: policies that draw K action chunks per observation. A new kind is one file and one line in `TEACHERS`.
+
+Rooms: networks (encoders and transformer, also of students), adapters (external policies). Needs: torch and `envs`.
+Not here: training loops, hypothesis caches, and students.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +20,15 @@ TEACHERS: dict[str, type[TrainedTeacher]] = {
     "diffusion": DiffusionTeacher,
     "energy": EnergyTeacher,
 }
-"""Kinds of teachers that can be trained here, by the name that `teacher.kind` takes."""
+"""Kinds of teachers that can be trained here, by their names in the config (`teacher.kind`)."""
 
 
 def make_teacher(kind: str, shape: PolicyShape, solver: str = "", time_power: float = 1.0) -> TrainedTeacher:
     """An untrained teacher.
 
-    solver: one of the kind's own; "", or the flow teacher's default where another kind is asked for, takes the kind's
-    default. time_power: only a flow teacher has one.
-    Raises ValueError for an unknown kind, a solver the kind does not have, or a time_power it would not heed.
+    solver: one of the kind's; "", or for another kind the flow teacher's default, stands for the kind's default.
+    time_power: for flow teachers only.
+    Raises ValueError for an unknown kind, a solver that the kind lacks, or a time_power that it would ignore.
     """
     if kind not in TEACHERS:
         raise ValueError(f"unknown kind of teacher {kind!r}; expected one of {sorted(TEACHERS)}")
@@ -39,9 +43,9 @@ def make_teacher(kind: str, shape: PolicyShape, solver: str = "", time_power: fl
 
 
 def load_teacher(folder: Path | str) -> TrainedTeacher:
-    """The trained teacher in a folder that `save_pretrained` wrote, of whichever kind its config.json names.
+    """The trained teacher in a folder that `save_pretrained` wrote, of the kind that its config.json names.
 
-    Raises ValueError for a folder without one, an unknown kind, and whatever else is wrong with it.
+    Raises ValueError for a folder without a teacher, an unknown kind, and damaged files.
     """
     kinds = {teacher.KIND: teacher for teacher in TEACHERS.values()}
     return kinds[read_kind(folder, kinds)].from_pretrained(folder)

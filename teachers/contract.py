@@ -1,4 +1,4 @@
-"""What a teacher must do, and a check that outsiders can run on their own."""
+"""The contract of teachers, and a checker that you can run on your own."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 from envs.specs import DEPTH
 
 Observation = dict[str, Tensor]
-"""Feature name to tensor `[B, O, ..]`, raw units: ``observation.state`` `[B, O, S]`, and what cameras see (envs.specs)."""
+"""Feature name to tensor `[B, O, ..]`, raw units: ``observation.state`` `[B, O, S]`, and camera features (envs.specs)."""
 
 
 def batch_of(observation: Observation) -> tuple[int, torch.device]:
-    """How many observations there are, B, and where. Raises ValueError for none at all."""
+    """Batch size B and device of an observation. Raises ValueError for one without features."""
     if not observation:
         raise ValueError("observation: got none of its features, expected at least one")
     first = next(iter(observation.values()))
@@ -24,27 +24,27 @@ def batch_of(observation: Observation) -> tuple[int, torch.device]:
 
 
 FEATURES = "features"
-"""In an observation's place: `[B, F]`, what a policy's encoder made of it before."""
+"""Key of precomputed encoder features `[B, F]`, in place of an observation's own features."""
 
 
 @runtime_checkable
 class Teacher(Protocol):
-    """Anything that can be asked for K action chunks per observation."""
+    """Anything that draws K action chunks per observation."""
 
     def sample(
         self, observation: Observation, num_hypotheses: int, num_steps: int, generator: torch.Generator
     ) -> Tensor:
-        """`[B, K, T, A]` raw actions, drawn independently; no gradient; same generator state, same result."""
+        """`[B, K, T, A]` raw actions, drawn independently; no gradient; the same generator state gives the same result."""
         ...
 
     def evaluations(self, num_steps: int) -> int:
-        """Network evaluations (NFE) that `num_steps` solver steps cost."""
+        """Network evaluations (NFE) of `num_steps` solver steps."""
         ...
 
 
 @runtime_checkable
 class SeededTeacher(Protocol):
-    """A teacher that makes each chunk from a seed of its own, so that it can be drawn in any batch."""
+    """A teacher that draws each chunk from a seed of its own, so that it does not depend on the batch."""
 
     def sample_from_seeds(self, observation: Observation, seeds_BK: np.ndarray, num_steps: int) -> Tensor:
         """`[B, K, T, A]` raw actions for int64 seeds `[B, K]`."""
@@ -53,24 +53,24 @@ class SeededTeacher(Protocol):
 
 @runtime_checkable
 class RemoteTeacher(Protocol):
-    """A teacher in another process, whose chunks come here as plain numbers."""
+    """A teacher in another process, whose chunks arrive as plain numbers."""
 
     def contract_violations(self) -> list[str]:
-        """What is wrong with the calls so far that cannot be seen here: gradient, device, a changed observation."""
+        """Violations in the calls so far that are invisible here: gradient, device, a changed observation."""
         ...
 
 
 def check_teacher(
     teacher: Teacher, observation: Observation, action_size: int, num_steps: int = 2, num_hypotheses: int = 3
 ) -> None:
-    """Raise ValueError with everything that is wrong with a teacher; return None when it keeps the contract.
+    """Raises ValueError with all violations of the contract; returns None when there are none.
 
-    Checked: shape, finiteness, dtype, no gradient, same seed same result, different seed different result,
-    hypotheses that differ within one observation, at least one network evaluation counted; chunks that do not depend on
-    what else is in the batch, of a teacher that makes them from seeds (`SeededTeacher`); and that nothing is passed over in
-    silence: the observation is left as it was, and a feature that is missing or holds a NaN is refused unless it does
-    not matter (a NaN may also show in the chunks, and in depth it may be made up for).
-    observation: `teachers.networks.observations.fake_observation` makes one for teachers of ours.
+    Checked: shape, finiteness, dtype, no gradient; same seed same result, different seeds different results; hypotheses that
+    differ within one observation; at least one network evaluation; for a `SeededTeacher`, chunks that do not depend on the
+    rest of the batch; an unchanged observation; and that a used feature that is missing or holds NaN is refused (NaN may also
+    appear in the chunks, and in depth it may be imputed).
+
+    observation: `[B, O, ..]`, e.g. by `teachers.networks.observations.fake_observation`; action_size: A.
     """
     batch, device = batch_of(observation)
     before = {name: value.clone() for name, value in observation.items()}
@@ -89,7 +89,7 @@ def check_teacher(
         wrong.append(f"dtype: got {first.dtype}, expected torch.float32")
     if first.requires_grad:
         wrong.append("gradient: the sample requires grad; wrap sample in torch.no_grad()")
-    if is_finite and not torch.equal(first, draw(0)):  # NaN is no equal of itself
+    if is_finite and not torch.equal(first, draw(0)):  # NaN does not equal itself
         wrong.append("determinism: one seed gave two results; draw all noise from the generator that is passed, keep nothing "
                      "from call to call, and call .eval() on networks")  # fmt: skip
     if torch.equal(first, draw(1)):
@@ -102,47 +102,47 @@ def check_teacher(
         wrong.append("observation: it was changed in place; work on a copy")
     wrong += teacher.contract_violations() if isinstance(teacher, RemoteTeacher) else []
     if not wrong and isinstance(teacher, SeededTeacher):
-        wrong = _neighbours(teacher, observation, num_steps, num_hypotheses)
+        wrong = _batch_dependence(teacher, observation, num_steps, num_hypotheses)
     if not wrong:
-        wrong = _silences(lambda seen: draw(0, seen), observation, first)
+        wrong = _ignored_faults(lambda given: draw(0, given), observation, first)
     if wrong:
         raise ValueError("this teacher does not keep the contract:\n  " + "\n  ".join(wrong))
 
 
-def _neighbours(teacher: SeededTeacher, observation: Observation, num_steps: int, num_hypotheses: int) -> list[str]:
-    """What is wrong where the last observation's chunks depend on those that are drawn in the same call."""
+def _batch_dependence(teacher: SeededTeacher, observation: Observation, num_steps: int, num_hypotheses: int) -> list[str]:
+    """A violation where the last observation's chunks depend on those drawn in the same call."""
     batch, _ = batch_of(observation)
     seeds_BK = np.arange(batch * num_hypotheses).reshape(batch, num_hypotheses)
     together = teacher.sample_from_seeds(observation, seeds_BK, num_steps)[-1:]
     alone = teacher.sample_from_seeds({name: value[-1:] for name, value in observation.items()}, seeds_BK[-1:], num_steps)
-    # rounding depends on the size of a batch, in half precision by as much as this
+    # rounding depends on the batch size, by up to this much in half precision
     if bool((together - alone).abs().max() <= 0.05 * together.std() + 1e-5 * together.abs().max()):
         return []
-    return ["independence: an observation's chunks change with what is asked for beside it; call .eval() on networks (batch "
-            "norm in training mode does this), and mix no rows of the batch"]  # fmt: skip
+    return ["independence: an observation's chunks change with the rest of the batch; call .eval() on networks (batch norm in "
+            "training mode does this), and do not mix rows of the batch"]  # fmt: skip
 
 
-def _silences(draw: Callable[[Observation], Tensor], observation: Observation, first: Tensor) -> list[str]:
-    """What is wrong with how a teacher takes observations that lack a feature, or have a NaN in it."""
+def _ignored_faults(draw: Callable[[Observation], Tensor], observation: Observation, first: Tensor) -> list[str]:
+    """Violations where a used feature is missing or holds NaN and the teacher does not refuse the observation."""
 
-    def other(seen: Observation) -> Tensor | None:
-        """What it draws where that is something else; None where it refuses, or does not look."""
+    def different(given: Observation) -> Tensor | None:
+        """The chunks, where they differ from `first`; None where it refuses the observation or does not use the feature."""
         try:
-            drawn = draw(seen)
+            drawn = draw(given)
         except (ValueError, KeyError):
             return None
         return None if torch.equal(drawn, first) else drawn
 
     wrong = []
     for name, value in observation.items():
-        if other({key: each for key, each in observation.items() if key != name}) is not None:
-            wrong.append(f"missing: without {name} it draws other chunks in silence; raise ValueError with the feature's name")
+        if different({key: each for key, each in observation.items() if key != name}) is not None:
+            wrong.append(f"missing: without {name} it silently draws other chunks; raise ValueError with the feature's name")
         if not value.is_floating_point():
             continue
-        spoilt = value.clone()
-        spoilt.view(len(spoilt), -1)[:, 0] = torch.nan
-        drawn, depth = other({**observation, name: spoilt}), name.startswith(DEPTH)
+        with_nan = value.clone()
+        with_nan.view(len(with_nan), -1)[:, 0] = torch.nan
+        drawn, depth = different({**observation, name: with_nan}), name.startswith(DEPTH)
         if drawn is not None and bool(torch.isfinite(drawn).all()) != depth:
-            how = "becomes one in the chunks; take the pixel as unknown" if depth else "is passed over in silence"
+            how = "becomes one in the chunks; treat the pixel as unknown" if depth else "is ignored silently"
             wrong.append(f"NaN: one in {name} {how}, or raise ValueError with the feature's name")
     return wrong

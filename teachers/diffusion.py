@@ -16,25 +16,25 @@ if TYPE_CHECKING:
     from diffusers import DDIMScheduler, DDPMScheduler
 
 LEVELS = 100
-"""Noise levels: diffusers' timesteps 0 (nearly data) .. LEVELS - 1 (nearly noise)."""
+"""Number of noise levels: diffusers' timesteps 0 (nearly data) .. LEVELS - 1 (nearly noise)."""
 
 _SCHEDULE = {"num_train_timesteps": LEVELS, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample",
              "clip_sample": False}  # fmt: skip
 
 
 def flow_time(level: Tensor) -> Tensor:
-    """diffusers' timestep, 0 .. LEVELS - 1 from data to noise, as our time, which is 0 at pure noise and 1 at data.
+    """diffusers' timestep (0 .. LEVELS - 1, data to noise) as our flow time (0 at pure noise, 1 at data).
 
-    The last level is t = 0, and level 0, which still has some noise, is 1 - 1 / LEVELS.
+    The last level is t = 0; level 0, which still has some noise, is t = 1 - 1 / LEVELS.
     """
     return 1 - (level + 1) / LEVELS
 
 
 @lru_cache(maxsize=1)
-@torch.inference_mode(False)  # its tensors outlive the call, and may meet tensors that need a gradient
+@torch.inference_mode(False)  # its tensors outlive the call and may meet tensors that require a gradient
 def training_schedule() -> DDPMScheduler:
     """diffusers' squared-cosine schedule (Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17)."""
-    # imported here: a thousand modules and a second or two, which no other teacher needs
+    # imported late: a thousand modules, which take a second or two and which no other teacher needs
     from diffusers.schedulers import DDPMScheduler
 
     return DDPMScheduler(**_SCHEDULE)
@@ -53,7 +53,7 @@ def sampling_schedule(num_steps: int) -> DDIMScheduler:
 
 
 class DiffusionTeacher(TrainedTeacher):
-    """Denoiser x_0(x_t, t | observation) over normalised chunks; sampling takes the noise away level by level.
+    """Denoiser x_0(x_t, t | observation) over normalised chunks; sampling removes the noise level by level.
 
     solver: "ddim" makes a chunk from its first noise alone (Song et al. 2021, arXiv 2010.02502, eq. 12, eta = 0); "ddpm"
     adds fresh noise after every step but the last (the same with eta = 1, which is Ho et al.'s sampler).
@@ -69,7 +69,7 @@ class DiffusionTeacher(TrainedTeacher):
         super().__init__(shape, solver)
 
     def training_draws(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Noise `[B, T, A]` and levels `[B]` int64: what `forward` takes beside the data; then `encoder_draws`."""
+        """Noise `[B, T, A]` and levels `[B]` int64 for `forward`, then `encoder_draws`."""
         noise_BTA = torch.randn(batch_size, self.shape.horizon, self.shape.action_size, generator=generator)
         level_B = torch.randint(LEVELS, (batch_size,), generator=generator)
         return noise_BTA, level_B, *self.encoder_draws(batch_size, generator)
@@ -77,7 +77,7 @@ class DiffusionTeacher(TrainedTeacher):
     def forward(self, observation: Observation, action_BTA: Tensor, *draws: Tensor) -> Tensor:
         """Denoising loss, a scalar: E || x_0(x_t, t | o) - x_0 ||^2 (Ho et al. 2020, eq. 14, for the clean chunk).
 
-        The clean chunk is predicted and not the noise for the reason given in `FlowTeacher.velocity`.
+        It predicts the clean chunk, not the noise, for the reason given in `FlowTeacher.velocity`.
         action_BTA: raw units; draws: noise_BTA, standard normal, level_B, 0 .. LEVELS - 1, and the encoder's.
         """
         noise_BTA, level_B, *seeds_B = draws
@@ -86,7 +86,7 @@ class DiffusionTeacher(TrainedTeacher):
         return (self.denoise(x_BTA, level_B, self.encode(observation, *seeds_B)) - target_BTA).square().mean()
 
     def denoise(self, x_NTA: Tensor, level_B: Tensor, condition_BC: Tensor) -> Tensor:
-        """One network evaluation: clean chunks `[N, T, A]`, N / B for each condition `[B, C]` and its level `[B]`."""
+        """One network evaluation: clean chunks `[N, T, A]`, N / B of them for each condition `[B, C]` and its level `[B]`."""
         clean_NTA: Tensor = self.trunk(x_NTA, condition_BC + self.time(flow_time(level_B)))
         return clean_NTA
 
@@ -111,9 +111,9 @@ class DiffusionTeacher(TrainedTeacher):
 
     @classmethod
     def check_steps(cls, num_steps: int, name: str = "num_steps") -> None:
-        """Raise ValueError, with the name of the setting, unless the steps divide the levels.
+        """Raises ValueError, with the name of the setting, unless the steps divide the levels.
 
-        diffusers takes steps of LEVELS // num_steps whatever that leaves over, and would stop short of the data.
+        diffusers takes steps of LEVELS // num_steps and would otherwise stop short of the data.
         """
         if num_steps < 1 or LEVELS % num_steps:
             possible = [steps for steps in range(1, LEVELS + 1) if LEVELS % steps == 0]

@@ -1,4 +1,4 @@
-"""An energy teacher: chunks are made by going down a learned energy, after Implicit Behavioral Cloning (arXiv 2109.00137)."""
+"""An energy teacher: chunks by descending a learned energy, after Implicit Behavioral Cloning (arXiv 2109.00137)."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from teachers.networks.shapes import PolicyShape
 from teachers.trained import TrainedTeacher
 
 SIGMA_HIGH, SIGMA_LOW = 20.0, 0.02
-"""Standard deviations of the noise, in normalised actions: beyond the distance of any two chunks, and a few millimetres."""
+"""Noise range, in normalised actions: from more than the distance of any two chunks down to a few millimetres."""
 
 
 def noise_level(time: Tensor) -> Tensor:
-    """The standard deviation at a time: SIGMA_HIGH at 0, SIGMA_LOW at 1, geometric between (Song and Ermon 2019)."""
+    """Standard deviation of the noise at a time: SIGMA_HIGH at 0, SIGMA_LOW at 1, geometric between (Song and Ermon 2019)."""
     return SIGMA_HIGH * (SIGMA_LOW / SIGMA_HIGH) ** time
 
 
 class EnergyTeacher(TrainedTeacher):
-    """Energy E_s(x | observation) of normalised chunks x that were disturbed by noise of standard deviation s.
+    """Energy E_s(x | observation) of normalised chunks x with noise of standard deviation s.
 
-    What is kept of Implicit Behavioral Cloning (Florence et al. 2021) is the policy: one number per observation and
-    chunk, low where the demonstrations are, its samples found by Langevin steps along its gradient. What is not kept is
-    the training by InfoNCE against counter-examples. A chunk has 32 to 128 numbers, and uniform counter-examples are
-    so far from the demonstrations there that telling them apart teaches nothing about the way down. In their place:
+    The policy is that of Implicit Behavioral Cloning (Florence et al. 2021): one number per observation and chunk, low near
+    the demonstrations, sampled by Langevin steps along its gradient. The training is not: InfoNCE against uniform
+    counter-examples fails for chunks of 32 to 128 numbers, because the counter-examples are so far from the demonstrations
+    that separating them says nothing about the gradient. Instead:
 
-    - the gradient itself is fitted, by denoising score matching (Vincent 2011): the limit of InfoNCE for
-      counter-examples close to the demonstration (Ceylan and Gutmann 2018, arXiv 1806.03664);
+    - denoising score matching fits the gradient itself (Vincent 2011): the limit of InfoNCE for counter-examples close to
+      the demonstration (Ceylan and Gutmann 2018, arXiv 1806.03664);
     - at noise levels from far beyond the data down to almost none, with one energy for each (Song and Ermon 2019,
-      arXiv 1907.05600): far away there is a way down from anywhere, and it leads to every mode in its share.
+      arXiv 1907.05600): at high noise a descent leads from anywhere to every mode in its share.
 
-    The energy of data alone is the last level's. With D(x) = x - s^2 grad E_s(x), score matching fits D to the clean
-    chunk, so the energy is written E_s(x) = (||x||^2 / 2 - <x, f(x)>) / s^2: then D = f + J_f^T x is of the size of the
-    data at every level, f has the shape of a chunk, and far away, where D does not depend on x, f is D.
+    The energy of the data is that of the last level. With D(x) = x - s^2 grad E_s(x), score matching fits D to the clean
+    chunk. The energy is E_s(x) = (||x||^2 / 2 - <x, f(x)>) / s^2, so that D = f + J_f^T x has the scale of the data at every
+    level, f has the shape of a chunk, and f = D at high noise, where D does not depend on x.
     """
 
     KIND = "energy_teacher"
@@ -49,16 +49,16 @@ class EnergyTeacher(TrainedTeacher):
     # -- training ------------------------------------------------------------------------------------------------
 
     def training_draws(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Noise `[B, T, A]` and times `[B]`, uniform in [0, 1): what `forward` takes beside the data; then `encoder_draws`."""
+        """Noise `[B, T, A]` and times `[B]`, uniform in [0, 1), for `forward`, then `encoder_draws`."""
         noise_BTA = torch.randn(batch_size, self.shape.horizon, self.shape.action_size, generator=generator)
         return noise_BTA, torch.rand(batch_size, generator=generator), *self.encoder_draws(batch_size, generator)
 
     def forward(self, observation: Observation, action_BTA: Tensor, *draws: Tensor) -> Tensor:
         """Denoising score matching, a scalar: E w(s)^2 || x - s^2 grad E_s(x) - x_0 ||^2, x = x_0 + s noise.
 
-        (Vincent 2011, times s^4; w(s) = 1 / s within [0.3, 1] lets small noise count, and not rule, the loss.)
+        (Vincent 2011, times s^4; w(s) = 1 / s, clamped to s in [0.3, 1], so that small noise counts without dominating.)
         action_BTA: raw units; draws: noise_BTA, standard normal, time_B, in [0, 1), and the encoder's. Every
-        training step differentiates a gradient, which costs about three times a flow teacher's step.
+        training step differentiates a gradient, which costs about three times as much as a flow teacher's step.
         """
         noise_BTA, time_B, *seeds_B = draws
         target_BTA = self.normaliser.normalise_action(action_BTA)
@@ -73,7 +73,7 @@ class EnergyTeacher(TrainedTeacher):
     # -- sampling ------------------------------------------------------------------------------------------------
 
     def energy(self, x_NTA: Tensor, time_B: Tensor, condition_BC: Tensor) -> Tensor:
-        """Energies `[N]` [nat], up to a number per observation and level, of N / B chunks for each condition `[B, C]`.
+        """Energies `[N]` [nat], up to a constant per observation and level, of N / B chunks for each condition `[B, C]`.
 
         time_B: the noise level of each condition's chunks, see `noise_level`.
         """
@@ -83,16 +83,16 @@ class EnergyTeacher(TrainedTeacher):
         return energy_N
 
     def solve(self, condition_BC: Tensor, noise_BK: Tensor, num_steps: int) -> Tensor:
-        """Normalised chunks `[B, K, T, A]` from noise `[B, K, 1 + num_steps, T, A]`, by Langevin steps that get smaller.
+        """Normalised chunks `[B, K, T, A]` from noise `[B, K, 1 + num_steps, T, A]`, by annealed Langevin steps.
 
-        From level s to the next one r, x <- x - (s^2 - r^2) grad E_s(x) + r sqrt(1 - r^2 / s^2) z, with a last step to
-        r = 0: gradient and noise are weighed so that x has the next level's noise after every step (Jolicoeur-Martineau
-        et al. 2021, arXiv 2009.05475, with the step 1 - r^2 / s^2). Plain Langevin steps need many a level.
+        From level s to the next level r, x <- x - (s^2 - r^2) grad E_s(x) + r sqrt(1 - r^2 / s^2) z, with a last step to
+        r = 0: the weights of gradient and noise give x the next level's noise after every step (Jolicoeur-Martineau et al.
+        2021, arXiv 2009.05475, with the step 1 - r^2 / s^2). Plain Langevin dynamics needs many steps per level.
 
-        Works under no_grad and inference_mode, and returns no gradient. ValueError for fewer than one step.
+        Works under no_grad and inference_mode, and returns no gradient. Raises ValueError for fewer than one step.
         """
         self.check_steps(num_steps)
-        # the energy's gradient is needed whatever the caller switched off; tensors of inference_mode have to be copied
+        # the gradient is needed even if the caller disabled it; tensors of inference_mode must be copied
         with torch.inference_mode(False), torch.enable_grad():
             condition_BC, noise_N = condition_BC.detach().clone(), noise_BK.flatten(0, 1).clone()
             times = torch.linspace(0, 1, num_steps, device=noise_N.device) if num_steps > 1 else noise_N.new_zeros(1)
@@ -107,5 +107,5 @@ class EnergyTeacher(TrainedTeacher):
             return x_NTA.detach().unflatten(0, noise_BK.shape[:2])
 
     def evaluations(self, num_steps: int) -> int:
-        """Network evaluations (NFE) of `num_steps` steps: one each, forward and backward, so of about thrice the time."""
+        """Network evaluations (NFE) of `num_steps` steps: one each, forward and backward, so of about three times the cost."""
         return num_steps

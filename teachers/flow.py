@@ -13,8 +13,8 @@ from teachers.solvers import SOLVERS, integrate
 from teachers.trained import TrainedTeacher
 
 WARM_TIME = 0.5
-"""Where on the flow a student with codes begins: at pure noise the network does not look at its input yet, and all codes
-would begin with one and the same chunk."""
+"""Flow time at which a student with codes starts. At pure noise the network ignores its input, and all codes would start with
+the same chunk."""
 
 
 class FlowTeacher(TrainedTeacher):
@@ -32,9 +32,9 @@ class FlowTeacher(TrainedTeacher):
     # -- training ------------------------------------------------------------------------------------------------
 
     def training_draws(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Noise `[B, T, A]` and times t = u^time_power `[B]`, u uniform, beside the data; then `encoder_draws`.
+        """Noise `[B, T, A]` and times t = u^time_power `[B]`, u uniform, for `forward`, then `encoder_draws`.
 
-        A power above 1 trains more near the noise ("Let It Be Simple", arXiv 2606.05737), where few solver steps err.
+        A power above 1 trains more near the noise ("Let It Be Simple", arXiv 2606.05737), where a solver of few steps errs.
         """
         noise_BTA = torch.randn(batch_size, self.shape.horizon, self.shape.action_size, generator=generator)
         time_B = torch.rand(batch_size, generator=generator)
@@ -45,11 +45,11 @@ class FlowTeacher(TrainedTeacher):
         """Flow-matching loss, a scalar: E w(t)^2 || v(x_t, t | o) - (x_1 - x_0) ||^2, x_t = (1 - t) x_0 + t x_1.
 
         (Lipman et al. 2023, eq. 23 with sigma_min = 0; Tong et al. 2024, arXiv 2302.00482, independent coupling.)
-        w(t) = min(1, (1 - t) / 0.3) keeps the end of the time, where the velocity divides a small error by
-        almost nothing, from ruling the loss. action_BTA: raw units; draws: noise_BTA, standard normal, time_B, in [0, 1), and
+        w(t) = min(1, (1 - t) / 0.3) keeps times near 1, where the velocity divides a small error by almost zero, from
+        dominating the loss. action_BTA: raw units; draws: noise_BTA, standard normal, time_B, in [0, 1), and
         the encoder's.
         """
-        # imported here: only training needs torchcfm, and it brings POT and scipy into the process
+        # imported late: only training needs torchcfm, which also imports POT and scipy
         from torchcfm.conditional_flow_matching import ConditionalFlowMatcher
 
         noise_BTA, time_B, *seeds_B = draws
@@ -68,8 +68,8 @@ class FlowTeacher(TrainedTeacher):
 
         Chunks of one condition must be at one time, as they are in `integrate`.
 
-        The network predicts the end point x_1, and v = (x_1 - x_t) / (1 - t): the end points lie on a low-dimensional
-        set, so a small network is not spent on passing the noise through (Li and He 2025, arXiv 2511.13720).
+        The network predicts the end point x_1, and v = (x_1 - x_t) / (1 - t): end points lie on a low-dimensional set, so a
+        small network need not spend its capacity on passing the noise through (Li and He 2025, arXiv 2511.13720).
         """
         time_B = time_N[:: len(time_N) // len(condition_BC)]
         end_NTA = self.trunk(x_NTA, condition_BC + self.time(time_B))
@@ -77,14 +77,14 @@ class FlowTeacher(TrainedTeacher):
         return velocity_NTA
 
     def solve(self, condition_BC: Tensor, noise_BKTA: Tensor, num_steps: int) -> Tensor:
-        """The end points `[B, K, T, A]`, normalised, of the flow from the given noise."""
+        """The end points `[B, K, T, A]`, normalised, of the flow from noise `[B, K, T, A]`."""
         end_NTA = integrate(
             lambda x, t: self.velocity(x, t, condition_BC), noise_BKTA.flatten(0, 1), num_steps, self.solver
         )
         return end_NTA.unflatten(0, noise_BKTA.shape[:2])
 
     def evaluations(self, num_steps: int) -> int:
-        """Network evaluations (NFE) that `num_steps` solver steps cost."""
+        """Network evaluations (NFE) of `num_steps` solver steps."""
         return SOLVERS[self.solver].evaluations(num_steps)
 
     @torch.no_grad()
@@ -96,4 +96,5 @@ class FlowTeacher(TrainedTeacher):
     # -- on disk -------------------------------------------------------------------------------------------------
 
     def settings(self) -> dict[str, Any]:
+        """See `PretrainedPolicy.settings`."""
         return {"solver": self.solver, "time_power": self.time_power}

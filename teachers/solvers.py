@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
-"""Maps a state `[N, ...]` and a time `[N]` to the velocity `[N, ...]`."""
+"""State `[N, ...]` and time `[N]` to velocity `[N, ...]`."""
 
 
 def euler_step(velocity: Velocity, x: Tensor, t: Tensor, dt: float) -> Tensor:
@@ -30,15 +30,15 @@ def heun_step(velocity: Velocity, x: Tensor, t: Tensor, dt: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Solver:
-    """step: one solver step; stages: network evaluations it costs; ends_early: its last step is an Euler step.
+    """A solver with fixed steps.
 
-    shrinking: the steps grow shorter towards the data, t_i = 1 - (1 - i / n)^2, where a chunk takes its last shape. They are
-    midpoint steps, as long Euler steps at the beginning, where a chunk's way is decided, lead too many to the middle one:
-    eight have the shares of 50 equal Euler steps and come as near to the data as 16 shrinking ones (docs/lab-notes.md).
-
-    Heun's second evaluation of the last step would be at t=1, where the velocity of an end-point prediction is 0 / 0;
-    Karras et al. 2022 (algorithm 1) take an Euler step there for the same reason. A last Euler step also ends at the
-    network's own end point.
+    step: one solver step; stages: network evaluations per step; ends_early: its last step is an Euler step. Heun's second
+    evaluation of the last step would be at t=1, where the velocity of an end-point prediction is 0 / 0; Karras et al. 2022
+    (algorithm 1) take an Euler step there for the same reason. A last Euler step also ends at the network's own end point.
+    shrinking: steps become shorter towards the data, t_i = 1 - (1 - i / n)^2, where a chunk takes its final shape. They are
+    midpoint steps: long Euler steps at the beginning, where a chunk's mode is decided, send too many chunks to the middle
+    mode. Eight of them reproduce the mode shares of 50 equal Euler steps, and are as close to the data as 16 shrinking Euler
+    steps (docs/lab-notes.md).
     """
 
     step: Callable[[Velocity, Tensor, Tensor, float], Tensor]
@@ -47,7 +47,7 @@ class Solver:
     shrinking: bool = False
 
     def time(self, share: float) -> float:
-        """Flow time when this share of the steps is done."""
+        """Flow time after this share of the steps, 0 to 1."""
         return 1 - (1 - share) ** 2 if self.shrinking else share
 
     def evaluations(self, num_steps: int) -> int:
@@ -61,10 +61,11 @@ SOLVERS = {
     "heun": Solver(heun_step, 2, ends_early=True),
     "shrinking": Solver(midpoint_step, 2, ends_early=True, shrinking=True),
 }
+"""Solvers by name."""
 
 
 def integrate(velocity: Velocity, noise: Tensor, num_steps: int, solver: str = "euler") -> Tensor:
-    """Carry `noise` `[N, ...]` from t=0 to t=1 in `num_steps` steps, equal ones unless the solver's shrink.
+    """Integrates from `noise` `[N, ...]` at t=0 to t=1 in `num_steps` steps, equal ones unless the solver is shrinking.
 
     Raises ValueError for an unknown solver or fewer than one step.
     """

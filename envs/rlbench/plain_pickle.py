@@ -112,7 +112,7 @@ def _named(stack: list[Any]) -> None:
 def _new(stack: list[Any]) -> None:
     arguments, kind = stack.pop(), stack.pop()
     if kind.path not in OBJECTS or arguments:
-        raise ValueError(f"the pickle makes a {kind.path} of {arguments}, expected {' or '.join(OBJECTS)}")
+        raise ValueError(f"the pickle creates a {kind.path} from {arguments}, expected {' or '.join(OBJECTS)}")
     stack.append(Plain(kind.path.rpartition(".")[2]))
 
 

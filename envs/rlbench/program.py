@@ -106,7 +106,7 @@ class Simulator:
         if number >= 0:
             stored = self._tree.episode(Path(self._options["dataset"]), self._name, variation, number)
             if stored.random_state is None:
-                raise ValueError(f"{stored.folder} does not tell numpy's random state: it can not be placed again")
+                raise ValueError(f"{stored.folder} lacks numpy's random state: its scene cannot be placed again")
             state, attempts = stored.random_state, stored.attempts
         else:
             state = np.random.RandomState(seed).get_state()

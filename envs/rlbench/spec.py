@@ -184,7 +184,7 @@ def world_pose(numbers_9: np.ndarray, base: np.ndarray) -> np.ndarray:
     perpendicular = second - (first @ second) * first
     width = np.linalg.norm(perpendicular)
     if length < 1e-3 or width < 1e-3:
-        raise ValueError(f"{numbers_9[3:9].tolist()} tell no rotation: the two columns must be no null and not parallel")
+        raise ValueError(f"{numbers_9[3:9].tolist()} give no rotation: the two columns must not be zero or parallel")
     second = perpendicular / width
     matrix = np.stack([first, second, np.cross(first, second)], axis=1)
     return np.concatenate([numbers_9[:3] + base, Rotation.from_matrix(matrix).as_quat()])

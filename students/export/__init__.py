@@ -1,4 +1,5 @@
-"""A student as it travels: one graph for ONNX Runtime, torch.export and AOTInductor, its parity check, model card, upload.
+"""Export of a student: one graph for ONNX Runtime, torch.export and AOTInductor, its parity check, model card, and upload.
 
-Needs: a student and, by format, the optional package that runs it. Not here: what was measured of it (distill.stages).
+Needs: a student and, by format, the optional package that runs it.
+Not here: the figures on the card, which are measured in distill.
 """

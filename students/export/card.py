@@ -1,4 +1,4 @@
-"""The model card of an exported student: what it is, what was measured of it, and what was not."""
+"""The model card of an exported student: what it is, what was measured, and what was not."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from students.selection import Selection
 from teachers.networks.observations import sources_of
 
 MISSING = "not measured"
+"""The card's text for a figure that is None."""
 
 
 @dataclass(frozen=True)
 class PolicyFigures:
-    """Figures of one policy. None: not measured.
+    """Measured figures of one policy. None: not measured.
 
-    label: what the card calls it; nfe: network evaluations for one plan; success_low, success_high: 95 % Wilson interval, 0
-    to 1; entropy: of the modes over the successes, 1 is even; median_ms: of the whole policy call, batch 1, on `calls` calls.
+    label: its name on the card; nfe: network evaluations per plan; success_low, success_high: 95 % Wilson interval, 0 to 1;
+    entropy: of the modes of successful episodes, 1 is uniform; median_ms: of the whole policy call, batch 1, over `calls`
+    calls; hz: 1 / median.
     """
 
     label: str
@@ -39,7 +41,7 @@ class PolicyFigures:
 class Provenance:
     """Where the figures come from. "": not recorded.
 
-    run, seed: of the run they were measured in; date, hardware: as its report has them.
+    run, seed: of the run that measured them; date, hardware: as in its report.
     """
 
     run: str = ""
@@ -50,9 +52,9 @@ class Provenance:
 
 @dataclass(frozen=True)
 class InferenceSettings:
-    """How a student is to be called: which of its samples is carried out, and how many actions of it.
+    """How to run a student: how a sample is selected, and how many of its actions are executed per replan.
 
-    source: ``run``: as it was measured; ``default``: nothing says how it was, so this is flow2one's default.
+    source: ``run``: as it was measured; ``default``: flow2one's default, because no run says how it was measured.
     """
 
     selection: Selection
@@ -64,10 +66,10 @@ def model_card(
     student: Student, files: Mapping[str, dict[str, Any]], inference: InferenceSettings, measured: PolicyFigures,
     teacher: PolicyFigures | None, provenance: Provenance, exported: str,
 ) -> str:  # fmt: skip
-    """The text of ``README.md``. files: the formats in ``export.json``; exported: the date of the export."""
+    """The text of ``README.md``. files: the formats in ``export.json``; teacher: its figures, if any; exported: the date."""
     shape, selection = student.shape, inference.selection
     parameters = sum(value.numel() for value in student.parameters())
-    seen = ", ".join(f"`{name}`" for name in sources_of(shape))
+    inputs = ", ".join(f"`{name}`" for name in sources_of(shape))
     latent = " x ".join(map(str, student.latent_shape))
     several = f" of {selection.candidates} plans made in the one evaluation" if selection.uses_candidates else ""
     rows = [_row(each) for each in (teacher, measured) if each is not None]
@@ -76,7 +78,7 @@ def model_card(
         f"# A one-step policy for `{shape.task}`", "",
         f"It makes a plan of {shape.horizon} actions ({', '.join(shape.action_names)}), {shape.dt_s:g} s apart, in one "
         "evaluation of its network. Made and measured with flow2one.", "",
-        f"- Sees: {seen}, of the last {shape.observation_steps} steps, in raw units; normalisation is inside.",
+        f"- Inputs: {inputs}, of the last {shape.observation_steps} steps, in raw units; normalisation is inside.",
         f"- Takes a latent for each plan, {latent} of standard normal numbers; {parameters:,} parameters.",
         f"- At run time: `{selection.kind}`{several}; {inference.execution_horizon} actions are executed per replan "
         f"({'as it was measured' if inference.source == 'run' else 'the default; no run says how it was measured'}).",
@@ -85,7 +87,7 @@ def model_card(
         *rows, "", *_notes(measured, teacher, provenance), "", "## Files", "",
         "- `config.json`, `model.safetensors`: for `students.load_student` of flow2one.",
         "- `export.json`: names, shapes and units of inputs and outputs, the choice among plans, sums of all files.",
-        *(_file(name, told) for name, told in files.items()),
+        *(_file(name, entry) for name, entry in files.items()),
         "", f"Exported {exported}. The card names no licence and no data set: add those of the data it was trained on.", "",
     ]  # fmt: skip
     return "\n".join(lines)
@@ -117,15 +119,15 @@ def _notes(measured: PolicyFigures, teacher: PolicyFigures | None, provenance: P
     if measured.calls:
         notes.append(f"- Times: median of {measured.calls} whole calls, batch 1, in PyTorch, not of the graphs below.")
     if teacher is None:
-        notes.append("- The teacher was not measured beside it.")
+        notes.append("- The teacher was not measured with it.")
     if measured.episodes:
         notes.append("- Success is in simulation, from stored test starts; nothing was tried on a real robot.")
     return notes
 
 
-def _file(name: str, told: Mapping[str, Any]) -> str:
-    parity = told["parity"]
+def _file(name: str, entry: Mapping[str, Any]) -> str:
+    parity = entry["parity"]
     return (
-        f"- `{told['file']}` ({name}): differs from PyTorch by at most {parity['largest_normalised']:.1e} half ranges of an "
+        f"- `{entry['file']}` ({name}): differs from PyTorch by at most {parity['largest_normalised']:.1e} half ranges of an "
         f"action, on {parity['inputs']:,} random observations."
     )

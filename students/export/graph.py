@@ -1,4 +1,4 @@
-"""A student as one graph, raw observation and latents to raw chunks, for ONNX Runtime, torch.export and AOTInductor."""
+"""A student as one graph from raw observation and latents to raw chunks, for ONNX Runtime, torch.export and AOTInductor."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from teachers.contract import Observation
 from teachers.networks.observations import fake_observation, group_by_kind, sources_of
 
 LATENTS, ACTIONS, SAMPLES = "latents", "actions", "samples"
-"""Names of the graph's last input, of its output, and of the one axis of both that may have any length."""
+"""Names of the graph's last input, of its output, and of the dynamic axis of both."""
 
 EXAMPLE_SAMPLES = 89
-"""Length of that axis while a graph is made. It must be no other size in the student: AOTInductor takes two axes of one length
-for the same, and a chunk of 16 actions then fixes the number of samples at 16 (seen in torch 2.13; the check refuses it)."""
+"""Length of the dynamic axis while a graph is traced. It must differ from every size in the student: AOTInductor unifies axes
+of equal length, and a chunk of 16 actions would fix the number of samples at 16 (torch 2.13; the parity check fails then)."""
 
 FILES = {"onnx": "student.onnx", "torch": "student.torch.pt2", "aoti": "student.aoti.pt2"}
-"""Formats, and the file that each of them writes."""
+"""Formats, and the file that each writes."""
 
 Call = Callable[[Observation, Tensor], Tensor]
 """An exported graph: observation `[1, ...]` and latents `[1, M, ...]` to raw chunks `[1, M, T, A]`."""
@@ -36,7 +36,7 @@ Call = Callable[[Observation, Tensor], Tensor]
 class StudentGraph(nn.Module):
     """Raw observation `[1, O, ..]` and latents `[1, M, ...]` to raw chunks `[1, M, T, A]`: the student without its checks.
 
-    A graph cannot refuse anything: who calls it makes sure that states, colours and points are finite. Depth may be NaN.
+    A graph cannot raise errors: the caller ensures that states, colours and points are finite. Depth may be NaN.
     """
 
     def __init__(self, student: Student) -> None:
@@ -44,6 +44,7 @@ class StudentGraph(nn.Module):
         self.student = student
 
     def forward(self, observation: Observation, latents: Tensor) -> Tensor:
+        """Raw chunks `[1, M, T, A]`."""
         student = self.student
         if student.shape.encoder is None:
             feature_BF = student.encoder(student.normaliser.normalise_state(observation[STATE]))
@@ -55,13 +56,13 @@ class StudentGraph(nn.Module):
 
 
 def export_program(student: Student) -> torch.export.ExportedProgram:
-    """The student's graph for one observation and any number of latents. The student is on the CPU, in eval mode."""
+    """The student's graph for one observation and any number of latents. The student must be on the CPU, in eval mode."""
     student.normaliser.check()
     observation = fake_observation(student.shape, 1)
     latents = torch.randn(1, EXAMPLE_SAMPLES, *student.latent_shape)
     shapes = {"observation": {name: {} for name in observation}, "latents": {1: torch.export.Dim.DYNAMIC}}
     with _quiet(), torch.no_grad():
-        student(observation, latents)  # looks at the statistics, which it does once only: a graph has no such choice
+        student(observation, latents)  # checks the statistics and caches the result: a graph cannot do that
         return torch.export.export(StudentGraph(student).eval(), (observation, latents), dynamic_shapes=shapes)
 
 
@@ -69,7 +70,7 @@ def export_program(student: Student) -> torch.export.ExportedProgram:
 
 
 def check_format(name: str) -> None:
-    """Raise ValueError, before any work, for an unknown format and for one whose packages or compiler are not here."""
+    """Raises ValueError, before any work, for an unknown format and for one whose packages or compiler are missing."""
     if name not in FILES:
         raise ValueError(f"formats: unknown {name!r}; expected some of {list(FILES)}{nearest_name(name, FILES)}")
     if name == "onnx":
@@ -86,10 +87,7 @@ def check_format(name: str) -> None:
 
 
 def write_format(name: str, student: Student, program: torch.export.ExportedProgram, folder: Path) -> Call:
-    """Write the format's file into the folder; what calls the graph in it, read back from there.
-
-    Raises ValueError where the compiler fails.
-    """
+    """Writes the format's file into the folder; returns its graph, read back. Raises ValueError where the compiler fails."""
     path = folder / FILES[name]
     with _quiet():
         if name == "onnx":
@@ -108,11 +106,11 @@ def write_format(name: str, student: Student, program: torch.export.ExportedProg
 def _write_onnx(student: Student, program: torch.export.ExportedProgram, path: Path) -> Call:
     sources = list(sources_of(student.shape))
     shapes = {"observation": {name: {} for name in sources}, "latents": {1: SAMPLES}}
-    made = torch.onnx.export(
+    exported = torch.onnx.export(
         program, (), input_names=[*sources, LATENTS], output_names=[ACTIONS], dynamic_shapes=shapes, dynamo=True, verbose=False,
     )  # fmt: skip
-    assert made is not None
-    made.save(path, external_data=False)
+    assert exported is not None
+    exported.save(path, external_data=False)
     return onnx_call(path)
 
 
@@ -134,13 +132,13 @@ def onnx_call(path: Path) -> Call:
 def _is_installed(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
-    except ValueError:  # how Python says that an import of it is blocked
+    except ValueError:  # Python's error where its import is blocked
         return False
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch tells of itself while it exports: deprecations within torch, and operators of packages not here."""
+    """Hides torch's messages about itself during an export: internal deprecations, and operators of missing packages."""
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     before = registration.level
     registration.setLevel(logging.ERROR)

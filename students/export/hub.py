@@ -1,4 +1,4 @@
-"""Upload of an exported folder to the Hugging Face Hub: only when it is asked for, private unless said otherwise."""
+"""Upload of an exported folder to the Hugging Face Hub: only on request, private by default."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
 def check_upload(name: str) -> None:
-    """Raise ValueError, before any work, where an upload to ``user/name`` cannot succeed: its name, the package, the token."""
+    """Raises ValueError, before any work, where an upload to ``user/name`` cannot work: invalid name, no package, no token."""
     if not NAME.fullmatch(name):
         raise ValueError(f"push-to-hub: got {name!r}, expected user/name, of letters, digits, '-', '.' and '_'")
     try:
@@ -21,10 +21,9 @@ def check_upload(name: str) -> None:
 
 
 def upload(folder: Path, name: str, public: bool = False) -> str:
-    """Make a new repository of all files of the folder; its address.
+    """Creates a repository with all files of the folder; returns its address.
 
-    Raises ValueError, which says that the folder itself is whole, for a repository that is there already and for whatever
-    the Hub or the way to it refuses.
+    Raises ValueError for an existing repository and for errors of the Hub or the network; the folder itself stays complete.
     """
     check_upload(name)
     from huggingface_hub import HfApi
@@ -33,9 +32,9 @@ def upload(folder: Path, name: str, public: bool = False) -> str:
     try:
         address = str(api.create_repo(name, private=not public, exist_ok=False))
         api.upload_folder(repo_id=name, folder_path=str(folder), commit_message="Add a one-step student")
-    except Exception as error:  # its HTTP library, and with it what is raised, differs between versions of the package
-        said = " ".join(str(error).split()) or type(error).__name__
+    except Exception as error:  # the exceptions differ between versions of the package
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
-            f"push-to-hub: {name} was not uploaded ({said}); {folder} is whole, try again with `hf upload {name} {folder}`"
+            f"push-to-hub: {name} was not uploaded ({reason}); {folder} is whole, try again with `hf upload {name} {folder}`"
         ) from error
     return address

@@ -1,4 +1,4 @@
-"""The check of an exported graph: beside the PyTorch student on random observations, with different numbers of samples."""
+"""Parity of exported graphs with the PyTorch student, on random observations and different numbers of samples."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from teachers.contract import Observation
 from teachers.networks.observations import fake_observation
 
 TOLERANCE = 1e-4
-"""What an exported graph may differ by, in half ranges of an action."""
+"""Greatest accepted difference of an exported graph, in half ranges of an action."""
 
 INPUTS = 1000
-"""Random observations that every exported graph is tried on."""
+"""Number of random observations on which each graph is compared."""
 
 SAMPLE_COUNTS = (16, 1, 5)
-"""Lengths of the axis of samples that are tried in turn."""
+"""Numbers of samples that are tried in turn."""
 
 BOUNDARY = 2e-6
-"""A latent whose place among the codes' shares is within this of the border of two may take either: float32 rounds there."""
+"""A latent within this distance of the border between two codes' shares may select either, by float32 rounding."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How near an exported graph's chunks are to the student's own.
+    """The difference between an exported graph's chunks and the student's.
 
-    inputs: observations tried; chunks: compared, over all of them; on_border: chunks left out, of latents that may stand for
-    either of two codes (`BOUNDARY`). largest: absolute difference in raw units; largest_normalised: in half ranges of the
-    action, which must be at most `TOLERANCE`. Infinite for a graph that gives another number of chunks.
+    inputs: number of observations; chunks: number of compared chunks; on_border: chunks left out, of latents that may select
+    either of two codes (`BOUNDARY`). largest: largest absolute difference, raw units; largest_normalised: in half ranges of
+    the action. Infinite for a graph that returns another number of chunks.
     """
 
     inputs: int
@@ -46,12 +46,13 @@ class Parity:
 
     @property
     def holds(self) -> bool:
+        """Whether the difference is at most `TOLERANCE`."""
         return self.chunks > 0 and self.largest_normalised <= TOLERANCE  # false for NaN
 
 
 @torch.no_grad()
 def measure_parity(student: Student, calls: Mapping[str, Call], inputs: int = INPUTS, seed: int = 0) -> dict[str, Parity]:
-    """Every graph against the student, one random observation after the other, with different numbers of samples."""
+    """Compares every graph with the student on `inputs` random observations, with different numbers of samples."""
     generator, block = torch.Generator().manual_seed(seed), 50
     chunks = on_border = 0
     largest = {name: torch.zeros(student.shape.action_size) for name in calls}
@@ -66,44 +67,44 @@ def measure_parity(student: Student, calls: Mapping[str, Call], inputs: int = IN
         for name, call in calls.items():
             for row in range(count):
                 one = {source: value[row : row + 1] for source, value in observation.items()}
-                got_1MTA, clear_M = call(one, latents[row : row + 1]), clear_BM[row]
-                if got_1MTA.shape[1:] != expected_BMTA.shape[1:]:
+                actual_1MTA, clear_M = call(one, latents[row : row + 1]), clear_BM[row]
+                if actual_1MTA.shape[1:] != expected_BMTA.shape[1:]:
                     largest[name].fill_(math.inf)
                     continue
-                apart_A = (got_1MTA[0] - expected_BMTA[row])[clear_M].abs().flatten(0, 1)
-                if len(apart_A):
-                    largest[name] = torch.maximum(largest[name], apart_A.amax(0))  # NaN stays
+                difference_A = (actual_1MTA[0] - expected_BMTA[row])[clear_M].abs().flatten(0, 1)
+                if len(difference_A):
+                    largest[name] = torch.maximum(largest[name], difference_A.amax(0))  # NaN stays
     _, scale_A = student.normaliser.centre_scale("action")
     return {
-        name: Parity(inputs, chunks, on_border, float(apart_A.max()), float((apart_A / scale_A).max()))
-        for name, apart_A in largest.items()
+        name: Parity(inputs, chunks, on_border, float(difference_A.max()), float((difference_A / scale_A).max()))
+        for name, difference_A in largest.items()
     }
 
 
 def random_observation(student: Student, batch: int, generator: torch.Generator) -> Observation:
-    """Random observations over the ranges that the student knows, states a tenth beyond them on either side."""
+    """Random observations `[B, O, ..]` over the ranges in the student's statistics; states exceed them by a tenth per side."""
     seed = int(torch.randint(2**31, (), generator=generator))
-    made = fake_observation(student.shape, batch, seed)
+    observation = fake_observation(student.shape, batch, seed)
     for key, beyond in ((STATE, 1.2), (DEPTH, 1.0), (POINTS, 1.0)):
-        for name in [name for name in made if name.startswith(key)]:
+        for name in [name for name in observation if name.startswith(key)]:
             centre, scale = student.normaliser.centre_scale(key.removeprefix("observation."))
-            value = made[name]
+            value = observation[name]
             uniform = beyond * (2 * torch.rand(value.shape, generator=generator) - 1)
             if key == POINTS:
                 value[..., :3] = centre + scale * uniform[..., :3]
             else:
                 value = torch.where(value.isnan(), value, centre + scale * uniform)  # unknown depth stays unknown
-            made[name] = value
-    return made
+            observation[name] = value
+    return observation
 
 
 def _on_border(student: Student, condition_BC: Tensor, latents: Tensor) -> Tensor:
-    """bool `[B, M]`: the latents that stand so near the border of two codes that rounding decides between them."""
+    """bool `[B, M]`: the latents so close to the border of two codes that rounding decides between them."""
     if not isinstance(student, OneStepStudent) or not student.codes:
         return torch.zeros(latents.shape[:2], dtype=torch.bool)
     log_share_BJ = student.log_shares(condition_BC)
     if log_share_BJ is None:
         log_share_BJ = latents.new_full((len(latents), student.codes), -math.log(student.codes))
     border_BJ = log_share_BJ.exp().cumsum(-1)
-    place_BM = 0.5 * (1 + torch.erf(latents[..., 0] / math.sqrt(2)))
-    return (place_BM[..., None] - border_BJ[:, None]).abs().amin(-1) < BOUNDARY
+    position_BM = 0.5 * (1 + torch.erf(latents[..., 0] / math.sqrt(2)))
+    return (position_BM[..., None] - border_BJ[:, None]).abs().amin(-1) < BOUNDARY

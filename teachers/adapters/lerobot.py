@@ -3,8 +3,8 @@
     distill.py convert --teacher teachers/adapters/lerobot.py:build --adapter.python /path/to/lerobot/bin/python
                        --adapter.arguments path=outputs/train/checkpoints/last/pretrained_model
 
-It imports nothing of ours, so that it can be loaded by its path; docs/lerobot.md tells how. Kinds: diffusion, multi_task_dit,
-smolvla, pi0 and pi05. What a policy sees is encoded once per observation and only its head is asked K times. Python 3.10.
+It imports nothing of ours, so that it can be loaded by its path; see docs/lerobot.md. Policies: diffusion, multi_task_dit,
+smolvla, pi0 and pi05. An observation is encoded once; only the head runs for each of the K chunks. Python 3.10.
 """
 
 from __future__ import annotations
@@ -24,34 +24,35 @@ from torch import Tensor
 
 PROCESSORS = ("policy_preprocessor.json", "policy_postprocessor.json")
 TEXT_POLICIES = ("smolvla", "pi0", "pi05", "multi_task_dit")
-"""These are told in words what to do."""
+"""Policies with a language instruction."""
 ALIASES = {"observation.images.front": "observation.image"}
-"""Our name of what a policy may call otherwise: recordings read by `envs.recorded.observations` name a lone camera so."""
+"""Our names for features that a policy may name otherwise: `envs.recorded.observations` names a single camera so."""
 
 
 def build(path: str, instruction: str = "", device: str = "cpu", names: str = "", steps: str = "") -> LeRobotTeacher:
     """The policy in the folder `path`, as LeRobot saves it (``pretrained_model``).
 
-    instruction: what it is told to do, for policies that are told; device: where it runs; names: ``ours=its`` pairs, joined by
-    commas, for features whose recorded name is not the policy's; steps: solver steps, "" for as many as its config says.
-    Raises ValueError for a folder that is not whole, whose processors name classes of their own or lack finite statistics.
+    instruction: the task in words, for `TEXT_POLICIES`; device: where it runs; names: ``ours=its`` pairs, joined by commas, for
+    features whose recorded name is not the policy's; steps: solver steps, "": as in its config.
+    Raises ValueError for an incomplete folder, and for processors with classes of their own or without finite statistics.
     """
     folder = Path(path)
-    config, policy, before, after = load(folder, device)
+    config, policy, preprocessor, postprocessor = load(folder, device)
     pairs = dict(pair.split("=", 1) for pair in names.split(",") if "=" in pair)
     if config.type in TEXT_POLICIES and not instruction:
-        raise ValueError(f"{folder}: a {config.type} policy is told what to do; give it: instruction=pick up the cube")
+        raise ValueError(f"{folder}: a {config.type} policy needs an instruction; give it: instruction=pick up the cube")
     kinds: dict[str, type[LeRobotTeacher]] = {"diffusion": Diffusion, "multi_task_dit": MultiTaskDiT}
-    return kinds.get(config.type, Prefixed)(policy, before, after, instruction, pairs, int(steps) if steps else 0)
+    kind, num_steps = kinds.get(config.type, PrefixPolicy), int(steps) if steps else 0
+    return kind(policy, preprocessor, postprocessor, instruction, pairs, num_steps)
 
 
 def load(folder: Path, device: str) -> tuple[Any, Any, Any, Any]:
-    """Config, policy, pre- and postprocessor. See `build` for what is refused."""
+    """Config, policy, pre- and postprocessor. Raises ValueError as `build`."""
     check_folder(folder)
     kind = json.loads((folder / "config.json").read_text()).get("type")
     if kind not in ("diffusion", *TEXT_POLICIES):
         raise ValueError(f"{folder}: a policy of type {kind!r}, expected diffusion or one of {list(TEXT_POLICIES)}")
-    try:  # which makes its config known by that type
+    try:  # importing it registers its config
         importlib.import_module(f"lerobot.policies.{kind}.configuration_{kind}")
     except ModuleNotFoundError as error:
         raise ValueError(f"{folder}: this LeRobot has no policies of type {kind!r} ({error}); take a newer one") from error
@@ -62,31 +63,34 @@ def load(folder: Path, device: str) -> tuple[Any, Any, Any, Any]:
     config = PreTrainedConfig.from_pretrained(str(folder), local_files_only=True)
     config.device = device
     policy = get_policy_class(config.type).from_pretrained(str(folder), config=config, local_files_only=True, strict=True)
-    there = {"device_processor": {"device": device}}
-    before, after = make_pre_post_processors(config, pretrained_path=str(folder), preprocessor_overrides=there)
-    return config, policy.to(device).eval(), before, after
+    overrides = {"device_processor": {"device": device}}
+    processors = make_pre_post_processors(config, pretrained_path=str(folder), preprocessor_overrides=overrides)
+    return config, policy.to(device).eval(), *processors
 
 
 def _check_transformers(folder: Path, kind: str) -> None:
-    """Raise ValueError where this LeRobot asks for a changed transformers that is not here, which it would only find out
-    after it had made billions of weights: pi0 and pi05 of LeRobot 0.4 do."""
+    """Raises ValueError where this LeRobot needs a patched transformers that is not installed (pi0 and pi05 of LeRobot 0.4).
+
+    LeRobot itself would notice only after it had created billions of weights.
+    """
     if kind not in ("pi0", "pi05"):
         return
     model = importlib.util.find_spec(f"lerobot.policies.{kind}.modeling_{kind}")
-    asks = model is not None and model.origin is not None and "models.siglip import check" in Path(model.origin).read_text()
-    if asks and importlib.util.find_spec("transformers.models.siglip.check") is None:
-        here = " and ".join(f"{name} {importlib.metadata.version(name)}" for name in ("lerobot", "transformers"))
-        raise ValueError(f"{folder}: {kind} of this LeRobot needs its own branch of transformers (its extra pi), here are "
-                         f"{here}; install that branch, or a newer LeRobot, which takes a released one")  # fmt: skip
+    source = "" if model is None or model.origin is None else Path(model.origin).read_text()
+    needs_patch = "models.siglip import check" in source
+    if needs_patch and importlib.util.find_spec("transformers.models.siglip.check") is None:
+        installed = " and ".join(f"{name} {importlib.metadata.version(name)}" for name in ("lerobot", "transformers"))
+        raise ValueError(f"{folder}: {kind} of this LeRobot needs its own branch of transformers (its extra pi), installed are "
+                         f"{installed}; install that branch, or a newer LeRobot, which takes a released one")  # fmt: skip
 
 
-# -- what is refused before LeRobot looks at it ------------------------------------------------------------------------
+# -- checks before LeRobot reads the folder -----------------------------------------------------------------------------
 
 
 def check_folder(folder: Path) -> None:
-    """Raise ValueError for a folder that lacks a file, whose weights or statistics are cut off, or not finite.
+    """Raises ValueError for missing files, truncated weights, and statistics that are truncated or not finite.
 
-    A processor's step that names a class by its module would have it imported: only LeRobot's registered steps are let in.
+    A processor step that names a class by its module would import it: only LeRobot's registered steps are accepted.
     """
     lacking = [name for name in ("config.json", "model.safetensors", *PROCESSORS) if not (folder / name).is_file()]
     if lacking:
@@ -107,11 +111,11 @@ def check_folder(folder: Path) -> None:
             modes = (step.get("config") or {}).get("norm_map", {})
             if "normalizer" in step["registry_name"] and not held and set(modes.values()) - {"IDENTITY"}:
                 raise ValueError(f"{folder / name}: step {number} ({step['registry_name']}) has no statistics; a policy "
-                                 "without them would see and give other numbers than it was trained with")  # fmt: skip
+                                 "without them would get and output other numbers than in training")  # fmt: skip
 
 
 def tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. ValueError for one that is missing, cut off, or something else (a pickle)."""
+    """The tensors of a safetensors file. Raises ValueError for a missing, truncated or different file (a pickle)."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -132,92 +136,100 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 class LeRobotTeacher:
-    """What all kinds share. `sample` is the contract's; every chunk begins at the present frame.
+    """The base class of all kinds. `sample` is that of `teachers.contract.Teacher`; a chunk begins at the present frame.
 
-    encoded: how many observations were encoded so far; features: those it looks at, under our names; horizon: T.
+    num_encoded: observations encoded so far; features: those that it uses, under our names; observation_steps: O; horizon: T;
+    num_steps: solver steps it is used with.
     """
 
     def __init__(
-        self, policy: Any, before: Any, after: Any, instruction: str, names: dict[str, str], num_steps: int
+        self, policy: Any, preprocessor: Any, postprocessor: Any, instruction: str, names: dict[str, str], num_steps: int
     ) -> None:
-        self.policy, self.before, self.after, self.instruction = policy, before, after, instruction
+        self.policy, self.instruction = policy, instruction
+        self.preprocessor, self.postprocessor = preprocessor, postprocessor
         config = policy.config
         self.device = torch.device(config.device)
-        self.action_size, self.num_steps = int(config.action_feature.shape[0]), num_steps or self.steps_told()
-        wanted = [name for name in config.input_features if name.startswith("observation.")]
-        back = {its: ours for ours, its in {**ALIASES, **names}.items() if its in wanted}
-        self.names = {back.get(name, name): name for name in wanted}
-        self.features, self.encoded = list(self.names), 0
+        self.action_size, self.num_steps = int(config.action_feature.shape[0]), num_steps or self.configured_steps()
+        inputs = [name for name in config.input_features if name.startswith("observation.")]
+        ours_of = {its: ours for ours, its in {**ALIASES, **names}.items() if its in inputs}
+        self.names = {ours_of.get(name, name): name for name in inputs}
+        self.features, self.num_encoded = list(self.names), 0
         self.observation_steps = int(getattr(config, "n_obs_steps", 1))
-        self.horizon = self.length()
+        self.horizon = self.chunk_length()
 
     @torch.no_grad()
     def sample(self, observation: dict[str, Tensor], num_hypotheses: int, num_steps: int, generator: Any) -> Tensor:
-        """`[B, K, T, A]` raw actions; all noise from the generator. ValueError for an observation that does not fit."""
-        batch = self.prepared(observation)
+        """`[B, K, T, A]` raw actions; all noise from the generator. Raises ValueError as `preprocess`."""
+        batch = self.preprocess(observation)
         size = len(next(iter(observation.values())))
         self.policy.reset()
         chunks_NTA = self.chunks(batch, size, num_hypotheses, num_steps, generator)
-        raw = self.after(chunks_NTA.float())
+        raw = self.postprocessor(chunks_NTA.float())
         return raw.to(self.device).float().reshape(size, num_hypotheses, *raw.shape[1:])[..., : self.action_size]
 
-    def prepared(self, observation: dict[str, Tensor]) -> dict[str, Any]:
-        """What the policy's own preprocessor makes of an observation `[B, O, ..]`; without O where it sees one frame."""
+    def preprocess(self, observation: dict[str, Tensor]) -> dict[str, Any]:
+        """An observation `[B, O, ..]` after the policy's own preprocessor; without O for policies of one frame.
+
+        Raises ValueError for missing features, another O, or values that are not finite.
+        """
         missing = [name for name in self.features if name not in observation]
         if missing:
-            raise ValueError(f"observation: {missing} is missing; got {sorted(observation)}. Where it has another name, say "
-                             "so: names=recorded=policy's")  # fmt: skip
+            raise ValueError(f"observation: {missing} is missing; got {sorted(observation)}. If it has another name, "
+                             "add names=recorded=policy's")  # fmt: skip
         batch: dict[str, Any] = {}
         for name, its in self.names.items():
             value = observation[name]
             if value.shape[1] != self.observation_steps or not bool(value.isfinite().all()):
                 raise ValueError(f"observation: {name} is {tuple(value.shape)}, expected {self.observation_steps} frames of "
                                  "finite numbers")  # fmt: skip
-            batch[its] = (value if self.sees_time() else value[:, -1]).clone()
+            batch[its] = (value if self.takes_history() else value[:, -1]).clone()
         batch["task"] = [self.instruction] * len(value)
-        return dict(self.before(batch))
+        return dict(self.preprocessor(batch))
 
     def evaluations(self, num_steps: int) -> int:
+        """Network evaluations (NFE) of `num_steps` solver steps."""
         return num_steps
 
     def chunks(self, batch: dict[str, Any], size: int, count: int, num_steps: int, generator: Any) -> Tensor:
-        """Normalised chunks `[B*K, T, A]`, the K of an observation one after the other."""
+        """Normalised chunks `[B*K, T, A]`, the K of an observation in a row. size, count: B and K."""
         raise NotImplementedError
 
-    def sees_time(self) -> bool:
-        """Whether its inputs have the O frames' dimension."""
+    def takes_history(self) -> bool:
+        """Whether its inputs have the dimension O."""
         return True
 
-    def length(self) -> int:
-        """T: what it plans from the present frame on; LeRobot carries out the first n_action_steps of it."""
+    def chunk_length(self) -> int:
+        """T, actions from the present frame on; LeRobot executes the first n_action_steps of them."""
         return int(self.policy.config.horizon) - self.observation_steps + 1
 
-    def steps_told(self) -> int:
+    def configured_steps(self) -> int:
+        """Solver steps in its config."""
         raise NotImplementedError
 
     def images(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The cameras' images in one tensor, as these policies stack them."""
+        """The batch with all cameras' images stacked, as these policies expect them."""
         cameras = list(self.policy.config.image_features)
         return {**batch, "observation.images": torch.stack([batch[name] for name in cameras], dim=-4)} if cameras else batch
 
     def noise(self, *shape: int, generator: Any) -> Tensor:
+        """Standard normal numbers of this shape."""
         return torch.randn(*shape, generator=generator, device=generator.device).to(self.device)
 
 
 class Diffusion(LeRobotTeacher):
-    """DDPM or DDIM on a U-Net: the global conditioning is made once and repeated."""
+    """DDPM or DDIM on a U-Net: the global conditioning is computed once and repeated."""
 
     def chunks(self, batch: dict[str, Any], size: int, count: int, num_steps: int, generator: Any) -> Tensor:
         model = self.policy.diffusion
         condition = model._prepare_global_conditioning(self.images(batch))
-        self.encoded += size
-        with changed(model, num_inference_steps=num_steps):
+        self.num_encoded += size
+        with patched_attributes(model, num_inference_steps=num_steps):
             drawn = model.conditional_sample(
                 size * count, global_cond=condition.repeat_interleave(count, 0), generator=generator
             )
         return drawn[:, self.observation_steps - 1 :]
 
-    def steps_told(self) -> int:
+    def configured_steps(self) -> int:
         return int(self.policy.diffusion.num_inference_steps)
 
 
@@ -227,7 +239,7 @@ class MultiTaskDiT(LeRobotTeacher):
     def chunks(self, batch: dict[str, Any], size: int, count: int, num_steps: int, generator: Any) -> Tensor:
         model, objective = self.policy.noise_predictor, self.policy.objective
         condition = self.policy.observation_encoder.encode(self.images(batch))
-        self.encoded += size
+        self.num_encoded += size
         repeated, config = condition.repeat_interleave(count, 0), self.policy.config
         x_NTA = self.noise(size * count, config.horizon, self.action_size, generator=generator).to(condition.dtype)
         if config.is_flow_matching:
@@ -245,52 +257,53 @@ class MultiTaskDiT(LeRobotTeacher):
         config = self.policy.config
         return num_steps * (4 if config.is_flow_matching and config.integration_method == "rk4" else 1)
 
-    def steps_told(self) -> int:
+    def configured_steps(self) -> int:
         config = self.policy.config
         return int(config.num_integration_steps if config.is_flow_matching else self.policy.objective.num_inference_steps)
 
 
-class Prefixed(LeRobotTeacher):
-    """smolvla, pi0 and pi05: images and words become a prefix, whose keys and values the action head attends to.
+class PrefixPolicy(LeRobotTeacher):
+    """smolvla, pi0 and pi05: images and words become a prefix, to whose keys and values the action head attends.
 
-    The policy's own sampler runs for the B observations, with noise for B*K chunks. It makes the prefix for B, and every
-    denoising step is given what belongs to an observation K times over. Time runs from 1 (noise) to 0.
+    The policy's own sampler runs for the B observations with noise for B*K chunks. It computes the prefix for B, and every
+    denoising step gets each observation's tensors K times. Time runs from 1 (noise) to 0.
     """
 
     def chunks(self, batch: dict[str, Any], size: int, count: int, num_steps: int, generator: Any) -> Tensor:
         model, config = self.policy.model, self.policy.config
         noise = self.noise(size * count, config.chunk_size, config.max_action_dim, generator=generator)
         embed, denoise = model.embed_prefix, model.denoise_step
-        signature, kept = inspect.signature(denoise), dict[str, Any]()
+        signature, prefix = inspect.signature(denoise), dict[str, Any]()
 
         def embed_prefix(*given: Any, **named: Any) -> Any:
-            self.encoded += size
+            self.num_encoded += size
             return embed(*given, **named)
 
         def denoise_step(*given: Any, **named: Any) -> Any:
             arguments = signature.bind(*given, **named).arguments
             x_t, timestep = arguments.pop("x_t"), arguments.pop("timestep")
-            if not kept:  # the same in every step
-                kept.update({name: repeated(value, count) for name, value in arguments.items()})
-            return denoise(**kept, x_t=x_t, timestep=timestep[:1].expand(len(x_t)))
+            if not prefix:  # the same in every step
+                prefix.update({name: repeated(value, count) for name, value in arguments.items()})
+            return denoise(**prefix, x_t=x_t, timestep=timestep[:1].expand(len(x_t)))
 
         steps = {name: num_steps for name in ("num_steps", "num_inference_steps") if hasattr(config, name)}
-        with changed(model, embed_prefix=embed_prefix, denoise_step=denoise_step), changed(config, **steps):
+        hooks = {"embed_prefix": embed_prefix, "denoise_step": denoise_step}
+        with patched_attributes(model, **hooks), patched_attributes(config, **steps):
             return self.policy.predict_action_chunk(batch, noise=noise)
 
-    def sees_time(self) -> bool:
+    def takes_history(self) -> bool:
         return False
 
-    def length(self) -> int:
+    def chunk_length(self) -> int:
         return int(self.policy.config.chunk_size)
 
-    def steps_told(self) -> int:
+    def configured_steps(self) -> int:
         config = self.policy.config
         return int(getattr(config, "num_steps", None) or config.num_inference_steps)
 
 
 def repeated(value: Any, count: int) -> Any:
-    """Every row of every tensor `count` times, in dicts, lists, tuples, and transformers' caches of keys and values."""
+    """Each row of each tensor `count` times, in dicts, lists, tuples, and transformers' caches of keys and values."""
     if isinstance(value, Tensor):
         return value.repeat_interleave(count, dim=0)
     if isinstance(value, dict):
@@ -307,8 +320,8 @@ def repeated(value: Any, count: int) -> Any:
 
 
 @contextlib.contextmanager
-def changed(thing: Any, **attributes: Any) -> Iterator[None]:
-    """These attributes of a thing for as long as it lasts; those it did not have itself are taken off again."""
+def patched_attributes(thing: Any, **attributes: Any) -> Iterator[None]:
+    """Sets attributes within the context; afterwards restores or removes them."""
     before = {name: vars(thing)[name] for name in attributes if name in vars(thing)}
     for name, value in attributes.items():
         object.__setattr__(thing, name, value)

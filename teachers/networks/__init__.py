@@ -1,4 +1,5 @@
-"""The networks that teachers and students share: transformer, modality encoders, fusion, augmentation, normalisation, folders.
+"""Networks of teachers and students: transformer, modality encoders, fusion, augmentation, normalisation, policy folders.
 
-Needs: torch and the feature names of `envs.specs`. Not here: what a network is trained for (teachers/*.py, distill.objectives).
+Needs: torch, `envs.specs` and `teachers.contract`.
+Not here: training losses and sampling (teachers/*.py, students, distill/objectives).
 """

@@ -1,4 +1,4 @@
-"""What every policy of ours does with an observation, once for all chunks that are made for it, and by whose encoder."""
+"""From an observation to the condition of a policy's head, once for all its chunks; copied, shared and frozen encoders."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from teachers.networks.transformer import StateEncoder
 
 
 class EncodingPolicy(nn.Module):
-    """Statistics and encoder: raw observation to the feature `[B, F]`, and the feature to the condition `[B, C]` of a head.
+    """Normalisation and encoder: raw observation to the feature `[B, F]`, and feature to the condition `[B, C]` of a head.
 
-    Feature and condition are the same where the encoder is as wide as the head; else `adapt`, a linear map, lies between
+    Feature and condition are equal where the encoder is as wide as the head; otherwise the linear layer `adapt` lies between
     them, so that a narrow student can use its teacher's encoder.
     """
 
@@ -39,7 +39,7 @@ class EncodingPolicy(nn.Module):
 
     @property
     def feature_size(self) -> int:
-        """F."""
+        """F, the width of the encoder's feature."""
         return self.shape.width if self.shape.encoder is None else self.shape.encoder.width
 
     # -- encoding --------------------------------------------------------------------------------------------------
@@ -55,29 +55,29 @@ class EncodingPolicy(nn.Module):
     def features(
         self, observation: Observation, seeds_B: Tensor | None = None, without: Collection[str] = ()
     ) -> Tensor:
-        """Raw observation to the feature `[B, F]`, or, of ``{"features": feature_BF}``, what was made before as it is.
+        """Raw observation to the feature `[B, F]`; precomputed features ``{"features": feature_BF}`` are returned unchanged.
 
-        seeds_B: `encoder_draws` of the step, where the encoder is trained with augmentation; heeded in training only.
-        without: sources to be done without, such as the image of a camera that broke; they need not be there. The encoder was
-        trained for that where its `Augmentation.dropout` is not 0.
+        seeds_B: `encoder_draws` of the step, where the encoder is trained with augmentation; ignored otherwise.
+        without: sources to omit, such as the image of a broken camera. The encoder is trained for that where its
+        `Augmentation.dropout` is not 0.
         Raises ValueError for an observation that cannot be encoded (`teachers.networks.observations.check_observation`), for
-        missing seeds in training, and for features given to an encoder that is being trained.
+        missing seeds in training, and for precomputed features while the encoder is being trained.
         """
         if FEATURES in observation:
-            return self._given(observation[FEATURES])
+            return self._precomputed(observation[FEATURES])
         sources, shape = check_sources(self.shape, observation, without), self.shape.encoder
         if shape is None:
             feature_BF: Tensor = self.encoder(self.normaliser.normalise_state(observation[STATE]))
             return feature_BF
         rows, kept_BM = check_observation(self.shape, observation, sources), None
         if self.encoder.training and shape.augmentation.any:
-            seen = {name: observation[name] for name in sources}
-            seen, kept_BM = augment(seen, shape, self._checked(seeds_B, len(seen[sources[0]])))
-            rows = group_by_kind(seen, sources)
+            used = {name: observation[name] for name in sources}
+            used, kept_BM = augment(used, shape, self._checked(seeds_B, len(used[sources[0]])))
+            rows = group_by_kind(used, sources)
         return self.encode_rows(rows, sources, kept_BM)
 
     def encode_rows(self, rows: Observation, sources: Collection[str], kept_BM: Tensor | None = None) -> Tensor:
-        """The feature `[B, F]` of raw sources `group_by_kind`, unchecked; kept_BM: bool, which of them each row is shown."""
+        """The feature `[B, F]` of raw, unchecked sources as of `group_by_kind`; kept_BM: bool, which of them each row keeps."""
         assert isinstance(self.encoder, UnifiedEncoder)
         inputs = self.normaliser.normalise(rows)
         if STATE in inputs:
@@ -85,10 +85,10 @@ class EncodingPolicy(nn.Module):
         return self.encoder.fuse(inputs, sources, kept_BM)
 
     def encoder_draws(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Random tensors `[B, ...]` that the encoder needs for a training step, drawn on the CPU for the whole batch.
+        """Random tensors `[B, ...]` of the encoder for a training step, drawn on the CPU for the whole batch.
 
-        One int64 seed a row for an encoder with augmentation; nothing for one without, or one that is frozen. They are
-        given to `encode` after the observation.
+        One int64 seed per row for an encoder with augmentation; nothing without augmentation or for a frozen encoder. `encode`
+        takes them after the observation.
         """
         if self.encoder_frozen or self.shape.encoder is None or not self.shape.encoder.augmentation.any:
             return ()
@@ -103,7 +103,7 @@ class EncodingPolicy(nn.Module):
             )
         return seeds_B
 
-    def _given(self, feature_BF: Tensor) -> Tensor:
+    def _precomputed(self, feature_BF: Tensor) -> Tensor:
         if feature_BF.ndim != 2 or feature_BF.shape[1] != self.feature_size:
             raise ValueError(
                 f"{FEATURES}: got {tuple(feature_BF.shape)}, expected (B, {self.feature_size}); make them with this policy's "
@@ -114,39 +114,40 @@ class EncodingPolicy(nn.Module):
                 f"{FEATURES}: this encoder is being trained and would learn nothing; call freeze_encoder(), or pass the "
                 "observation itself"
             )
-        return feature_BF.to(self.normaliser.state_low.dtype)  # they may have been kept in float16
+        return feature_BF.to(self.normaliser.state_low.dtype)  # they may have been cached in float16
 
     # -- whose encoder ---------------------------------------------------------------------------------------------
 
     def freeze_encoder(self, frozen: bool = True) -> None:
-        """Train the encoder no more: no gradient, no augmentation, whatever mode the rest is in. False: train it again.
+        """Freezes the encoder: no gradient and no augmentation, in any mode of the rest; False: unfreezes it.
 
-        Its features of an observation are then always the same, and can be made once and kept. `adapt` is no part of it.
+        Its features of an observation are then constant and can be cached. `adapt` is not part of it.
         """
         self.encoder_frozen = frozen
         self.encoder.requires_grad_(not frozen)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
+        """See `torch.nn.Module.train`; a frozen encoder stays in eval mode."""
         super().train(mode)
         if self.encoder_frozen:
             self.encoder.eval()
         return self
 
     def copy_encoding(self, other: EncodingPolicy) -> None:
-        """Take the weights, `adapt` included, of a policy of the same shape. Statistics stay."""
+        """Copies the encoder's weights, with `adapt`, from a policy of the same shape. Statistics stay."""
         self.encoder.load_state_dict(other.encoder.state_dict())
         if self.adapt is not None and other.adapt is not None:
             self.adapt.load_state_dict(other.adapt.state_dict())
 
     def take_encoder(self, other: EncodingPolicy, share: bool = False) -> None:
-        """Encode as another policy does: by a copy of its encoder or, with `share`, by the very same module.
+        """Takes another policy's encoder: a copy or, with `share`, the same module.
 
-        What is known of observations, their statistics, is copied too; those of actions stay. A head of another size is no
-        hindrance where the shape has an encoder of its own; `adapt` is not taken. A shared encoder is frozen, trained and
-        saved with either. Raises ValueError where the two encoders differ in shape or in what they see.
+        The observations' statistics are copied too; those of actions stay, and `adapt` is not taken. The heads may differ in
+        size where the shape has an encoder of its own. A shared encoder is frozen, trained and saved with either policy.
+        Raises ValueError where the two encoders differ in shape or in their sources.
         """
-        mine, its = _seen_by(self.shape), _seen_by(other.shape)
+        mine, its = _encoder_settings(self.shape), _encoder_settings(other.shape)
         if mine != its:
             differing = sorted(name for name in mine if mine[name] != its[name])
             raise ValueError(
@@ -163,8 +164,8 @@ class EncodingPolicy(nn.Module):
         self.freeze_encoder(self.encoder_frozen)
 
 
-def _seen_by(shape: PolicyShape) -> dict[str, object]:
-    """All of a shape that an encoder depends on."""
+def _encoder_settings(shape: PolicyShape) -> dict[str, object]:
+    """The parts of a shape on which an encoder depends."""
     encoder = None if shape.encoder is None else replace(shape.encoder, augmentation=NO_AUGMENTATION)
     return {
         "state_names": shape.state_names, "observation_steps": shape.observation_steps, "encoder": encoder,

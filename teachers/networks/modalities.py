@@ -1,4 +1,4 @@
-"""The senses: one small network each for camera images and point clouds."""
+"""The modality encoders: one small network each for camera images and point clouds."""
 
 from __future__ import annotations
 
@@ -13,54 +13,55 @@ from torch import Tensor, nn
 from teachers.networks.derived import DerivedValue
 
 KEYPOINTS = 16
-"""Places in an image that a view's network looks at."""
+"""Spatial soft arg-max keypoints per image."""
 OCTAVES = 4
-"""Sines and cosines of a point's coordinates: waves of a length of 2 down to a quarter of the cloud's half extent."""
+"""Frequencies of the positional encoding of points: wavelengths from 2 down to a quarter of the cloud's half extent."""
 
 
 class ViewEncoder(nn.Module):
-    """Images `[R, C, H, W]` to `[R, size]`: three convolutions with group norm, read out at `KEYPOINTS` places.
+    """Images `[R, C, H, W]` to features `[R, size]`: three convolutions with group norm, read out at `KEYPOINTS` keypoints.
 
-    The read-out is a spatial soft arg-max (Finn et al. 2016, arXiv 1509.06113): every spot is a distribution over the
-    feature map's cells. It gives its mean place, finer than a cell, and beside it the mean there of its share of the
-    channels. Heat is standardised over the image and edges are repeated, not padded with zeros: without both, 2 of 18 short
+    The read-out is a spatial soft arg-max (Finn et al. 2016, arXiv 1509.06113): a keypoint is a distribution over the feature
+    map's cells. Its features are its mean position, at sub-cell resolution, and the mean of its share of the channels there.
+    Heat maps are standardised over the image, and edges are replicated instead of zero-padded: without both, 2 of 18 short
     trainings on 24 pixels never began to learn, with either alone 1 or 2, with both none.
-    Group norm knows no batch: a row's features are the same in any batch (Wu and He 2018, arXiv 1803.08494).
+    Group norm does not mix the batch: a row's features are the same in any batch (Wu and He 2018, arXiv 1803.08494).
     """
 
     def __init__(self, inputs: int, channels: int) -> None:
         super().__init__()
         last = 2 * channels
-        # four by four pixels at once: at batch 1 an encoder's time is spent where the images are still large
+        # 4 x 4 patches: at batch 1 most time goes where the images are still large
         self.layers = nn.Sequential(
             Patches(inputs, channels, 4), nn.GroupNorm(8, channels), nn.SiLU(),
             *_convolution(channels, channels, stride=1), *_convolution(channels, last, stride=2),
         )  # fmt: skip
-        # it trains a third faster, and is no slower at batch 1; the patches are a matrix, whose rows stay as they are
+        # trains a third faster and is no slower at batch 1; the patches are a matrix, whose layout stays
         self.layers[1:].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.heat = nn.Conv2d(last, KEYPOINTS, 1, bias=False)
         self.sharpness_P1 = nn.Parameter(torch.full((KEYPOINTS, 1), 2.0))
         self.size = 2 * KEYPOINTS + last
 
     def forward(self, image_RCHW: Tensor) -> Tensor:
+        """Features `[R, size]`."""
         weight = self.heat.weight.flatten(1).T
         return _read_out(self.layers(image_RCHW), weight[None], self.sharpness_P1[None])[:, 0]
 
 
 class ViewPair:
-    """Two view encoders of equal sizes as one network of two groups: the same features, with half as many operations.
+    """Two view encoders of equal sizes as one grouped network: the same features with half as many operations.
 
-    Without gradient only: they are trained as the two that they are.
+    For inference only; they are trained separately.
     """
 
     def __init__(self, first: ViewEncoder, second: ViewEncoder) -> None:
         self._both = first, second
-        # gathering them takes as long as a layer
+        # collected once: this takes as long as a layer
         self._weights = [*_weights(first), *_weights(second)]
         self._joined: DerivedValue[_PairWeights] = DerivedValue()
 
     def __call__(self, first_RCHW: Tensor, second_RCHW: Tensor) -> Tensor:
-        """`[R, 2, size]`: what the first makes of its images, and the second of as many."""
+        """`[R, 2, size]`: the first encoder's features of its images, and the second's of as many."""
         first, second = self._both
         weights = self._joined.get(self._weights, self._join)
         map_RDHW = torch.cat([first.layers[0](first_RCHW), second.layers[0](second_RCHW)], dim=1)
@@ -88,12 +89,12 @@ class ViewPair:
 
 
 def _weights(encoder: ViewEncoder) -> list[Tensor]:
-    """Of a view encoder, but for its patches'."""
+    """The weights of a view encoder, without those of its patches."""
     return [*encoder.layers[1:].parameters(), encoder.heat.weight, encoder.sharpness_P1]
 
 
 class _PairWeights(NamedTuple):
-    """Of a `ViewPair`: those of every layer after the patches, and of the read-out; G = 2."""
+    """The joined weights of a `ViewPair`: of every layer after the patches, and of the read-out; G = 2."""
 
     layers: list[list[Tensor]]
     heat_GDP: Tensor
@@ -101,21 +102,21 @@ class _PairWeights(NamedTuple):
 
 
 def _read_out(map_RDHW: Tensor, heat_GDP: Tensor, sharpness_GP1: Tensor) -> Tensor:
-    """Places of the spots and what is seen there, `[R, G, size]`, of maps whose channels are G groups."""
+    """Positions and features of the keypoints, `[R, G, size]`, in feature maps whose channels form G groups."""
     height, width = map_RDHW.shape[-2:]
     map_RGLD = map_RDHW.permute(0, 2, 3, 1).flatten(1, 2).unflatten(2, (len(heat_GDP), -1)).transpose(1, 2)
-    # at batch 1 the number of operations is what costs: the 1 x 1 convolution is a matrix product, the heat is
-    # standardised by a layer norm over the cells, and a spot sees all channels, of which its own share is kept
+    # at batch 1 the number of operations counts: the 1 x 1 convolution is a matrix product, a layer norm over the cells
+    # standardises the heat, and a keypoint averages all channels, of which its own share is kept
     heat_RGPL = F.layer_norm((map_RGLD @ heat_GDP).transpose(2, 3), (height * width,), eps=1e-4)
     weight_RGPL = (sharpness_GP1 * heat_RGPL).softmax(-1)
-    place_RGP2 = weight_RGPL @ _cells(height, width, map_RDHW)
+    position_RGP2 = weight_RGPL @ _cells(height, width, map_RDHW)
     every_RGPPV = (weight_RGPL @ map_RGLD).unflatten(3, (KEYPOINTS, -1))
-    seen_RGPV = every_RGPPV.diagonal(dim1=2, dim2=3).transpose(2, 3)
-    return torch.cat([place_RGP2.flatten(2), seen_RGPV.flatten(2)], dim=-1)
+    feature_RGPV = every_RGPPV.diagonal(dim1=2, dim2=3).transpose(2, 3)
+    return torch.cat([position_RGP2.flatten(2), feature_RGPV.flatten(2)], dim=-1)
 
 
 class Patches(nn.Conv2d):
-    """A convolution whose patches do not overlap, as one matrix product: half the time at batch 1. Its map is channels-last."""
+    """A convolution with non-overlapping patches as one matrix product: half the time at batch 1. Output: channels-last."""
 
     def __init__(self, inputs: int, outputs: int, patch: int) -> None:
         super().__init__(inputs, outputs, patch, stride=patch, bias=False)
@@ -123,41 +124,41 @@ class Patches(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         size = self.kernel_size[0]
         rows, columns = (each // size for each in input.shape[-2:])
-        whole = input[..., : rows * size, : columns * size]  # what fills no patch is not looked at
-        # first whole rows to their patches, then the columns: two copies of long runs are quicker than one of short ones
+        whole = input[..., : rows * size, : columns * size]  # incomplete patches are dropped
+        # rows first, then columns: two copies of long runs are faster than one of short runs
         by_row = whole.unflatten(2, (rows, size)).transpose(1, 2).flatten(2, 3)
         patches = by_row.unflatten(3, (columns, size)).transpose(2, 3).flatten(3)
         return F.linear(patches, self.weight.flatten(1)).permute(0, 3, 1, 2)
 
 
 def _convolution(inputs: int, outputs: int, stride: int) -> tuple[nn.Module, ...]:
-    # no bias before a group norm, which would take it away again
+    # no bias before a group norm, which would remove it
     convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False, padding_mode="replicate")
     return convolution, nn.GroupNorm(8, outputs), nn.SiLU()
 
 
 def _cells(height: int, width: int, like: Tensor) -> Tensor:
-    """Places `[H * W, 2]` of the cells of a map, row by row: down and right, -1 to 1."""
-    if torch.compiler.is_compiling():  # a graph makes its own
-        return _places(height, width, like.device, like.dtype)
-    return _kept_places(height, width, like.device, like.dtype)
+    """Positions `[H * W, 2]` of a map's cells, row by row: down and right, -1 to 1."""
+    if torch.compiler.is_compiling():  # an exported graph computes its own
+        return _positions(height, width, like.device, like.dtype)
+    return _cached_positions(height, width, like.device, like.dtype)
 
 
-def _places(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False):  # what is made within it and kept could not be trained with later
+def _positions(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):  # a cached inference tensor could not be used in training later
         down, right = (torch.linspace(-1, 1, size, device=device, dtype=dtype) for size in (height, width))
         return torch.stack(torch.meshgrid(down, right, indexing="ij"), dim=-1).flatten(0, 1)
 
 
-_kept_places = lru_cache(maxsize=16)(_places)
+_cached_positions = lru_cache(maxsize=16)(_positions)
 
 
 class PointEncoder(nn.Module):
-    """Normalised clouds `[R, N, 3+C]` to `[R, size]`, whatever the order of the points and however many there are.
+    """Normalised clouds `[R, N, 3+C]` to features `[R, size]`, invariant to the order of the points; N may vary.
 
-    A perceptron for every point and the maximum over them (PointNet, Qi et al. 2017, arXiv 1612.00593), layer norms in it
-    (DP3, arXiv 2403.03954), and sines and cosines of the coordinates before it, so that it can be precise (Tancik et al.
-    2020, arXiv 2006.10739).
+    A perceptron with layer norms for every point and the maximum over the points (PointNet, Qi et al. 2017, arXiv 1612.00593;
+    DP3, arXiv 2403.03954), after a positional encoding by sines and cosines for precision (Tancik et al. 2020, arXiv
+    2006.10739).
     """
 
     frequencies: Tensor
@@ -172,6 +173,7 @@ class PointEncoder(nn.Module):
         self.size = size
 
     def forward(self, points_RNX: Tensor) -> Tensor:
+        """Features `[R, size]`."""
         angle = (points_RNX[..., :3, None] * self.frequencies).flatten(-2)
         waves_RNX = torch.cat([points_RNX, angle.sin(), angle.cos()], dim=-1)
         last = self.layers[-1]
@@ -179,8 +181,8 @@ class PointEncoder(nn.Module):
         if not (self.training and torch.is_grad_enabled()):
             largest: Tensor = self.layers(waves_RNX).amax(-2)
             return largest
-        # a maximum sends its gradient to one point alone, so only these are passed through with one: 1.7 times as fast.
-        # The last bits may differ, so this is for training alone: features of a trained network are always the same
+        # a maximum passes its gradient to one point alone, so only the winners run with gradient: 1.7 times as fast. The
+        # last bits may differ, so this is for training only: features of a trained network are always the same
         with torch.no_grad():
             winner_RD = self.layers(waves_RNX).argmax(-2)
         hidden_RDH = self.layers[:-1](waves_RNX.gather(1, winner_RD[..., None].expand(-1, -1, waves_RNX.shape[-1])))

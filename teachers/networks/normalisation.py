@@ -1,4 +1,4 @@
-"""Normalisation of observations and actions to [-1, 1]; the statistics are buffers, so they travel with the weights."""
+"""Normalisation of observations and actions to [-1, 1]; the statistics are buffers and saved with the weights."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from teachers.networks.derived import DerivedValue
 from teachers.networks.shapes import PolicyShape
 
 HOLE = 2
-"""Pixels [px] around an unknown one from which its depth is made up."""
+"""Radius of the neighbourhood from which an unknown depth is imputed [px]."""
 
 
 class Normaliser(nn.Module):
     """Affine map of every state and action dimension from its range in the demonstrations to [-1, 1].
 
-    With `depth` and `points` also of depth, one range for all cameras, and of the points' coordinates. Colours need no
-    statistics: they lie in 0 .. 1.
-    A dimension that never moves in the demonstrations (range below 1e-6) is only shifted, never divided by its range.
-    Fresh from the constructor it holds NaN, and every use is refused until `fit` or a loaded checkpoint fills it.
+    With `depth` and `points` also of depth, one range for all cameras, and of the points' coordinates. Colours lie in 0 .. 1
+    and need no statistics. A dimension that is constant in the demonstrations (range below 1e-6) is shifted but not scaled.
+    A new normaliser holds NaN, and every use raises ValueError until `fit` or a loaded checkpoint fills it.
     """
 
     state_low: Tensor
@@ -46,17 +45,18 @@ class Normaliser(nn.Module):
 
     @classmethod
     def of(cls, shape: PolicyShape) -> Self:
-        """An unfilled one with the statistics that a policy of this shape needs."""
-        seen = shape.encoder
+        """A new normaliser with the statistics that a policy of this shape needs."""
+        encoder = shape.encoder
         return cls(
-            shape.state_size, shape.action_size, depth=seen is not None and bool(seen.depth_cameras),
-            points=seen is not None and seen.num_points > 0,
+            shape.state_size, shape.action_size, depth=encoder is not None and bool(encoder.depth_cameras),
+            points=encoder is not None and encoder.num_points > 0,
         )  # fmt: skip
 
     def fit(self, statistics: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-        """Take ``statistics["state"|"action"|"depth"|"points"]["min"|"max"]``: `[S]`, `[A]`, `[1]`, `[3]`, in raw units.
+        """Sets the ranges: ``statistics["state"|"action"|"depth"|"points"]["min"|"max"]``, `[S]`, `[A]`, `[1]`, `[3]`, raw.
 
-        Those of depth and points only where they are needed. Raises ValueError for a wrong size or a value that is not finite.
+        Depth and points are read only where they are needed. Raises ValueError for missing ones, wrong sizes, or values that
+        are not finite.
         """
         lacking = [name for name in self._ranges if name not in statistics]
         if lacking:
@@ -77,7 +77,7 @@ class Normaliser(nn.Module):
                 buffer.copy_(value)
 
     def check(self) -> None:
-        """Raise ValueError unless every statistic is finite and no range ends before it begins."""
+        """Raises ValueError unless every statistic is finite and no minimum exceeds its maximum."""
         bad = [name for name, buffer in self.named_buffers() if not bool(torch.isfinite(buffer).all())]
         if bad:
             raise ValueError(
@@ -95,19 +95,19 @@ class Normaliser(nn.Module):
     def centre_scale(self, name: str) -> tuple[Tensor, Tensor]:
         """Centre and half range of ``state``, ``action``, ``depth`` or ``points``, raw; normalised is (raw - centre) / scale.
 
-        Raises ValueError for statistics that are not finite; looked at, and both made, only where these have changed.
+        Raises ValueError for statistics that are not finite. Checked and computed only when the statistics have changed.
         """
         low, high = getattr(self, f"{name}_low"), getattr(self, f"{name}_high")
         return self._centre_scales[name].get((low, high), lambda: self._centre_scale(low, high))
 
     def _centre_scale(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        if not torch.compiler.is_compiling():  # a graph cannot look at values
+        if not torch.compiler.is_compiling():  # a graph cannot branch on values
             self.check()
         half = (high - low) / 2
         return (high + low) / 2, torch.where(half < 5e-7, torch.ones_like(half), half)
 
     def state_spread(self) -> np.ndarray:
-        """`[S]` half the range of every number of the state, raw units; 0 of one that never moves."""
+        """`[S]` half the range of every state dimension, raw units; 0 for a constant one."""
         self.check()
         half_S: np.ndarray = ((self.state_high - self.state_low) / 2).cpu().numpy()
         return np.where(half_S < 5e-7, 0.0, half_S)
@@ -118,9 +118,9 @@ class Normaliser(nn.Module):
         return (state - centre) / scale
 
     def normalise_depth(self, depth_m: Tensor) -> Tensor:
-        """Depth `[.., 1, H, W]` [m] to `[.., 2, H, W]`: about [-1, 1], and whether it is known: 1, or 0 where it was NaN.
+        """Depth `[.., 1, H, W]` [m] to `[.., 2, H, W]`: the depth in about [-1, 1], and a mask: 1 where known, 0 where NaN.
 
-        An unknown pixel's first number is made up, see `fill_unknown`; the second says that it is.
+        Unknown depth is imputed, see `fill_unknown`.
         """
         centre, scale = self.centre_scale("depth")
         known = depth_m == depth_m  # NaN is not
@@ -131,15 +131,15 @@ class Normaliser(nn.Module):
         """`[.., 3+C]`: coordinates [m] and colours 0 .. 1 to about [-1, 1]."""
         centre, scale = self.centre_scale("points")
         points = points.to(centre)
-        places = (points[..., :3] - centre) / scale
-        return places if points.shape[-1] == 3 else torch.cat([places, 2 * points[..., 3:] - 1], dim=-1)
+        positions = (points[..., :3] - centre) / scale
+        return positions if points.shape[-1] == 3 else torch.cat([positions, 2 * points[..., 3:] - 1], dim=-1)
 
     def normalise_image(self, image: Tensor) -> Tensor:
         """Colours 0 .. 1 to [-1, 1]."""
         return (2 * image.to(self.state_low)).sub_(1)
 
     def normalise(self, observation: Observation) -> Observation:
-        """An observation's sources, by their names or `teachers.networks.observations.group_by_kind`."""
+        """The sources of an observation, by name or grouped by kind (`teachers.networks.observations.group_by_kind`)."""
         found: Observation = {}
         for name, value in observation.items():
             if name.startswith(IMAGES):
@@ -164,12 +164,12 @@ class Normaliser(nn.Module):
 
 
 def fill_unknown(value: Tensor, known: Tensor) -> Tensor:
-    """Images `[.., R, 1, H, W]` whose unknown pixels take the mean of the known ones around them, within `HOLE` pixels.
+    """Images `[.., R, 1, H, W]` with each unknown pixel replaced by the mean of the known ones within `HOLE` pixels.
 
-    Where none of these is known it is the mean of the image's known pixels; where none at all, 0. (A constant in the place
-    of every unknown pixel would draw edges all over the image, where none are.)
+    Where none of these is known, by the mean of the image's known pixels; where there are none, by 0. (A constant for all
+    unknown pixels would create edges all over the image.)
     """
-    # a short cut only, which a graph that is exported cannot take: the rest gives the same
+    # only a short cut, which an exported graph cannot take: the rest gives the same result
     if not torch.compiler.is_exporting() and bool(known.all()):
         return value
     value, weight = torch.where(known, value, 0.0), known.to(value)
@@ -181,9 +181,9 @@ def fill_unknown(value: Tensor, known: Tensor) -> Tensor:
 
 
 def observed_ranges(observations: Iterable[Observation]) -> dict[str, dict[str, np.ndarray]]:
-    """Statistics of depth and points, as `Normaliser.fit` takes them, over all observations; of those that they have.
+    """Statistics of depth and points over all observations, as far as they have them, for `Normaliser.fit`.
 
-    Raises ValueError for a depth of which no pixel is known, and for values that are infinite.
+    Raises ValueError for depth without any known pixel, and for infinite values.
     """
     low: dict[str, np.ndarray] = {}
     high: dict[str, np.ndarray] = {}

@@ -1,4 +1,4 @@
-"""What an encoder sees: its description, a made-up observation of every shape, and the check of the one that came."""
+"""Observations of a policy: its sources and their shapes, fake observations for tests, and the check of given ones."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from teachers.contract import Observation
 from teachers.networks.shapes import PolicyShape
 
 SPARSE = 4
-"""A cloud may have fewer points than N: the encoder takes a maximum over them, however many. Fewer than N / SPARSE are
-refused: then most of what is usually seen is missing."""
+"""A cloud may have fewer points than N, because the encoder takes a maximum over them. Fewer than N / SPARSE are refused: most
+of the scene would be missing."""
+
 
 def sources_of(shape: PolicyShape) -> tuple[str, ...]:
-    """The features of an observation that a policy of this shape sees."""
+    """The features of an observation that a policy of this shape uses."""
     return (STATE,) if shape.encoder is None else shape.encoder.sources
 
 
@@ -32,23 +33,23 @@ def feature_shape(shape: PolicyShape, name: str) -> tuple[int, ...]:
 
 
 def visible_state_indices(shape: PolicyShape) -> list[int]:
-    """Which numbers of the state a policy of this shape sees."""
+    """Indices of the state dimensions that a policy of this shape uses."""
     names = shape.state_names if shape.encoder is None else shape.encoder.state_names
     return [shape.state_names.index(name) for name in names]
 
 
 def select_state(shape: PolicyShape, state: Tensor) -> Tensor:
-    """What a policy of this shape sees of a state `[.., S]`: `[.., S']`."""
-    seen = visible_state_indices(shape)
-    if seen == list(range(seen[0], seen[0] + len(seen))):
-        return state[..., seen[0] : seen[0] + len(seen)]  # a list of indices has to be made a tensor first
-    return state[..., seen]
+    """The dimensions `[.., S']` of a state `[.., S]` that a policy of this shape uses."""
+    indices = visible_state_indices(shape)
+    if indices == list(range(indices[0], indices[0] + len(indices))):
+        return state[..., indices[0] : indices[0] + len(indices)]  # a list of indices would be converted to a tensor first
+    return state[..., indices]
 
 
 def group_by_kind(observation: Observation, sources: Collection[str]) -> Observation:
-    """These sources, all of a kind in one tensor `[V, B, O, ..]`, in their order, by the kind's name.
+    """The sources of each kind (state, images, depth, points) stacked in their order, `[V, B, O, ..]`, by the kind's name.
 
-    At batch 1 the number of operations is what costs, so what follows is done once a kind.
+    At batch 1 the number of operations counts, so all later work is done once per kind.
     """
     names = {kind: [name for name in sources if name.startswith(kind)] for kind in (STATE, IMAGES, DEPTH, POINTS)}
     return {
@@ -58,12 +59,12 @@ def group_by_kind(observation: Observation, sources: Collection[str]) -> Observa
 
 
 def fake_observation(shape: PolicyShape, batch: int = 2, seed: int = 0) -> Observation:
-    """A made-up observation that a policy of this shape takes, so that nothing has to be recorded to try one.
+    """A random observation for a policy of this shape, so that tests need no recordings.
 
     States in -1 .. 1, colours 0 .. 1, depth 0.4 .. 1.4 m with one pixel in fifty unknown, points in a box of 1 m.
     """
     generator = torch.Generator().manual_seed(seed)
-    made: Observation = {}
+    observation: Observation = {}
     for name in sources_of(shape):
         uniform = torch.rand(batch, *feature_shape(shape, name), generator=generator)
         if name == STATE:
@@ -73,17 +74,17 @@ def fake_observation(shape: PolicyShape, batch: int = 2, seed: int = 0) -> Obser
             uniform = torch.where(unknown, torch.nan, 0.4 + uniform)
         elif name == POINTS:
             uniform[..., 1] -= 0.5
-        made[name] = uniform
-    return made
+        observation[name] = uniform
+    return observation
 
 
-# -- what came ---------------------------------------------------------------------------------------------------------
+# -- checks ------------------------------------------------------------------------------------------------------------
 
 
 def check_sources(shape: PolicyShape, observation: Observation, without: Collection[str] = ()) -> tuple[str, ...]:
-    """The sources to be encoded: all that this shape sees but those in `without`.
+    """The sources to encode: all of this shape but those in `without`.
 
-    Raises ValueError for a source that did not come, with what did; for a name in `without` that is none; for leaving out all.
+    Raises ValueError for a missing source (with those present), an unknown name in `without`, and for omitting all.
     """
     known = sources_of(shape)
     for name in without:
@@ -95,17 +96,17 @@ def check_sources(shape: PolicyShape, observation: Observation, without: Collect
     missing = [name for name in wanted if name not in observation]
     if missing:
         raise ValueError(
-            f"observation: {missing} is missing; got {sorted(observation)}. Give it, or say that it is to be done without: "
+            f"observation: {missing} is missing; got {sorted(observation)}. Give it, or omit it explicitly: "
             f"encode(observation, without={missing})"
         )
     return wanted
 
 
 def check_observation(shape: PolicyShape, observation: Observation, sources: Collection[str]) -> Observation:
-    """These sources `group_by_kind`. Raises ValueError with everything that is wrong with them for an encoder of this shape.
+    """The sources as of `group_by_kind`. Raises ValueError with everything that an encoder of this shape cannot accept.
 
-    Shapes and types; NaN or infinity in images, clouds and what is seen of the state; colours beyond 0 .. 1; depth that is
-    0, negative or infinite. NaN in depth is right: the pixel is unknown. A cloud may have fewer points than N, see `SPARSE`.
+    Checked: shapes and dtypes; NaN or infinity in images, clouds and the used state; colours outside 0 .. 1; depth that is 0,
+    negative or infinite. NaN in depth is valid: the pixel is unknown. A cloud may have fewer points than N, see `SPARSE`.
     """
     wrong: list[str] = []
     batches = {}
@@ -122,7 +123,7 @@ def check_observation(shape: PolicyShape, observation: Observation, sources: Col
         wrong.append(f"batch: got {batches} observations, expected at least one, and as many of every source")
     if not wrong:
         rows = group_by_kind(observation, sources)
-        if not _faults(shape, rows):  # whether anything is wrong is seen sooner than where
+        if not _faults(shape, rows):  # whether anything is wrong is found faster than where
             return rows
         wrong = _faults(shape, {name: observation[name] for name in sources})
     raise ValueError("this observation cannot be encoded:\n  " + "\n  ".join(wrong))
@@ -141,17 +142,17 @@ def _fits(got: Tensor, expected: tuple[int, ...], cloud: bool) -> bool:
 
 
 def _faults(shape: PolicyShape, values: Observation) -> list[str]:
-    """What is wrong with the numbers of sources, or of all of a kind."""
-    seen = {name: select_state(shape, value) if name == STATE else value for name, value in values.items()}
-    ends = {name: _extremes(name, value) for name, value in seen.items()}
-    # one look at the device for all
+    """Errors in the values of sources, single or grouped by kind."""
+    used = {name: select_state(shape, value) if name == STATE else value for name, value in values.items()}
+    ends = {name: _extremes(name, value) for name, value in used.items()}
+    # one transfer from the device for all
     found = iter(torch.stack([end.float() for each in ends.values() for end in each]).tolist())
-    told = [_fault(name, value, [next(found) for _ in ends[name]]) for name, value in seen.items()]
-    return [fault for fault in told if fault]
+    faults = [_fault(name, value, [next(found) for _ in ends[name]]) for name, value in used.items()]
+    return [fault for fault in faults if fault]
 
 
 def _extremes(name: str, value: Tensor) -> tuple[Tensor, ...]:
-    """Least and largest or, of a cloud with colours, also the colours'; NaN where there is one, but for depth."""
+    """Minimum and maximum, of a cloud with colours also the colours'; NaN where the values have one, except in depth."""
     if name.startswith(DEPTH):
         value = value.nan_to_num(nan=1.0, posinf=torch.inf, neginf=-torch.inf)
     colours = value[..., 3:].aminmax() if name == POINTS and value.shape[-1] > 3 else ()
@@ -159,7 +160,7 @@ def _extremes(name: str, value: Tensor) -> tuple[Tensor, ...]:
 
 
 def _fault(name: str, value: Tensor, ends: list[float]) -> str:
-    """What is wrong with a source whose `_extremes` these are; "" for nothing."""
+    """The error in a source with these `_extremes`; "" for none."""
     low, high = ends[:2]
     if name.startswith(DEPTH):
         wrong = not 0 < low <= high < math.inf

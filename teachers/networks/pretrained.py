@@ -1,4 +1,4 @@
-"""Policies and their folders: `config.json` (what it is) beside `model.safetensors` (weights and statistics)."""
+"""Policies in folders: `config.json` (kind, shape, settings) and `model.safetensors` (weights and statistics)."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ SCHEMA_VERSION = 1
 
 
 class PretrainedPolicy(EncodingPolicy):
-    """What all networks of ours share: the statistics, the encoder, and a folder to lie in."""
+    """The base class of all policies here: normalisation, encoder, and saving to a folder."""
 
     KIND: ClassVar[str]
-    """What `config.json` calls them."""
+    """The kind's name in `config.json`."""
 
     def settings(self) -> dict[str, Any]:
-        """The constructor's arguments beside the shape, as `config.json` holds them."""
+        """The constructor's arguments besides the shape, as stored in `config.json`."""
         return {}
 
     @classmethod
     def from_settings(cls, shape: PolicyShape, settings: dict[str, Any]) -> Self:
-        """The untrained policy of these settings; KeyError or TypeError when they are not those of this kind."""
+        """The untrained policy with these settings. Raises KeyError or TypeError for settings of another kind."""
         return cls(shape)
 
     def save_pretrained(self, folder: Path | str) -> None:
-        """Write ``config.json`` and ``model.safetensors`` (statistics included); refuses unset statistics."""
+        """Writes ``config.json`` and ``model.safetensors`` (with statistics). Raises ValueError for unset statistics."""
         self.normaliser.check()
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,11 +45,11 @@ class PretrainedPolicy(EncodingPolicy):
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> Self:
-        """Read a folder that `save_pretrained` wrote; ValueError says what is wrong with it."""
+        """Reads a folder that `save_pretrained` wrote. Raises ValueError, saying what is wrong with it."""
         config = _read_config(folder, cls.KIND)
         try:
             policy = cls.from_settings(PolicyShape(**config.pop("shape")), config)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last: sizes that no memory holds
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last for sizes beyond any memory
             first = str(error).splitlines()[0]
             raise ValueError(f"{folder}/config.json does not describe a {cls.KIND}: {first}") from error
         path = Path(folder) / "model.safetensors"
@@ -64,11 +64,11 @@ class PretrainedPolicy(EncodingPolicy):
 
 
 def load_encoder(policy: EncodingPolicy, path: Path | str, parts: Collection[str] = ()) -> None:
-    """Fill a policy's encoder, or those parts of it (``colour``, ``depth``, ``points``, ..), from a local safetensors file.
+    """Loads a policy's encoder, or parts of it (``colour``, ``depth``, ``points``, ..), from a local safetensors file.
 
-    path: the ``model.safetensors`` of another policy of ours, or a file of the same names (``encoder.colour...``). The rest
-    of the file is not looked at; statistics are not taken. Raises ValueError for a file that is missing, broken or does not
-    hold such a part, and for a part that this encoder does not have.
+    path: the ``model.safetensors`` of another policy, or a file with the same names (``encoder.colour...``). The rest of the
+    file is ignored, statistics included. Raises ValueError for a missing or damaged file, one that lacks such a part, and a
+    part that this encoder lacks.
     """
     path = Path(path)
     if not path.is_file():
@@ -85,7 +85,7 @@ def load_encoder(policy: EncodingPolicy, path: Path | str, parts: Collection[str
 
 
 def _read(folder: Path | str) -> tuple[Path, Any, Any]:
-    """The path of a ``config.json``, what it holds, and the kind it names."""
+    """The path of a folder's ``config.json``, its contents, and the kind that it names."""
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise ValueError(f"no policy at {folder}: expected a folder with config.json and model.safetensors")
@@ -97,7 +97,7 @@ def _read(folder: Path | str) -> tuple[Path, Any, Any]:
 
 
 def read_kind(folder: Path | str, known: Collection[str]) -> str:
-    """The kind that a policy folder's ``config.json`` names. Raises ValueError when it is none of the known ones."""
+    """The kind that a policy folder's ``config.json`` names. Raises ValueError for an unknown one."""
     path, _, kind = _read(folder)
     if kind not in known:
         raise ValueError(f"{path} describes a {kind!r}, expected one of {sorted(known)}: point at the right folder")
@@ -107,7 +107,7 @@ def read_kind(folder: Path | str, known: Collection[str]) -> str:
 def _read_config(folder: Path | str, kind: str) -> dict[str, Any]:
     """The ``config.json`` of a policy folder of this kind, without ``schema_version`` and ``kind``.
 
-    Raises ValueError when the folder, the file or the kind is not what was expected.
+    Raises ValueError for a missing or damaged file, another kind, or another schema.
     """
     path, config, got = _read(folder)
     if got != kind:
@@ -121,7 +121,7 @@ def _read_config(folder: Path | str, kind: str) -> dict[str, Any]:
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises ValueError where it is broken or holds values that are not finite."""
+    """The tensors of a safetensors file. Raises ValueError for a damaged file or values that are not finite."""
     try:
         weights: dict[str, Tensor] = load_file(str(path))
     except SafetensorError as error:
@@ -133,16 +133,16 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _fill(module: nn.Module, weights: dict[str, Tensor], complaint: str) -> None:
-    """Take these weights, strictly. Raises ValueError, which opens with the complaint, for missing, foreign or wrong ones."""
+    """Loads weights strictly. Raises ValueError, beginning with the complaint, for missing, unexpected or mis-sized ones."""
     expected = module.state_dict()
     faults = {
         "it lacks": [name for name in expected if name not in weights],
-        "it has, for nothing": [name for name in weights if name not in expected],
+        "unexpected": [name for name in weights if name not in expected],
         "size mismatch of": [f"{name} {list(value.shape)} for {list(expected[name].shape)}" for name, value in weights.items()
                              if name in expected and value.shape != expected[name].shape],
     }  # fmt: skip
-    told = [f"{what} {found[:4]}" + (f" and {len(found) - 4} more" if found[4:] else "")
+    parts = [f"{what} {found[:4]}" + (f" and {len(found) - 4} more" if found[4:] else "")
             for what, found in faults.items() if found]  # fmt: skip
-    if told:
-        raise ValueError(f"{complaint}: {'; '.join(told)}")
+    if parts:
+        raise ValueError(f"{complaint}: {'; '.join(parts)}")
     module.load_state_dict(weights, strict=True)

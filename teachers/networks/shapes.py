@@ -1,4 +1,4 @@
-"""What a policy sees, makes and is made of, as frozen records: they travel in ``config.json`` beside the weights."""
+"""Inputs, outputs and network sizes of a policy, as frozen dataclasses stored in its ``config.json``."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from typing import Any
 from envs.specs import DEPTH, IMAGES, POINTS, STATE, nearest_name
 
 SMALLEST = 16
-"""Pixels [px] that an image has at least each way: the network makes it eight times smaller."""
+"""Least height and width of an image [px]: the network downsamples by eight."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How much observations are changed in training; zeros switch each change off.
+    """Strength of the augmentation in training; 0 turns each part off.
 
-    shift_px: images are shifted by up to so many pixels, the edge repeated (DrQ, arXiv 2004.13649), depth with the colours
-    of its camera. Policies here plan absolute positions, which a shift contradicts: keep it at a pixel or two.
-    colour: gain of each colour and contrast of an image change by up to this share.
-    point_jitter_m: standard deviation of what is added to every coordinate of a point [m].
-    dropout: probability of leaving out each source (state, one camera's colours, one camera's depth, points); never all.
+    shift_px: greatest shift of images, the edge repeated (DrQ, arXiv 2004.13649), depth with the colours of its camera.
+    Policies here plan absolute positions, which a shift contradicts: keep it at a pixel or two.
+    colour: greatest relative change of each colour's gain and of an image's contrast.
+    point_jitter_m: standard deviation of the noise on every coordinate of a point [m].
+    dropout: probability of dropping each source (state, one camera's colours, one camera's depth, points); never all.
+
+    Raises ValueError for values out of range.
     """
 
     shift_px: int = 2
@@ -39,20 +41,23 @@ class Augmentation:
 
     @property
     def any(self) -> bool:
+        """Whether any part is on."""
         return bool(self.shift_px or self.colour or self.point_jitter_m or self.dropout)
 
 
 @dataclass(frozen=True)
 class EncoderShape:
-    """What is seen, and the size of the network that makes one feature of it. Saved within the policy's ``config.json``.
+    """Sources and sizes of an encoder. Saved within the policy's ``config.json``.
 
-    state_names: those of the policy's state that are seen; none: no proprioception. (A task's state may hold where the
-    object is, which a policy with cameras must not be told.)
-    cameras, depth_cameras: seen in colour, and in depth; image_size: (H, W) of both [px].
+    state_names: state dimensions that are used; none: no proprioception. (A task's state may hold the object's position,
+    which a policy with cameras must not get.)
+    cameras, depth_cameras: cameras used in colour, and in depth; image_size: (H, W) of both [px].
     num_points, point_colours: N of the cloud, 0 for none; whether its points have colours.
     width: F, of the feature and of every token; heads, queries: of the attention over the tokens.
-    channels: of the convolutions, twice as many in the last one.
-    augmentation: in training. It says nothing of what a trained network is, so shapes that differ in it alone are equal.
+    channels: of the convolutions; the last one has twice as many.
+    augmentation: in training. It is no property of a trained network, so it is ignored when shapes are compared.
+
+    Raises ValueError for inconsistent values.
     """
 
     state_names: tuple[str, ...] = ()
@@ -76,7 +81,7 @@ class EncoderShape:
         if isinstance(self.augmentation, dict):
             object.__setattr__(self, "augmentation", Augmentation(**self.augmentation))
         if not self.sources:
-            raise ValueError("an encoder sees nothing: name state_names, cameras or depth_cameras, or set num_points")
+            raise ValueError("an encoder without sources: name state_names, cameras or depth_cameras, or set num_points")
         if len(self.image_size) != 2 or min(self.image_size) < SMALLEST:
             raise ValueError(f"image_size: got {self.image_size}, expected (height, width) of at least {SMALLEST} pixels")
         if self.num_points < 0 or (self.point_colours and not self.num_points):
@@ -94,12 +99,12 @@ class EncoderShape:
 
     @property
     def views(self) -> tuple[str, ...]:
-        """Every camera that is seen in colour or in depth, once."""
+        """Every camera used in colour or in depth, once."""
         return tuple(dict.fromkeys((*self.cameras, *self.depth_cameras)))
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The features of an observation that are seen, in the order of the network's tokens."""
+        """The features that are used, in the order of the network's tokens."""
         return (
             *((STATE,) if self.state_names else ()),
             *(f"{IMAGES}.{camera}" for camera in self.cameras),
@@ -109,19 +114,21 @@ class EncoderShape:
 
     @property
     def point_size(self) -> int:
-        """3 + C, numbers of a point."""
+        """3 + C, the size of a point."""
         return 6 if self.point_colours else 3
 
 
 @dataclass(frozen=True)
 class PolicyShape:
-    """What a policy network must know of its task, and its own size. Saved as ``config.json``.
+    """Inputs, outputs and network size of a policy. Saved in its ``config.json``.
 
     task: registered name of the task; state_names, action_names: `[S]`, `[A]`; action_weights: `[A]`.
-    observation_steps: O, how many past observations (the present one included) are seen.
+    observation_steps: O, observations per input, including the present one.
     horizon: T, actions per chunk; dt_s: control period [s].
-    width, depth, heads: of the transformer; patch: how many actions make one token, so T / patch tokens.
-    encoder: what is seen beside or instead of the state, and by what network; None: all of the state, by `StateEncoder`.
+    width, depth, heads: of the transformer; patch: actions per token, so T / patch tokens.
+    encoder: sources and sizes of a `UnifiedEncoder`; None: the whole state by a `StateEncoder`.
+
+    Raises ValueError for inconsistent values.
     """
 
     task: str
@@ -145,7 +152,7 @@ class PolicyShape:
             object.__setattr__(self, "encoder", EncoderShape(**self.encoder))
         for name in ("observation_steps", "horizon", "width", "depth", "heads", "patch"):
             size = getattr(self, name)
-            least = int(name != "depth")  # without a block there is still a network
+            least = int(name != "depth")  # a network without blocks works
             if isinstance(size, bool) or not isinstance(size, int) or size < least:
                 raise ValueError(f"{name}: got {size!r}, expected a whole number of at least {least}")
         if isinstance(self.dt_s, bool) or not isinstance(self.dt_s, (int, float)) or not 0 < self.dt_s < math.inf:
@@ -173,7 +180,7 @@ class PolicyShape:
         return len(self.action_names)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON can hold them. Without an encoder of its own a shape is described as before there were any."""
+        """The fields for ``config.json``; without the key ``encoder`` where there is none."""
         fields = asdict(self)
         if self.encoder is None:
             del fields["encoder"]

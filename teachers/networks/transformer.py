@@ -21,6 +21,7 @@ class StateEncoder(nn.Module):
         )
 
     def forward(self, state_BOS: Tensor) -> Tensor:
+        """Condition `[B, C]`."""
         condition_BC: Tensor = self.layers(state_BOS)
         return condition_BC
 
@@ -37,13 +38,14 @@ class TimeEmbedding(nn.Module):
         self.layers = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, time_B: Tensor) -> Tensor:
+        """Embedding `[B, C]`."""
         angle = time_B[:, None] * self.frequencies
         embedding_BC: Tensor = self.layers(torch.cat([angle.sin(), angle.cos()], dim=-1))
         return embedding_BC
 
 
 class Block(nn.Module):
-    """Transformer block whose scales, shifts and gates come from the condition (adaLN-zero: DiT, arXiv 2212.09748)."""
+    """Transformer block with scales, shifts and gates from the condition (adaLN-zero: DiT, arXiv 2212.09748)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -60,8 +62,9 @@ class Block(nn.Module):
         nn.init.zeros_(self.modulation.bias)
 
     def forward(self, tokens_NLC: Tensor, condition_BC: Tensor) -> Tensor:
+        """Tokens `[N, L, C]`; N a multiple of B, as in `TrajectoryTransformer`."""
         batch, length, width = tokens_NLC.shape
-        # several chunks of one observation share its condition: a fifth of the block's work, done once for all of them
+        # the chunks of one observation share its condition: a fifth of the block's work, done once for all of them
         modulation = self.modulation(condition_BC).repeat_interleave(batch // len(condition_BC), dim=0)
         scale_a, shift_a, gate_a, scale_f, shift_f, gate_f = modulation[:, None].chunk(6, dim=-1)
         normed = self.norm_attention(tokens_NLC) * (1 + scale_a) + shift_a
@@ -76,8 +79,8 @@ class Block(nn.Module):
 class TrajectoryTransformer(nn.Module):
     """Chunk-shaped inputs `[N, T, A]` and conditions `[B, C]` to chunk-shaped outputs `[N, T, A]`.
 
-    N is a multiple of B: the first N / B chunks belong to the first condition, and so on. `patch`
-    consecutive actions make one token, so that a 16-step chunk costs two tokens instead of 16.
+    N is a multiple of B: the first N / B chunks belong to the first condition, and so on. `patch` consecutive actions form one
+    token, so that a chunk of 16 steps needs two tokens instead of 16.
     """
 
     def __init__(self, shape: PolicyShape) -> None:
@@ -92,6 +95,7 @@ class TrajectoryTransformer(nn.Module):
         nn.init.zeros_(self.from_tokens.bias)
 
     def forward(self, chunk_NTA: Tensor, condition_BC: Tensor) -> Tensor:
+        """Chunks `[N, T, A]`."""
         batch, horizon, actions = chunk_NTA.shape
         patches = chunk_NTA.reshape(batch, horizon // self.patch, self.patch * actions)
         tokens_NLC = self.to_tokens(patches) + self.position

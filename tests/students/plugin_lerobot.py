@@ -30,7 +30,7 @@ from students import load_student
 @EnvConfig.register_subclass("flow2one_avoid")
 @dataclass
 class Avoid(EnvConfig):
-    """What LeRobot's factory asks of an environment: its features."""
+    """What LeRobot's factory needs of an environment: its features."""
 
     task: str = "avoid"
     features: dict[str, PolicyFeature] = field(default_factory=lambda: {
@@ -66,7 +66,7 @@ def main(student: Path, folder: Path, episodes: int) -> dict[str, Any]:
     policy.reset()
     queue = [policy.select_action({STATE: state[:, 0]}) for _ in range(5)]  # the fifth is the first of a new plan of four
     actions = {"action": torch.rand(5, ours.shape.horizon, 2), "action_is_pad": torch.zeros(5, ours.shape.horizon, dtype=bool)}
-    loss, told = policy.train().forward({STATE: state, **actions})
+    loss, parts = policy.train().forward({STATE: state, **actions})
     loss.backward()
     successes = 0
     for start in stored_starts("avoid", 0, "test", episodes) if episodes else ():
@@ -81,7 +81,7 @@ def main(student: Path, folder: Path, episodes: int) -> dict[str, Any]:
         successes += bool(info["is_success"])
     return {
         "type": config.type, "class": type(policy).__name__, "apart": apart, "plan": list(plan.shape),
-        "action": list(queue[0].shape), "left": len(policy._planned), "loss": loss.item(), "told": sorted(told),
+        "action": list(queue[0].shape), "left": len(policy._planned), "loss": loss.item(), "parts": sorted(parts),
         "gradient": any(each.grad is not None and bool(each.grad.any()) for each in policy.get_optim_params()),
         "successes": successes, "episodes": episodes,
     }  # fmt: skip

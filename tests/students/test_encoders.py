@@ -152,16 +152,16 @@ def test_a_students_chunks_depend_on_all_that_it_sees(student: Student, seen: Ob
 def test_how_long_an_encoders_feature_is_says_nothing_of_the_shares(seeing_shape: PolicyShape) -> None:
     """A share's step goes with the square of that length: with one of 25 all but a code or two died out at once."""
     condition = _randn(2, seeing_shape.width)
-    told = {}
+    log_shares = {}
     for encoder in (seeing_shape.encoder, None):
         student = OneStepStudent(replace(seeing_shape, encoder=encoder), 1, codes=4, shares=True)
         assert student.share_head is not None
         with torch.no_grad():
             student.share_head.weight.copy_(_randn(4, seeing_shape.width, seed=1))
-        told[encoder is not None] = [student.log_shares(scale * condition) for scale in (1.0, 10.0)]
-    torch.testing.assert_close(*told[True])
-    assert not torch.allclose(*told[False])
+        log_shares[encoder is not None] = [student.log_shares(scale * condition) for scale in (1.0, 10.0)]
+    torch.testing.assert_close(*log_shares[True])
+    assert not torch.allclose(*log_shares[False])
     # 3 long, times a gain of 8: the logits are 24 times the weights along its direction
     direction = condition / condition.norm(dim=-1, keepdim=True)
     expected = (24 * direction @ _randn(4, seeing_shape.width, seed=1).T).log_softmax(-1)
-    torch.testing.assert_close(told[True][0], expected)
+    torch.testing.assert_close(log_shares[True][0], expected)

@@ -34,15 +34,15 @@ def test_lerobot_eval_runs_two_episodes(tmp_path: Path, make_student: Callable[.
     there = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, Path(__file__).parent))), "HF_HUB_OFFLINE": "1"}
     folder, out = tmp_path / "new", tmp_path / "out"
     made = [LEROBOT, "-m", "lerobot_policy_flow2one", str(tmp_path / "student"), str(folder), "4"]
-    asked = [
+    command = [
         str(Path(LEROBOT).with_name("lerobot-eval")), f"--policy.path={folder}", "--env.type=flow2one_avoid",
         "--env.discover_packages_path=gym_flow2one_avoid", "--eval.n_episodes=2", "--eval.batch_size=1", f"--output_dir={out}",
     ]  # fmt: skip
-    for program in (made, asked):
+    for program in (made, command):
         done = subprocess.run(program, capture_output=True, text=True, env=there, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-    told = json.loads((out / "eval_info.json").read_text())
-    assert told["overall"]["n_episodes"] == 2 and 0 <= told["overall"]["pc_success"] <= 100
+    result = json.loads((out / "eval_info.json").read_text())
+    assert result["overall"]["n_episodes"] == 2 and 0 <= result["overall"]["pc_success"] <= 100
 
 
 @pytest.mark.slow
@@ -56,7 +56,7 @@ def test_a_student_comes_out_of_lerobots_factory_as_it_went_in(
     program = [LEROBOT, str(Path(__file__).parent / "plugin_lerobot.py"), str(tmp_path / "student"), str(tmp_path / "new"), "0"]
     done = subprocess.run(program, capture_output=True, text=True, timeout=850, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert (told["type"], told["class"]) == ("flow2one", "Flow2OnePolicy")
-    assert told["apart"] < 1e-6 and told["plan"] == [5, 8, 2] and told["action"] == [5, 2]
-    assert told["left"] == 3 and told["gradient"] and told["loss"] > 0
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (result["type"], result["class"]) == ("flow2one", "Flow2OnePolicy")
+    assert result["apart"] < 1e-6 and result["plan"] == [5, 8, 2] and result["action"] == [5, 2]
+    assert result["left"] == 3 and result["gradient"] and result["loss"] > 0

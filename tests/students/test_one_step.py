@@ -233,8 +233,8 @@ def test_a_warm_start_with_codes_takes_all_the_teachers_other_weights(make_teach
     with torch.no_grad():
         student.code_book.copy_(noise_MTA.flatten(1) / CODE_GAIN)
     raw = student(observation, _middles(4).expand(3, 4, 1))
-    asked = teacher.sample_from_noise(observation, noise_MTA.expand(3, 4, 8, 2), 1)
-    torch.testing.assert_close(raw, asked, rtol=1e-5, atol=1e-5)
+    expected = teacher.sample_from_noise(observation, noise_MTA.expand(3, 4, 8, 2), 1)
+    torch.testing.assert_close(raw, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("depth", "taken"), [(1, [3]), (2, [1, 3]), (3, [0, 1, 3]), (4, [0, 1, 2, 3])])

@@ -36,10 +36,10 @@ def _draws(*shape: int, seed: int = 0) -> Tensor:
 
 
 def test_the_rest_is_compared_with_the_first_actions_of_a_candidate() -> None:
-    last = torch.tensor([[9.0, 9.0, 1.0, 2.0]])[..., None]  # two were carried out, 1 and 2 are left
+    last = torch.tensor([[9.0, 9.0, 1.0, 2.0]])[..., None]  # two were executed, 1 and 2 are left
     candidates = _chunks([9.0, 9.0, 1.0, 2.0], [1.0, 2.5, -9.0, -9.0], [2.0, 2.0, 1.0, 2.0])
     assert nearest_to_remainder(candidates, last, 2, ONE).tolist() == [1]
-    # with three carried out only the 2 is left: squares 49, 1, 0
+    # with three executed only the 2 is left: squares 49, 1, 0
     assert nearest_to_remainder(candidates, last, 3, ONE).tolist() == [2]
 
 
@@ -77,7 +77,7 @@ def test_with_nothing_left_there_is_nothing_to_compare(executed: int) -> None:
         nearest_to_remainder(torch.zeros(1, 2, 4, 1), torch.zeros(1, 4, 1), executed, ONE)
 
 
-# -- the typical ---------------------------------------------------------------------------------------------------
+# -- outlier rejection -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -85,22 +85,22 @@ def test_with_nothing_left_there_is_nothing_to_compare(executed: int) -> None:
     [
         ([0.5, 0.0, 0.02, 1.0, 1.02], 1),  # 0.48 to its nearest, the others 0.02, and 4 times that is 0.08
         ([0.5, 1.0, 0.0, 0.02, 1.02], 1),
-        ([0.5, -0.4, 1.0, 0.0, 0.02, 1.02, 0.01], 2),  # two strays
+        ([0.5, -0.4, 1.0, 0.0, 0.02, 1.02, 0.01], 2),  # two outliers
         ([0.0, 0.5, 0.02, 1.0, 1.02], 0),  # the first good one
         ([0.3, 0.3, 0.3, 0.3], 0),
-        ([0.309, 0.3, 0.3, 0.3, 0.3], 0),  # alike: 0 is usual, but 0.009 is no way of its own
+        ([0.309, 0.3, 0.3, 0.3, 0.3], 0),  # the same plan: the median is 0, but 0.009 is no outlier
         ([0.311, 0.3, 0.3, 0.3, 0.3], 1),
         ([0.09, 0.0, 0.02, 0.04], 0),  # 0.05, 0.02, 0.02, 0.02
         ([0.13, 0.0, 0.02, 0.04], 1),  # 0.09
         ([0.0, 1.0, 2.0, 3.0], 0),  # everybody is as far from everybody
     ],
 )
-def test_the_first_that_is_no_stray_is_taken(values: list[float], expected: int) -> None:
+def test_the_first_inlier_is_taken(values: list[float], expected: int) -> None:
     assert (OUTLIER_RATIO, SAME_PLAN) == (4.0, 0.01)
     assert first_inlier(_chunks(*([value, value] for value in values)), 2, ONE).tolist() == [expected]
 
 
-def test_of_fewer_than_three_candidates_none_is_a_stray() -> None:
+def test_of_fewer_than_three_candidates_none_is_an_outlier() -> None:
     for count in (1, 2):
         assert first_inlier(_draws(4, count, 3, 2), 3, torch.ones(2)).tolist() == [0] * 4
     # of three, one can be
@@ -117,28 +117,28 @@ def test_a_candidate_with_nan_does_not_lend_its_place_to_a_sound_one(broken: int
     assert first_inlier(both, 2, ONE).tolist() == [0, 1]
 
 
-def test_only_actions_that_are_carried_out_make_a_stray() -> None:
+def test_only_executed_actions_make_an_outlier() -> None:
     candidates = _chunks([0.0, 0.0, 9.0], [0.01, 0.02, 0.0], [0.02, 0.01, 0.0], [0.0, 0.02, 0.0])
     assert first_inlier(candidates, 2, ONE).tolist() == [0]
     assert first_inlier(candidates, 3, ONE).tolist() == first_inlier(candidates, 8, ONE).tolist() == [1]
 
 
-def test_weights_decide_who_is_a_stray() -> None:
+def test_weights_decide_who_is_an_outlier() -> None:
     candidates = torch.zeros(1, 4, 1, 2)
     candidates[0, :, 0, 0] = torch.tensor([0.0, 0.01, 0.02, 0.03])
     candidates[0, 0, 0, 1] = 0.5
     assert first_inlier(candidates, 1, torch.tensor([1.0, 0.0])).tolist() == [0]
     assert first_inlier(candidates, 1, torch.tensor([1.0, 1.0])).tolist() == [1]
-    # with 1 and 4: the others are sqrt(0.02^2 / 5) = 0.0089 apart, a stray is farther than 0.0358
+    # with 1 and 4: the others are sqrt(0.02^2 / 5) = 0.0089 apart, an outlier is farther than 0.0358
     candidates = torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.02, 0.0], [0.04, 0.0], [0.06, 0.0]])[None, :, None]
     for height, expected in ((0.038, 0), (0.042, 1)):  # sqrt(4 * 0.038^2 / 5) = 0.0340, sqrt(4 * 0.042^2 / 5) = 0.0376
         candidates[0, 0, 0, 1] = height
         assert first_inlier(candidates, 1, torch.tensor([1.0, 4.0])).tolist() == [expected]
 
 
-def test_copies_of_a_stray_are_no_fellows_until_they_are_many() -> None:
+def test_duplicates_of_an_outlier_are_no_neighbours_until_they_are_a_mode() -> None:
     usual = [[0.0], [0.1], [0.2], [0.3], [0.4], [0.5]]
-    for copies in range(MODE_DUPLICATES):  # beside itself
+    for copies in range(MODE_DUPLICATES):  # besides itself
         assert first_inlier(_chunks(*[[5.0]] * (1 + copies), *usual), 1, ONE).tolist() == [1 + copies]
     assert first_inlier(_chunks(*[[5.0]] * (1 + MODE_DUPLICATES), *usual), 1, ONE).tolist() == [0]
     # and all copies of one: there is nothing else to take
@@ -146,7 +146,7 @@ def test_copies_of_a_stray_are_no_fellows_until_they_are_many() -> None:
         assert first_inlier(_chunks(*[[1.0]] * count), 1, ONE).tolist() == [0]
 
 
-def test_a_batch_of_typical_choices_against_brute_force() -> None:
+def test_a_batch_of_inliers_against_brute_force() -> None:
     weights, executed = torch.tensor([1.0, 0.25, 2.0]), 4
     candidates = 0.3 * _draws(40, 7, 6, 3) * (_draws(40, 7, 1, 1, seed=1) > 0.3)  # some at one place, some far from all
     chosen = first_inlier(candidates, executed, weights)
@@ -164,27 +164,27 @@ def test_a_batch_of_typical_choices_against_brute_force() -> None:
     assert len(set(chosen.tolist())) > 2
 
 
-def test_the_ways_keep_their_shares_and_strays_are_hardly_ever_carried_out() -> None:
+def test_the_modes_keep_their_shares_and_outliers_are_hardly_ever_executed() -> None:
     sets, generator = 3000, torch.Generator().manual_seed(0)
     kind = torch.rand(sets, 16, generator=generator)  # 54 % one way, 36 % the other, 10 % between
     place = torch.where(kind < 0.54, -1.0, 1.0)
     place = torch.where(kind > 0.9, 2 * torch.rand(sets, 16, generator=generator) - 1, place)
     candidates = place[..., None, None] + 0.02 * torch.randn(sets, 16, 4, 2, generator=generator)
     chosen = kind[torch.arange(sets), first_inlier(candidates, 4, torch.ones(2))]
-    strays, ways = int((chosen > 0.9).sum()), chosen[chosen <= 0.9]
-    assert 260 < int((kind[:, 0] > 0.9).sum()) < 340 and strays < 75  # some lie on a way, or two beside each other
+    outliers, inliers = int((chosen > 0.9).sum()), chosen[chosen <= 0.9]
+    assert 260 < int((kind[:, 0] > 0.9).sum()) < 340 and outliers < 75  # some lie on a mode, or two next to each other
     # 0.6 within four standard errors
-    assert float((ways < 0.54).double().mean()) == pytest.approx(0.6, abs=4 * math.sqrt(0.6 * 0.4 / len(ways)))
+    assert float((inliers < 0.54).double().mean()) == pytest.approx(0.6, abs=4 * math.sqrt(0.6 * 0.4 / len(inliers)))
 
 
-def test_typical_episodes_choose_each_for_itself_and_look_at_no_last_plan() -> None:
+def test_outlier_rejection_is_per_episode_and_ignores_the_last_plan() -> None:
     row = _chunks([0.5, 0.5], [0.0, 0.0], [0.02, 0.02], [1.0, 1.0], [1.02, 1.02])
     candidates, selection = torch.cat([row, row[:, [3, 0, 1, 2, 4]]]), Selection("outlier_rejection", 5)
     for memories in ([Memory(), Memory()], [Memory(3, row[0, 3]), Memory(4, row[0, 1])]):
         chosen, after = choose(selection, candidates, memories, 1, ONE)
         assert torch.equal(chosen, torch.stack([row[0, 1], row[0, 3]]))
         assert [memory.replans for memory in after] == [memory.replans + 1 for memory in memories]
-    for executed in (1, 2, 5):  # plans that are carried out to their end, too
+    for executed in (1, 2, 5):  # plans that are executed to their end, too
         draws, memory = draw_candidates(selection, Memory(), lambda count: _draws(count, 2), executed, 2)
         assert draws.shape == (5, 2) and memory == Memory()
 
@@ -208,7 +208,7 @@ def test_memories_are_each_episodes_own() -> None:
     candidates, selection = _draws(4, 5, 6, 2), Selection("temporal_consistency", 5, 4)
     memories = [
         Memory(),  # at its first replan
-        Memory(2, candidates[1, 3].roll(2, 0)),  # two were carried out, the rest is just candidate 3's beginning
+        Memory(2, candidates[1, 3].roll(2, 0)),  # two were executed, the rest is just candidate 3's beginning
         Memory(4, candidates[2, 3].roll(2, 0)),  # the same, but now it forgets
         Memory(3, candidates[3, 4].roll(2, 0)),
     ]

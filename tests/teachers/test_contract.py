@@ -140,9 +140,9 @@ class MixesRows(FromItsSeeds):
     mixes = True
 
 
-def test_chunks_that_depend_on_what_is_asked_for_beside_them_are_found() -> None:
+def test_chunks_that_depend_on_the_rest_of_the_batch_are_found() -> None:
     check_teacher(FromItsSeeds(), OBSERVATION, action_size=4)
-    with pytest.raises(ValueError, match="independence: an observation's chunks change with what is asked for beside it"):
+    with pytest.raises(ValueError, match="independence: an observation's chunks change with the rest of the batch"):
         check_teacher(MixesRows(), OBSERVATION, action_size=4)
 
 
@@ -167,7 +167,7 @@ class Overwrites(Looks):
         return super().sample(observation, num_hypotheses, num_steps, generator)
 
 
-def test_who_looks_at_everything_and_who_looks_at_nothing_both_pass() -> None:
+def test_teachers_that_use_every_feature_and_none_both_pass() -> None:
     check_teacher(Looks(), SEEN, action_size=4)
     check_teacher(Good(), SEEN, action_size=4)
 
@@ -175,12 +175,12 @@ def test_who_looks_at_everything_and_who_looks_at_nothing_both_pass() -> None:
 @pytest.mark.parametrize(
     ("broken", "complaint"),
     [
-        (FillsInACamera, f"missing: without {FRONT} it draws other chunks in silence"),
-        (LetsDepthSpoilAll, f"NaN: one in {DEEP} becomes one in the chunks; take the pixel as unknown"),
+        (FillsInACamera, f"missing: without {FRONT} it silently draws other chunks"),
+        (LetsDepthSpoilAll, f"NaN: one in {DEEP} becomes one in the chunks; treat the pixel as unknown"),
         (Overwrites, "observation: it was changed in place"),
     ],
 )
-def test_what_is_passed_over_in_silence_is_found(broken: type[Good], complaint: str) -> None:
+def test_faults_that_are_ignored_silently_are_found(broken: type[Good], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint) as caught:
         check_teacher(broken(), {name: value.clone() for name, value in SEEN.items()}, action_size=4)
     assert len(str(caught.value).splitlines()) == 2, caught.value
@@ -189,8 +189,8 @@ def test_what_is_passed_over_in_silence_is_found(broken: type[Good], complaint: 
 def test_nan_that_becomes_a_zero_is_found_in_every_feature_but_depth() -> None:
     with pytest.raises(ValueError) as caught:
         check_teacher(DoesNotMindNan(), SEEN, action_size=4)
-    told = [line.strip() for line in str(caught.value).splitlines()[1:]]
-    assert [line.split(" is ")[0] for line in told] == [f"NaN: one in {name}" for name in (STATE, FRONT)]
+    complaints = [line.strip() for line in str(caught.value).splitlines()[1:]]
+    assert [line.split(" is ")[0] for line in complaints] == [f"NaN: one in {name}" for name in (STATE, FRONT)]
 
 
 def test_an_observation_of_nothing_is_refused() -> None:
@@ -205,5 +205,5 @@ def test_all_faults_are_told_at_once() -> None:
 
     with pytest.raises(ValueError) as caught:
         check_teacher(Hopeless(), OBSERVATION, action_size=4)
-    told = [line.strip().split(":")[0] for line in str(caught.value).splitlines()[1:]]
-    assert told == ["shape", "gradient", "determinism", "evaluations"]
+    complaints = [line.strip().split(":")[0] for line in str(caught.value).splitlines()[1:]]
+    assert complaints == ["shape", "gradient", "determinism", "evaluations"]

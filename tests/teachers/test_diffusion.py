@@ -122,6 +122,6 @@ def test_ddim_makes_nothing_up_after_its_first_noise_and_ddpm_does(teacher: Diff
 
 @pytest.mark.parametrize("steps", [0, -1, 3, 60, 200])
 def test_steps_that_do_not_divide_the_levels_are_refused(teacher: DiffusionTeacher, steps: int) -> None:
-    for ask in (teacher.evaluations, sampling_schedule):
+    for check in (teacher.evaluations, sampling_schedule):
         with pytest.raises(ValueError, match=f"num_steps: got {steps}, .*one of .1, 2, 4, 5, 10, 20, 25, 50, 100."):
-            ask(steps)
+            check(steps)

@@ -108,7 +108,7 @@ def test_samples_have_the_datas_mean_and_spread(small_shape: PolicyShape) -> Non
 def test_samples_fall_to_the_modes_in_their_shares(small_shape: PolicyShape) -> None:
     chunks, _ = _solve(_TwoModes, small_shape, 2000, 50)
     assert float((chunks.abs() - 0.4).abs().max()) < 0.3  # six times the spread: none is left between
-    assert torch.equal(chunks.sign().amax((2, 3)), chunks.sign().amin((2, 3)))  # no chunk goes both ways
+    assert torch.equal(chunks.sign().amax((2, 3)), chunks.sign().amin((2, 3)))  # no chunk mixes both modes
     assert float((chunks > 0).float().mean()) == pytest.approx(0.75, abs=0.05)
 
 

@@ -50,7 +50,7 @@ def cameras_of(demonstrations: Demonstrations) -> CameraFrames:
 
 
 def test_what_is_read_back_is_what_was_seen(stored: Path) -> None:
-    """The episode is carried out again without a recorder: images to the bit, depth to its unit, points to float16."""
+    """The episode is executed again without a recorder: images agree to the bit, depth to its unit, points to float16."""
     demonstrations = Demonstrations.load(stored, envs.task_spec("avoid"))
     frames = cameras_of(demonstrations)
     env = envs.make("avoid", cameras=SETTINGS)
@@ -83,8 +83,8 @@ def test_saved_frames_are_what_is_loaded_in_any_order(recorded: Demonstrations, 
     assert sorted(path.name for path in (stored / "cameras").iterdir()) == sorted(
         ["info.json", "frames.safetensors", *(f"{name}.safetensors" for name in ours.spec.shapes())]
     )
-    told = json.loads((stored / "cameras/info.json").read_text())
-    assert told["unknown_pixels"] == 0 and told["repeated_points"] == ours.repeated_points.sum() == 0
+    info = json.loads((stored / "cameras/info.json").read_text())
+    assert info["unknown_pixels"] == 0 and info["repeated_points"] == ours.repeated_points.sum() == 0
 
 
 def test_joined_episodes_stand_one_after_the_other(episodes: list[Demonstration], recorded: Demonstrations) -> None:

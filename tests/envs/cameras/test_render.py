@@ -167,7 +167,7 @@ MOVING = """
 
 
 def test_what_is_drawn_once_and_what_moves_make_the_picture_that_all_rays_make():
-    """Also when the ball comes before, behind and beside the camera, and the wall is moved and painted by hand."""
+    """Also when the ball is in front of, behind and next to the camera, and the wall is moved and painted directly."""
     model = mujoco.MjModel.from_xml_string(MOVING)
     data = mujoco.MjData(model)
     rng = np.random.default_rng(0)
@@ -204,7 +204,7 @@ def test_auto_never_fails_when_gl_is_absent(scene, monkeypatch):
 
 def test_auto_goes_on_when_gl_fails_in_this_process(scene, monkeypatch):
     def broken(backend, *_):
-        raise ImportError(f"{backend} cannot be loaded beside another OpenGL")
+        raise ImportError(f"{backend} cannot be loaded with another OpenGL")
 
     monkeypatch.setattr(backends, "_probe", lambda name: "")
     monkeypatch.setattr(backends, "_open", broken)

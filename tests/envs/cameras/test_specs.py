@@ -92,8 +92,8 @@ def test_settings_cannot_be_narrowed_to_what_they_do_not_give() -> None:
 def test_cameras_change_nothing_else(task: str) -> None:
     plain, seeing = envs.make(task), envs.make(task, cameras=replace(SMALL, cameras=("front",)))
     start = plain.sample_start(np.random.default_rng(3))
-    (one, told), (two, told_more) = plain.reset(options={"start": start}), seeing.reset(options={"start": start})
-    assert set(one) == {STATE} and "cameras" not in told and "cameras" in told_more
+    (one, info), (two, camera_info) = plain.reset(options={"start": start}), seeing.reset(options={"start": start})
+    assert set(one) == {STATE} and "cameras" not in info and "cameras" in camera_info
     plan = plain.plan(plain.spec_task.modes[0], np.random.default_rng(0))
     for action in plan[:8]:
         np.testing.assert_array_equal(one[STATE], two[STATE])

@@ -66,14 +66,14 @@ def test_a_path_close_to_what_stands_between_two_ways_tells_none() -> None:
     env = envs.make("avoid")
     env.reset(options={"start": np.array([0.30, 0.0])})
 
-    def ways(*points: tuple[float, float]) -> tuple[str, ...]:
+    def modes(*points: tuple[float, float]) -> tuple[str, ...]:
         return env.planned_modes(np.array(points))
 
     # pillars stand at y = 0 in row 1 (x = 0.41) and at 0.06, -0.06 in row 2 (x = 0.52); the rod touches them at 28 mm
-    assert ways((0.40, 0.029), (0.42, 0.029)) == ("L", "", "")
-    assert ways((0.40, 0.027), (0.42, 0.027)) == ("", "", "")
-    assert ways((0.40, -0.05), (0.50, -0.05), (0.54, 0.05)) == ("R", "C", "")  # row 2 at y = 0, half-way
-    assert ways((0.42, 0.06), (0.40, 0.06), (0.40, -0.06), (0.42, -0.06)) == ("R", "", "")  # the last crossing counts
+    assert modes((0.40, 0.029), (0.42, 0.029)) == ("L", "", "")
+    assert modes((0.40, 0.027), (0.42, 0.027)) == ("", "", "")
+    assert modes((0.40, -0.05), (0.50, -0.05), (0.54, 0.05)) == ("R", "C", "")  # row 2 at y = 0, half-way
+    assert modes((0.42, 0.06), (0.40, 0.06), (0.40, -0.06), (0.42, -0.06)) == ("R", "", "")  # the last crossing counts
 
 
 def test_the_last_side_that_is_clear() -> None:

@@ -1,4 +1,4 @@
-"""A program for envs/process/serving.py that fails in every way a simulator can, when it is told to."""
+"""A program for envs/process/serving.py that fails in every way a simulator can, on request."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class Faulty:
     opened = {"ready": True}
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.answers = 0
 
     def answer(self, message: dict[str, Any], arrays: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        self.asked += 1
+        self.answers += 1
         command = message["command"]
         if command == "die":
             print("about to die", flush=True)
@@ -70,4 +70,4 @@ class Faulty:
                 os._exit(0)
             return {"child": child}, {}
         doubled = {name: 2 * array for name, array in arrays.items()}
-        return {"asked": self.asked, "python": sys.version.split()[0], "path": sys.path}, doubled
+        return {"answers": self.answers, "python": sys.version.split()[0], "path": sys.path}, doubled

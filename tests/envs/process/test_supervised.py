@@ -26,7 +26,7 @@ def process() -> Iterator[SupervisedProcess]:
 
 def test_the_first_answer_is_what_the_program_opened(process: SupervisedProcess) -> None:
     assert process.exchange({}, None, 20.0) == ({"ready": True}, {})
-    assert process.exchange({"command": "x"}, None, 20.0)[0]["asked"] == 1
+    assert process.exchange({"command": "x"}, None, 20.0)[0]["answers"] == 1
     assert process.status is None and process.status_text == "its process was ended"
     assert "starting" in process.printed_tail()
 
@@ -36,7 +36,7 @@ def test_a_message_that_cannot_be_sent_is_refused_and_disturbs_nothing(process: 
     with pytest.raises(ValueError) as error:
         process.exchange({"number": float("inf")}, None, 20.0)
     assert not isinstance(error.value, WireError)
-    assert process.exchange({"command": "x"}, None, 20.0)[0]["asked"] == 1
+    assert process.exchange({"command": "x"}, None, 20.0)[0]["answers"] == 1
 
 
 @pytest.mark.parametrize(("command", "status", "words"), [("die", -9, "signal SIGKILL"), ("leave", 3, "exit status 3")])

@@ -61,23 +61,23 @@ def gone(pid: int, within_s: float = 5.0) -> bool:
 def test_it_starts_with_the_first_question_and_stays(make: Make) -> None:
     worker = make()
     assert worker.pid is None and worker.starts == 0
-    told, arrays = worker.request({"command": "x"}, {"a": np.arange(3.0)})
-    assert told["asked"] == 1 and str(SERVING.parent) not in told["path"]
+    answer, arrays = worker.request({"command": "x"}, {"a": np.arange(3.0)})
+    assert answer["answers"] == 1 and str(SERVING.parent) not in answer["path"]
     np.testing.assert_array_equal(arrays["a"], [0, 2, 4])
-    assert worker.request({"command": "x"})[0]["asked"] == 2 and worker.starts == 1
+    assert worker.request({"command": "x"})[0]["answers"] == 2 and worker.starts == 1
 
 
 def test_what_a_simulator_prints_disturbs_nobody(make: Make) -> None:
     worker = make()
-    for asked in range(1, 4):
-        assert worker.request({"command": "chatter"}, {"a": np.ones(2)})[0]["asked"] == asked
+    for answers in range(1, 4):
+        assert worker.request({"command": "chatter"}, {"a": np.ones(2)})[0]["answers"] == answers
 
 
 def test_a_process_that_dies_is_a_crash_and_the_next_question_starts_another(make: Make) -> None:
     worker = make()
     with pytest.raises(WorkerFailure, match=r"crash: the process ended with status -9; it printed last: [\s\S]*about to die"):
         worker.request({"command": "die"})
-    assert worker.request({"command": "x"})[0]["asked"] == 1 and worker.starts == 2
+    assert worker.request({"command": "x"})[0]["answers"] == 1 and worker.starts == 2
 
 
 def test_one_that_is_killed_from_outside_while_it_works_is_a_crash(make: Make) -> None:
@@ -100,7 +100,7 @@ def test_one_that_hangs_and_swallows_the_signal_is_killed_all_the_same(make: Mak
     with pytest.raises(WorkerFailure, match=r"hang: no answer within 0.3 s") as caught:
         worker.request({"command": "hang"})
     assert caught.value.name == "hang" and not alive(pid)
-    assert worker.request({"command": "x"}, limit_s=20)[0]["asked"] == 1
+    assert worker.request({"command": "x"}, limit_s=20)[0]["answers"] == 1
 
 
 def test_what_it_started_dies_with_it(make: Make) -> None:
@@ -118,14 +118,14 @@ def test_failures_have_the_programs_names_and_cost_only_the_question(make: Make)
     assert (caught.value.name, caught.value.text) == ("odd_error", "OddError: two lines")
     with pytest.raises(WorkerFailure, match="error: KeyError: 'x'"):
         worker.request({"command": "plain"})
-    assert worker.request({"command": "x"})[0]["asked"] == 3 and worker.starts == 1
+    assert worker.request({"command": "x"})[0]["answers"] == 3 and worker.starts == 1
 
 
 def test_an_answer_that_cannot_be_sent_is_a_failure_and_costs_only_the_request(make: Make) -> None:
     worker = make()
     with pytest.raises(WorkerFailure, match="error: ValueError: .*not JSON compliant"):
         worker.request({"command": "unsendable"})
-    assert worker.request({"command": "x"})[0]["asked"] == 2 and worker.starts == 1
+    assert worker.request({"command": "x"})[0]["answers"] == 2 and worker.starts == 1
 
 
 def test_one_that_failed_without_a_name_is_not_kept_longer_than_it_must(make: Make) -> None:
@@ -158,7 +158,7 @@ def test_one_that_does_not_start_says_why(
 def test_one_that_dies_while_it_starts_is_started_again(make: Make, tmp_path: Path, deadly: int, started: int) -> None:
     worker = make(die_until=[str(tmp_path / "starts"), deadly])
     if started:
-        assert worker.request({"command": "x"})[0]["asked"] == 1 and worker.starts == started
+        assert worker.request({"command": "x"})[0]["answers"] == 1 and worker.starts == started
     else:
         with pytest.raises(WorkerStartError, match="did not start: crash: the process ended with status -9"):
             worker.start()
@@ -174,7 +174,7 @@ def test_an_interpreter_that_is_not_there_is_named() -> None:
 
 def test_an_interpreter_may_be_a_command_line() -> None:
     with Worker(PROGRAM, {}, WorkerSettings(python=f"env A=b {sys.executable}")) as worker:
-        assert worker.request({"command": "x"})[0]["asked"] == 1
+        assert worker.request({"command": "x"})[0]["answers"] == 1
 
 
 def test_workers_work_side_by_side(make: Make) -> None:
@@ -185,7 +185,7 @@ def test_workers_work_side_by_side(make: Make) -> None:
         pids.add(worker.pid)
     with pytest.raises(WorkerFailure):
         workers[0].request({"command": "die"})
-    assert len(pids) == 2 and workers[1].request({"command": "x"})[0]["asked"] == 1 and workers[1].starts == 1
+    assert len(pids) == 2 and workers[1].request({"command": "x"})[0]["answers"] == 1 and workers[1].starts == 1
 
 
 def test_it_ends_when_its_owner_is_killed(tmp_path: Path) -> None:
@@ -229,4 +229,4 @@ def test_one_that_died_between_two_questions_can_be_renewed(make: Make) -> None:
     end = time.monotonic() + 5
     while worker.pid is not None and time.monotonic() < end:  # its threads end one after the other
         worker.discard_unhealthy()
-    assert worker.pid is None and worker.request({"command": "x"})[0]["asked"] == 1 and worker.starts == 2
+    assert worker.pid is None and worker.request({"command": "x"})[0]["answers"] == 1 and worker.starts == 2

@@ -111,9 +111,9 @@ def test_one_environment_may_have_several_tasks(store_rlbench: Store) -> None:
     assert env.spec_task.state_names[-2:] == ("task_reach_target", "task_take_ball")
     try:
         envs.check_env(env, starts=2)
-        for number, told in ((1, "do take_ball"), (0, "do reach_target"), (1, "do take_ball")):
+        for number, instruction in ((1, "do take_ball"), (0, "do reach_target"), (1, "do take_ball")):
             observation, _ = env.reset(options={"start": [0, 1, 0, 0, number]})
-            assert env.instructions[0] == told and env.worker.starts == 1
+            assert env.instructions[0] == instruction and env.worker.starts == 1
             np.testing.assert_array_equal(observation[STATE][-2:], np.eye(2)[number])
         assert env.worker.pid is not None
         os.kill(env.worker.pid, signal.SIGKILL)
@@ -325,8 +325,9 @@ def test_joints_are_held_for_as_many_steps_as_were_left_out(simulated: Make) -> 
 
 
 def test_the_versions_are_told(simulated: Make, replay: Make) -> None:
-    told = simulated().describe()
-    assert told["variations"] == 2 and told["versions"]["rlbench"] == "1.2.0" and told["versions"]["pyrep"] == "4.1.0.3"
+    described = simulated().describe()
+    versions = described["versions"]
+    assert described["variations"] == 2 and versions["rlbench"] == "1.2.0" and versions["pyrep"] == "4.1.0.3"
     assert replay().describe()["variations"] == 1
 
 

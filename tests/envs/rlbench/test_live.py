@@ -126,11 +126,11 @@ def test_each_path_of_a_demonstration_says_whether_it_avoids_collisions() -> Non
 def test_several_tasks_take_turns_in_one_simulator_until_it_is_worn() -> None:
     env = envs.make_rlbench("rlbench/reach_target+open_drawer", RLBenchSettings(restart_after=3))
     try:
-        told = []
+        observed = []
         for number in (0, 1, 0, 1):
             env.reset(options={"start": [0, -1, 3, 0, number]})
-            told.append((env.instructions[0].split()[0], env.worker.starts))
-        assert told == [("reach", 1), ("open", 1), ("reach", 1), ("open", 2)]
+            observed.append((env.instructions[0].split()[0], env.worker.starts))
+        assert observed == [("reach", 1), ("open", 1), ("reach", 1), ("open", 2)]
     finally:
         env.close()
 

@@ -32,25 +32,25 @@ Pickled = Callable[..., bytes]
 @pytest.fixture(scope="module")
 def pickled() -> Pickled:
     """What another interpreter pickles, so that no test has to: all of it in one go."""
-    asked = [(text, protocol) for text in (PLAIN, SHARED, CUT, LONG, *HOSTILE) for protocol in range(1, 6)]
+    pickles = [(text, protocol) for text in (PLAIN, SHARED, CUT, LONG, *HOSTILE) for protocol in range(1, 6)]
     code = (
         "import base64, collections, json, numpy as np, pickle, sys\n"
         "made = [pickle.dumps(eval(text), protocol) for text, protocol in json.load(sys.stdin)]\n"
         "print(json.dumps([base64.b64encode(each).decode() for each in made]))"
     )
-    done = subprocess.run([sys.executable, "-c", code], input=json.dumps(asked), capture_output=True, check=True, text=True)
-    made = dict(zip(asked, map(base64.b64decode, json.loads(done.stdout)), strict=True))
-    return lambda text, protocol=4: made[text, protocol]
+    done = subprocess.run([sys.executable, "-c", code], input=json.dumps(pickles), capture_output=True, check=True, text=True)
+    pickled_bytes = dict(zip(pickles, map(base64.b64decode, json.loads(done.stdout)), strict=True))
+    return lambda text, protocol=4: pickled_bytes[text, protocol]
 
 
 @pytest.mark.parametrize("protocol", [1, 2, 3, 4, 5])
 def test_plain_things_and_arrays_come_out_as_they_went_in(pickled: Pickled, protocol: int) -> None:
-    told = read(pickled(PLAIN, protocol))
-    assert told["a"] == [1, -2.5, None, True, "x", 2**40] and told["d"] == [(), (1,), (1, 2, 3, 4)]
-    np.testing.assert_array_equal(told["b"][0], [[0.0, 1, 2], [3, 4, 5]])
-    assert told["b"][1] == 0.5 and told["b"][2].shape == (0, 3)
-    np.testing.assert_array_equal(told["c"], [[0, 1, 2], [3, 4, 5]])
-    assert told["c"].dtype == np.dtype(">i4") and told["e"].tolist() == [True]
+    contents = read(pickled(PLAIN, protocol))
+    assert contents["a"] == [1, -2.5, None, True, "x", 2**40] and contents["d"] == [(), (1,), (1, 2, 3, 4)]
+    np.testing.assert_array_equal(contents["b"][0], [[0.0, 1, 2], [3, 4, 5]])
+    assert contents["b"][1] == 0.5 and contents["b"][2].shape == (0, 3)
+    np.testing.assert_array_equal(contents["c"], [[0, 1, 2], [3, 4, 5]])
+    assert contents["c"].dtype == np.dtype(">i4") and contents["e"].tolist() == [True]
 
 
 def test_what_is_shared_in_a_pickle_is_read_once(pickled: Pickled) -> None:
@@ -75,9 +75,9 @@ def test_demonstrations_become_plain_objects(store_rlbench) -> None:  # type: ig
 def test_a_foreign_class_is_refused_in_one_line(pickled: Pickled, expression: str, named: str, protocol: int) -> None:
     with pytest.raises(ValueError, match="^the pickle names") as caught:
         read(pickled(expression, protocol))
-    told = str(caught.value)
-    assert "\n" not in told and "expected only rlbench.demo.Demo and rlbench.backend.observation.Observation" in told
-    assert named in told
+    contents = str(caught.value)
+    assert "\n" not in contents and "expected only rlbench.demo.Demo and rlbench.backend.observation.Observation" in contents
+    assert named in contents
 
 
 def test_nothing_of_a_hostile_pickle_is_called(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_nothing_of_a_hostile_pickle_is_called(tmp_path: Path) -> None:
     [
         (b"\x80\x04cnumpy\ndtype\n\x8c\x01O\x89\x88\x87R.", "array of 'O', expected numbers"),
         (b"\x80\x04cnumpy\nndarray\n)R.", "the pickle calls numpy.ndarray"),
-        (b"\x80\x04crlbench.demo\nDemo\n\x8c\x01x\x85\x81.", "makes a rlbench.demo.Demo of"),
+        (b"\x80\x04crlbench.demo\nDemo\n\x8c\x01x\x85\x81.", "creates a rlbench.demo.Demo from"),
         (b"\x80\x04cnumpy\nndarray\n)\x81.", "makes a numpy.ndarray of"),
         (b"\x80\x04crlbench.demo\nDemo\n)R.", "the pickle calls rlbench.demo.Demo"),
         (b"\x80\x04\x8f.", "the instruction EMPTY_SET"),

@@ -30,13 +30,13 @@ def test_poses_come_back(seed: int = 3) -> None:
 
 
 def test_columns_that_are_neither_of_length_one_nor_perpendicular_are_set_right() -> None:
-    # the first column says x, the second leans: what is beside x is y
+    # the first column is x, the second is not perpendicular to it: what remains without x is y
     np.testing.assert_allclose(world_pose(np.array([0, 0, 0, 2.0, 0, 0, 0.5, 3, 0]), BASE), [*BASE, 0, 0, 0, 1], atol=1e-12)
 
 
 @pytest.mark.parametrize("columns", [[0, 0, 0, 0, 1, 0], [1, 0, 0, 2, 0, 0], [1, 0, 0, 0, 0, 0]])
 def test_columns_that_tell_no_rotation_are_refused(columns: list[float]) -> None:
-    with pytest.raises(ValueError, match="tell no rotation"):
+    with pytest.raises(ValueError, match="give no rotation"):
         world_pose(np.array([0, 0, 0, *columns], dtype=float), BASE)
 
 

@@ -48,10 +48,10 @@ def drawer(generator: torch.Generator) -> Callable[[int], np.ndarray]:
 
 
 def with_selection(folder: Path, selection: Selection, executed: int) -> None:
-    told = json.loads((folder / "export.json").read_text())
-    told["selection"] |= {"kind": selection.kind, "candidates": selection.candidates, "forget_every": selection.forget_every,
-                          "execution_horizon": executed}  # fmt: skip
-    (folder / "export.json").write_text(json.dumps(told))
+    exported = json.loads((folder / "export.json").read_text())
+    exported["selection"] |= {"kind": selection.kind, "candidates": selection.candidates,
+                              "forget_every": selection.forget_every, "execution_horizon": executed}  # fmt: skip
+    (folder / "export.json").write_text(json.dumps(exported))
 
 
 def test_the_episodes_of_the_example_are_those_of_the_rollouts_without_torch(loop: ModuleType, exported: Path) -> None:
@@ -101,7 +101,7 @@ def test_the_example_chooses_among_any_plans_as_the_selection_does(kind: str, lo
     student.forget()
     memory, rng, chosen = Memory(), np.random.default_rng(0), set()
     for replan in range(60):
-        # two ways, copies among them, and now and then a stray or a NaN
+        # two modes, duplicates among them, and now and then an outlier or a NaN
         plans = 0.02 * rng.standard_normal((9, 8, 2)) + rng.integers(0, 2, (9, 1, 1))
         plans[rng.integers(0, 9, 3)] = plans[rng.integers(0, 9)]
         plans[0] += 5 * (replan % 3 == 0)

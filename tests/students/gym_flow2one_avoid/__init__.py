@@ -20,7 +20,7 @@ SIDE = 32
 @EnvConfig.register_subclass("flow2one_avoid")
 @dataclass
 class AvoidConfig(EnvConfig):
-    """What LeRobot's factory asks of an environment: its name and its features."""
+    """What LeRobot's factory needs of an environment: its name and its features."""
 
     task: str = "avoid-v0"
     fps: int = 20

@@ -88,7 +88,7 @@ def test_a_prefix_is_repeated_row_by_row_whatever_holds_it() -> None:
 def test_attributes_come_back() -> None:
     thing = torch.nn.Linear(1, 1)
     thing.steps = 3  # type: ignore[assignment]
-    with adapter.changed(thing, steps=5, forward=lambda x: x + 1):
+    with adapter.patched_attributes(thing, steps=5, forward=lambda x: x + 1):
         assert thing.steps == 5 and thing(torch.zeros(1)) == 1
     assert thing.steps == 3 and "forward" not in vars(thing)
 
@@ -121,11 +121,11 @@ def test_a_tiny_policy_is_encoded_once_and_drawn_from_independently(
     program = [LEROBOT, str(HERE / "tiny_lerobot.py"), kind, str(tmp_path), str(Path(adapter.__file__).resolve())]
     done = subprocess.run(program, capture_output=True, text=True, timeout=850, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["shape"] == [3, 8, horizon, 2] and (told["horizon"], told["action_size"]) == (horizon, 2)
-    assert told["observation_steps"] == frames and told["num_steps"] == told["evaluations"] == 4
-    assert told["looks"] == 1 and told["encoded"] == 3  # one pass of the vision tower for 3 observations of 8 chunks each
-    assert told["finite"] and told["same"] and not told["other"] and not told["gradient"]
-    assert told["nearest_two"] > 1.0  # raw units; no two of the 8 are alike
-    assert told["std_together"] == pytest.approx(told["std_alone"], rel=0.15)
-    assert told["whole"] < 1e-4  # LeRobot's own way with the observation 8 times over
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["shape"] == [3, 8, horizon, 2] and (result["horizon"], result["action_size"]) == (horizon, 2)
+    assert result["observation_steps"] == frames and result["num_steps"] == result["evaluations"] == 4
+    assert result["looks"] == 1 and result["encoded"] == 3  # one pass of the vision tower for 3 observations of 8 chunks each
+    assert result["finite"] and result["same"] and not result["other"] and not result["gradient"]
+    assert result["nearest_two"] > 1.0  # raw units; no two of the 8 are alike
+    assert result["std_together"] == pytest.approx(result["std_alone"], rel=0.15)
+    assert result["whole"] < 1e-4  # LeRobot's own sampler with the observation repeated 8 times

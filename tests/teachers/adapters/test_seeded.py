@@ -175,17 +175,17 @@ def test_a_horizon_that_is_no_count_is_refused(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "function", "told"),
+    ("name", "function", "message"),
     [
         ("velocity", lambda observation, *, x, t: x, r"seeded.py:\d+: velocity\(observation, \*, x, t\) is called as v"),
         ("velocity", lambda observation, x, t, guidance: x, "missing a required argument: 'guidance'"),
         ("encode", lambda: None, "is called as encode\\(observation\\), one after the other: too many positional"),
     ],
 )
-def test_a_function_that_cannot_be_called_is_told_with_its_place(name: str, function: Any, told: str) -> None:
+def test_a_function_that_cannot_be_called_is_named_with_its_line(name: str, function: Any, message: str) -> None:
     field = OurTime()
     setattr(field, name, function)
-    with pytest.raises(ValueError, match=told) as error:
+    with pytest.raises(ValueError, match=message) as error:
         adapt(field, integrate)
     assert "\n" not in str(error.value)
 

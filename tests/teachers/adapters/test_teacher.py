@@ -79,9 +79,10 @@ def opened(write: Write) -> Iterator[Open]:
 def test_a_velocity_field_beside_a_package_named_envs_keeps_the_contract(opened: Open, capfd) -> None:
     teacher = opened(FIELD)
     check_teacher(teacher, OBSERVATION, action_size=2, num_steps=5)
-    told = teacher.description
-    assert (told.kind, told.horizon, told.action_size, told.num_steps, told.separable) == ("velocity field", 4, 2, 5, True)
-    assert told.parameters is None and teacher.evaluations(5) == 5  # a class attribute is none of the object's own
+    described = teacher.description
+    sizes = described.horizon, described.action_size, described.num_steps
+    assert (described.kind, sizes, described.separable) == ("velocity field", (4, 2, 5), True)
+    assert described.parameters is None and teacher.evaluations(5) == 5  # a class attribute is none of the object's own
     assert "disturbs nothing" in capfd.readouterr().err
 
     # a chunk depends on its seed and its observation alone
@@ -120,7 +121,7 @@ def sampler(result: str = "noise + state.mean((1, 2))[:, None, None, None]", sta
     return SAMPLER.format(result=result, state=state)
 
 
-def test_a_sampler_is_asked_for_each_observation_by_itself(opened: Open) -> None:
+def test_a_sampler_is_called_for_each_observation_by_itself(opened: Open) -> None:
     teacher = opened(sampler())
     check_teacher(teacher, OBSERVATION, action_size=2)
     assert teacher.description.horizon is None
@@ -133,13 +134,13 @@ def test_a_sampler_is_asked_for_each_observation_by_itself(opened: Open) -> None
         assert "\n" not in str(error.value)
 
 
-def test_what_the_process_boundary_hides_is_told_all_at_once(opened: Open) -> None:
+def test_what_the_process_boundary_hides_is_reported_all_at_once(opened: Open) -> None:
     broken = sampler("noise.requires_grad_().bfloat16().expand(-1, -1, -1, -1)[..., :1]", "state.mul_(2)")
     with pytest.raises(ValueError) as error:
         check_teacher(opened(broken), OBSERVATION, action_size=2)
-    told = str(error.value)
+    message = str(error.value)
     for part in ("shape: got (2, 3, 4, 1)", "gradient:", "dtype: got torch.bfloat16", "was changed in place"):
-        assert part in told, told
+        assert part in message, message
 
 
 @pytest.fixture
@@ -161,7 +162,7 @@ def refusal(write: Write, monkeypatch: pytest.MonkeyPatch) -> Iterator[Refusal]:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("x = 1", r"has no function 'build'; it has \[\]"),
         ("def build():\n    return 1 / 0", r"my_policy.py:2: ZeroDivisionError: division by zero$"),
@@ -172,9 +173,9 @@ def refusal(write: Write, monkeypatch: pytest.MonkeyPatch) -> Iterator[Refusal]:
         ("class A:\n  def velocity(self, o, x, t): pass\nbuild = A", r"needs horizon and action_size"),
     ],
 )
-def test_an_adapter_that_cannot_be_built_is_refused_in_one_line(refusal: Refusal, text: str, told: str) -> None:
+def test_an_adapter_that_cannot_be_built_is_refused_in_one_line(refusal: Refusal, text: str, message: str) -> None:
     error = refusal(text)
-    assert re.search(told, error) and "\n" not in error
+    assert re.search(message, error) and "\n" not in error
 
 
 def test_an_adapter_that_ends_its_process_is_refused_in_one_line(opened: Open) -> None:

@@ -131,7 +131,7 @@ def main(kind: str, folder: Path, adapter: Path) -> dict[str, Any]:
         return teacher.sample(observation, count, 4, torch.Generator().manual_seed(seed))
 
     chunks = draw(8, 0)
-    looks, encoded = len(calls), teacher.encoded
+    looks, encoded = len(calls), teacher.num_encoded
     first = {name: value[1:2] for name, value in seen.items()}
     alone = torch.cat([draw(1, seed, first) for seed in range(64)])[:, 0]
     together = draw(64, 99, first)[0]

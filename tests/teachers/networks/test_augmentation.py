@@ -7,7 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from teachers.networks.augmentation import LIMIT, NO_AUGMENTATION, augment, draw, jitter, kept, recolour, shift
+from teachers.networks.augmentation import (
+    MAX_DEVIATIONS,
+    NO_AUGMENTATION,
+    augment,
+    draw_augmentation,
+    jitter_colours,
+    jitter_points,
+    kept_sources,
+    shift_images,
+)
 from teachers.networks.observations import sources_of
 from teachers.networks.shapes import Augmentation, EncoderShape
 
@@ -38,12 +47,12 @@ def test_only_zeros_are_no_augmentation() -> None:
 
 def test_a_rows_draws_depend_on_its_seed_alone_and_on_no_random_state() -> None:
     torch.manual_seed(0)
-    together = draw(SEEDS, 4, 3, (2, 5))
+    together = draw_augmentation(SEEDS, 4, 3, (2, 5))
     shapes = [(3, 4), (3,), (3, 3, 6), (3, 2, 5, 3)]
     assert [tuple(value.shape) for value in vars(together).values()] == shapes
     before = torch.get_rng_state()
     for row in range(3):
-        alone = draw(SEEDS[row : row + 1], 4, 3, (2, 5))
+        alone = draw_augmentation(SEEDS[row : row + 1], 4, 3, (2, 5))
         for name, value in vars(together).items():
             assert torch.equal(value[row], getattr(alone, name)[0]), name
     assert torch.equal(torch.get_rng_state(), before)
@@ -51,16 +60,16 @@ def test_a_rows_draws_depend_on_its_seed_alone_and_on_no_random_state() -> None:
 
 
 def test_each_source_is_left_out_as_often_as_asked_and_all_never() -> None:
-    draws = draw(torch.arange(6000), 3, 0, (0, 0))
-    kept_BM = kept(draws, 0.4)
+    draws = draw_augmentation(torch.arange(6000), 3, 0, (0, 0))
+    kept_BM = kept_sources(draws, 0.4)
     assert bool(kept_BM.any(1).all())
     # left out: 0.4, less the rows in which all would be, of which one in three is kept: 0.4 - 0.4^3 / 3
     torch.testing.assert_close((~kept_BM).float().mean(0), torch.full((3,), 0.4 - 0.064 / 3), rtol=0, atol=0.025)
     alone = kept_BM[(draws.keep_BM < 0.4).all(1)]
     assert bool((alone.sum(1) == 1).all())  # and who stays alone is anyone
     torch.testing.assert_close(alone.float().mean(0), torch.full((3,), 1 / 3), rtol=0, atol=0.09)
-    assert bool(kept(draw(torch.arange(500), 2, 0, (0, 0)), 0.999).any(1).all())
-    assert bool(kept(draws, 0.0).all())
+    assert bool(kept_sources(draw_augmentation(torch.arange(500), 2, 0, (0, 0)), 0.999).any(1).all())
+    assert bool(kept_sources(draws, 0.0).all())
 
 
 # -- changes -----------------------------------------------------------------------------------------------------------
@@ -69,17 +78,17 @@ def test_each_source_is_left_out_as_often_as_asked_and_all_never() -> None:
 def test_a_shift_by_hand() -> None:
     image = torch.arange(6.0).view(1, 1, 1, 2, 3)
     # at most 1 px: uniform numbers below 1/3 stand for -1, above 2/3 for +1
-    down_right = shift(image, torch.tensor([[0.9, 0.9]]), 1)
+    down_right = shift_images(image, torch.tensor([[0.9, 0.9]]), 1)
     assert down_right[0, 0, 0].tolist() == [[0, 0, 1], [0, 0, 1]]
-    left = shift(image, torch.tensor([[0.5, 0.1]]), 1)
+    left = shift_images(image, torch.tensor([[0.5, 0.1]]), 1)
     assert left[0, 0, 0].tolist() == [[1, 2, 2], [4, 5, 5]]
-    assert torch.equal(shift(image, torch.tensor([[0.5, 0.4]]), 1), image)
+    assert torch.equal(shift_images(image, torch.tensor([[0.5, 0.4]]), 1), image)
 
 
 def test_a_shift_is_one_for_all_steps_and_channels_of_a_row_and_keeps_nan() -> None:
     images = torch.rand(1, 1, 1, 7, 9).expand(2, 3, 2, 7, 9).clone()
     images[..., 3, 4] = torch.nan
-    moved = shift(images, torch.tensor([[0.0, 0.99], [0.5, 0.5]]), 2)
+    moved = shift_images(images, torch.tensor([[0.0, 0.99], [0.5, 0.5]]), 2)
     assert torch.equal(moved[0].nan_to_num(-1), moved[0, :1, :1].expand(3, 2, 7, 9).nan_to_num(-1))
     assert torch.equal(moved[1].nan_to_num(-1), images[1].nan_to_num(-1))
     assert bool(moved[0, 0, 0, 1, 6].isnan()) and int(moved[0].isnan().sum()) == 6  # two up, two to the right
@@ -89,20 +98,21 @@ def test_a_shift_is_one_for_all_steps_and_channels_of_a_row_and_keeps_nan() -> N
 def test_colours_by_hand(axis: int) -> None:
     # gains 1.2, 1, 0.8 and contrast 1.1: 0.5 becomes 0.6, 0.5, 0.4, their mean is 0.5, and 10 % more of what differs
     colours = torch.full((1, 1, 3, 4, 4) if axis == 2 else (1, 1, 7, 3), 0.5)
-    changed = recolour(colours, torch.tensor([[1.0, 0.5, 0.0, 0.75]]), 0.2, axis)
+    changed = jitter_colours(colours, torch.tensor([[1.0, 0.5, 0.0, 0.75]]), 0.2, axis)
     means = changed.movedim(axis, 0).flatten(1).mean(1)
     torch.testing.assert_close(means, torch.tensor([0.61, 0.5, 0.39]), rtol=0, atol=1e-6)
-    assert bool(changed.amax() <= 1) and torch.equal(recolour(colours, torch.full((1, 4), 0.5), 0.2, axis), colours)
-    assert float(recolour(torch.ones_like(colours), torch.ones(1, 4), 0.5, axis).amax()) == 1.0  # cut
+    assert bool(changed.amax() <= 1) and torch.equal(jitter_colours(colours, torch.full((1, 4), 0.5), 0.2, axis), colours)
+    assert float(jitter_colours(torch.ones_like(colours), torch.ones(1, 4), 0.5, axis).amax()) == 1.0  # cut
 
 
 def test_points_move_and_their_colours_do_not() -> None:
     points = torch.rand(2, 3, 10, 6)
     normal = torch.randn(2, 3, 16, 3, generator=torch.Generator().manual_seed(0)) * 2
-    moved = jitter(points, normal, 0.01)  # drawn for 16 points, 10 came
+    moved = jitter_points(points, normal, 0.01)  # drawn for 16 points, 10 came
     assert torch.equal(moved[..., 3:], points[..., 3:])
-    torch.testing.assert_close(moved[..., :3] - points[..., :3], 0.01 * normal[:, :, :10].clamp(-LIMIT, LIMIT))
-    assert float((moved - points)[..., :3].abs().amax()) <= 0.01 * LIMIT + 1e-6
+    noise = 0.01 * normal[:, :, :10].clamp(-MAX_DEVIATIONS, MAX_DEVIATIONS)
+    torch.testing.assert_close(moved[..., :3] - points[..., :3], noise)
+    assert float((moved - points)[..., :3].abs().amax()) <= 0.01 * MAX_DEVIATIONS + 1e-6
 
 
 # -- all together ------------------------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ def test_tokens_carry_their_source_and_their_step(encoder: UnifiedEncoder, input
     wrist = encoder.to_token["images/wrist"](encoder.colour(inputs["observation.images.wrist"][:, 1]))
     torch.testing.assert_close(plain[:, 2, 1], wrist, rtol=1e-4, atol=1e-5)
     swapped = encoder({name: value.flip(1) for name, value in inputs.items()})
-    assert not torch.allclose(swapped, first, atol=1e-4)  # the present is told from the past
+    assert not torch.allclose(swapped, first, atol=1e-4)  # the present differs from the past
 
 
 def test_two_cameras_with_one_picture_are_still_two(encoder: UnifiedEncoder, inputs: Observation) -> None:

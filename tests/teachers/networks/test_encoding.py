@@ -136,8 +136,8 @@ def test_only_the_named_numbers_of_the_state_are_seen(seeing: FlowTeacher, seen:
     feature = seeing.features(seen)
     hidden = {**seen, STATE: seen[STATE] + torch.tensor([0.3, 0.0])}  # tool_x_m is not in state_names
     assert torch.equal(seeing.features(hidden), feature)
-    told = {**seen, STATE: seen[STATE] + torch.tensor([0.0, 0.3])}
-    assert not torch.allclose(seeing.features(told), feature, atol=1e-4)
+    shifted = {**seen, STATE: seen[STATE] + torch.tensor([0.0, 0.3])}
+    assert not torch.allclose(seeing.features(shifted), feature, atol=1e-4)
 
 
 def test_every_source_matters_and_no_other_feature_does(seeing: FlowTeacher, seen: Observation) -> None:

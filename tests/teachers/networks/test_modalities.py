@@ -1,4 +1,4 @@
-"""The senses: where a spot is, points in any order and number, rows apart."""
+"""The modality encoders: positions of keypoints, points in any order and number, independent rows."""
 
 from __future__ import annotations
 

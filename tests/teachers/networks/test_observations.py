@@ -35,7 +35,7 @@ def test_sources_are_named_as_lerobot_names_them_and_have_one_order(seeing_shape
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "an encoder sees nothing"),
+        ({}, "an encoder without sources"),
         ({"cameras": ("a", "b", "a")}, "cameras: got .* expected every name once"),
         ({"cameras": ("a",), "image_size": (12, 64)}, r"image_size: got \(12, 64\), expected .* at least 16"),
         ({"cameras": ("a",), "image_size": (64,)}, "image_size"),

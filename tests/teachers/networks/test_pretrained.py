@@ -70,7 +70,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "NaN statistics": (
         lambda folder: _weights(folder, lambda w: w["normaliser.state_low"].fill_(torch.nan)), "normaliser.state_low"),
     "tensor missing": (lambda folder: _weights(folder, lambda w: w.pop("trunk.position")), r"it lacks \['trunk.position'\]"),
-    "tensor too many": (lambda folder: _weights(folder, lambda w: w.update(more=torch.ones(1))), r"nothing \['more'\]"),
+    "tensor too many": (lambda folder: _weights(folder, lambda w: w.update(more=torch.ones(1))), r"unexpected \['more'\]"),
 }  # fmt: skip
 
 
