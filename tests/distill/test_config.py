@@ -197,7 +197,7 @@ def _with(section: str, **changes: Any) -> Config:
         ("real_time", {"latency_ms": (0.0,), "patience": 0.5}, r"real_time\.patience: got 0.5, expected at least 1"),
         ("real_time", {"starts": -1}, r"real_time\.starts: got -1, expected at least 0"),
         ("evaluate", {"execution_horizon": 0}, r"evaluate\.execution_horizon: got 0"),
-        ("evaluate", {"selection": "consistant"}, r"evaluate\.selection: unknown 'consistant'.*mean 'consistent'"),
+        ("evaluate", {"selection": "temporal_consistancy"}, r"selection: unknown .*mean 'temporal_consistency'"),
         ("evaluate", {"baselines": ("nearest_demo",)}, r"evaluate\.baselines: unknown 'nearest_demo'"),
         ("evaluate", {"selection_candidates": 0}, r"evaluate\.selection_candidates: got 0"),
         ("evaluate", {"forget_every": -1}, r"evaluate\.forget_every: got -1, expected at least 0"),

@@ -93,7 +93,7 @@ CHANGES: list[tuple[str, Any, set[str]]] = [
     ("evaluate.fidelity_samples", 9, {"reference"} | EVALUATED | END),
     ("evaluate.fidelity_observations", 9, {"starts", "reference"} | EVALUATED | END),
     # a teacher carries out one sample whatever is said of the students
-    ("evaluate.selection", "one", SELECTED),
+    ("evaluate.selection", "single", SELECTED),
     ("evaluate.selection", "kept_latent", SELECTED),
     ("evaluate.selection", "temporal_consistency", SELECTED),
     ("evaluate.selection_candidates", 9, SELECTED),
@@ -116,7 +116,8 @@ def test_a_changed_flag_makes_again_what_depends_on_it_and_nothing_else(
 
 
 def test_what_a_selection_does_not_look_at_changes_nothing() -> None:
-    one, consistent, kept = (_with(BASE, "evaluate.selection", kind) for kind in ("one", "temporal_consistency", "kept_latent"))
+    kinds = ("single", "temporal_consistency", "kept_latent")
+    one, consistent, kept = (_with(BASE, "evaluate.selection", kind) for kind in kinds)
     assert _changed("evaluate.selection_candidates", 9, consistent) == SELECTED
     assert _changed("evaluate.forget_every", 9, consistent) == _changed("evaluate.forget_every", 9, kept) == SELECTED
     assert _changed("evaluate.selection_candidates", 9, kept) == set()
@@ -194,7 +195,7 @@ def test_real_time_has_stages_only_when_it_is_asked_for_and_changes_no_other_but
         ("real_time.starts", 9, REAL_TIME | {"report"}),
         ("real_time.teacher_steps", (4, 1), {"real_time/teacher_1", "report"}),
         ("evaluate.execution_horizon", 9, {"teach", "sample", "reference"} | TRAINED | CHOSEN | EVALUATED | END | REAL_TIME),
-        ("evaluate.selection", "one", SELECTED | {"real_time/chamfer"}),
+        ("evaluate.selection", "single", SELECTED | {"real_time/chamfer"}),
         ("evaluate.latency_calls", 9, END),  # only stated times: measured ones do not matter
         ("student.default", "regression", {"real_time/chamfer", "real_time/regression", "report"}),
     ],

@@ -250,9 +250,9 @@ def test_what_stops_the_work_waits_for_no_simulator_and_keeps_nothing_of_them(wo
         env.worker.start()
         started.set()
         try:
-            env.worker.request({"do": "reset", "start": [0, 0, 0, 0]})
+            env.worker.request({"command": "reset", "start": [0, 0, 0, 0]})
             while True:
-                env.worker.request({"do": "describe"})
+                env.worker.request({"command": "describe"})
         except WorkerFailure as failure:
             return Episode(index=index, failure=failure.name)
 
