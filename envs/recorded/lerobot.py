@@ -46,7 +46,7 @@ class LeRobotRecording(RecordedObservations):
         else:
             clock, notes = Clock.read(path, rows.lengths, rows.stamp_F, 1 / meta.fps)
             self._stamp_F = rows.stamp_F
-        self._videos: Videos | None = None
+        self._decoders: dict[str, Videos] = {}
         self._aligned: set[tuple[str, Path]] = set()
         self._kept: dict[str, np.ndarray] = {}
         self._judged: dict[str, Unit] = {}
@@ -98,8 +98,7 @@ class LeRobotRecording(RecordedObservations):
         return "; ".join(dict.fromkeys(said)) or "as recorded"
 
     def _look_at_videos(self, key: str) -> None:
-        if self._videos is None:
-            self._videos = Videos(EXTRA, self._root)
+        self._videos()  # which tells that PyAV is not installed
         size, files = 0, dict.fromkeys(self._footage(number, key).file for number in self._rows.numbers)
         for file in files:
             refuse_pointer(file)
@@ -108,6 +107,11 @@ class LeRobotRecording(RecordedObservations):
             size += file.stat().st_size
             if size <= OPENING_BYTES:
                 self._align(key, file)
+
+    def _videos(self) -> Videos:
+        if "" not in self._decoders:
+            self._decoders[""] = Videos(EXTRA, self._root)
+        return self._decoders[""]
 
     def _footage(self, number: int, key: str) -> Footage:
         told = self._meta.episodes.get(number)
@@ -120,8 +124,7 @@ class LeRobotRecording(RecordedObservations):
         """Raise ValueError where a frame of any episode in this file has no image of its time, within `OFF_GRID` frames."""
         if (key, file) in self._aligned:
             return
-        assert self._videos is not None
-        shown, period = self._videos.times(file), 1 / self._meta.fps if self.clock.dt_s is None else self._period()
+        shown, period = self._videos().times(file), 1 / self._meta.fps if self.clock.dt_s is None else self._period()
         out = f"leave that camera out: --names {key}=, or repair the data set with LeRobot"
         spans: list[tuple[float, float, int]] = []
         for place, number in enumerate(self._rows.numbers):
@@ -182,14 +185,12 @@ class LeRobotRecording(RecordedObservations):
         return [self._meta.tasks.get(int(each), f"task {each}" if self._meta.tasks else "") for each in self._rows.task_F[frames_n]]
 
     def _footage_at(self, key: str, frames_M: np.ndarray) -> np.ndarray:
-        if self._videos is None:
-            self._videos = Videos(EXTRA, self._root)
         episode_M, parts = self.episode_index(frames_M), []
         for place in np.unique(episode_M).tolist():
             footage = self._footage(self._rows.numbers[place], key)
             self._align(key, footage.file)
             wanted = footage.begin_s + self._stamp_F[frames_M[episode_M == place]]
-            parts.append(self._pictures(self._videos.read(footage.file, wanted), key, footage.file))
+            parts.append(self._pictures(self._videos().read(footage.file, wanted), key, footage.file))
         height, width = self._size(key)
         return np.concatenate(parts) if parts else np.zeros((0, height, width, 3), np.uint8)
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -72,6 +73,8 @@ class RecordedObservations(ABC):
         """Features that are there but cannot be read, and why: told when they are wanted."""
         self.units: dict[str, str] = {}
         self.outliers: list[Outlier] = []
+        self.rule = SplitRule()
+        """How its frames are divided into those for training, choosing and measuring."""
         self.usable, self._glitch_F = np.ones(len(self), bool), np.zeros(len(self), bool)
 
     def __len__(self) -> int:
@@ -166,7 +169,13 @@ class RecordedObservations(ABC):
         made.usable = self.usable & np.isin(given.astype(str), list(instructions))
         return made
 
-    def split(self, rule: SplitRule | None = None, observation_steps: int = 1) -> dict[str, np.ndarray]:
+    def divided(self, rule: SplitRule) -> Self:
+        """The same recording, divided by another rule."""
+        made = copy.copy(self)
+        made.rule = rule
+        return made
+
+    def split(self, observation_steps: int = 1) -> dict[str, np.ndarray]:
         """Frames for ``train``, ``validation`` and ``test``; see `envs.recorded.splitting.split`.
 
         observation_steps: O of the windows, none of which may show a glitch.
@@ -175,12 +184,11 @@ class RecordedObservations(ABC):
         if observation_steps > 1 and self._glitch_F.any():
             shown = self.clock.near(np.arange(len(self)), np.arange(1 - observation_steps, 1))
             usable = usable & ~self._glitch_F[shown].any(1)
-        return split(self.episodes, self._labelled(), usable, rule or SplitRule())
+        return split(self.episodes, self._labelled(), usable, self.rule)
 
-    def split_described(self, rule: SplitRule | None = None, observation_steps: int = 1) -> dict[str, Any]:
+    def split_described(self, observation_steps: int = 1) -> dict[str, Any]:
         """The split as the report holds it."""
-        rule = rule or SplitRule()
-        return describe(self.split(rule, observation_steps), self.episodes, self._labelled(), rule)
+        return describe(self.split(observation_steps), self.episodes, self._labelled(), self.rule)
 
     def _labelled(self) -> list[str] | None:
         return self.labels() if len(self.tasks()) > 1 else None
@@ -333,6 +341,7 @@ class RecordedObservations(ABC):
             "format": type(self).__name__, "features": {name: list(shape) for name, shape in self.features.items()},
             "state_names": list(self.state_names), "action_names": list(self.action_names), "dt_s": self.dt_s,
             "episodes": len(self.episodes), "frames": len(self), "files_sha256": digest.hexdigest(),
+            "split": asdict(self.rule),
             **({} if self.clock.stride == 1 else {"stride": self.clock.stride}),
             **({} if self.usable.all() else {"usable_sha256": hashlib.sha256(np.packbits(self.usable).tobytes()).hexdigest()}),
             **({"parts": {name: list(keys) for name, keys in self.parts.items() if name in self.features}} if self.parts else {}),

@@ -63,6 +63,7 @@ class Worker:
             "separable": self.it.separable, "device": str(self.it.device),
             "action_names": None if names is None else [str(name) for name in names],
             "dt_s": None if dt_s is None else float(dt_s), "parameters": self._adapted.parameters(built),
+            "instruction": str(getattr(built, "instruction", None) or ""),
             "torch": torch.__version__, "python": platform.python_version(), "hardware": self._hardware(),
         }  # fmt: skip
 

@@ -75,6 +75,7 @@ class Described:
     torch: str
     python: str
     hardware: str
+    instruction: str = ""
 
 
 class AdapterTeacher:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from envs.recorded.outliers import robust_range
 from envs.specs import DEPTH, IMAGES, POINTS, STATE
 from teachers.contract import Observation
 from teachers.networks.derived import Made
@@ -24,7 +25,8 @@ class Normaliser(nn.Module):
 
     With `depth` and `points` also of depth, one range for all cameras, and of the points' coordinates. Colours need no
     statistics: they lie in 0 .. 1.
-    A dimension that never moves in the demonstrations (range below 1e-6) is only shifted, never divided by its range.
+    A dimension that never moves in the demonstrations (range below 1e-6) is only shifted, never divided by its range; an
+    action whose least and most are the same comes out as exactly that number, whatever the network says.
     Fresh from the constructor it holds NaN, and every use is refused until `fit` or a loaded checkpoint fills it.
     """
 
@@ -160,7 +162,7 @@ class Normaliser(nn.Module):
     def unnormalise_action(self, action: Tensor) -> Tensor:
         """`[.., A]` from [-1, 1] to raw units."""
         centre, scale = self.centre_scale("action")
-        return action * scale + centre
+        return action * (scale * (self.action_high != self.action_low)) + centre
 
 
 def fill_unknown(value: Tensor, known: Tensor) -> Tensor:
@@ -180,13 +182,19 @@ def fill_unknown(value: Tensor, known: Tensor) -> Tensor:
     return torch.where(known, value, filled.view_as(value))
 
 
-def observed_ranges(observations: Iterable[Observation]) -> dict[str, dict[str, np.ndarray]]:
+SAMPLED = 4096
+"""Values of each depth image or cloud that robust ranges are taken from."""
+
+
+def observed_ranges(observations: Iterable[Observation], robust: bool = False) -> dict[str, dict[str, np.ndarray]]:
     """Statistics of depth and points, as `Normaliser.fit` takes them, over all observations; of those that they have.
 
+    robust: ranges that few wrong pixels or points cannot set (`envs.recorded.outliers.robust_range`), else least and most.
     Raises ValueError for a depth of which no pixel is known, and for values that are infinite.
     """
     low: dict[str, np.ndarray] = {}
     high: dict[str, np.ndarray] = {}
+    some: dict[str, list[np.ndarray]] = {}
     for observation in observations:
         for name, value in observation.items():
             if name != POINTS and not name.startswith(DEPTH):
@@ -195,7 +203,12 @@ def observed_ranges(observations: Iterable[Observation]) -> dict[str, dict[str, 
             rows = value[..., :3].reshape(-1, 3) if key == "points" else value[~value.isnan()].reshape(-1, 1)
             if not len(rows) or not bool(rows.isfinite().all()):
                 raise ValueError(f"{name}: got {len(rows)} known values, or infinity among them; expected finite metres")
+            if robust:
+                some.setdefault(key, []).append(rows[:: -(-len(rows) // (SAMPLED * len(value)))].double().cpu().numpy())
+                continue
             least, most = (rows.amin(0).double().cpu().numpy(), rows.amax(0).double().cpu().numpy())
             low[key] = np.minimum(low[key], least) if key in low else least
             high[key] = np.maximum(high[key], most) if key in high else most
+    for key, parts in some.items():
+        low[key], high[key] = robust_range(np.concatenate(parts), events=False)
     return {key: {"min": low[key], "max": high[key]} for key in low}
