@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.report import figures, tables
+from distill.report.data import dimensions_table, ranges_table, recording_table
 from distill.report.page import data_uri, md, md_table, strict_json, template
 from distill.report.tables import NOTHING, Cell, Policy, Table, number, percent, points
 from distill.store.manifest import write_bytes
@@ -165,8 +166,10 @@ def made_table(results: Mapping[str, Any]) -> Table:
 def _sections(results: Mapping[str, Any]) -> list[tuple[str, Table | None]]:
     return [
         ("Results", main_table(results)), ("Fidelity of the sets", tables.fidelity_table(results)),
+        ("Errors in the actions' own units", dimensions_table(results)),
         ("Latency", tables.latency_table(results)), ("Where the time goes", stages_table(results)),
-        ("Choice of checkpoints", choice_table(results)), ("How it was made", made_table(results)),
+        ("Choice of checkpoints", choice_table(results)), ("Data", recording_table(results["data"]["recording"])),
+        ("Ranges of the data", ranges_table(results["data"]["recording"])), ("How it was made", made_table(results)),
         ("Wall time", tables.wall_table(results)),
     ]  # fmt: skip
 
