@@ -9,13 +9,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from distill.cli.launch import is_launched, launch, wanted_processes
-from distill.cli.opening import OUR_STEPS, Opened, open_policy, outside_shape
+from distill.cli.opening import OUR_STEPS, Opened, open_policy, outside_shape, seen_of
 from distill.cli.outside_config import CompareConfig, ConvertConfig, read_outside, resolved
 from distill.config import Config
 from distill.context import Stage
-from distill.stages.outside_plan import outside_plan, split, stages_of
+from distill.stages.outside_plan import outside_plan, stages_of
 from distill.stages.plan import Plan
+from envs.recorded.splitting import in_words
 from teachers.adapters.teacher import AdapterTeacher
+from teachers.networks.observations import sources_of
 from teachers.networks.shapes import PolicyShape
 from teachers.trained import TrainedTeacher
 
@@ -29,13 +31,15 @@ def run_outside(command: str, arguments: Sequence[str], script: str, leading: bo
     if not dry_run and not is_launched() and processes > 1:
         return launch(processes, script, [command, *arguments])
     recorded = config.open_recorded()
-    split(recorded.episodes)  # too few frames are told before a policy is opened
+    recorded.split()  # too few frames are told before a policy is opened
     with contextlib.ExitStack() as stack:
         if isinstance(config, ConvertConfig):
             opened = _open(stack, config.teacher, config, recorded)
-            made, plan, named, shape = _conversion(config, opened, recorded)
+            made, plan, named, shape, recorded = _conversion(config, opened, recorded)
         else:
-            made, plan, named, shape = _comparison(stack, config, recorded)
+            made, plan, named, shape, recorded = _comparison(stack, config, recorded)
+        if leading:
+            print("\n".join(_told(recorded, named, made.teacher.observation_steps)))
         native = isinstance(next(iter(named.values())).policy, TrainedTeacher)
         stages = stages_of(plan, native)
         if dry_run:
@@ -54,8 +58,25 @@ def _open(
     return opened
 
 
-Prepared = tuple[Config, Plan, dict[str, Opened], PolicyShape | None]
-"""The run's config, its plan, the policies by the names of their results, and the shape of students that start afresh."""
+Prepared = tuple[Config, Plan, dict[str, Opened], PolicyShape | None, "RecordedObservations"]
+"""The run's config, its plan, the policies by the names of their results, the shape of students that start afresh, and what
+of the recording all of them see."""
+
+
+def _told(recorded: RecordedObservations, named: dict[str, Opened], observation_steps: int) -> list[str]:
+    """How the recording is read, a line each: nothing of it is chosen in silence."""
+    lines = [f"{recorded.path}: {len(recorded)} frames in {len(recorded.episodes)} episodes", *recorded.opened_as(),
+             in_words(recorded.split_described(observation_steps))]  # fmt: skip
+    tasks = recorded.tasks()
+    for each in {id(each): each for each in named.values()}.values():
+        instruction = each.policy.described.instruction if isinstance(each.policy, AdapterTeacher) else ""
+        if instruction and list(tasks) not in ([], [instruction]):
+            lines.append(f"{each.label} is told {instruction!r}, the recording says {next(iter(tasks))!r}")
+        elif instruction:
+            lines.append(f"{each.label} is told {instruction!r}")
+        elif len(tasks) > 1:
+            lines.append(f"{each.label} is given no instruction: it must see from the observation which of {len(tasks)} tasks it is")
+    return [lines[0], *(f"  {line}" for line in lines[1:])]
 
 
 def _conversion(config: ConvertConfig, opened: Opened, recorded: RecordedObservations) -> Prepared:
@@ -91,22 +112,29 @@ def _conversion(config: ConvertConfig, opened: Opened, recorded: RecordedObserva
             policy.check_steps(each, "evaluate.teacher_steps")
     names = {f"teacher_{each}": each for each in made.evaluate.teacher_steps}
     named = dict.fromkeys(names, opened)
+    recorded = _seen(recorded, [its, *([shape] if shape else [])])
     plan = outside_plan(made, recorded.fingerprint(), named, names, made.student.objectives, shape)
-    return made, plan, named, shape
+    return made, plan, named, shape, recorded
+
+
+def _seen(recorded: RecordedObservations, shapes: Sequence[PolicyShape]) -> RecordedObservations:
+    features = [name for shape in shapes for name in sources_of(shape)]
+    return seen_of(recorded, features, shapes[0].dt_s)
 
 
 def _comparison(stack: contextlib.ExitStack, config: CompareConfig, recorded: RecordedObservations) -> Prepared:
     opened = [_open(stack, text, config, recorded) for text in config.policies]
     first = opened[0].shape
     for each in opened[1:]:
-        for what in ("horizon", "action_size"):
+        for what in ("horizon", "action_size", "dt_s"):
             if getattr(each.shape, what) != getattr(first, what):
                 raise ValueError(f"{each.label} has {what} {getattr(each.shape, what)}, {opened[0].label} "
                                  f"{getattr(first, what)}: their plans cannot be compared")  # fmt: skip
     named = {f"{number}-{_plain(each.label)}": each for number, each in enumerate(opened, 1)}
     made = resolved(config, first.horizon, (OUR_STEPS,), max(each.shape.observation_steps for each in opened))
+    recorded = _seen(recorded, [each.shape for each in opened])
     plan = outside_plan(made, recorded.fingerprint(), named, {name: each.num_steps for name, each in named.items()})
-    return made, plan, named, None
+    return made, plan, named, None, recorded
 
 
 def _plain(label: str) -> str:

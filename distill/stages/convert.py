@@ -60,10 +60,11 @@ class Conversion(Outside):
     def _draw_hypotheses(self, folder: Path) -> None:
         """For training frames, a share of them where a policy would be asked for a chunk."""
         settings, teacher, native = self.config.sample, self._asked(), self.native
-        frames = training_frames(
-            self.recorded.episode_index(self.frames["train"]), settings.num_observations, settings.replanning_share,
+        train = self.frames["train"]
+        frames = train[training_frames(
+            self.recorded.episode_index(train), settings.num_observations, settings.replanning_share,
             self.config.evaluate.execution_horizon, self.config.seed,
-        )  # fmt: skip
+        )]  # fmt: skip
         if len(frames) < settings.num_observations:
             self.run.say(f"  only {len(frames)} observations are for training, all are taken")
         label, steps, used = self.first.label, settings.num_steps or self.first.num_steps, ""

@@ -19,7 +19,7 @@ from tqdm import tqdm
 import envs
 from distill.evaluation.diversity import mode_figures, summarise_modes
 from distill.evaluation.external import AdapterPolicy
-from distill.evaluation.fidelity import average, set_fidelity
+from distill.evaluation.fidelity import average, dimension_figures, set_fidelity
 from distill.evaluation.policies import Policy, Seen, StudentPolicy, device_of, postprocess, sample_set
 from distill.evaluation.real_time import CONDITIONS, Clock, MovingEpisode, delay_steps, outcome, run_moving
 from distill.evaluation.rollouts import Episode, run_episodes, summarise, to_json
@@ -149,10 +149,14 @@ def set_figures(pipeline: Pipeline, policy: Policy, normaliser: Normaliser | Non
         modes.append(mode_figures(sets[0][0], sets[1][0], sets[2][0], weights_A))
     parts, modes = run.gather(parts), run.gather(modes)
     shown = widest(reference["reference"])
+    every = sorted(run.gather([(row, drawn[row].numpy()) for row in rows]), key=lambda each: each[0]) if normaliser else []
+    dimensions = {} if normaliser is None else {"dimensions": dimension_figures(
+        torch.from_numpy(np.stack([chunks for _, chunks in every])), reference["reference"], pipeline.spec.action.names)}
     planned = run.gather([np.round(drawn[shown].numpy()[:32], 4).tolist()] if shown in drawn else [])
     return {
         "fidelity": {**average(parts), "observations": len(parts), "samples": pipeline.config.evaluate.fidelity_samples},
         "observation_modes": summarise_modes(modes), "planned_set": planned[0], "planned_at": shown,
+        **dimensions,
     }  # fmt: skip
 
 

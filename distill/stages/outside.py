@@ -16,14 +16,15 @@ from torch import Tensor
 from distill.cli.opening import Opened, read_seen, spec_of
 from distill.context import Run
 from distill.evaluation.demonstrated import SupportMonitor
+from distill.evaluation.fidelity import measuring_normaliser
 from distill.evaluation.policies import Policy, Seen
 from distill.hypotheses.cache import draw_hypotheses, hypothesis_seeds
 from distill.stages.measuring import draw_reference, measure_policy, parameters_of, set_figures
-from distill.stages.outside_plan import split
 from distill.stages.pipeline import Pipeline
 from distill.stages.plan import Plan
 from distill.store.manifest import write_json
 from envs.panda.recording import stored_starts
+from envs.recorded.outliers import robust_range, without_diverged
 from envs.specs import STATE
 from teachers.contract import Observation
 from teachers.networks.normalisation import Normaliser, observed_ranges
@@ -61,7 +62,7 @@ class Outside(Pipeline):
         self.first = next(iter(self.opened.values()))
         self.shape = shape or self.first.shape
         super().__init__(run, plan, spec_of(self.first.shape, recorded.path))
-        self.frames = split(recorded.episodes)
+        self.frames = recorded.split(self.config.teacher.observation_steps)
         self._statistics: dict[str, Normaliser] = {}
 
     # -- the data ---------------------------------------------------------------------------------------------------
@@ -112,9 +113,14 @@ class Outside(Pipeline):
                 states.append(seen[STATE].reshape(-1, shape.state_size))
                 yield {name: torch.from_numpy(value) for name, value in seen.items()}
 
-        ranges = observed_ranges(blocks())
-        for name, rows in (("state", np.concatenate(states)), ("action", self._pilot().flatten(0, 2).numpy())):
-            ranges[name] = {"min": rows.min(0), "max": rows.max(0)}  # which pass NaN on
+        ranges = observed_ranges(blocks(), robust=True)
+        pilot_nTA = self._pilot().flatten(0, 1).numpy()
+        kept_n = without_diverged(pilot_nTA)
+        if not kept_n.all():
+            self.run.say(f"  {int((~kept_n).sum())} of {len(kept_n)} chunks of the teacher are far from all others: they do not set the "
+                         "range of its actions")  # fmt: skip
+        for name, rows in (("state", np.concatenate(states)), ("action", pilot_nTA[kept_n].reshape(-1, shape.action_size))):
+            ranges[name] = dict(zip(("min", "max"), robust_range(rows), strict=True))  # which pass NaN on
         tensors = {f"{name}.{end}": torch.from_numpy(np.asarray(value, dtype=np.float64))
                    for name, ends in ranges.items() for end, value in ends.items()}  # fmt: skip
         wrong = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
@@ -149,6 +155,11 @@ class Outside(Pipeline):
             self._statistics["made"] = made.to(self.run.accelerator.device)
         return self._statistics["made"]
 
+    def measuring_normaliser(self) -> Normaliser:
+        """That which sets are compared in: the reference's, without ranges that it never uses."""
+        drawn = load_file(str(self.reference() / "reference.safetensors"))["reference"]
+        return measuring_normaliser(self.normaliser(), drawn)
+
     # -- the measuring ----------------------------------------------------------------------------------------------
 
     def teach(self) -> Path:
@@ -175,9 +186,9 @@ class Outside(Pipeline):
 
     def _measure(self, folder: Path, policy: Policy) -> None:
         if self.config.task:
-            measure_policy(self, folder, policy, self.normaliser())
+            measure_policy(self, folder, policy, self.measuring_normaliser())
             return
-        figures = set_figures(self, policy, self.normaliser())
+        figures = set_figures(self, policy, self.measuring_normaliser())
         if self.run.is_main:
             write_json(folder / "result.json", {
                 "policy": policy.name, "nfe": policy.evaluations, "parameters": parameters_of(policy), **figures,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
-
-import numpy as np
 
 from distill.cli.opening import Opened
 from distill.config import Config
@@ -15,26 +13,6 @@ from distill.objectives.code_shares import constants
 from distill.objectives.recipes import recipe
 from distill.stages.plan import Plan, selection_key
 from teachers.networks.shapes import PolicyShape
-
-LEAST_FRAMES = 20
-
-
-def split(episodes: Sequence[int]) -> dict[str, np.ndarray]:
-    """Which frames are for what: the last tenth is for the measuring, the tenth before it for choosing checkpoints.
-
-    Whole episodes where there are ten or more, as frames that follow each other are nearly the same; else stretches of
-    them. Raises ValueError for too few frames.
-    """
-    ends = np.cumsum(episodes)
-    count = int(ends[-1])
-    if count < LEAST_FRAMES:
-        raise ValueError(f"observations: got {count} frames, expected at least {LEAST_FRAMES}: some are kept for measuring")
-    first, second = int(0.8 * count), int(0.9 * count)
-    if len(episodes) >= 10:
-        first, second = (int(ends[int(share * len(episodes)) - 1]) for share in (0.8, 0.9))
-    frames = np.arange(count)
-    return {"train": frames[:first], "validation": frames[first:second], "test": frames[second:]}
-
 
 def outside_plan(
     config: Config, recorded: Mapping[str, Any], opened: Mapping[str, Opened], steps: Mapping[str, int],

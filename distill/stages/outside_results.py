@@ -15,6 +15,7 @@ from distill.stages.convert import Conversion
 from distill.stages.outside_plan import stages_of
 from distill.stages.results import cached_figures, floor_figures, hardware, success_figures
 from distill.store.manifest import installed_packages, read_manifest
+from envs.recorded.inspection import described
 from teachers.adapters.teacher import AdapterTeacher
 from teachers.networks.observations import sources_of
 from teachers.trained import TrainedTeacher
@@ -50,7 +51,8 @@ def collect_outside(outside: Outside) -> dict[str, Any]:
         },
         "data": {
             "observations_from": str(outside.recorded.path), "frames": len(outside.recorded),
-            "for_training": len(outside.frames["train"]), "features": {name: list(outside.recorded.features[name])
+            "for_training": len(outside.frames["train"]),
+            "recording": described(outside.recorded, config.teacher.observation_steps), "features": {name: list(outside.recorded.features[name])
                                                                        for name in outside.features()},
             "observations": index.get("observations"), "hypotheses_per_observation": index.get("num_hypotheses"),
             "cache_num_steps": index.get("num_steps"), "drawn_by": index.get("teacher"),
@@ -62,7 +64,7 @@ def collect_outside(outside: Outside) -> dict[str, Any]:
         "policies": policies,
         "curves": {stage.name.removeprefix("train/"): _read(run.folder(stage) / "curve.json")
                    for stage in plan.train_students.values()},
-        "fidelity_floor": floor_figures(outside, outside.normaliser()),
+        "fidelity_floor": floor_figures(outside, outside.measuring_normaliser()),
     }  # fmt: skip
 
 
@@ -80,6 +82,7 @@ def _row(outside: Outside, name: str, results: dict[str, Any], latency: dict[str
         "nfe": result["nfe"], "candidates": config.evaluate.student_selection.candidates if several else 1,
         "latency": latency[name], "speedup": latency[reference]["median_ms"] / latency[name]["median_ms"],
         "fidelity": result["fidelity"], "observation_modes": result["observation_modes"],
+        "dimensions": result["dimensions"],
         "warm_start": isinstance(outside.first.policy, TrainedTeacher) and config.student.warm_start if student else None,
         "sees": list(sources_of(outside.shape if student else opened.shape)),
     }  # fmt: skip
