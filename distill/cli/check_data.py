@@ -13,8 +13,8 @@ from envs.recorded import open_recorded
 from envs.recorded.inspection import inspect
 from envs.recorded.splitting import SplitRule, in_words
 
-DESCRIPTION = """Look a recording over: what it is, features, units, rates, ranges with the frames that set them, gaps, tasks, split; and
-one frame as policies would see it, as a page that opens offline."""
+DESCRIPTION = """Look a recording over: what it is, features, units, rates, ranges with the frames that set them, gaps,
+tasks, split; and one frame as policies would see it, as a page that opens offline."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class CheckDataOptions:
 
 
 def run_check_data(arguments: Sequence[str]) -> int:
-    """The command; returns 0. Raises ValueError, in one line, for data that is malformed; tyro exits with 2 for unknown flags."""
+    """The command; returns 0. Raises ValueError, in one line, for malformed data; tyro exits with 2 for unknown flags."""
     options = tyro.cli(CheckDataOptions, args=list(arguments), prog="distill.py check-data", description=DESCRIPTION)
     pairs = [name.partition("=") for name in options.names]
     if not all(sign for _, sign, _ in pairs):

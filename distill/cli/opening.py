@@ -197,7 +197,8 @@ def seen_of(
     """
     tasks = recorded.tasks()
     if instruction and len(tasks) > 1:
-        raise ValueError(f"{recorded.path}: has {len(tasks)} tasks, {list(tasks)[:8]}, the policy is told {instruction!r} in all frames; "
+        raise ValueError(f"{recorded.path}: has {len(tasks)} tasks, {list(tasks)[:8]}, the policy is told {instruction!r} in "
+                         f"all frames; "
                          "expected the frames of one: --instructions, such as --instructions "
                          f"{nearest_name(instruction, tasks, '', 0.0).strip() or repr(next(iter(tasks)))}")  # fmt: skip
     recorded = recorded.only(dict.fromkeys((STATE, *features)))

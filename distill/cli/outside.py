@@ -75,7 +75,8 @@ def _told(recorded: RecordedObservations, named: dict[str, Opened], observation_
         elif instruction:
             lines.append(f"{each.label} is told {instruction!r}")
         elif len(tasks) > 1:
-            lines.append(f"{each.label} is given no instruction: it must see from the observation which of {len(tasks)} tasks it is")
+            lines.append(f"{each.label} is given no instruction: it must see from the observation which of {len(tasks)} tasks "
+                         f"it is")
     return [lines[0], *(f"  {line}" for line in lines[1:])]
 
 

@@ -45,8 +45,8 @@ def ranges_table(recording: Mapping[str, Any]) -> Table | None:
     rows = [(name, row) for name, each in recording["ranges"].items() for row in each[:MOST_ROWS]]
     if not rows:
         return None
-    columns = (("Feature", ""), ("Number", ""), ("Least", "in its own unit, as recorded"), ("in frame", ""), ("Most", ""), ("in frame", ""),
-               ("", "whether it moves"))  # fmt: skip
+    columns = (("Feature", ""), ("Number", ""), ("Least", "in its own unit, as recorded"), ("in frame", ""),
+               ("Most", ""), ("in frame", ""), ("", "whether it moves"))  # fmt: skip
     return Table(columns, tuple(
         (Cell(name), Cell(row["name"]), Cell(f"{row['low']:.6g}"), Cell(str(row["low_frame"])), Cell(f"{row['high']:.6g}"),
          Cell(str(row["high_frame"])), Cell("never moves" if row["low"] == row["high"] else "")) for name, row in rows
@@ -63,7 +63,8 @@ def dimensions_table(results: Mapping[str, Any]) -> Table | None:
                ("Spread error", "the same of the standard deviation"))  # fmt: skip
     return Table(columns, tuple(
         (Cell(label), Cell(row["name"]), Cell(f"{row['low']:.6g} to {row['high']:.6g}"), Cell(number(row["mean_error"])),
-         Cell(NOTHING if row["mean_error_share"] is None else percent(row["mean_error_share"])), Cell(number(row["spread_error"])))
+         Cell(NOTHING if row["mean_error_share"] is None else percent(row["mean_error_share"])),
+         Cell(number(row["spread_error"])))
         for label, row in rows
     ))  # fmt: skip
 
@@ -72,7 +73,8 @@ def write_data_page(file: Path, recorded: RecordedObservations, told: Mapping[st
     """One HTML page that opens offline. told: `envs.recorded.inspection.inspect` of the recording."""
     frame = told["frame"]["index"]
     seen = recorded.read([frame], 1)
-    pictures = [(name, picture_of(name, value[0, 0])) for name, value in seen.items() if name.startswith((IMAGES, DEPTH)) or name == POINTS]
+    pictures = [(name, picture_of(name, value[0, 0])) for name, value in seen.items()
+                if name.startswith((IMAGES, DEPTH)) or name == POINTS]  # fmt: skip
     sections = [("How it is read", recording_table(told)), ("Ranges", ranges_table(told))]
     text = template("data.html.j2").render(told=told, pictures=pictures, sections=sections)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +82,7 @@ def write_data_page(file: Path, recorded: RecordedObservations, told: Mapping[st
 
 
 def picture_of(name: str, value: np.ndarray) -> str:
-    """A PNG as a data URI: an image `[3, H, W]`; depth `[1, H, W]`, near is bright, unknown is red; points from above `[N, 3+C]`."""
+    """A PNG as a data URI: an image `[3, H, W]`; depth `[1, H, W]`, near is bright; points `[N, 3+C]` from above."""
     if name.startswith(IMAGES):
         pixels = (255 * value.clip(0, 1)).round().astype(np.uint8).transpose(1, 2, 0)
     elif name.startswith(DEPTH):
@@ -99,7 +101,9 @@ def _from_above(points: np.ndarray) -> np.ndarray:
     size = max(float((high - low).max()), 1e-9)
     at = ((points[:, :2] - (low + high) / 2) / size * (PICTURE - 1) * 0.9 + PICTURE / 2).round().astype(int)
     inside = ((at >= 0) & (at < PICTURE)).all(1)
-    colours = (255 * points[:, 3:6].clip(0, 1)).astype(np.uint8) if points.shape[1] >= 6 else np.full((len(points), 3), 40, np.uint8)
+    colours = np.full((len(points), 3), 40, np.uint8)
+    if points.shape[1] >= 6:
+        colours = (255 * points[:, 3:6].clip(0, 1)).astype(np.uint8)
     pixels[PICTURE - 1 - at[inside, 1], at[inside, 0]] = colours[inside]
     return pixels
 

@@ -77,7 +77,8 @@ def _policy(folder: Path, label: str, latency: dict[str, Any] | None) -> Measure
         latency = {}
     summary = result.get("summary")
     if summary is None:  # of a conversion without a task: success was not measured
-        return Measured(label, result["nfe"], median_ms=latency.get("median_ms"), hz=latency.get("hz"), calls=latency.get("calls"))
+        return Measured(label, result["nfe"], median_ms=latency.get("median_ms"), hz=latency.get("hz"),
+                        calls=latency.get("calls"))  # fmt: skip
     low, high = wilson_interval(summary["successes"], summary["episodes"])
     return Measured(
         label if label == "student" else f"{label}, {_manifest(folder)['made_from']['num_steps']} steps",

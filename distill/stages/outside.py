@@ -117,7 +117,8 @@ class Outside(Pipeline):
         pilot_nTA = self._pilot().flatten(0, 1).numpy()
         kept_n = without_diverged(pilot_nTA)
         if not kept_n.all():
-            self.run.say(f"  {int((~kept_n).sum())} of {len(kept_n)} chunks of the teacher are far from all others: they do not set the "
+            self.run.say(f"  {int((~kept_n).sum())} of {len(kept_n)} chunks of the teacher are far from all others: they do "
+                         f"not set the "
                          "range of its actions")  # fmt: skip
         for name, rows in (("state", np.concatenate(states)), ("action", pilot_nTA[kept_n].reshape(-1, shape.action_size))):
             ranges[name] = dict(zip(("min", "max"), robust_range(rows), strict=True))  # which pass NaN on

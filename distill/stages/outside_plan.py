@@ -14,6 +14,7 @@ from distill.objectives.recipes import recipe
 from distill.stages.plan import Plan, selection_key
 from teachers.networks.shapes import PolicyShape
 
+
 def outside_plan(
     config: Config, recorded: Mapping[str, Any], opened: Mapping[str, Opened], steps: Mapping[str, int],
     objectives: tuple[str, ...] = (), shape: PolicyShape | None = None,

@@ -52,7 +52,8 @@ def collect_outside(outside: Outside) -> dict[str, Any]:
         "data": {
             "observations_from": str(outside.recorded.path), "frames": len(outside.recorded),
             "for_training": len(outside.frames["train"]),
-            "recording": described(outside.recorded, config.teacher.observation_steps), "features": {name: list(outside.recorded.features[name])
+            "recording": described(outside.recorded, config.teacher.observation_steps),
+            "features": {name: list(outside.recorded.features[name])
                                                                        for name in outside.features()},
             "observations": index.get("observations"), "hypotheses_per_observation": index.get("num_hypotheses"),
             "cache_num_steps": index.get("num_steps"), "drawn_by": index.get("teacher"),

@@ -54,7 +54,7 @@ class Hdf5Recording(RecordedObservations):
             size = shapes.pop(ACTION, (0,))[0]
             left = {key: "the last action, as an observation" if key == INNER else "by names" if names.get(key) == "" else
                     "no known name" for key in first if key not in used}  # fmt: skip
-            left |= {key: "a link to elsewhere" for key in foreign}
+            left |= dict.fromkeys(foreign, "a link to elsewhere")
             super().__init__(
                 path, shapes, lengths, action_size=size, clock=Clock.even(lengths, dt_s or self._period()), parts=self._keys,
                 left_out=left, notes=notes,
@@ -67,7 +67,8 @@ class Hdf5Recording(RecordedObservations):
 
     def _find_demos(self, path: Path) -> list[str]:
         data = self._file.get("data")
-        found = [name for name in data if re.fullmatch(r"(demo|episode)_\d+", name)] if isinstance(data, self._h5py.Group) else []
+        names = list(data) if isinstance(data, self._h5py.Group) else []
+        found = [name for name in names if re.fullmatch(r"(demo|episode)_\d+", name)]
         if not found:
             raise ValueError(f"{path}: got {sorted(self._file)[:8]} with no data/demo_0, expected a file of robomimic's")
         return sorted(found, key=lambda name: int(name.rpartition("_")[2]))
@@ -111,7 +112,8 @@ class Hdf5Recording(RecordedObservations):
         return held if isinstance(held, self._h5py.Dataset) else None
 
     def _link_said(self, demo: str, key: str) -> str:
-        return f"{self._file.filename}: {self._place(demo, key)} is a link to elsewhere, expected the data itself; leave it out: --names {key}="
+        return (f"{self._file.filename}: {self._place(demo, key)} is a link to elsewhere, expected the data itself; leave it "
+                f"out: --names {key}=")  # fmt: skip
 
     def _lengths(self, path: Path, used: list[str]) -> tuple[list[int], list[str]]:
         """Frames of each episode, by the data. Raises ValueError where there are fewer than num_samples says."""
@@ -124,7 +126,8 @@ class Hdf5Recording(RecordedObservations):
             lengths.append(max(set(sizes), key=sizes.count))
             told = self._file["data"][demo].attrs.get("num_samples")
             if told is not None and int(told) > lengths[-1]:
-                raise ValueError(f"{path}: data/{demo} has {lengths[-1]} frames, num_samples is {int(told)}, expected as many in each; it is "
+                raise ValueError(f"{path}: data/{demo} has {lengths[-1]} frames, num_samples is {int(told)}, expected as many "
+                                 f"in each; it is "
                                  "cut off")  # fmt: skip
             less += [demo] if told is not None and int(told) < lengths[-1] else []
         return lengths, [f"num_samples says fewer frames than {less[:4]} have: all are read"] if less else []
@@ -132,7 +135,7 @@ class Hdf5Recording(RecordedObservations):
     def look(self, feature: str) -> str:
         said = []
         for key in self._each[feature]:
-            self._checked_sets[key] = [self._whole(demo, key, length) for demo, length in zip(self._demos, self.episodes, strict=True)]
+            self._checked_sets[key] = self._every(key)
             if is_judged(feature):
                 frames = looked_at(self._ends)
                 if self._first[key].dtype == np.uint8:
@@ -141,6 +144,9 @@ class Hdf5Recording(RecordedObservations):
                 self._judged[key] = judge(self.path, key, feature, frames.tolist(), stored)
                 said.append(self._judged[key].said)
         return "; ".join(dict.fromkeys(said)) or "as recorded"
+
+    def _every(self, key: str) -> list[Any]:
+        return [self._whole(demo, key, length) for demo, length in zip(self._demos, self.episodes, strict=True)]
 
     def _whole(self, demo: str, key: str, length: int) -> Any:
         """A data set all of whose numbers were written; what was not reads as zeros, in silence."""
@@ -154,7 +160,8 @@ class Hdf5Recording(RecordedObservations):
             raise ValueError(f"{path}: {key} of data/{demo} is {held.shape[1:]} {held.dtype} in each frame, expected "
                              f"{first.shape[1:]} {first.dtype} as in data/{self._demos[0]}")  # fmt: skip
         if held.shape[0] != length:
-            raise ValueError(f"{path}: {key} of data/{demo} has {held.shape[0]} frames, the others {length}, expected as many in each")
+            raise ValueError(f"{path}: {key} of data/{demo} has {held.shape[0]} frames, the others {length}, expected as many "
+                             f"in each")
         if held.external or held.is_virtual:
             raise ValueError(f"{path}: {key} of data/{demo} lies in other files, expected the data itself")
         if held.chunks:
@@ -190,7 +197,7 @@ class Hdf5Recording(RecordedObservations):
     def _stored(self, key: str, frames_M: np.ndarray) -> np.ndarray:
         """What is stored in M rising frames, `[M, ..]`."""
         if key not in self._checked_sets:
-            self._checked_sets[key] = [self._whole(demo, key, length) for demo, length in zip(self._demos, self.episodes, strict=True)]
+            self._checked_sets[key] = self._every(key)
         episode_M = self.episode_index(frames_M)
         rows = [np.zeros((0, *self._first[key].shape[1:]), self._first[key].dtype)]
         for episode in np.unique(episode_M).tolist():
@@ -198,8 +205,10 @@ class Hdf5Recording(RecordedObservations):
             try:
                 rows.append(np.asarray(self._checked_sets[key][episode][steps_M]))
             except (OSError, RuntimeError, ValueError) as error:
-                raise ValueError(f"{self.path}: {key} of data/{self._demos[episode]} cannot be read: {_said(error)}; it is damaged, or packed "
-                                 f"by a filter that is not here (pip install hdf5plugin); or leave it out: --names {key}=") from error
+                raise ValueError(f"{self.path}: {key} of data/{self._demos[episode]} cannot be read: {_said(error)}; it is "
+                                 f"damaged, or packed "
+                                 f"by a filter that is not here (pip install hdf5plugin); or leave it out: --names "
+                                 f"{key}=") from error
         return np.concatenate(rows)
 
     def files(self) -> tuple[list[Path], list[Path]]:

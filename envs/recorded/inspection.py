@@ -17,8 +17,9 @@ def described(recorded: RecordedObservations, observation_steps: int = 1) -> dic
     """
     features = {name: list(shape) for name, shape in recorded.features.items()}
     return {
-        "path": str(recorded.path), "format": type(recorded).__name__, "frames": len(recorded), "episodes": len(recorded.episodes),
-        "used_frames": int(recorded.usable.sum()), "features": features, "action_size": recorded.action_size,
+        "path": str(recorded.path), "format": type(recorded).__name__, "frames": len(recorded),
+        "episodes": len(recorded.episodes), "used_frames": int(recorded.usable.sum()), "features": features,
+        "action_size": recorded.action_size,
         "parts": {name: list(keys) for name, keys in recorded.parts.items() if name in features or name == ACTION},
         "left_out": dict(recorded.left_out), "units": dict(recorded.units), "dt_s": recorded.dt_s,
         "stride": recorded.clock.stride, "recorded_dt_s": recorded.clock.dt_s, "tasks": recorded.tasks(),
@@ -60,7 +61,8 @@ def _warnings(recorded: RecordedObservations, told: dict[str, Any]) -> list[str]
     for name, rows in told["ranges"].items():
         small = [row["name"] for row in rows if 0 < row["high"] - row["low"] < 1e-6]
         if small:
-            found.append(f"{name}: {', '.join(small)} move by less than 1e-6, which is taken as not at all; give them a larger unit")
+            found.append(f"{name}: {', '.join(small)} move by less than 1e-6, which is taken as not at all; give them a "
+                         f"larger unit")
     if recorded.dt_s is None:
         found.append("the recording does not say its rate; convert takes it as the policy's unless --recorded-dt-s says it")
     if len(told["tasks"]) > 1:

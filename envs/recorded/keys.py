@@ -6,11 +6,13 @@ import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from envs.recorded.units import AS_IT_IS, Unit
 from envs.specs import ACTION, DEPTH, IMAGES, POINTS, STATE, nearest_name
+
 
 def optional(module: str, extra: str, path: Path) -> ModuleType:
     """Import a library that only this format needs. Raises ImportError with the extra to install."""
@@ -44,7 +46,8 @@ def named(path: Path, keys: Iterable[str], defaults: Mapping[str, str], names: M
             raise ValueError(f"{path}: {found[name][0]!r} and {key!r} would both be {name}; say by `names` which one is")
         found[name] = (*found.get(name, ()), key)
     if not set(found) - {ACTION}:
-        raise ValueError(f"{path}: got the keys {sorted(there)}, and none is known; say what they are, e.g. --names img={IMAGES}.front")
+        raise ValueError(f"{path}: got the keys {sorted(there)}, and none is known; say what they are, e.g. --names "
+                         f"img={IMAGES}.front")
     return found
 
 
@@ -82,13 +85,15 @@ def in_our_units(
     if colours or name == POINTS and unit.most < np.inf:
         brightest = stored if colours or stored.shape[-1] == 3 else stored[..., 3:]
         if brightest.size and float(brightest.max()) > unit.most:
-            raise ValueError(f"{where}: reaches {float(brightest.max()):g}, judged to be {unit.said} by the frames that were looked at: "
+            raise ValueError(f"{where}: reaches {float(brightest.max()):g}, judged to be {unit.said} by the frames that were "
+                             f"looked at: "
                              "two units in one recording; write all of them as 0 to 255")  # fmt: skip
     if colours:
         if stored.shape[1:] != shape:
             stored = stored.transpose(0, 3, 1, 2)
         return np.ascontiguousarray(stored, dtype=np.float32) / np.float32(unit.divisor)
     wide = not cast and stored.dtype.itemsize == 8 and name in (STATE, ACTION)
+    values: np.ndarray[Any, np.dtype[np.floating[Any]]]
     values = stored.reshape(count, *shape).astype(np.float64 if wide else np.float32)
     if name.startswith(DEPTH + "."):
         unknown = stored == 0

@@ -41,7 +41,7 @@ class LeRobotRecording(RecordedObservations):
         shapes = {name: join(list(each.values())) for name, each in self._each.items()}
         self._rows = rows = find_rows(path, meta, self._tables)
         if dt_s or rows.stamp_F is None:
-            clock, notes = Clock.even(rows.lengths, dt_s or 1 / meta.fps), []
+            clock, notes = Clock.even(rows.lengths, dt_s or 1 / meta.fps), list[str]()
             self._stamp_F = np.concatenate([np.arange(length) for length in rows.lengths]) * (dt_s or 1 / meta.fps)
         else:
             clock, notes = Clock.read(path, rows.lengths, rows.stamp_F, 1 / meta.fps)
@@ -55,8 +55,8 @@ class LeRobotRecording(RecordedObservations):
                 for key in meta.features if key not in used and why[key] != "counts frames"}  # fmt: skip
         size = shapes.pop(ACTION, (0,))[0]
         super().__init__(
-            path, shapes, rows.lengths, action_size=size, state_names=self._names_of(STATE), action_names=self._names_of(ACTION),
-            clock=clock, parts=self._keys, left_out=left, notes=[*rows.notes, *notes],
+            path, shapes, rows.lengths, action_size=size, state_names=self._names_of(STATE),
+            action_names=self._names_of(ACTION), clock=clock, parts=self._keys, left_out=left, notes=[*rows.notes, *notes],
         )  # fmt: skip
 
     def _shape(self, name: str, key: str) -> tuple[int, ...]:
@@ -103,7 +103,8 @@ class LeRobotRecording(RecordedObservations):
         for file in files:
             refuse_pointer(file)
             if not file.exists():
-                raise ValueError(f"{file}: cannot be opened as a video, it is missing; copy it, or leave it out: --names {key}=")
+                raise ValueError(f"{file}: cannot be opened as a video, it is missing; copy it, or leave it out: --names "
+                                 f"{key}=")
             size += file.stat().st_size
             if size <= OPENING_BYTES:
                 self._align(key, file)
@@ -116,7 +117,8 @@ class LeRobotRecording(RecordedObservations):
     def _footage(self, number: int, key: str) -> Footage:
         told = self._meta.episodes.get(number)
         if told is None or key not in told.videos:
-            raise ValueError(f"{self._root}: meta/episodes does not say where {key} of episode {number} lies; leave that camera out: "
+            raise ValueError(f"{self._root}: meta/episodes does not say where {key} of episode {number} lies; leave that "
+                             f"camera out: "
                              f"--names {key}=")  # fmt: skip
         return told.videos[key]
 
@@ -134,21 +136,26 @@ class LeRobotRecording(RecordedObservations):
             wanted = footage.begin_s + self._stamp_F[self._ends[place] - self.episodes[place] : self._ends[place]]
             if not len(shown) or wanted[-1] > shown[-1] + 0.5 * period:
                 ends = f"{shown[-1]:.3f} s" if len(shown) else "0 s"
-                raise ValueError(f"{file}: the video ends early, at {ends} with {len(shown)} frames; episode {number} needs one at "
+                raise ValueError(f"{file}: the video ends early, at {ends} with {len(shown)} frames; episode {number} needs "
+                                 f"one at "
                                  f"{wanted[-1]:.3f} s; {out}")  # fmt: skip
             off = np.abs(shown[nearest(shown, wanted)] - wanted) / period
             if off.max() > OFF_GRID:
-                raise ValueError(f"{file}: episode {number}: images lie up to {off.max():.2f} frames ({off.max() * period:.4f} s) beside the "
+                raise ValueError(f"{file}: episode {number}: images lie up to {off.max():.2f} frames "
+                                 f"({off.max() * period:.4f} s) beside the "
                                  f"time stamps, at step {int(off.argmax())}, expected within {OFF_GRID}; {out}")  # fmt: skip
             over = 0.0 if footage.end_s is None else (wanted[-1] + period - footage.end_s) / period
             if over > OFF_GRID:
-                raise ValueError(f"{file}: episode {number} begins at {footage.begin_s:.3f} s and ends at {footage.end_s:.3f} s by "
-                                 f"meta/episodes, its {self.episodes[place]} rows reach {over:.2f} frames beyond; {out}")  # fmt: skip
+                raise ValueError(f"{file}: episode {number} begins at {footage.begin_s:.3f} s and ends at {footage.end_s:.3f} "
+                                 f"s by "
+                                 f"meta/episodes, its {self.episodes[place]} rows reach {over:.2f} frames beyond; "
+                                 f"{out}")  # fmt: skip
             spans.append((float(wanted[0]), float(wanted[-1]), number))
         spans.sort()
         for (_, end, first), (begin, _, second) in zip(spans, spans[1:], strict=False):
             if begin < end + (1 - OFF_GRID) * period:
-                raise ValueError(f"{file}: episodes {first} and {second} overlap by {(end - begin) / period + 1:.2f} frames in the video; "
+                raise ValueError(f"{file}: episodes {first} and {second} overlap by {(end - begin) / period + 1:.2f} frames "
+                                 f"in the video; "
                                  f"{out}")  # fmt: skip
         self._aligned.add((key, file))
 
@@ -182,7 +189,8 @@ class LeRobotRecording(RecordedObservations):
         frames_n = self._checked(indices)
         if self._rows.task_F is None:
             return [""] * len(frames_n)
-        return [self._meta.tasks.get(int(each), f"task {each}" if self._meta.tasks else "") for each in self._rows.task_F[frames_n]]
+        tasks = self._meta.tasks
+        return [tasks.get(int(each), f"task {each}" if tasks else "") for each in self._rows.task_F[frames_n]]
 
     def _footage_at(self, key: str, frames_M: np.ndarray) -> np.ndarray:
         episode_M, parts = self.episode_index(frames_M), []
@@ -209,10 +217,7 @@ class LeRobotRecording(RecordedObservations):
                     raise ValueError(f"{rows.files[number]}: {key} is not {list(stored)} numbers in each row") from error
             return found
         if key not in self._kept:
-            parts = []
-            for number, file in enumerate(rows.files):
-                values = flat(tables.column(file, key), stored, key, file)
-                parts.append(values)
+            parts = [flat(tables.column(file, key), stored, key, file) for file in rows.files]
             every = np.concatenate(parts)
             begins = np.cumsum([0, *(len(each) for each in parts)])
             self._kept[key] = every[begins[rows.file_F] + rows.row_F]
@@ -242,7 +247,8 @@ class LeRobotRecording(RecordedObservations):
                 data = inside.read_bytes()
             with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
                 if image.mode.startswith(("I", "F")):
-                    raise ValueError(f"it has more than 8 bits ({image.mode}), expected a colour image; leave it out: --names {key}=")
+                    raise ValueError(f"it has more than 8 bits ({image.mode}), expected a colour image; leave it out: --names "
+                                     f"{key}=")
                 return np.asarray(image.convert("RGB"))
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{file}: an image of {key} cannot be read: {' '.join(str(error).split())}") from error

@@ -1,4 +1,4 @@
-"""Where the rows of a LeRobot data set lie: found by the columns in the data, whatever the metadata says of files and lengths."""
+"""Where the rows of a LeRobot data set lie: found by the columns in the data, whatever the metadata says of files."""
 
 from __future__ import annotations
 
@@ -95,7 +95,8 @@ class Tables:
 
 def find_rows(path: Path, meta: Meta, tables: Tables) -> Rows:
     """Every row, by its episode and its place in it. Raises ValueError for what is cut off, with the file and the amount."""
-    files = tuple(sorted({*path.glob("data/**/*.parquet"), *(told.data for told in meta.episodes.values() if told.data.exists())}))
+    told_files = (told.data for told in meta.episodes.values() if told.data.exists())
+    files = tuple(sorted({*path.glob("data/**/*.parquet"), *told_files}))
     if not files:
         wanted = next((told.data for told in meta.episodes.values()), path / "data")
         raise ValueError(f"{wanted}: is missing, and {path} has no other parquet file under data/; copy the data set again")
@@ -124,29 +125,32 @@ def find_rows(path: Path, meta: Meta, tables: Tables) -> Rows:
     order = np.lexsort((every["row"], every["file"], step_F, every["episode_index"]))
     every, step_F = {name: values[order] for name, values in every.items()}, step_F[order]
     episode_F = every["episode_index"]
-    twice = np.flatnonzero((np.diff(episode_F) == 0) & (np.diff(step_F) == 0)) if has_steps else []
+    twice = np.flatnonzero((np.diff(episode_F) == 0) & (np.diff(step_F) == 0) & has_steps)
     if len(twice):
         at = int(twice[0])
-        raise ValueError(f"{files[int(every['file'][at + 1])]}: episode {int(episode_F[at])} has frame_index {int(step_F[at])} twice; two "
+        raise ValueError(f"{files[int(every['file'][at + 1])]}: episode {int(episode_F[at])} has frame_index "
+                         f"{int(step_F[at])} twice; two "
                          "recordings were joined under one number. Number their episodes anew")  # fmt: skip
     numbers, lengths = np.unique(episode_F, return_counts=True)
-    stamp_F = every["timestamp"]
-    if np.isnan(stamp_F).all():
+    stamp_F: np.ndarray | None = every["timestamp"]
+    if np.isnan(every["timestamp"]).all():
         stamp_F = step_F / meta.fps if has_steps else None
     last_E = np.cumsum(lengths) - 1
-    _compare(path, meta, {int(number): (int(length), float(step_F[last]), float("nan") if stamp_F is None else float(stamp_F[last]))
-                          for number, length, last in zip(numbers, lengths, last_E, strict=True)}, notes)  # fmt: skip
+    last_s_E = np.full(len(last_E), np.nan) if stamp_F is None else stamp_F[last_E]
+    each_E = zip(lengths.tolist(), step_F[last_E].tolist(), last_s_E.tolist(), strict=True)
+    _compare(path, meta, dict(zip(numbers.astype(int).tolist(), each_E, strict=True)), notes)
     moved = [number for number, last in zip(numbers.astype(int).tolist(), last_E.tolist(), strict=True)
              if number in meta.episodes and files[int(every["file"][last])] != meta.episodes[number].data]  # fmt: skip
     if moved:
-        notes.append(f"meta/episodes says other data files for episodes {moved[:8]} than those that hold their rows: found by the data")
+        notes.append(f"meta/episodes says other data files for episodes {moved[:8]} than those that hold their rows: found by "
+                     f"the data")
     task_F = None if np.isnan(every["task_index"]).any() else every["task_index"].astype(np.int64)
     return Rows(files, every["file"].astype(np.int64), every["row"].astype(np.int64), stamp_F, task_F,
                 tuple(numbers.astype(int).tolist()), tuple(lengths.tolist()), tuple(notes))  # fmt: skip
 
 
 def _number_by_file(every: dict[str, np.ndarray], named: list[int | None], notes: list[str]) -> None:
-    """Where files of one episode each say the same number in their columns, as after a merge, those of their names are taken."""
+    """Where files of an episode each say the same number in their columns, as after a merge, those of their names are taken."""
     if any(name is None for name in named):
         return
     of_file = [np.unique(every["episode_index"][every["file"] == number]) for number in range(len(named))]
@@ -160,14 +164,16 @@ def _compare(path: Path, meta: Meta, there: dict[int, tuple[int, float, float]],
     """Hold the data against what is told of it. Raises ValueError where some of it is not there."""
     lacking = sorted(set(meta.episodes) - set(there))
     if lacking:
-        raise ValueError(f"{meta.episodes[lacking[0]].data}: episodes {lacking[:8]} have no row in any file; the data is cut off or of "
+        raise ValueError(f"{meta.episodes[lacking[0]].data}: episodes {lacking[:8]} have no row in any file; the data is cut "
+                         f"off or of "
                          "another set, copy it again")  # fmt: skip
     longer = []
     for number, told in sorted(meta.episodes.items()):
         length, last_step, last_s = there[number]
         reaches = last_step + 1 >= told.length or last_s * meta.fps > told.length - 1.5
         if length < told.length and not reaches:
-            raise ValueError(f"{told.data}: episode {number} has {length} rows, meta/episodes says {told.length}; the data is cut off or "
+            raise ValueError(f"{told.data}: episode {number} has {length} rows, meta/episodes says {told.length}; the data is "
+                             f"cut off or "
                              "of another set, copy it again")  # fmt: skip
         if length < told.length:
             notes.append(f"episode {number} has {length} rows of {told.length}: {told.length - length} were dropped within it")
@@ -179,11 +185,13 @@ def _compare(path: Path, meta: Meta, there: dict[int, tuple[int, float, float]],
         notes.append(f"meta/episodes does not list episodes {unlisted[:8]}: found by the data")
     total = meta.totals.get("total_episodes", len(there))
     if total > len(there):
-        raise ValueError(f"{path}: meta/info.json says {total} episodes, the data has {len(there)}; the data was not written or copied "
+        raise ValueError(f"{path}: meta/info.json says {total} episodes, the data has {len(there)}; the data was not written "
+                         f"or copied "
                          "whole")  # fmt: skip
     frames = sum(length for length, _, _ in there.values())
     if total < len(there) or meta.totals.get("total_frames", frames) != frames:
-        notes.append(f"meta/info.json says {meta.totals}, the data has {len(there)} episodes of {frames} frames: the data is taken")
+        notes.append(f"meta/info.json says {meta.totals}, the data has {len(there)} episodes of {frames} frames: the data is "
+                     f"taken")
 
 
 def flat(column: Any, shape: tuple[int, ...], key: str, file: Path) -> np.ndarray:
@@ -198,7 +206,8 @@ def flat(column: Any, shape: tuple[int, ...], key: str, file: Path) -> np.ndarra
     while hasattr(array, "flatten") and "list" in str(array.type).split("<")[0]:
         lengths = {None if each is None else int(each) for each in np.unique(_lengths(array))} if len(array) else set()
         if array.null_count or len(lengths) > 1:
-            raise ValueError(f"{file}: {key} is not {list(shape)} numbers in each row: some rows have {sorted(map(str, lengths))}")
+            raise ValueError(f"{file}: {key} is not {list(shape)} numbers in each row: some rows have "
+                             f"{sorted(map(str, lengths))}")
         sizes += [each for each in lengths if each is not None]
         array = array.flatten()
     if str(array.type).startswith("struct"):

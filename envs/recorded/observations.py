@@ -142,10 +142,12 @@ class RecordedObservations(ABC):
         made = copy.copy(self)
         made.clock, made.notes = self.clock.at_period(policy_s, self.path), list(self.notes)
         if self.dt_s is None:
-            made.notes.append(f"the recording does not say its rate: its frames are taken to be {policy_s:.4g} s apart, as the policy's "
+            made.notes.append(f"the recording does not say its rate: its frames are taken to be {policy_s:.4g} s apart, as "
+                              f"the policy's "
                               "(--recorded-dt-s says otherwise)")  # fmt: skip
         elif made.clock.stride > 1:
-            made.notes.append(f"recorded every {self.dt_s:.4g} s ({1 / self.dt_s:.4g} Hz), the policy's period is {policy_s:.4g} s "
+            made.notes.append(f"recorded every {self.dt_s:.4g} s ({1 / self.dt_s:.4g} Hz), the policy's period is "
+                              f"{policy_s:.4g} s "
                               f"({1 / policy_s:.4g} Hz): every {made.clock.stride}th frame is in a window")  # fmt: skip
         made.dt_s = policy_s
         return made
@@ -154,7 +156,8 @@ class RecordedObservations(ABC):
         """The same recording, these episodes unused and not looked at. ValueError for one that is not there."""
         wrong = [each for each in episodes if not 0 <= each < len(self.episodes)]
         if wrong:
-            raise ValueError(f"{self.path}: leave_out: got episodes {wrong}, expected numbers within 0 .. {len(self.episodes) - 1}")
+            raise ValueError(f"{self.path}: leave_out: got episodes {wrong}, expected numbers within 0 .. "
+                             f"{len(self.episodes) - 1}")
         made = copy.copy(self)
         made.usable = self.usable & ~np.isin(self.episode_index(np.arange(len(self))), list(episodes))
         return made
@@ -261,8 +264,10 @@ class RecordedObservations(ABC):
         lost = np.flatnonzero((loss_D > DIGITS * (most_D - least_D)) & (most_D > least_D))
         if len(lost):
             at = int(lost[0])
-            raise ValueError(f"{self.path}: {name}[{at}] goes from {least_D[at]:.12g} to {most_D[at]:.12g} in 64 bits, whose differences "
-                             "are lost in 32 bits; take an offset away before it is recorded, or leave it out: --names key=")  # fmt: skip
+            raise ValueError(f"{self.path}: {name}[{at}] goes from {least_D[at]:.12g} to {most_D[at]:.12g} in 64 bits, whose "
+                             f"differences "
+                             "are lost in 32 bits; take an offset away before it is recorded, or leave it out: --names "
+                             "key=")  # fmt: skip
         return found
 
     def _look_through(self, name: str) -> None:
@@ -280,7 +285,8 @@ class RecordedObservations(ABC):
         often = {each.column for each in glitches
                  if sum(g.last - g.first + 1 for g in glitches if g.column == each.column) > OFTEN * len(rows)}  # fmt: skip
         if often:
-            self.notes.append(f"{name}{sorted(often)} jump far out in more than {OFTEN:.0%} of the frames: taken as what they measure")
+            self.notes.append(f"{name}{sorted(often)} jump far out in more than {OFTEN:.0%} of the frames: taken as what they "
+                              f"measure")
         found = [each for each in found if each.column not in often]
         for each in found:
             if each.is_glitch:
@@ -290,7 +296,7 @@ class RecordedObservations(ABC):
         self.notes += told(found)
 
     def ranges(self, name: str) -> list[dict[str, Any]]:
-        """Of every number of the state, or of ``action``: its name, least and most in frames that are used, and these frames."""
+        """Of every number of the state, or of ``action``: its name, least and most in frames that are used, and where."""
         values_FD, names = self.numbers(name), self.state_names if name == STATE else self.action_names
         rows = np.flatnonzero(self.usable)
         low_D, high_D = values_FD[rows].argmin(0), values_FD[rows].argmax(0)
@@ -315,7 +321,8 @@ class RecordedObservations(ABC):
         tasks = self.tasks()
         if tasks:
             shown = "; ".join(f"{task!r} in {count} frames" for task, count in list(tasks.items())[:8])
-            lines.append(f"{len(tasks)} task{'s' if len(tasks) > 1 else ''}, by the instruction: {shown}" + (" .." if len(tasks) > 8 else ""))
+            lines.append(f"{len(tasks)} task{'s' if len(tasks) > 1 else ''}, by the instruction: "
+                         f"{shown}" + (" .." if len(tasks) > 8 else ""))
         unused = int(len(self) - self.usable.sum())
         return lines + self.notes + ([f"{unused} of {len(self)} frames are not used"] if unused else [])
 
@@ -341,10 +348,10 @@ class RecordedObservations(ABC):
             "format": type(self).__name__, "features": {name: list(shape) for name, shape in self.features.items()},
             "state_names": list(self.state_names), "action_names": list(self.action_names), "dt_s": self.dt_s,
             "episodes": len(self.episodes), "frames": len(self), "files_sha256": digest.hexdigest(),
-            "split": asdict(self.rule),
+            "split": {**asdict(self.rule), "test_episodes": list(self.rule.test_episodes)},
             **({} if self.clock.stride == 1 else {"stride": self.clock.stride}),
             **({} if self.usable.all() else {"usable_sha256": hashlib.sha256(np.packbits(self.usable).tobytes()).hexdigest()}),
-            **({"parts": {name: list(keys) for name, keys in self.parts.items() if name in self.features}} if self.parts else {}),
+            "parts": {name: list(keys) for name, keys in self.parts.items() if name in self.features},
         }  # fmt: skip
 
     def _shown(self, path: Path) -> str:
@@ -367,7 +374,8 @@ class RecordedObservations(ABC):
             episode = int(np.searchsorted(self._ends, frame, side="right"))
             raise ValueError(
                 f"{self.path}: {name} has NaN or infinity in frame {frame} (episode {episode}, step "
-                f"{frame - int(self._ends[episode]) + self.episodes[episode]}), expected finite numbers; leave that episode out "
+                f"{frame - int(self._ends[episode]) + self.episodes[episode]}), expected finite numbers; leave that episode "
+                f"out "
                 f"(--leave-out {episode}) or the key ({self._key_hint(name)})"
             )
         return values_M.astype(np.float32, copy=False)

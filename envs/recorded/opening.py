@@ -57,7 +57,8 @@ def _opened(path: Path, names: dict[str, str], dt_s: float) -> RecordedObservati
         return Hdf5Recording(path, names, dt_s)
     inside = _inside(path)
     if inside:
-        raise ValueError(f"{path}: holds no recording itself, but {', '.join(str(each) for each in inside)} does; give that path")
+        raise ValueError(f"{path}: holds no recording itself, but {', '.join(str(each) for each in inside)} does; give that "
+                         f"path")
     holds = sorted(each.name for each in path.iterdir())[:8] if path.is_dir() else "a file"
     raise ValueError(
         f"{path}: got {holds}, expected our demonstrations (info.json, {FRAMES}), a LeRobot data set (meta/info.json), a zarr "

@@ -20,7 +20,7 @@ REPEATS = 3
 
 QUANTILES, MARGIN, EVENTS = (0.005, 0.995), 0.5, 20.0
 """A range is that of these quantiles with this share of its width on either side, and never wider than all values. Where all
-values are more than `EVENTS` times as wide as the quantiles, what lies outside is a rare movement: then it is that of all values."""
+values are more than `EVENTS` times as wide as the quantiles, what lies outside is a rare movement: it is that of all values."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ def is_pointer(file: Path) -> bool:
 def refuse_pointer(file: Path) -> None:
     """Raise ValueError for a pointer of git-lfs."""
     if is_pointer(file):
-        raise ValueError(f"{file}: is a pointer of git-lfs, not the data itself; run `git lfs pull` in the data set's folder, or "
+        raise ValueError(f"{file}: is a pointer of git-lfs, not the data itself; run `git lfs pull` in the data set's folder, "
+                         f"or "
                          "download it again")  # fmt: skip
 
 

@@ -35,7 +35,8 @@ class SplitRule:
             raise ValueError(f"split.by: got {self.by!r}, expected tasks or end")
         for name in ("validation", "test"):
             if not 0 < getattr(self, name) < 0.5:
-                raise ValueError(f"split.{name}: got {getattr(self, name)}, expected a share above 0 and below 0.5, such as 0.1")
+                raise ValueError(f"split.{name}: got {getattr(self, name)}, expected a share above 0 and below 0.5, such as "
+                                 f"0.1")
 
 
 def split(
@@ -77,7 +78,8 @@ def split(
     found = {name: np.flatnonzero(of_F == use) for use, name in enumerate(("train", "validation", "test"))}
     empty = [name for name, frames in found.items() if not len(frames)]
     if empty:
-        raise ValueError(f"split: no frame is for {empty}; record more, or choose other shares: --split.validation, --split.test")
+        raise ValueError(f"split: no frame is for {empty}; record more, or choose other shares: --split.validation, "
+                         f"--split.test")
     return found
 
 

@@ -63,7 +63,8 @@ class Clock:
         seen_s = float(np.median(steps)) if len(steps) else told_s
         notes, dt_s = [], told_s or seen_s
         if seen_s and told_s and abs(seen_s / told_s - 1) > RATE:
-            notes.append(f"frames are {seen_s:.4g} s apart by their time stamps, the metadata says {told_s:.4g} s: the stamps are "
+            notes.append(f"frames are {seen_s:.4g} s apart by their time stamps, the metadata says {told_s:.4g} s: the stamps "
+                         f"are "
                          "taken")  # fmt: skip
             dt_s = seen_s
         if not dt_s:
@@ -73,7 +74,8 @@ class Clock:
         for at in gaps[:3].tolist():
             episode = int(np.searchsorted(ends_E, at, side="right"))
             notes.append(f"episode {episode}: {round(after_F[at] / dt_s) - 1} frames are missing after step "
-                         f"{at - int(first_E[episode])} ({after_F[at]:.3g} s to the next); no window reaches over them")  # fmt: skip
+                         f"{at - int(first_E[episode])} ({after_F[at]:.3g} s to the next); no window reaches over "
+                         f"them")  # fmt: skip
         if len(gaps) > 3:
             notes.append(f"{len(gaps)} gaps in all")
         return cls(ends_E, dt_s, None if _is_even(stamps_F, borders, dt_s) else stamps_F, borders), notes
@@ -85,7 +87,8 @@ class Clock:
         ratio = policy_s / self.dt_s
         stride = max(round(ratio), 1)
         if abs(stride / ratio - 1) > RATE:
-            fits = ", ".join(f"{each * self.dt_s:.4g} s ({1 / each / self.dt_s:.4g} Hz)" for each in sorted({stride, stride + 1}))
+            periods = [each * self.dt_s for each in (stride, stride + 1)]
+            fits = ", ".join(f"{each:.4g} s ({1 / each:.4g} Hz)" for each in periods)
             raise ValueError(
                 f"{path}: is recorded every {self.dt_s:.4g} s ({1 / self.dt_s:.4g} Hz), the policy's control period is "
                 f"{policy_s:.4g} s ({1 / policy_s:.4g} Hz), {ratio:.3g} frames; expected a whole number of frames within "

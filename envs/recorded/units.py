@@ -73,24 +73,28 @@ def _colours(where: str, frames: Sequence[int], stored: Sequence[np.ndarray], wh
     if not np.isfinite(most):  # told with its frame when it is read
         return Unit(said=f"{what} 0 to 1", most=OVERSHOOT)
     if least < -1e-3 or most > BYTE + 0.5:
-        raise ValueError(f"{where}: {what} go from {least:g} (frame {frames[low]}) to {most:g} (frame {frames[top]}), expected 0 to 1 "
+        raise ValueError(f"{where}: {what} go from {least:g} (frame {frames[low]}) to {most:g} (frame {frames[top]}), "
+                         f"expected 0 to 1 "
                          "or 0 to 255; write them so, or leave the key out: --names key=")  # fmt: skip
     if stored[0].dtype == np.bool_:
         return Unit(1.0, 1.0, f"{what} of two values", OVERSHOOT)
     if whole:
         if stored[0].dtype != np.uint8 and 0 < most <= 1 or stored[0].dtype == np.uint8 and most == 1:
-            raise ValueError(f"{where}: whole numbers up to {most:g} in {len(frames)} frames; these may be {what} of 0 to 1 that were "
+            raise ValueError(f"{where}: whole numbers up to {most:g} in {len(frames)} frames; these may be {what} of 0 to 1 "
+                             f"that were "
                              "rounded, or nearly black ones of 0 to 255. Write them as 0 to 255, or leave the key out: --names "
                              "key=")  # fmt: skip
         return Unit(BYTE, BYTE, f"{what} 0 to 255, divided by 255", BYTE)
     if most <= OVERSHOOT:
         return Unit(1.0, 1.0, f"{what} 0 to 1", OVERSHOOT)
     if most <= 2.0:
-        raise ValueError(f"{where}: {what} reach {most:g} (frame {frames[top]}), expected at most 1, or far more where they go to 255; "
+        raise ValueError(f"{where}: {what} reach {most:g} (frame {frames[top]}), expected at most 1, or far more where they "
+                         f"go to 255; "
                          "clip them, or leave the key out: --names key=")  # fmt: skip
     small = [row for row in range(len(stored)) if 0 < most_M[row] <= OVERSHOOT and (stored[row] % 1 != 0).any()]
     if small:
-        raise ValueError(f"{where}: {what} go to {most:g} in frame {frames[top]}, but only to {most_M[small[0]]:g}, in fractions, in frame "
+        raise ValueError(f"{where}: {what} go to {most:g} in frame {frames[top]}, but only to {most_M[small[0]]:g}, in "
+                         f"fractions, in frame "
                          f"{frames[small[0]]}: two units in one recording; write all of them as 0 to 255")  # fmt: skip
     return Unit(BYTE, BYTE, f"{what} 0 to 255 in floats, divided by 255", BYTE)
 
@@ -102,7 +106,8 @@ def _depth(where: str, stored: Sequence[np.ndarray]) -> Unit:
         known = known[known < np.iinfo(values.dtype).max] if values.dtype.kind != "b" else known
         far = float(np.quantile(known, 0.99)) if len(known) else 1000.0
         if not NEAR_M < far <= 1000 * NEAR_M:
-            raise ValueError(f"{where}: depth of whole numbers up to about {far:g}, expected millimetres; write it so, or as floats in "
+            raise ValueError(f"{where}: depth of whole numbers up to about {far:g}, expected millimetres; write it so, or as "
+                             f"floats in "
                              "metres, or leave the key out: --names key=")  # fmt: skip
         return Unit(1000.0, 1.0, "depth in millimetres, divided by 1000; 0 is unknown")
     divisor, said = _length(where, np.abs(known))
@@ -116,6 +121,7 @@ def _length(where: str, known: np.ndarray) -> tuple[float, str]:
     if far <= NEAR_M:
         return 1.0, "metres"
     if far < FAR:
-        raise ValueError(f"{where}: lengths reach {far:g}, too far for metres and too near for millimetres; expected metres. Write them "
+        raise ValueError(f"{where}: lengths reach {far:g}, too far for metres and too near for millimetres; expected metres. "
+                         f"Write them "
                          "so, or leave the key out: --names key=")  # fmt: skip
     return 1000.0, "millimetres, divided by 1000"

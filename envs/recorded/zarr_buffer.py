@@ -1,4 +1,4 @@
-"""Replay buffers in zarr, of Diffusion Policy, UMI, 3D Diffusion Policy and PointFlowMatch: ``data/*``, ``meta/episode_ends``."""
+"""Replay buffers in zarr (Diffusion Policy, UMI, 3D Diffusion Policy, PointFlowMatch): ``data/*``, ``meta/episode_ends``."""
 
 from __future__ import annotations
 
@@ -48,13 +48,10 @@ class ZarrRecording(RecordedObservations):
             raise ValueError(f"{path}: cannot be read as a replay buffer with data/* and {ENDS}: {_said(error)}") from error
         why = {key: _why_left_out(told) for key, told in self._told.items()}
         defaults = _defaults([key for key in self._told if not why[key]])
-        if COLOURS in self._told and CLOUD in self._told and names.get(COLOURS) != "" and COLOURS not in names:
-            self._coloured = names.get(CLOUD, POINTS) == POINTS and POINTS not in {names.get(key) for key in names if key != CLOUD}
-        else:
-            self._coloured = False
-        broken = {key: name for key, name in _defaults(list(self._told)).items() if self._told[key].is_objects and key not in names}
+        broken = {key: name for key, name in _defaults(list(self._told)).items()
+                  if self._told[key].is_objects and key not in names}  # fmt: skip
         self._keys = named(path, self._told, defaults, names)
-        if self._coloured and self._keys.get(POINTS) == (CLOUD,):
+        if COLOURS in self._told and COLOURS not in names and self._keys.get(POINTS) == (CLOUD,):
             self._keys[POINTS] = (CLOUD, COLOURS)
         self._next = ACTION not in self._keys and self._keys.get(STATE) == (NEXT_STATE,)
         ends_E = self._check_ends(told_E)
@@ -66,7 +63,8 @@ class ZarrRecording(RecordedObservations):
         clock, notes = Clock.read(path, lengths, self._stored(STAMPS, slice(None)), None) if stamped else (
             Clock.even(lengths, dt_s or None), [])  # fmt: skip
         used = {key for keys in self._keys.values() for key in keys} | ({STAMPS} if stamped else set())
-        left = {key: why[key] or ("by names" if names.get(key) == "" else "no known name") for key in self._told if key not in used}
+        left = {key: why[key] or ("by names" if names.get(key) == "" else "no known name")
+                for key in self._told if key not in used}  # fmt: skip
         if self._next:
             notes.append(f"actions: the next frame's {NEXT_STATE}, as no action is stored")
         super().__init__(path, shapes, lengths, action_size=size, clock=clock, parts=self._keys, left_out=left, notes=notes)
@@ -81,7 +79,8 @@ class ZarrRecording(RecordedObservations):
         return frame_shape(self._root, f"data/{key}", name, told.shape[1:], told.dtype or np.dtype(object))
 
     def _objects(self, key: str) -> str:
-        return (f"{self._held.place('data/' + key)}/.zarray: is an array of objects, expected numbers; nothing is unpickled. Leave it out: "
+        return (f"{self._held.place('data/' + key)}/.zarray: is an array of objects, expected numbers; nothing is unpickled. "
+                f"Leave it out: "
                 f"--names {key}=")  # fmt: skip
 
     def _check_ends(self, told_E: np.ndarray) -> np.ndarray:
@@ -99,7 +98,9 @@ class ZarrRecording(RecordedObservations):
 
     def _has_stamps(self, frames: int) -> bool:
         told = self._told.get(STAMPS)
-        return told is not None and told.dtype is not None and told.dtype.kind in "fiu" and told.shape in ((frames,), (frames, 1))
+        if told is None or told.dtype is None or told.dtype.kind not in "fiu":
+            return False
+        return told.shape in ((frames,), (frames, 1))
 
     def look(self, feature: str) -> str:
         if feature == ACTION and self._next:
@@ -108,7 +109,8 @@ class ZarrRecording(RecordedObservations):
         for key in self._each[feature]:
             count = self._told[key].shape[0] if self._told[key].shape else 0
             if count != len(self):
-                raise ValueError(f"{self._root}: data/{key} has {count} frames, expected {len(self)}, as {ENDS} says; copy the data "
+                raise ValueError(f"{self._root}: data/{key} has {count} frames, expected {len(self)}, as {ENDS} says; copy "
+                                 f"the data "
                                  f"again, or leave it out: --names {key}=")  # fmt: skip
             self._held.check_places(f"data/{key}")
             self._check_chunks(key, self._array(key))
@@ -131,9 +133,11 @@ class ZarrRecording(RecordedObservations):
             try:
                 self._opened[key] = self._group[f"data/{key}"]
             except Exception as error:
-                install = "; pip install imagecodecs" if any(each.startswith("imagecodecs_") for each in codecs) else ""
-                raise ValueError(f"{self._root}: data/{key} is packed with {', '.join(codecs) or 'nothing'}, which cannot be unpacked here "
-                                 f"({_said(error)}){install or '; install that codec'}, or leave it out: --names {key}=") from error
+                install = '; pip install "flow2one[jpegxl]"' if any(each.startswith("imagecodecs_") for each in codecs) else ""
+                raise ValueError(f"{self._root}: data/{key} is packed with {', '.join(codecs) or 'nothing'}, which cannot be "
+                                 f"unpacked here "
+                                 f"({_said(error)}){install or '; install that codec'}, or leave it out: --names "
+                                 f"{key}=") from error
         return self._opened[key]
 
     def _check_chunks(self, key: str, array: Any) -> None:
@@ -198,7 +202,9 @@ def _why_left_out(told: ArrayTold) -> str:
 
 
 def _shown(frames: np.ndarray | slice) -> str:
-    return f"{frames.start or 0} .. {frames.stop}" if isinstance(frames, slice) else f"{frames[:1].tolist()} .. {frames[-1:].tolist()}"
+    if isinstance(frames, slice):
+        return f"{frames.start or 0} .. {frames.stop}"
+    return f"{frames[:1].tolist()} .. {frames[-1:].tolist()}"
 
 
 def _said(error: Exception) -> str:

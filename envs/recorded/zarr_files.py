@@ -34,7 +34,8 @@ class ZarrFiles:
     def __init__(self, path: Path) -> None:
         """Raises ValueError for a zip that is cut off, and where there is no replay buffer, or more than one."""
         self.path = path
-        tops = {name.removesuffix(f"{ENDS}/{end}") for name in self._all for end in ARRAYS if f"/{name}".endswith(f"/{ENDS}/{end}")}
+        tops = {name.removesuffix(f"{ENDS}/{end}") for name in self._all for end in ARRAYS
+                if f"/{name}".endswith(f"/{ENDS}/{end}")}  # fmt: skip
         found = sorted(each.removesuffix("/") for each in tops if not each.startswith("__MACOSX"))
         if len(found) > 1:
             raise ValueError(f"{path}: holds several replay buffers: {found[:8]}; unpack it and give one of them")

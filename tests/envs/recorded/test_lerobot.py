@@ -210,7 +210,8 @@ def unlisted(path: Path) -> None:
         (wider_action, r"file-000.parquet: action is \(2,\) in each row, meta/info.json says \(7,\)"),
         (smaller_images, r"images of observation.images.wrist are \(32, 48, 3\), meta/info.json says \(16, 16, 3\)"),
         (unlisted, r"meta/episodes/chunk-000/file-000.parquet: cannot be read as a list of episodes"),
-        (change_info(total_episodes=4), r"meta/info.json says 4 episodes, the data has 3; the data was not written or copied whole"),
+        (change_info(total_episodes=4), r"meta/info.json says 4 episodes, the data has 3; the data was not written or copied "
+                                        r"whole"),
         (change_info(codebase_version="v1.6"), r"codebase_version is 'v1.6', expected one of"),
         (change_info(data_path="../{chunk_index}.parquet"), r"names a file outside of the data set"),
         (change_info(data_path="{episode}.parquet"), r"which does not fit"),
