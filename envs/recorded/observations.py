@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from envs.recorded.outliers import Outlier, find_outliers, told
+from envs.recorded.sources import one_line
 from envs.recorded.splitting import SplitRule, describe, split
 from envs.recorded.timing import Clock
 from envs.specs import ACTION, DEPTH, STATE, nearest_name
@@ -124,10 +125,11 @@ class RecordedObservations(ABC):
         made._glitch_F = self._glitch_F.copy()
         made.outliers = list(self.outliers)
         for name in (*made.features, *((ACTION,) if action and self.action_size else ())):
-            if name not in made.units:
-                made.units[name] = made.look(name)
-                if name in (STATE, ACTION):
-                    made._look_through(name)
+            with one_line(self.path):
+                if name not in made.units:
+                    made.units[name] = made.look(name)
+                    if name in (STATE, ACTION):
+                        made._look_through(name)
         return made
 
     def _hint(self, name: str) -> str:
@@ -229,7 +231,8 @@ class RecordedObservations(ABC):
         frames_M, back = np.unique(history_nO, return_inverse=True)
         found = {}
         for name, shape in self.features.items():
-            values_M = self._finite(name, self.frames(name, frames_M), frames_M, shape)
+            with one_line(self.path):
+                values_M = self._finite(name, self.frames(name, frames_M), frames_M, shape)
             found[name] = values_M[back.reshape(-1)].reshape(*history_nO.shape, *shape)
         return found
 
@@ -243,7 +246,8 @@ class RecordedObservations(ABC):
             raise ValueError(f"{self.path}: got no actions, expected some; only observations can be read from it")
         future_nT = self.clock.near(frames_n, np.arange(horizon))
         frames_M, back = np.unique(future_nT, return_inverse=True)
-        values_M = self._finite(ACTION, self.action_frames(frames_M), frames_M, (self.action_size,))
+        with one_line(self.path):
+            values_M = self._finite(ACTION, self.action_frames(frames_M), frames_M, (self.action_size,))
         return values_M[back.reshape(-1)].reshape(*future_nT.shape, self.action_size)
 
     def numbers(self, name: str) -> np.ndarray:
@@ -335,9 +339,9 @@ class RecordedObservations(ABC):
         metadata, data = self.files()
         digest = hashlib.sha256()
         for path in (*metadata, *data):
-            size = path.stat().st_size
-            digest.update(json.dumps([self._shown(path), size]).encode())
-            with path.open("rb") as file:
+            with one_line(self.path), path.open("rb") as file:
+                size = path.stat().st_size
+                digest.update(json.dumps([self._shown(path), size]).encode())
                 if path in metadata:
                     digest.update(file.read())
                 else:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from envs.recorded.demonstrations import FRAMES, RecordedDemonstrations
 from envs.recorded.observations import RecordedObservations
-from envs.recorded.sources import refuse_pointer
+from envs.recorded.sources import one_line, refuse_pointer
 
 GROUPS = (".zgroup", "zarr.json", ".zmetadata")
 
@@ -25,7 +25,11 @@ def open_recorded(
     Raises FileNotFoundError where nothing is, ValueError for data that is malformed or of no known format, and ImportError
     that names the extra to install.
     """
-    recorded = _opened(Path(path), dict(names or {}), dt_s)
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is nothing; give a folder or file of recorded observations")
+    with one_line(path):
+        recorded = _opened(path, dict(names or {}), dt_s)
     recorded = recorded.leave_out(leave_out) if leave_out else recorded
     recorded = recorded.instructed(instructions) if instructions else recorded
     if features is not None and not features:
@@ -35,8 +39,6 @@ def open_recorded(
 
 
 def _opened(path: Path, names: dict[str, str], dt_s: float) -> RecordedObservations:
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: there is nothing; give a folder or file of recorded observations")
     if path.is_file():
         refuse_pointer(path)
     if (path / "meta" / "info.json").is_file():
@@ -55,6 +57,10 @@ def _opened(path: Path, names: dict[str, str], dt_s: float) -> RecordedObservati
         from envs.recorded.hdf5 import Hdf5Recording
 
         return Hdf5Recording(path, names, dt_s)
+    from envs.recorded.rlbench_tree import RLBenchRecording, stored_episodes
+
+    if path.is_dir() and stored_episodes(path):
+        return RLBenchRecording(path, names, dt_s)
     inside = _inside(path)
     if inside:
         raise ValueError(f"{path}: holds no recording itself, but {', '.join(str(each) for each in inside)} does; give that "
@@ -62,7 +68,7 @@ def _opened(path: Path, names: dict[str, str], dt_s: float) -> RecordedObservati
     holds = sorted(each.name for each in path.iterdir())[:8] if path.is_dir() else "a file"
     raise ValueError(
         f"{path}: got {holds}, expected our demonstrations (info.json, {FRAMES}), a LeRobot data set (meta/info.json), a zarr "
-        "group (.zgroup or zarr.json) or a robomimic HDF5 file"
+        "group (.zgroup or zarr.json), a robomimic HDF5 file or demonstrations of RLBench"
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 POINTER = b"version https://git-lfs.github.com/spec/"
@@ -26,6 +28,22 @@ def refuse_pointer(file: Path) -> None:
         raise ValueError(f"{file}: is a pointer of git-lfs, not the data itself; run `git lfs pull` in the data set's folder, "
                          f"or "
                          "download it again")  # fmt: skip
+
+
+@contextmanager
+def one_line(path: Path) -> Iterator[None]:
+    """Whatever is raised inside becomes a ValueError of one line with the data's path: a damaged file can break the library
+    that reads it in any way. An ImportError, and a ValueError that is so already, pass."""
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())
+        if type(error) is ValueError and said == str(error) and str(path) in said:
+            raise
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        raise ValueError(f"{path}: cannot be read, it is damaged or not what it seems: {kind}{said}"[:600]) from error
 
 
 def lies_within(root: Path, file: Path) -> bool:

@@ -13,6 +13,8 @@ GAP = 1.5
 """Frames that are farther apart than so many periods have a gap between them."""
 OFF_GRID = 0.25
 """Stamps that lie within so many periods of an even grid are taken as even."""
+SLOWEST_S = 10.0
+"""Frames that are farther apart [s] have their stamps in another unit."""
 RATE = 0.02
 """A policy's period may differ from a whole number of the recording's by this share."""
 
@@ -61,6 +63,10 @@ class Clock:
             raise ValueError(f"{path}: episode {episode}: the time stamps go from {stamps_F[at]:g} s in step {step} to "
                              f"{stamps_F[at + 1]:g} s in the next, expected them to rise; {_WAY_OUT}")  # fmt: skip
         seen_s = float(np.median(steps)) if len(steps) else told_s
+        if seen_s and seen_s > SLOWEST_S:
+            raise ValueError(f"{path}: the time stamps are {seen_s:g} apart, expected seconds; are they milliseconds or "
+                             f"nanoseconds? "
+                             f"{_WAY_OUT}")  # fmt: skip
         notes, dt_s = [], told_s or seen_s
         if seen_s and told_s and abs(seen_s / told_s - 1) > RATE:
             notes.append(f"frames are {seen_s:.4g} s apart by their time stamps, the metadata says {told_s:.4g} s: the stamps "
