@@ -11,8 +11,8 @@ FRAMES = 3
 """A reading that jumps away and back within so many frames is a glitch; what stays away longer is a movement."""
 BULK = (0.15, 0.85)
 """Quantiles between which the bulk of the readings lies."""
-FAR = 4.0
-"""So many widths of the bulk outside of it a reading is far out."""
+FAR, STAYS = 2.0, 4.0
+"""So many widths of the bulk outside of it a reading is far out; one that stays there is told from `STAYS` on."""
 JUMP = 0.5
 """Share of the distance to the bulk that a glitch comes and goes in, in one frame."""
 REPEATS = 3
@@ -60,7 +60,9 @@ def find_outliers(name: str, values_FD: np.ndarray, ends_G: np.ndarray) -> list[
         rows = [_judged(name, column, run, values_F, distance_F, low, high, ends_G) for run in _runs(away, ends_G)]
         pulses = [row.value for row in rows if row.is_glitch]
         signal = {value for value in pulses if pulses.count(value) >= REPEATS} if high == low else set()
-        found += [row for row in rows if row.value not in signal and (row.is_glitch or high > low)]
+        stays = STAYS * (high - low)
+        found += [row for row in rows if row.value not in signal
+                  and (row.is_glitch or high > low and max(low - row.value, row.value - high) > stays)]  # fmt: skip
     return found
 
 
