@@ -28,7 +28,7 @@ def recording_table(recording: Mapping[str, Any]) -> Table:
     dt_s, recorded_s = recording["dt_s"], recording["recorded_dt_s"]
     rate = "not known" if not dt_s else f"{dt_s:.4g} s a step ({1 / dt_s:.4g} Hz)"
     if recording["stride"] > 1:
-        rate += f", every {recording['stride']}th of the frames recorded every {recorded_s:.4g} s"
+        rate += f", one of {recording['stride']} frames recorded every {recorded_s:.4g} s"
     rows = [("Rate", rate)]
     rows += [(f"Made of: {name}", ", ".join(keys)) for name, keys in recording["parts"].items()]
     rows += [(f"Unit: {name}", unit) for name, unit in recording["units"].items()]

@@ -150,7 +150,7 @@ class RecordedObservations(ABC):
         elif made.clock.stride > 1:
             made.notes.append(f"recorded every {self.dt_s:.4g} s ({1 / self.dt_s:.4g} Hz), the policy's period is "
                               f"{policy_s:.4g} s "
-                              f"({1 / policy_s:.4g} Hz): every {made.clock.stride}th frame is in a window")  # fmt: skip
+                              f"({1 / policy_s:.4g} Hz): one of {made.clock.stride} frames is in a window")  # fmt: skip
         made.dt_s = policy_s
         return made
 

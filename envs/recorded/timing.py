@@ -93,7 +93,8 @@ class Clock:
         ratio = policy_s / self.dt_s
         stride = max(round(ratio), 1)
         if abs(stride / ratio - 1) > RATE:
-            periods = [each * self.dt_s for each in (stride, stride + 1)]
+            below = max(int(ratio), 1)
+            periods = [each * self.dt_s for each in (below, below + 1)]
             fits = ", ".join(f"{each:.4g} s ({1 / each:.4g} Hz)" for each in periods)
             raise ValueError(
                 f"{path}: is recorded every {self.dt_s:.4g} s ({1 / self.dt_s:.4g} Hz), the policy's control period is "
