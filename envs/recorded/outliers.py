@@ -82,7 +82,7 @@ def _judged(
     jumps = [abs(values_F[first] - values_F[first - 1])] if first > begin else []
     jumps += [abs(values_F[last] - values_F[last + 1])] if last + 1 < end else []
     farthest = int(run[distance_F[run].argmax()])
-    is_glitch = len(run) <= FRAMES and bool(jumps) and min(jumps) >= JUMP * distance_F[farthest]
+    is_glitch = len(run) <= FRAMES and bool(jumps) and bool(min(jumps) >= JUMP * distance_F[farthest])
     return Outlier(name, column, first, last, float(values_F[farthest]), low, high, is_glitch)
 
 

@@ -55,7 +55,7 @@ def lies_within(root: Path, file: Path) -> bool:
     if resolved.is_relative_to(root.resolve()):
         return True
     return any(each.parent.name == "snapshots" and resolved.is_relative_to((each.parent.parent / "blobs").resolve())
-               for each in (root.absolute(), *root.absolute().parents))  # fmt: skip
+               for place in (root.absolute(), root.resolve()) for each in (place, *place.parents))  # fmt: skip
 
 
 def refuse_outside(root: Path, file: Path) -> None:

@@ -133,8 +133,12 @@ def test_a_version_2_set_whose_files_were_copied_together_is_numbered_by_its_fil
 
 def test_episodes_may_be_numbered_as_they_like(tmp_path: Path) -> None:
     path = lerobot(tmp_path / "set", MADE, info={"total_episodes": 4})
-    for file in ("data/chunk-000/file-000.parquet", "data/chunk-000/file-001.parquet", "meta/episodes/chunk-000/file-000.parquet"):
-        change(path, file, lambda table: column("episode_index", [7 + 3 * each for each in table["episode_index"].to_pylist()])(table))
+
+    def renumbered(table: Any) -> Any:
+        return column("episode_index", [7 + 3 * each for each in table["episode_index"].to_pylist()])(table)
+
+    for file in (FILE, "data/chunk-000/file-001.parquet", "meta/episodes/chunk-000/file-000.parquet"):
+        change(path, file, renumbered)
     assert same(open_recorded(path))
 
 
