@@ -9,6 +9,9 @@ from dataclasses import dataclass
 STATE = "observation.state"
 """LeRobot's name of the proprioceptive and low-dimensional state."""
 
+ACTION = "action"
+"""LeRobot's name of what the robot did."""
+
 IMAGES, DEPTH, POINTS = "observation.images", "observation.depth", "observation.points"
 """LeRobot's names. ``observation.images.<camera>`` `[.., 3, H, W]`, 0 to 1; ``observation.depth.<camera>`` `[.., 1, H, W]` [m],
 NaN where unknown; ``observation.points`` `[.., N, 3+C]`: xyz [m] in the robot's base frame, then C = 0 or 3 colours, 0 to 1."""

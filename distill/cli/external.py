@@ -9,17 +9,18 @@ from dataclasses import dataclass, replace
 
 from distill.cli.external_config import CompareConfig, ConvertConfig, read_external, resolved
 from distill.cli.launch import is_launched, launch, wanted_processes
-from distill.cli.opening import OUR_STEPS, external_shape, open_policy
+from distill.cli.opening import OUR_STEPS, external_shape, observed_by, open_policy
 from distill.config import Config
 from distill.graphs.external import comparison_graph, conversion_graph
 from distill.graphs.graph import Graph
-from distill.inputs.recorded import Opened, Recording, split
+from distill.inputs.recorded import Opened, Recording
 from distill.runtime.context import Context
 from distill.runtime.execution import state_of
 from distill.worlds import open_world
 from distill.worlds.contract import World
 from distill.worlds.recorded import RecordedWorld
 from envs.recorded.observations import RecordedObservations
+from envs.recorded.splitting import in_words
 from envs.specs import STATE
 from teachers.adapters.teacher import AdapterTeacher
 from teachers.networks.observations import sources_of
@@ -29,11 +30,12 @@ from teachers.trained import TrainedTeacher
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a command will do: the settled config, its world and the graph of its stages."""
+    """What a command will do: the settled config, its world, the graph of its stages; read_as: how the recording is read."""
 
     config: Config
     world: World
     graph: Graph
+    read_as: tuple[str, ...]
 
 
 def run_external(command: str, arguments: Sequence[str], script: str, leading: bool) -> int:
@@ -43,12 +45,14 @@ def run_external(command: str, arguments: Sequence[str], script: str, leading: b
     if not dry_run and not is_launched() and processes > 1:
         return launch(processes, script, [command, *arguments])
     recorded = config.open_recorded()
-    split(recorded.episodes)  # too few frames are told before a policy is opened
+    recorded.split()  # too few frames are refused before a policy is opened
     with contextlib.ExitStack() as stack:
         if isinstance(config, ConvertConfig):
             prepared = _conversion(config, _open(stack, config.teacher, config, recorded), recorded)
         else:
             prepared = _comparison([_open(stack, text, config, recorded) for text in config.policies], config, recorded)
+        if leading:
+            print("\n".join(prepared.read_as))
         if dry_run:
             if leading:
                 print(_described(command, prepared))
@@ -71,9 +75,27 @@ def _world(config: Config, shape: PolicyShape, recorded: RecordedObservations) -
 
 
 def _recording(config: Config, recorded: RecordedObservations, shapes: Sequence[PolicyShape]) -> Recording:
-    """The recorded observations with everything that any policy of these shapes sees."""
+    """The recorded observations with everything that any policy of these shapes sees, and nothing else of them opened."""
     features = tuple(dict.fromkeys((STATE, *(name for shape in shapes for name in sources_of(shape)))))
-    return Recording(recorded, config.teacher.observation_steps, features)
+    return Recording(observed_by(recorded, features, shapes[0].dt_s), config.teacher.observation_steps, features)
+
+
+def _read_as(recording: Recording, opened: Sequence[Opened]) -> tuple[str, ...]:
+    """How the recording is read, a line each: nothing of it is chosen in silence."""
+    recorded = recording.recorded
+    lines = [*recorded.opened_as(), in_words(recorded.split_described(recording.observation_steps))]
+    tasks = recorded.tasks()
+    for each in opened:
+        instruction = each.policy.description.instruction if isinstance(each.policy, AdapterTeacher) else ""
+        if instruction and list(tasks) not in ([], [instruction]):
+            lines.append(f"{each.label} is given the instruction {instruction!r}, the recording says {next(iter(tasks))!r}")
+        elif instruction:
+            lines.append(f"{each.label} is given the instruction {instruction!r}")
+        elif len(tasks) > 1:
+            lines.append(f"{each.label} is given no instruction: it must see from the observation which of {len(tasks)} tasks "
+                         "it is")  # fmt: skip
+    summary = f"{recorded.path}: {len(recorded)} frames in {len(recorded.episodes)} episodes"
+    return (summary, *(f"  {line}" for line in lines))
 
 
 def _conversion(config: ConvertConfig, opened: Opened, recorded: RecordedObservations) -> Prepared:
@@ -109,13 +131,13 @@ def _conversion(config: ConvertConfig, opened: Opened, recorded: RecordedObserva
             policy.check_steps(each, "evaluate.teacher_steps")
     world = _world(made, its, recorded)
     recording = _recording(made, recorded, [its, *([shape] if shape else [])])
-    return Prepared(made, world, conversion_graph(made, world, opened, recording, shape))
+    return Prepared(made, world, conversion_graph(made, world, opened, recording, shape), _read_as(recording, [opened]))
 
 
 def _comparison(opened: Sequence[Opened], config: CompareConfig, recorded: RecordedObservations) -> Prepared:
     first = opened[0].shape
     for each in opened[1:]:
-        for what in ("horizon", "action_size"):
+        for what in ("horizon", "action_size", "dt_s"):
             if getattr(each.shape, what) != getattr(first, what):
                 raise ValueError(f"{each.label} has {what} {getattr(each.shape, what)}, {opened[0].label} "
                                  f"{getattr(first, what)}: their plans cannot be compared")  # fmt: skip
@@ -123,7 +145,7 @@ def _comparison(opened: Sequence[Opened], config: CompareConfig, recorded: Recor
     made = resolved(config, first.horizon, (OUR_STEPS,), max(each.shape.observation_steps for each in opened))
     world = _world(made, first, recorded)
     recording = _recording(made, recorded, [each.shape for each in opened])
-    return Prepared(made, world, comparison_graph(made, world, named, recording))
+    return Prepared(made, world, comparison_graph(made, world, named, recording), _read_as(recording, opened))
 
 
 def _plain(label: str) -> str:

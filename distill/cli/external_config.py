@@ -16,6 +16,7 @@ from distill.presets import apply_preset
 from envs import TASKS
 from envs.recorded import open_recorded
 from envs.recorded.observations import RecordedObservations
+from envs.recorded.splitting import SplitRule
 from teachers.adapters.teacher import AdapterFile
 
 WARM_STEPS, FRESH_STEPS = 1400, 3000
@@ -54,7 +55,9 @@ class ExternalConfig:
     out: the folder that everything is written to.
     task: an embedded task whose observations these are, for rollouts from stored starts; "": success is not measured.
     features: what a student sees, and an adapter that names no features; none: everything recorded.
-    dt_s: control period [s]; 0: what the recording says, or the adapter.
+    dt_s: the policies' control period [s]; 0: what the adapter says, or the recording. A recording at another rate is read at
+    every n-th frame, or refused. recorded_dt_s: the period of the recording's frames [s]; 0: what its time stamps say.
+    leave_out: episodes that are not used; instructions: only frames with these are; split: what is for training and measuring.
     action_weights: weight of each action dimension in distances; none: those of the task or teacher, else 1 each.
     processes: each of them asks an adapter of its own.
     """
@@ -65,6 +68,10 @@ class ExternalConfig:
     task: str = ""
     features: tuple[str, ...] = ()
     dt_s: float = 0.0
+    recorded_dt_s: float = 0.0
+    leave_out: tuple[int, ...] = ()
+    instructions: tuple[str, ...] = ()
+    split: SplitRule = field(default_factory=SplitRule)
     action_weights: tuple[float, ...] = ()
     seed: int = 0
     processes: int = 1
@@ -78,12 +85,15 @@ class ExternalConfig:
     )
 
     def open_recorded(self) -> RecordedObservations:
-        """The observations. Raises ValueError for what is wrong with them, or not installed to read them."""
+        """The observations, none of their features opened yet. Raises ValueError for what is wrong, or not installed."""
         pairs = [name.partition("=") for name in self.names]
         if not all(sign for _, sign, _ in pairs):
             raise ValueError(f"names: got {list(self.names)}, expected key=feature, such as img=observation.images.front")
         try:
-            return open_recorded(self.observations, {key: feature for key, _, feature in pairs})
+            return open_recorded(
+                self.observations, {key: feature for key, _, feature in pairs}, (), dt_s=self.recorded_dt_s,
+                leave_out=self.leave_out, instructions=self.instructions,
+            ).divided(self.split)  # fmt: skip
         except (OSError, ImportError) as error:
             raise ValueError(f"--observations: {error}") from error
 
@@ -156,6 +166,8 @@ def _check(command: str, config: ConvertConfig | CompareConfig) -> None:
     if (out.is_dir() and any(out.iterdir())) and not (out / ".lock").exists():
         raise ValueError(f"--out: {out} holds other files; name a new folder, or one of an earlier {command}")
     check_numbers(config, ("adapter",))
+    if config.recorded_dt_s < 0 or config.dt_s < 0:
+        raise ValueError(f"dt_s, recorded_dt_s: got {config.dt_s}, {config.recorded_dt_s}, expected seconds, or 0")
     if isinstance(config, ConvertConfig):
         for name in config.student.objectives:
             if recipe(name).data != "hypotheses":

@@ -33,6 +33,7 @@ DESCRIPTION = """Distil a slow flow-matching policy into a one-step student, and
 usage: distill.py [demos | teach | sample | distill | evaluate | report | doctor [--rlbench]] [--config FILE]... [--dry-run]
        [flags]
        distill.py [convert --teacher T | compare A B ..] --observations DIR --out DIR     (each has its own --help)
+       distill.py check-data DIR [--out PAGE.html]      (what a recording is, before a night of training)
        distill.py export --student FOLDER --out FOLDER [--formats onnx torch aoti] [--push-to-hub USER/NAME]
 
 Without a stage everything is done up to the report; finished stages are reused. --config may be given several times,
@@ -44,7 +45,7 @@ def read_command(arguments: Sequence[str]) -> tuple[str, bool, Config]:
     rest, stage, presets, dry_run = list(arguments), "", [], False
     if rest and not rest[0].startswith("-"):
         stage = rest.pop(0)
-        check_choice("stage", stage, (*STAGES, *FURTHER, "doctor", "export", *EXTERNAL))
+        check_choice("stage", stage, (*STAGES, *FURTHER, "doctor", "export", "check-data", *EXTERNAL))
     if stage == "doctor" and "--rlbench" in rest:
         rest.remove("--rlbench")
         stage = "doctor --rlbench"
@@ -98,6 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from distill.cli.export import run_export
 
             return run_export(arguments[1:]) if leading else 0
+        if arguments[:1] == ["check-data"]:
+            from distill.cli.check_data import run_check_data
+
+            return run_check_data(arguments[1:]) if leading else 0
         if arguments and arguments[0] in EXTERNAL:
             from distill.cli.external import run_external
 

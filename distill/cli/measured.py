@@ -75,7 +75,10 @@ def _policy(folder: Path, label: str, latency: dict[str, Any] | None) -> PolicyF
     result, latency = _read(folder / "result.json"), latency or {}
     if latency.get("calls", 0) < FEWEST_CALLS:
         latency = {}
-    summary = result["summary"]
+    summary = result.get("summary")
+    if summary is None:  # of a conversion without a task: success was not measured
+        return PolicyFigures(label, result["nfe"], median_ms=latency.get("median_ms"), hz=latency.get("hz"),
+                        calls=latency.get("calls"))  # fmt: skip
     low, high = wilson_interval(summary["successes"], summary["episodes"])
     return PolicyFigures(
         label if label == "student" else f"{label}, {_manifest(folder)['made_from']['num_steps']} steps",

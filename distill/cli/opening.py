@@ -18,7 +18,7 @@ from distill.cli.external_config import ExternalConfig
 from distill.inputs.recorded import Opened, read_features
 from distill.inputs.teachers import folder_key
 from distill.store.manifest import make_key, sha256_file
-from envs.specs import DEPTH, IMAGES, POINTS, STATE
+from envs.specs import DEPTH, IMAGES, POINTS, STATE, nearest_name
 from students import STUDENTS, load_student
 from teachers import TEACHERS, load_teacher
 from teachers.adapters.teacher import AdapterTeacher
@@ -100,10 +100,11 @@ def _adapter(path: str, num_steps: int, config: ExternalConfig, recorded: Record
     teacher = AdapterTeacher(file)
     try:
         told = teacher.description
-        features = tuple(told.features or config.features or recorded.features)
+        features = tuple(told.features or config.features or (*recorded.malformed, *recorded.features))
         teacher.features = features
-        rows = np.unique([0, len(recorded) - 1])
-        seen = read_features(recorded, rows, told.observation_steps, features, "looked at by the adapter")
+        recorded = observed_by(recorded, features, _period(config, told.dt_s, recorded), told.instruction)
+        rows = np.unique(np.flatnonzero(recorded.usable)[[0, -1]])
+        seen = read_features(recorded, rows, told.observation_steps, features, "used by the adapter")
         observation = {name: torch.from_numpy(value) for name, value in seen.items()}
         steps = num_steps or told.num_steps
         horizon, action_size = told.horizon, told.action_size
@@ -138,6 +139,29 @@ def _draws(teacher: AdapterTeacher, observation: Observation, steps: int) -> str
     return hashlib.sha256(np.round(chunks[..., :8, :] / spread, 2).astype(np.float32).tobytes()).hexdigest()
 
 
+def _period(config: ExternalConfig, told_s: float | None, recorded: RecordedObservations) -> float | None:
+    """The policy's control period [s], as the flag says, the adapter, the task or at last the recording."""
+    spec_s = envs.task_spec(config.task).dt_s if config.task else None
+    return config.dt_s or told_s or spec_s or recorded.dt_s
+
+
+def observed_by(
+    recorded: RecordedObservations, features: Sequence[str], dt_s: float | None, instruction: str = ""
+) -> RecordedObservations:
+    """What policies see of a recording, and the state: these features alone, spaced by their control period.
+
+    Raises ValueError for what was not recorded, cannot be read or spaced so, and where a policy with one instruction would be
+    shown several tasks.
+    """
+    tasks = recorded.tasks()
+    if instruction and len(tasks) > 1:
+        raise ValueError(f"{recorded.path}: has {len(tasks)} tasks, {list(tasks)[:8]}, the policy is told {instruction!r} in "
+                         f"all frames; expected the frames of one: --instructions, such as --instructions "
+                         f"{nearest_name(instruction, tasks, '', 0.0).strip() or repr(next(iter(tasks)))}")  # fmt: skip
+    recorded = recorded.only(dict.fromkeys((STATE, *features)))
+    return recorded.at_period(dt_s) if dt_s else recorded
+
+
 # -- shapes ------------------------------------------------------------------------------------------------------------
 
 
@@ -150,7 +174,7 @@ def external_shape(
     Raises ValueError for what cannot be known or does not agree: the control period, the number of actions.
     """
     spec = envs.task_spec(config.task) if config.task else None
-    dt_s = config.dt_s or (spec.dt_s if spec else None) or recorded.dt_s or told_dt_s
+    dt_s = _period(config, told_dt_s, recorded)
     if not dt_s:
         raise ValueError(f"the control period is not known: neither {config.observations} nor the adapter says it; add --dt-s, "
                          "such as --dt-s 0.1 for 10 Hz")  # fmt: skip

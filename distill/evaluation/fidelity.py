@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from distill.hypotheses.distances import coverage, distances, embed, energy_distance, fidelity, neighbour_radii
+from envs.recorded.outliers import robust_range, without_diverged
 from students.selection import SAME_PLAN
+from teachers.networks.normalisation import Normaliser
+
+INFLATED = 4.0
+"""A range more than this many times as wide as what the reference draws is no unit to measure it in."""
 
 
 def set_fidelity(
@@ -46,3 +55,37 @@ def average(parts: Sequence[tuple[int, dict[str, float]]]) -> dict[str, float]:
     """Join the results of several groups of observations, each with its number of observations."""
     total = sum(count for count, _ in parts)
     return {name: sum(count * values[name] for count, values in parts) / total for name in parts[0][1]}
+
+
+def measuring_normaliser(normaliser: Normaliser, reference_NKTA: Tensor) -> Normaliser:
+    """The action space that sets are compared in: the normaliser's, but a range that is more than `INFLATED` times as wide as
+    that of the reference's own raw chunks `[N, K, T, A]` is replaced by theirs.
+
+    So a range that a glitch has set cannot make a policy that is off by all of the real range look alike.
+    """
+    chunks_nTA = reference_NKTA.flatten(0, 1).double().cpu().numpy()
+    low_A, high_A = robust_range(chunks_nTA[without_diverged(chunks_nTA)].reshape(-1, chunks_nTA.shape[-1]))
+    made = copy.deepcopy(normaliser)
+    low, high = made.action_low, made.action_high
+    own_A = (high - low).double().cpu().numpy() > INFLATED * np.maximum(high_A - low_A, 1e-6)
+    for buffer, value_A in ((low, low_A), (high, high_A)):
+        buffer.copy_(torch.where(torch.from_numpy(own_A).to(buffer.device), torch.from_numpy(value_A).to(buffer), buffer))
+    return made
+
+
+def dimension_figures(policy_NMTA: Tensor, teacher_NKTA: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
+    """How far a policy's raw chunks are from the teacher's in each number of an action, in that number's own unit.
+
+    mean_error: absolute difference of the two sets' means, averaged over observations and steps of the chunk; spread_error: the
+    same of their standard deviations; low, high: the range of the teacher's chunks that few of them cannot set;
+    mean_error_share: of that range, None where it is 0.
+    """
+    policy, teacher = policy_NMTA.double(), teacher_NKTA.double()
+    mean_A = (policy.mean(1) - teacher.mean(1)).abs().mean((0, 1)).cpu().numpy()
+    spread_A = (policy.std(1, correction=0) - teacher.std(1, correction=0)).abs().mean((0, 1)).cpu().numpy()
+    low_A, high_A = robust_range(teacher.flatten(0, 2).cpu().numpy())
+    return [
+        {"name": name, "mean_error": float(mean), "spread_error": float(spread), "low": float(low), "high": float(high),
+         "mean_error_share": float(mean / (high - low)) if high > low else None}
+        for name, mean, spread, low, high in zip(names, mean_A, spread_A, low_A, high_A, strict=True)
+    ]  # fmt: skip

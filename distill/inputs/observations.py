@@ -23,8 +23,12 @@ Observe = Callable[[np.ndarray], RawObservation]
 class ObservationSource(Input, Protocol):
     """Training observations, numbered 0 .. num_frames - 1."""
 
+    def training_frames(self, context: Context) -> np.ndarray:
+        """The numbers `[F]` of the frames at which a teacher may be queried, increasing."""
+        ...
+
     def episode_index(self, context: Context) -> np.ndarray:
-        """The episode `[F]` of each of the first F frames, at which a teacher may be queried."""
+        """The episode `[F]` of each of them."""
         ...
 
     def num_frames(self, context: Context) -> int: ...
@@ -55,6 +59,9 @@ class DemonstratedObservations:
     @property
     def needs(self) -> tuple[Stage[Any], ...]:
         return self.demonstrations.needs
+
+    def training_frames(self, context: Context) -> np.ndarray:
+        return np.arange(self.num_frames(context))
 
     def episode_index(self, context: Context) -> np.ndarray:
         return self.demonstrations.remembered(context).episode_index

@@ -28,25 +28,6 @@ from teachers.networks.observations import sources_of
 from teachers.networks.shapes import PolicyShape
 from teachers.trained import TrainedTeacher
 
-LEAST_FRAMES = 20
-
-
-def split(episodes: Sequence[int]) -> dict[str, np.ndarray]:
-    """Which frames are for what: the last tenth is for measuring, the tenth before it for choosing checkpoints.
-
-    Whole episodes where there are ten or more, as frames that follow each other are nearly the same; else stretches of
-    them. Raises ValueError for too few frames.
-    """
-    ends = np.cumsum(episodes)
-    count = int(ends[-1])
-    if count < LEAST_FRAMES:
-        raise ValueError(f"observations: got {count} frames, expected at least {LEAST_FRAMES}: some are kept for measuring")
-    first, second = int(0.8 * count), int(0.9 * count)
-    if len(episodes) >= 10:
-        first, second = (int(ends[int(share * len(episodes)) - 1]) for share in (0.8, 0.9))
-    frames = np.arange(count)
-    return {"train": frames[:first], "validation": frames[first:second], "test": frames[second:]}
-
 
 def spread(frames: np.ndarray, most: int) -> np.ndarray:
     """At most so many of the frames, evenly."""
@@ -68,7 +49,7 @@ def read_features(
 
 @dataclass(frozen=True)
 class Recording:
-    """Recorded observations, O frames each, as an observation source: the training frames come first.
+    """Recorded observations, O frames each, as an observation source. `frames` are those of each split.
 
     features: everything that any of the policies sees, the state always among it.
     """
@@ -87,13 +68,16 @@ class Recording:
 
     @cached_property
     def frames(self) -> dict[str, np.ndarray]:
-        return split(self.recorded.episodes)
+        return self.recorded.split(self.observation_steps)
 
     def at(self, frames: np.ndarray, features: tuple[str, ...] = ()) -> RawObservation:
         """What was observed at these frames, raw, `[n, O, ..]`."""
         return read_features(self.recorded, frames, self.observation_steps, features or self.features)
 
     # -- an observation source (distill.inputs.observations) --------------------------------------------------------
+
+    def training_frames(self, context: Context) -> np.ndarray:
+        return self.frames["train"]
 
     def episode_index(self, context: Context) -> np.ndarray:
         return self.recorded.episode_index(self.frames["train"])

@@ -12,6 +12,7 @@ from distill.report.sections.latency import LATENCY, STAGES
 from distill.report.sections.made import MADE
 from distill.report.sections.reading import READING
 from distill.report.sections.real_time import REAL_TIME
+from distill.report.sections.recording import OWN_UNITS, RANGES, RECORDING
 from distill.report.sections.results import RESULTS
 from distill.report.sections.success import MODES, SPEED
 from distill.report.sections.training import CHECKPOINTS, CURVES
@@ -21,10 +22,10 @@ SECTIONS: list[Section] = [
     PATHS, ACTION_CHUNKS,
     RESULTS, BY_TASK, SPEED, MODES,
     LATENCY, STAGES,
-    FIDELITY,
+    FIDELITY, OWN_UNITS,
     REAL_TIME,
     CURVES, CHECKPOINTS,
     CLIPS,
-    MADE, WALL_TIME, COMMANDS,
+    RECORDING, RANGES, MADE, WALL_TIME, COMMANDS,
     READING,
 ]  # fmt: skip

@@ -95,13 +95,18 @@ def _markdown_body(part: Part) -> list[str]:
     ]
 
 
-def html(results: Mapping[str, Any], filled: Sequence[Part]) -> str:
-    """The page as one text: pictures and clips inside, nothing loaded from elsewhere."""
+def template(name: str) -> jinja2.Template:
+    """A template of this room, in which all text is escaped and a missing value is an error."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    return environment.get_template("report.html.j2").render(
+    return environment.get_template(name)
+
+
+def html(results: Mapping[str, Any], filled: Sequence[Part]) -> str:
+    """The page as one text: pictures and clips inside, nothing loaded from elsewhere."""
+    return template("report.html.j2").render(
         results=results, subject=_subject(results), head=headline(results), terms=terms(results), tiles=tiles(results),
         parts=filled, teacher=reference_policy(results), student=default_student(results),
     )  # fmt: skip

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distill.evaluation.diversity import mode_figures, summarise_modes
 from distill.evaluation.external import AdapterPolicy
-from distill.evaluation.fidelity import average, set_fidelity
+from distill.evaluation.fidelity import average, dimension_figures, measuring_normaliser, set_fidelity
 from distill.evaluation.policies import Policy, device_of
 from distill.evaluation.rollouts import summarise, to_json
 from distill.inputs.choice import Starts
@@ -26,6 +26,7 @@ from distill.runtime.stage import Input, Stage
 from distill.stages.reference import DrawReference
 from distill.store.manifest import write_json
 from envs.specs import TaskSpec
+from teachers.networks.normalisation import Normaliser
 
 CLIP_EPISODES = 3
 """Episodes that keep their actions, to be replayed before a camera."""
@@ -82,8 +83,7 @@ class EvaluatePolicy(Stage[dict[str, Any]]):
         reference, device = self.reference.remembered(context), device_of(policy)
         rows = context.my_share(range(len(reference["reference"])))
         drawn = {row: torch.from_numpy(self.reference.sets.draw(context, policy, row, policy.name)) for row in rows}
-        statistics = policy.module if self.statistics is None else None
-        normaliser: Any = statistics.normaliser if statistics is not None else self._statistics(context)
+        normaliser: Any = policy.module.normaliser if self.statistics is None else self.compared_in(context)
         weights_A = torch.tensor(self.spec.action.weights, device=device)
         parts, modes = [], []
         for row in rows:
@@ -93,15 +93,24 @@ class EvaluatePolicy(Stage[dict[str, Any]]):
             modes.append(mode_figures(sets[0][0], sets[1][0], sets[2][0], weights_A))
         parts, modes = context.gather(parts), context.gather(modes)
         shown = widest(reference["reference"])
+        every = sorted(context.gather([(row, chunks.numpy()) for row, chunks in drawn.items()]), key=lambda each: each[0])
         planned = context.gather([np.round(drawn[shown].numpy()[:32], 4).tolist()] if shown in drawn else [])
         return {
             "fidelity": {**average(parts), "observations": len(parts), "samples": self.reference.sets.samples},
             "observation_modes": summarise_modes(modes), "planned_set": planned[0], "planned_at": shown,
+            **self._own_units(np.stack([chunks for _, chunks in every]), reference["reference"]),
         }  # fmt: skip
 
-    def _statistics(self, context: Context) -> Any:
+    def compared_in(self, context: Context) -> Normaliser:
+        """The action space of `statistics`, without ranges that the reference never uses: a glitch may have set them."""
         assert self.statistics is not None
-        return self.statistics.normaliser(context)
+        return measuring_normaliser(self.statistics.normaliser(context), self.reference.remembered(context)["reference"])
+
+    def _own_units(self, chunks_FSTA: np.ndarray, reference_FSTA: Tensor) -> dict[str, Any]:
+        """Errors in each action dimension's own unit, of policies on recordings."""
+        if self.statistics is None:
+            return {}
+        return {"dimensions": dimension_figures(torch.from_numpy(chunks_FSTA), reference_FSTA, self.spec.action.names)}
 
     def load(self, folder: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((folder / "result.json").read_text())

@@ -16,6 +16,7 @@ from distill.hypotheses.cache import draw_hypotheses, hypothesis_seeds
 from distill.inputs.recorded import Opened, Recording, read_features, spread
 from distill.runtime.context import Context
 from distill.runtime.stage import Input, Stage
+from envs.recorded.outliers import robust_range, without_diverged
 from envs.specs import STATE
 from teachers.contract import Observation, Teacher
 from teachers.networks.normalisation import Normaliser, observed_ranges
@@ -62,9 +63,14 @@ class MeasureRanges(Stage[Normaliser]):
                 states.append(seen[STATE].reshape(-1, shape.state_size))
                 yield {name: torch.from_numpy(value) for name, value in seen.items()}
 
-        ranges = observed_ranges(blocks())
-        for name, rows in (("state", np.concatenate(states)), ("action", self._pilot().flatten(0, 2).numpy())):
-            ranges[name] = {"min": rows.min(0), "max": rows.max(0)}  # which pass NaN on
+        ranges = observed_ranges(blocks(), robust=True)
+        pilot_nTA = self._pilot().flatten(0, 1).numpy()
+        kept_n = without_diverged(pilot_nTA)
+        if not kept_n.all():
+            context.say(f"  {int((~kept_n).sum())} of {len(kept_n)} chunks of the teacher are far from all others: they do not "
+                        "set the range of its actions")  # fmt: skip
+        for name, rows in (("state", np.concatenate(states)), ("action", pilot_nTA[kept_n].reshape(-1, shape.action_size))):
+            ranges[name] = dict(zip(("min", "max"), robust_range(rows), strict=True))  # which pass NaN on
         tensors = {f"{name}.{end}": torch.from_numpy(np.asarray(value, dtype=np.float64))
                    for name, ends in ranges.items() for end, value in ends.items()}  # fmt: skip
         wrong = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]

@@ -38,6 +38,7 @@ from distill.stages.train_teacher import TrainTeacher
 from distill.store.machine import hardware
 from distill.store.manifest import installed_packages, read_manifest
 from distill.worlds.contract import Clip, RolloutJob, World
+from envs.recorded.inspection import described
 from teachers.adapters.teacher import AdapterTeacher
 from teachers.networks.observations import sources_of
 
@@ -155,6 +156,7 @@ class WriteReport(FolderStage):
             data |= {
                 "observations_from": str(recorded.path), "frames": len(recorded),
                 "for_training": len(self.recording.frames["train"]),
+                "recording": described(recorded, self.recording.observation_steps),
                 "features": {name: list(recorded.features[name]) for name in self.recording.features},
             }  # fmt: skip
         if self.sample is not None and any(each.candidates.hypotheses is not None for each in self.chosen):
@@ -189,7 +191,8 @@ class WriteReport(FolderStage):
             "parameters": result["parameters"], "nfe": result["nfe"],
             "candidates": selection.candidates if policy.kind == "student" and selection.uses_candidates else 1,
             "latency": latency[name], "speedup": latency[reference]["median_ms"] / latency[name]["median_ms"],
-            "fidelity": result["fidelity"], "observation_modes": result.get("observation_modes"), "validation": None,
+            "fidelity": result["fidelity"], "observation_modes": result.get("observation_modes"),
+            "dimensions": result.get("dimensions"), "validation": None,
             "warm_start": None if chosen is None else self._warm(chosen),
             "sees": list(sources_of(policy.policy(context).shape)),
         }  # fmt: skip
@@ -217,10 +220,12 @@ class WriteReport(FolderStage):
     def _floor(self, context: Context) -> dict[str, Any]:
         """Fresh samples of the reference against others of it: the distance that sampling alone makes."""
         sets = self.evaluated[0].reference.result(context)
-        normaliser = copy.deepcopy(self.statistics.normaliser(context)).cpu()
-        first, second = (normaliser.normalise_action(sets[name]) for name in ("floor", "reference"))
-        values: dict[str, Any] = dict(set_fidelity(first, second, torch.tensor(self.world.spec.action.weights)))
-        return values | {"observations": first.shape[0], "samples": first.shape[1]}
+        first = self.evaluated[0]
+        compared_in = self.statistics.normaliser(context) if first.statistics is None else first.compared_in(context)
+        normaliser = copy.deepcopy(compared_in).cpu()
+        again, reference = (normaliser.normalise_action(sets[name]) for name in ("floor", "reference"))
+        values: dict[str, Any] = dict(set_fidelity(again, reference, torch.tensor(self.world.spec.action.weights)))
+        return values | {"observations": again.shape[0], "samples": again.shape[1]}
 
     # -- of runs in a world -----------------------------------------------------------------------------------------
 

@@ -53,10 +53,11 @@ class SampleHypotheses(Stage[HypothesisDataset]):
         settings = settled(self.config, type(teacher)) if isinstance(teacher, TrainedTeacher) else self.config
         normaliser, count = self.teacher.normaliser(context), self.source.num_frames(context)
         observe = self.source.observe(context, self.shape)
-        frames = training_frames(
+        chosen = training_frames(
             self.source.episode_index(context), settings.num_observations, settings.replanning_share,
             self.execution_horizon, self.seed,
         )  # fmt: skip
+        frames = self.source.training_frames(context)[chosen]
         if len(frames) < settings.num_observations:
             context.say(f"  there are only {len(frames)} training observations, all are taken")
             if settings.perturbation:

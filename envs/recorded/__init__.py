@@ -1,4 +1,4 @@
-"""Recorded observations of any format, streamed: LeRobot data sets, zarr replay buffers, HDF5, our demonstrations.
+"""Recorded observations of any format, streamed: LeRobot data sets, zarr buffers, HDF5, RLBench trees, our demonstrations.
 
 Needs: the format's own package, imported when such data is opened. Not here: what a policy makes of them.
 """

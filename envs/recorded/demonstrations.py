@@ -16,6 +16,8 @@ FRAMES = "frames.safetensors"
 class RecordedDemonstrations(RecordedObservations):
     """Demonstrations that were recorded here; images and depth stay on disk until they are read."""
 
+    looks_for_outliers = False
+
     def __init__(self, path: Path) -> None:
         """Raises what `Demonstrations.load` raises."""
         self._held = held = Demonstrations.load(path)

@@ -6,12 +6,12 @@ import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
-from envs.specs import DEPTH, IMAGES, POINTS, STATE, nearest_name
-
-ACTION = "action"
+from envs.recorded.units import AS_IT_IS, Unit
+from envs.specs import ACTION, DEPTH, IMAGES, POINTS, STATE, nearest_name
 
 
 def optional(module: str, extra: str, path: Path) -> ModuleType:
@@ -25,14 +25,15 @@ def optional(module: str, extra: str, path: Path) -> ModuleType:
 def named(path: Path, keys: Iterable[str], defaults: Mapping[str, str], names: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     """Our feature name (or ``action``) to the data's keys, from a format's defaults with the user's `names` over them.
 
-    Several keys may be the state: it is their numbers one after the other. Raises ValueError for a key that is not there,
-    for two keys of any other name, and for a name that is none of ours.
+    Several keys may be the state, or the action: it is their numbers one after the other. A key that is named the state is
+    added to the state of the defaults (leave that one out with ""); with all of them named, their order is that of `names`.
+    Raises ValueError for a key that is not there, for two keys of any other name, and for a name that is none of ours.
     """
     there = list(keys)
     for key in names:
         if key not in there:
             raise ValueError(f"{path}: names speaks of {key!r}, the data has {sorted(there)}{nearest_name(key, there)}")
-    taken = set(names.values())
+    taken = set(names.values()) - {STATE}
     kept = {key: name for key, name in defaults.items() if key in there and key not in names and name not in taken}
     found: dict[str, tuple[str, ...]] = {}
     for key, name in {**kept, **{key: name for key, name in names.items() if name}}.items():
@@ -41,12 +42,12 @@ def named(path: Path, keys: Iterable[str], defaults: Mapping[str, str], names: M
                 f"{path}: names gives {key!r} the name {name!r}, expected action, {STATE}, {IMAGES}.<camera>, {DEPTH}.<camera> "
                 "or another that begins with observation."
             )
-        if name in found and name != STATE:
+        if name in found and name not in (STATE, ACTION):
             raise ValueError(f"{path}: {found[name][0]!r} and {key!r} would both be {name}; say by `names` which one is")
         found[name] = (*found.get(name, ()), key)
     if not set(found) - {ACTION}:
-        raise ValueError(f"{path}: got the keys {sorted(there)}, and none is known; say what they are, e.g. names: {{img: "
-                         f"{IMAGES}.front}}")  # fmt: skip
+        raise ValueError(f"{path}: got the keys {sorted(there)}, and none is known; say what they are, e.g. --names "
+                         f"img={IMAGES}.front")
     return found
 
 
@@ -72,24 +73,50 @@ def frame_shape(path: Path, key: str, name: str, stored: Sequence[int], kind: np
     return shape
 
 
-def in_our_units(name: str, stored: np.ndarray, shape: tuple[int, ...], bright: bool = False) -> np.ndarray:
-    """What is stored of M frames, as `[M, *shape]` float32.
+def in_our_units(
+    name: str, stored: np.ndarray, shape: tuple[int, ...], unit: Unit = AS_IT_IS, where: str = "", cast: bool = True
+) -> np.ndarray:
+    """What is stored of M frames, as `[M, *shape]` float32, images in 0..1, depth and points in metres.
 
-    Images become 0..1: whole numbers are divided by 255, and floats where they are `bright` (0..255). Depth of whole numbers
-    is in millimetres, of floats in metres, 0 in both is unknown and becomes NaN. All else keeps its numbers.
+    unit: as `envs.recorded.units.judge` found it. A depth of 0 is unknown, and becomes NaN. All else keeps its numbers; with
+    `cast` false 64-bit ones stay so. Raises ValueError for a colour that is more than its unit allows.
     """
-    count = len(stored)
-    if name.startswith(IMAGES + "."):
+    count, colours = len(stored), name.startswith(IMAGES + ".")
+    if colours or name == POINTS and unit.most < np.inf:
+        brightest = stored if colours or stored.shape[-1] == 3 else stored[..., 3:]
+        if brightest.size and float(brightest.max()) > unit.most:
+            raise ValueError(f"{where}: reaches {float(brightest.max()):g}, judged to be {unit.said} by the frames that were "
+                             f"looked at: "
+                             "two units in one recording; write all of them as 0 to 255")  # fmt: skip
+    if colours:
         if stored.shape[1:] != shape:
             stored = stored.transpose(0, 3, 1, 2)
-        scale = np.float32(255 if bright or stored.dtype.kind in "iu" else 1)
-        return np.ascontiguousarray(stored, dtype=np.float32) / scale
-    values = stored.reshape(count, *shape).astype(np.float32)
+        return np.ascontiguousarray(stored, dtype=np.float32) / np.float32(unit.divisor)
+    wide = not cast and stored.dtype.itemsize == 8 and name in (STATE, ACTION)
+    values: np.ndarray[Any, np.dtype[np.floating[Any]]]
+    values = stored.reshape(count, *shape).astype(np.float64 if wide else np.float32)
     if name.startswith(DEPTH + "."):
-        values = np.where(values == 0, np.float32(np.nan), values * np.float32(1e-3 if stored.dtype.kind in "iu" else 1))
+        unknown = stored == 0
+        if stored.dtype.kind in "iu" and stored.dtype.itemsize > 1:
+            unknown |= stored == np.iinfo(stored.dtype).max  # a sensor's mark
+        return np.where(unknown.reshape(values.shape), np.float32(np.nan), values / np.float32(unit.divisor))
+    if name == POINTS:
+        values[..., :3] /= np.float32(unit.divisor)
+        values[..., 3:] /= np.float32(unit.colour_divisor)
     return values
 
 
-def is_bright(name: str, stored: np.ndarray) -> bool:
-    """Whether an image that is stored in floats goes to 255, by a look at one frame."""
-    return name.startswith(IMAGES + ".") and stored.dtype.kind == "f" and float(np.nanmax(stored)) > 1.5
+def join(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The shape of one frame of several keys, one after the other in the last dimension."""
+    return shapes[0] if len(shapes) == 1 else (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
+
+
+def flat_names(told: object) -> list[str]:
+    """The names of numbers, however a format nests them: a list, lists in a dict or in a list, or a dict of name to place."""
+    if isinstance(told, str):
+        return [told]
+    if isinstance(told, dict):
+        if told and all(isinstance(value, int) and not isinstance(value, bool) for value in told.values()):
+            return [str(name) for name, _ in sorted(told.items(), key=lambda pair: pair[1])]
+        told = list(told.values())
+    return [name for each in told for name in flat_names(each)] if isinstance(told, (list, tuple)) else []

@@ -1,91 +1,118 @@
-"""What a LeRobot data set says of itself in ``meta/``, formats v2.1 and v3.0: features, episodes and where they lie."""
+"""What a LeRobot data set says of itself in ``meta/``, formats v2.0, v2.1 and v3.0: features, lengths, where videos lie."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from envs.recorded.sources import lies_within, refuse_pointer
+
 VERSIONS = ("v2.0", "v2.1", "v3.0")
+STANDARD = ("timestamp", "frame_index", "episode_index", "index", "task_index", "next.done", "next.reward", "next.success")
+"""Columns that count and mark frames; they are no observations unless `names` says so."""
 
 
 @dataclass(frozen=True)
-class Episode:
-    """One episode: its number, its frames, its parquet file and the row there at which it begins.
+class Footage:
+    """Where an episode's video lies: the file, and from when to when in it [s]; end_s: None where it is not told."""
 
-    videos: per key of dtype video the file, and the time [s] in it of the episode's first frame.
-    """
+    file: Path
+    begin_s: float
+    end_s: float | None
 
-    number: int
+
+@dataclass(frozen=True)
+class Told:
+    """What is told of an episode: its frames, its parquet file, and by key of dtype video its footage."""
+
     length: int
     data: Path
-    row: int
-    videos: dict[str, tuple[Path, float]]
+    videos: dict[str, Footage]
 
 
 @dataclass(frozen=True)
 class Meta:
-    """features: as ``info.json`` tells them, each with dtype, shape and names; tasks: index to what the robot was told."""
+    """features: as ``info.json`` tells them, each with dtype, shape and names; tasks: index to what the robot was told.
+
+    episodes: by number, {} where the list of them is missing; totals: of ``info.json``.
+    """
 
     version: str
     fps: float
     features: dict[str, dict[str, Any]]
-    episodes: tuple[Episode, ...]
+    episodes: dict[int, Told]
     tasks: dict[int, str]
+    data_path: str
+    totals: dict[str, int] = field(default_factory=dict)
 
 
 def read_meta(path: Path, parquet: Any) -> Meta:
     """Raises ValueError for what is missing, of another version, or does not fit, with the file's name."""
     info = _info(path)
     version = str(info["codebase_version"])
-    read = _episodes_v3 if version.startswith("v3") else _episodes_v2
-    episodes = read(path, info, parquet)
-    told = {"total_episodes": len(episodes), "total_frames": sum(episode.length for episode in episodes)}
-    wrong = {name: info[name] for name, count in told.items() if name in info and info[name] != count}
-    if wrong or not episodes:
-        raise ValueError(f"{path}: meta/info.json says {wrong or 'that there are none'}, the episodes count {told}; the data "
-                         "was not written or copied whole")  # fmt: skip
-    tasks = _tasks_v3(path, parquet) if version.startswith("v3") else _tasks_v2(path)
-    return Meta(version, float(info["fps"]), dict(info["features"]), tuple(episodes), tasks)
+    is_third = version.startswith("v3")
+    episodes = (_episodes_v3 if is_third else _episodes_v2)(path, info, parquet)
+    tasks = _tasks_v3(path, parquet) if is_third else _tasks_v2(path)
+    totals = {name: int(info[name]) for name in ("total_episodes", "total_frames") if isinstance(info.get(name), int)}
+    return Meta(version, float(info["fps"]), dict(info["features"]), episodes, tasks, str(info["data_path"]), totals)
+
+
+def is_depth(told: Any) -> bool:
+    """Whether a feature is marked as a depth map, in any of the places in which LeRobot's versions put that mark."""
+    if not isinstance(told, dict):
+        return False
+    return any(bool(value) if str(key).rpartition(".")[2] == "is_depth_map" else is_depth(value) for key, value in told.items())
+
+
+def is_number(kind: str) -> bool:
+    """Whether a column of this dtype holds numbers or truth values."""
+    try:
+        return np.dtype(kind).kind in "fiub"
+    except TypeError:
+        return False
+
+
+def why_left_out(key: str, told: Mapping[str, Any]) -> str:
+    """Why a feature is not read by itself, "" for one that is."""
+    if key in STANDARD:
+        return "counts frames"
+    if is_depth(told):
+        return "depth in a video or picture"
+    if told["dtype"] not in ("video", "image") and not is_number(str(told["dtype"])):
+        return f"of {told['dtype']}"
+    return ""
 
 
 def _info(path: Path) -> dict[str, Any]:
     file = path / "meta" / "info.json"
+    refuse_pointer(file)
     try:
         info = json.loads(file.read_text())
         version, fps, features = str(info["codebase_version"]), float(info["fps"]), dict(info["features"])
         info["data_path"].format, (info.get("video_path") or "").format
-        told = {key: (str(each["dtype"]), [int(size) for size in each["shape"]]) for key, each in features.items()}
+        for each in features.values():
+            str(each["dtype"]), [int(size) for size in each["shape"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file}: is not LeRobot's: {type(error).__name__}: {error}") from error
     if version not in VERSIONS:
         raise ValueError(f"{file}: codebase_version is {version!r}, expected one of {list(VERSIONS)}; convert it with LeRobot")
     if not fps > 0:
         raise ValueError(f"{file}: fps is {fps}, expected a number above 0")
-    for key, (kind, _) in told.items():
-        if kind not in ("video", "image", "string", "bool") and not _is_number(kind):
-            raise ValueError(f"{file}: {key} has dtype {kind!r}, expected numbers, image or video")
     return dict(info)
 
 
-def _is_number(kind: str) -> bool:
-    try:
-        return np.dtype(kind).kind in "fiu"
-    except TypeError:
-        return False
-
-
-def _place(path: Path, pattern: str, where: Mapping[str, Any]) -> Path:
+def place(path: Path, pattern: str, where: Mapping[str, Any]) -> Path:
     """A file of the data set. ValueError for a pattern that leads out of it."""
     try:
         found = path / pattern.format(**where)
     except (KeyError, IndexError, ValueError, AttributeError) as error:
         raise ValueError(f"{path}: meta/info.json names its files {pattern!r}, which does not fit {dict(where)}") from error
-    if not found.resolve().is_relative_to(path.resolve()):
+    if not lies_within(path, found):
         raise ValueError(f"{path}: meta/info.json names a file outside of the data set, {found}")
     return found
 
@@ -98,58 +125,72 @@ def _videos(info: Mapping[str, Any]) -> list[str]:
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
+    refuse_pointer(file)
     try:
         return [dict(json.loads(line)) for line in file.read_text().splitlines() if line.strip()]
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{file}: cannot be read: {error}") from error
 
 
-def _episodes_v2(path: Path, info: Mapping[str, Any], parquet: Any) -> list[Episode]:
-    file, found = path / "meta" / "episodes.jsonl", []
+def _episodes_v2(path: Path, info: Mapping[str, Any], parquet: Any) -> dict[int, Told]:
+    file, found = path / "meta" / "episodes.jsonl", {}
     try:
-        lines = sorted((int(each["episode_index"]), int(each["length"])) for each in _lines(file))
-        size = int(info["chunks_size"])
+        lines = sorted((int(each["episode_index"]), int(each["length"])) for each in _lines(file)) if file.exists() else []
+        size = int(info.get("chunks_size") or 1000)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{file}: lacks {error}; expected episode_index and length in each line") from error
+        if isinstance(error, KeyError):
+            raise ValueError(f"{file}: lacks {error}; expected episode_index and length in each line") from error
+        raise
     for number, length in lines:
         where = {"episode_chunk": number // size, "episode_index": number}
-        videos = {key: (_place(path, info["video_path"], {**where, "video_key": key}), 0.0) for key in _videos(info)}
-        found.append(Episode(number, length, _place(path, info["data_path"], where), 0, videos))
+        videos = {key: Footage(place(path, str(info.get("video_path")), {**where, "video_key": key}), 0.0, None)
+                  for key in _videos(info)}  # fmt: skip
+        found[number] = Told(length, place(path, info["data_path"], where), videos)
     return found
 
 
 def _tasks_v2(path: Path) -> dict[int, str]:
     file = path / "meta" / "tasks.jsonl"
-    return {int(each["task_index"]): str(each["task"]) for each in _lines(file)} if file.is_file() else {}
+    try:
+        return {int(each["task_index"]): str(each["task"]) for each in _lines(file)} if file.is_file() else {}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{file}: lacks {error}; expected task_index and task in each line") from error
 
 
 # -- v3: many episodes in a file, lists in parquet ---------------------------------------------------------------------
 
 
-def _episodes_v3(path: Path, info: Mapping[str, Any], parquet: Any) -> list[Episode]:
-    columns = ["episode_index", "length", "data/chunk_index", "data/file_index"]
-    for key in _videos(info):
-        columns += [f"videos/{key}/{part}" for part in ("chunk_index", "file_index", "from_timestamp")]
+def _episodes_v3(path: Path, info: Mapping[str, Any], parquet: Any) -> dict[int, Told]:
+    needed = ["episode_index", "length", "data/chunk_index", "data/file_index"]
+    keys = _videos(info)
+    for key in keys:
+        needed += [f"videos/{key}/{part}" for part in ("chunk_index", "file_index", "from_timestamp")]
     rows: list[dict[str, Any]] = []
     for file in sorted((path / "meta" / "episodes").glob("*/*.parquet")):
+        refuse_pointer(file)
         try:
-            rows += parquet.ParquetFile(file).read(columns=columns).to_pylist()
+            opened = parquet.ParquetFile(file)
+            ends = [f"videos/{key}/to_timestamp" for key in keys]
+            rows += opened.read(columns=[name for name in (*needed, *ends) if name in opened.schema_arrow.names]).to_pylist()
         except (OSError, ValueError) as error:
             raise ValueError(f"{file}: cannot be read as a list of episodes: {error}") from error
-    found: list[Episode] = []
-    filled: dict[Path, int] = {}
-    for row in sorted(rows, key=lambda each: int(each["episode_index"])):
-        lacking = [name for name in columns if row.get(name) is None]
+    found: dict[int, Told] = {}
+    for row in rows:
+        lacking = [name for name in needed[:4] if row.get(name) is None]
         if lacking:
             raise ValueError(f"{path}: meta/episodes lacks {lacking} of episode {row.get('episode_index')}")
-        data = _place(path, info["data_path"], {"chunk_index": row["data/chunk_index"], "file_index": row["data/file_index"]})
+        data = place(path, info["data_path"], {"chunk_index": row["data/chunk_index"], "file_index": row["data/file_index"]})
         videos = {}
-        for key in _videos(info):
-            where = {part: row[f"videos/{key}/{part}"] for part in ("chunk_index", "file_index")}
-            videos[key] = (_place(path, info["video_path"], {**where, "video_key": key}),
-                           float(row[f"videos/{key}/from_timestamp"]))  # fmt: skip
-        found.append(Episode(int(row["episode_index"]), int(row["length"]), data, filled.get(data, 0), videos))
-        filled[data] = filled.get(data, 0) + found[-1].length
+        for key in keys:
+            where = {part: row.get(f"videos/{key}/{part}") for part in ("chunk_index", "file_index", "from_timestamp")}
+            if None in where.values():
+                continue  # told when that video is needed
+            begin_s, end_s = float(where.pop("from_timestamp") or 0.0), row.get(f"videos/{key}/to_timestamp")
+            videos[key] = Footage(place(path, str(info.get("video_path")), {**where, "video_key": key}), begin_s,
+                                  None if end_s is None else float(end_s))  # fmt: skip
+        if int(row["episode_index"]) in found:
+            raise ValueError(f"{path}: meta/episodes lists episode {row['episode_index']} twice; the data was not merged whole")
+        found[int(row["episode_index"])] = Told(int(row["length"]), data, videos)
     return found
 
 
@@ -157,6 +198,7 @@ def _tasks_v3(path: Path, parquet: Any) -> dict[int, str]:
     file = path / "meta" / "tasks.parquet"
     if not file.is_file():
         return {}
+    refuse_pointer(file)
     try:
         table = parquet.ParquetFile(file).read()
     except (OSError, ValueError) as error:

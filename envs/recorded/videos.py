@@ -1,4 +1,4 @@
-"""Frames of video files by their time, decoded by PyAV as they are asked for; a video that ends early is refused."""
+"""Frames of video files by their own time stamps, decoded by PyAV as they are asked for; a video that ends early is refused."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from envs.recorded.keys import optional
+from envs.recorded.sources import refuse_pointer
+from envs.recorded.timing import nearest
 
 OPEN = 4
 """Videos that stay open, each where it was read last."""
@@ -23,17 +25,27 @@ class Videos:
         """ImportError without PyAV, naming the extra."""
         self._av = optional("av", extra, path)
         self._held: OrderedDict[Path, _Video] = OrderedDict()
+        self._times: dict[Path, np.ndarray] = {}
 
-    def length(self, path: Path) -> int:
-        """How many frames the file says that it has, 0 where it does not say. ValueError for a file that is no video."""
-        try:
-            with self._av.open(str(path)) as container:
-                return int(container.streams.video[0].frames)
-        except (self._av.FFmpegError, OSError, IndexError) as error:
-            raise ValueError(f"{path}: cannot be opened as a video, it is missing or cut off: {_said(error)}") from error
+    def times(self, path: Path) -> np.ndarray:
+        """When each frame is shown [s], rising; read from the packets, nothing is decoded. ValueError for what is no video."""
+        if path not in self._times:
+            refuse_pointer(path)
+            try:
+                with self._av.open(str(path)) as container:
+                    stream = container.streams.video[0]
+                    stamps = [packet.pts for packet in container.demux(stream)
+                              if packet.pts is not None and not packet.is_discard]
+                    self._times[path] = np.sort(np.array(stamps, dtype=np.float64)) * float(stream.time_base or 0)
+            except (self._av.FFmpegError, OSError, IndexError) as error:
+                raise ValueError(f"{path}: cannot be opened as a video, it is missing or cut off: {_said(error)}") from error
+        return self._times[path]
 
-    def read(self, path: Path, times_M: np.ndarray, tolerance_s: float) -> np.ndarray:
-        """The frames at M rising times [s], `[M, H, W, 3]` uint8. ValueError where none lies within the tolerance."""
+    def read(self, path: Path, times_M: np.ndarray) -> np.ndarray:
+        """The frames nearest to M rising times [s], `[M, H, W, 3]` uint8. ValueError where the video cannot be decoded."""
+        shown = self.times(path)
+        if not len(shown):
+            raise ValueError(f"{path}: the video has no frame")
         if path not in self._held:
             while len(self._held) >= OPEN:
                 self._held.popitem(last=False)[1].close()
@@ -43,7 +55,7 @@ class Videos:
                 raise ValueError(f"{path}: cannot be opened as a video, it is missing or cut off: {_said(error)}") from error
         self._held.move_to_end(path)
         try:
-            return np.stack([self._held[path].at(float(time_s), tolerance_s) for time_s in times_M])
+            return np.stack([self._held[path].at(float(time_s)) for time_s in shown[nearest(shown, times_M)]])
         except (self._av.FFmpegError, OSError) as error:
             self._held.pop(path).close()
             raise ValueError(f"{path}: cannot be decoded from {times_M[0]:.3f} s on, it is damaged: {_said(error)}") from error
@@ -62,23 +74,21 @@ class _Video:
         self._frames = self._container.decode(self._stream)
         self._time_s, self._image = -np.inf, np.zeros(0, np.uint8)
 
-    def at(self, time_s: float, tolerance_s: float) -> np.ndarray:
-        """The first frame that is not before `time_s`, give or take the tolerance."""
-        if time_s < self._time_s - tolerance_s or time_s > self._time_s + SKIP_S:
-            self._container.seek(int(max(time_s - tolerance_s, 0) / self._stream.time_base), stream=self._stream)
+    def at(self, time_s: float) -> np.ndarray:
+        """The frame that is shown at `time_s`, one of the stream's own times."""
+        half = 1e-6
+        if time_s < self._time_s - half or time_s > self._time_s + SKIP_S:
+            self._container.seek(int(max(time_s, 0) / self._stream.time_base), stream=self._stream)
             self._frames, self._time_s = self._container.decode(self._stream), -np.inf
-        while self._time_s < time_s - tolerance_s:
+        while self._time_s < time_s - half:
             last_s = self._time_s
             frame = next(self._frames, None)
             if frame is None:
                 raise ValueError(f"{self._path}: the video ends at {max(last_s, 0):.3f} s, but a frame at {time_s:.3f} s is "
                                  "wanted; it is shorter than the data says")  # fmt: skip
             self._time_s = float(frame.time)
-            if self._time_s >= time_s - tolerance_s:
+            if self._time_s >= time_s - half:
                 self._image = frame.to_ndarray(format="rgb24")
-        if self._time_s > time_s + tolerance_s:
-            raise ValueError(f"{self._path}: has no frame at {time_s:.3f} s, the next is at {self._time_s:.3f} s; its frames "
-                             "do not fit the data's frequency")  # fmt: skip
         return self._image
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
     <root>/<task>/variation<v>/episodes/episode<e>/low_dim_obs.pkl and <camera>_rgb/<frame>.png, <camera>_depth/<frame>.png
     <root>/<task>/variation<v>/variation_descriptions.pkl
+    <root>/<task>/all_variations/episodes/episode<e>/variation_number.pkl, variation_descriptions.pkl, where they were mixed
 
 RLBench need not be installed. It runs in any Python from 3.8 on with numpy and Pillow, also in a worker's process.
 """
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 
 CAMERAS = ("front", "left_shoulder", "right_shoulder", "overhead", "wrist")
+ALL = "all_variations"
+"""A folder of episodes of any variation."""
 DEPTH_CODES = 2**24 - 1
 BASE_TO_FIRST_JOINT_M = 0.333
 """Height of a Panda's first joint above its base."""
@@ -83,10 +86,12 @@ class StoredEpisode:
 
 
 def episodes(root: Path, task: str, variation: int) -> list[int]:
-    """Numbers of the stored episodes, increasing. Raises ValueError when there is none."""
-    folder = root / task / f"variation{variation}" / "episodes"
+    """The numbers of the stored episodes, in their order. Raises ValueError when there is none."""
+    folder = _episodes_folder(root, task, variation)
     numbers = [path.name[7:] for path in folder.glob("episode*")]
     found = sorted(int(number) for number in numbers if number.isdigit())
+    if folder.parent.name == ALL:
+        found = [number for number in found if _variation_of(folder / f"episode{number}") == variation]
     if not found:
         raise ValueError(f"{folder} holds no episode<e>: give the folder that holds the tasks of RLBench's generator")
     return found
@@ -94,13 +99,43 @@ def episodes(root: Path, task: str, variation: int) -> list[int]:
 
 def episode(root: Path, task: str, variation: int, number: int) -> StoredEpisode:
     """One stored demonstration; see `StoredEpisode`."""
-    return StoredEpisode(root / task / f"variation{variation}" / "episodes" / f"episode{number}")
+    return StoredEpisode(_episodes_folder(root, task, variation) / f"episode{number}")
 
 
 def descriptions(root: Path, task: str, variation: int) -> list[str]:
-    """Stored descriptions of the task in words; [] where there are none."""
-    path = root / task / f"variation{variation}" / "variation_descriptions.pkl"
-    return [str(each) for each in _reader().read(path.read_bytes())] if path.is_file() else []
+    """What a person would call the task; [] where nothing is stored, or something else."""
+    folder = _episodes_folder(root, task, variation)
+    if folder.parent.name != ALL:
+        return words(folder.parent)
+    return next((found for number in episodes(root, task, variation) if (found := words(folder / f"episode{number}"))), [])
+
+
+def words(folder: Path) -> list[str]:
+    """What ``variation_descriptions.pkl`` of a folder says. [] where it is not there, damaged or holds something else, as
+    that of RLBench's own test assets does: nothing depends on it."""
+    path = folder / "variation_descriptions.pkl"
+    try:
+        told = _reader().read(path.read_bytes()) if path.is_file() else []
+    except ValueError:
+        return []
+    return [str(each) for each in told] if isinstance(told, (list, tuple)) else []
+
+
+def _episodes_folder(root: Path, task: str, variation: int) -> Path:
+    """Where a variation's episodes lie: in a folder of its own, else among those of all."""
+    own, mixed = root / task / f"variation{variation}" / "episodes", root / task / ALL / "episodes"
+    return own if own.is_dir() or not mixed.is_dir() else mixed
+
+
+def _variation_of(folder: Path) -> int:
+    """The variation of an episode among those of all. Raises ValueError, naming the file, where it is not told."""
+    path = folder / "variation_number.pkl"
+    if not path.is_file():
+        return StoredEpisode(folder).variation
+    try:
+        return int(_reader().read(path.read_bytes()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: holds no number: {error}") from error
 
 
 def shown(episode: StoredEpisode, root: Path, task: str, variation: int) -> tuple[list[str], int, dict[str, np.ndarray]]:

@@ -99,6 +99,7 @@ class AdapterProgram:
             "separable": policy.separable, "device": str(policy.device),
             "action_names": None if names is None else [str(name) for name in names],
             "dt_s": None if dt_s is None else float(dt_s), "parameters": self._seeded.parameters(built),
+            "instruction": str(getattr(built, "instruction", None) or ""),
             "torch": torch.__version__, "python": platform.python_version(), "hardware": self._hardware(),
         }  # fmt: skip
 

@@ -70,6 +70,7 @@ class AdapterDescription:
     torch: str
     python: str
     hardware: str
+    instruction: str = ""
 
 
 class AdapterTeacher:

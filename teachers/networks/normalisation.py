@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from envs.recorded.outliers import robust_range
 from envs.specs import DEPTH, IMAGES, POINTS, STATE
 from teachers.contract import Observation
 from teachers.networks.derived import DerivedValue
@@ -23,7 +24,8 @@ class Normaliser(nn.Module):
     """Affine map of every state and action dimension from its range in the demonstrations to [-1, 1].
 
     With `depth` and `points` also of depth, one range for all cameras, and of the points' coordinates. Colours lie in 0 .. 1
-    and need no statistics. A dimension that is constant in the demonstrations (range below 1e-6) is shifted but not scaled.
+    and need no statistics. A dimension that is constant in the demonstrations (range below 1e-6) is shifted but not scaled; an
+    action dimension whose minimum and maximum are equal comes out as exactly that number, whatever the network predicts.
     A new normaliser holds NaN, and every use raises ValueError until `fit` or a loaded checkpoint fills it.
     """
 
@@ -160,7 +162,7 @@ class Normaliser(nn.Module):
     def unnormalise_action(self, action: Tensor) -> Tensor:
         """`[.., A]` from [-1, 1] to raw units."""
         centre, scale = self.centre_scale("action")
-        return action * scale + centre
+        return action * (scale * (self.action_high != self.action_low)) + centre
 
 
 def fill_unknown(value: Tensor, known: Tensor) -> Tensor:
@@ -180,13 +182,19 @@ def fill_unknown(value: Tensor, known: Tensor) -> Tensor:
     return torch.where(known, value, filled.view_as(value))
 
 
-def observed_ranges(observations: Iterable[Observation]) -> dict[str, dict[str, np.ndarray]]:
+SAMPLED = 4096
+"""Values of each depth image or cloud that robust ranges are taken from."""
+
+
+def observed_ranges(observations: Iterable[Observation], robust: bool = False) -> dict[str, dict[str, np.ndarray]]:
     """Statistics of depth and points over all observations, as far as they have them, for `Normaliser.fit`.
 
+    robust: ranges that a few wrong pixels or points cannot set (`envs.recorded.outliers.robust_range`), else the extremes.
     Raises ValueError for depth without any known pixel, and for infinite values.
     """
     low: dict[str, np.ndarray] = {}
     high: dict[str, np.ndarray] = {}
+    some: dict[str, list[np.ndarray]] = {}
     for observation in observations:
         for name, value in observation.items():
             if name != POINTS and not name.startswith(DEPTH):
@@ -195,7 +203,12 @@ def observed_ranges(observations: Iterable[Observation]) -> dict[str, dict[str, 
             rows = value[..., :3].reshape(-1, 3) if key == "points" else value[~value.isnan()].reshape(-1, 1)
             if not len(rows) or not bool(rows.isfinite().all()):
                 raise ValueError(f"{name}: got {len(rows)} known values, or infinity among them; expected finite metres")
+            if robust:
+                some.setdefault(key, []).append(rows[:: -(-len(rows) // (SAMPLED * len(value)))].double().cpu().numpy())
+                continue
             least, most = (rows.amin(0).double().cpu().numpy(), rows.amax(0).double().cpu().numpy())
             low[key] = np.minimum(low[key], least) if key in low else least
             high[key] = np.maximum(high[key], most) if key in high else most
+    for key, parts in some.items():
+        low[key], high[key] = robust_range(np.concatenate(parts), events=False)
     return {key: {"min": low[key], "max": high[key]} for key in low}

@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 import envs
 from distill.cli.external_config import CompareConfig, read_external
 from distill.hypotheses.frame_cache import FrameCache
-from distill.inputs.recorded import split
 from distill.stages.train_student import TrainStudent
 from envs.cameras.specs import CameraSettings
 from envs.demonstrations import Demonstration, Demonstrations
 from envs.panda.recording import record, stored_starts
+from envs.recorded.splitting import split
 from envs.specs import STATE
 from students import load_student
 from teachers import load_teacher
@@ -283,16 +283,6 @@ def test_an_adapter_of_the_wrong_action_size_is_refused(main: Main, place: Simpl
 
 
 # -- the parts -----------------------------------------------------------------------------------------------------
-
-
-def test_whole_episodes_are_kept_for_measuring_where_there_are_enough() -> None:
-    frames = split([10] * 20)
-    assert [len(frames[name]) for name in ("train", "validation", "test")] == [160, 20, 20]
-    assert np.array_equal(np.concatenate(list(frames.values())), np.arange(200))
-    few = split([30, 70])
-    assert [len(few[name]) for name in ("train", "validation", "test")] == [80, 10, 10]
-    with pytest.raises(ValueError, match="got 19 frames, expected at least 20"):
-        split([10, 9])
 
 
 PAGES = ("docs/convert.md", "docs/adapter.md", "examples/remembered_flow.py", "examples/remembered_denoiser.py")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from envs.recorded.keys import frame_shape, in_our_units, named, optional
+from envs.recorded.units import Unit
 from envs.specs import DEPTH, IMAGES, POINTS, STATE
 
 HERE = Path("some.zarr")
@@ -17,12 +18,16 @@ FRONT, FRONT_DEPTH = f"{IMAGES}.front", f"{DEPTH}.front"
 def test_names_go_over_the_defaults_and_are_checked() -> None:
     defaults, keys = {"state": STATE, "img": FRONT, "action": "action"}, ["state", "agent_pos", "img", "action"]
     assert named(HERE, keys, defaults, {}) == {STATE: ("state",), FRONT: ("img",), "action": ("action",)}
-    assert named(HERE, keys, defaults, {"agent_pos": STATE, "img": ""}) == {"action": ("action",), STATE: ("agent_pos",)}
+    added = {STATE: ("state", "agent_pos"), "action": ("action",)}
+    assert named(HERE, keys, defaults, {"agent_pos": STATE, "img": ""}) == added
+    replaced = named(HERE, keys, defaults, {"agent_pos": STATE, "state": "", "img": ""})
+    assert replaced == {"action": ("action",), STATE: ("agent_pos",)}
+    assert named(HERE, keys, {}, {"state": "action", "agent_pos": "action", "img": FRONT})["action"] == ("state", "agent_pos")
     assert named(HERE, keys, {}, {"agent_pos": STATE, "state": STATE}) == {STATE: ("agent_pos", "state")}
     with pytest.raises(ValueError, match="speaks of 'agentpos', .* 'agent_pos'"):
         named(HERE, keys, defaults, {"agentpos": STATE})
-    with pytest.raises(ValueError, match="'state' and 'agent_pos' would both be action"):
-        named(HERE, keys, {}, {"state": "action", "agent_pos": "action"})
+    with pytest.raises(ValueError, match="'img' and 'agent_pos' would both be observation.images.front"):
+        named(HERE, keys, {}, {"img": FRONT, "agent_pos": FRONT})
     with pytest.raises(ValueError, match="gives 'img' the name 'front', expected action, observation.state"):
         named(HERE, keys, defaults, {"img": "front"})
     with pytest.raises(ValueError, match="none is known"):
@@ -50,10 +55,11 @@ def test_shapes_of_frames_become_ours() -> None:
 
 def test_numbers_become_ours() -> None:
     channels_last = np.array([[[[0, 51, 255]]]], np.uint8)
-    assert in_our_units(FRONT, channels_last, (3, 1, 1)).reshape(-1) == pytest.approx([0, 0.2, 1])
+    bright, metres = Unit(255.0, 255.0, "0 to 255", 255.0), Unit(1000.0)
+    assert in_our_units(FRONT, channels_last, (3, 1, 1), bright).reshape(-1) == pytest.approx([0, 0.2, 1])
     floats = channels_last.astype(np.float64)
-    assert in_our_units(FRONT, floats, (3, 1, 1), bright=True).reshape(-1) == pytest.approx([0, 0.2, 1])
+    assert in_our_units(FRONT, floats, (3, 1, 1), bright).reshape(-1) == pytest.approx([0, 0.2, 1])
     assert in_our_units(FRONT, np.full((1, 1, 1, 3), 0.2), (3, 1, 1)).reshape(-1) == pytest.approx([0.2] * 3)
-    millimetres = in_our_units(FRONT_DEPTH, np.array([[[0, 1500]]], np.uint16), (1, 1, 2))
+    millimetres = in_our_units(FRONT_DEPTH, np.array([[[0, 1500]]], np.uint16), (1, 1, 2), metres)
     assert np.isnan(millimetres[0, 0, 0, 0]) and millimetres[0, 0, 0, 1] == pytest.approx(1.5)
     assert in_our_units(FRONT_DEPTH, np.array([[[2.5]]]), (1, 1, 1)).tolist() == [[[[2.5]]]]

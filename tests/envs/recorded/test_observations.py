@@ -110,8 +110,8 @@ def test_our_demonstrations_are_what_was_recorded(stored: Path) -> None:
 def test_what_is_no_recording_is_refused(tmp_path: Path, stored: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere: there is nothing"):
         open_recorded(tmp_path / "nowhere")
-    (tmp_path / "low_dim_obs.pkl").write_bytes(b"")
-    for path in (tmp_path, tmp_path / "low_dim_obs.pkl"):
+    (tmp_path / "data.pkl").write_bytes(b"")
+    for path in (tmp_path, tmp_path / "data.pkl"):
         with pytest.raises(ValueError, match=r"expected our demonstrations .* LeRobot .* zarr .* HDF5"):
             open_recorded(path)
     with pytest.raises(ValueError, match="our own demonstrations have our names already"):

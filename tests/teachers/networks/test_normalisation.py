@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from envs.specs import POINTS
 from teachers.networks.normalisation import Normaliser, fill_unknown, observed_ranges
 
 
@@ -46,7 +47,27 @@ def test_statistics_that_change_after_they_were_used_are_used() -> None:
 def test_actions_go_there_and_back() -> None:
     normaliser = _fitted()
     raw = torch.randn(7, 4, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.3, 1.0, 2.0])
+    raw[..., 1:] = normaliser.action_low[1:]  # which never move
     torch.testing.assert_close(normaliser.unnormalise_action(normaliser.normalise_action(raw)), raw, rtol=0, atol=2e-6)
+
+
+def test_an_action_that_never_moves_comes_out_exactly_whatever_the_network_says() -> None:
+    normaliser = Normaliser(1, 3)
+    held = np.array([0.1, -7.3e5, 3e-8])
+    normaliser.fit({"state": {"min": np.zeros(1), "max": np.ones(1)}, "action": {"min": held, "max": held}})
+    noise = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)) * 100
+    assert torch.equal(normaliser.unnormalise_action(noise), torch.from_numpy(held).float().expand(5, 3))
+
+
+def test_a_few_wrong_pixels_and_points_do_not_set_robust_ranges() -> None:
+    rng = np.random.default_rng(0)
+    depth, points = rng.uniform(0.5, 1.5, (4, 1, 1, 20, 20)), rng.uniform(-0.4, 0.4, (4, 1, 300, 3))
+    depth[2, 0, 0, 3, 4], points[1, 0, 7, 2] = 65.5, 900.0
+    seen = {"observation.depth.front": torch.from_numpy(depth), POINTS: torch.from_numpy(points)}
+    ranges = observed_ranges([seen], robust=True)
+    assert ranges["depth"]["max"][0] < 2.1 and ranges["depth"]["min"][0] >= 0.5
+    assert (ranges["points"]["max"] < 0.9).all() and (ranges["points"]["min"] >= -0.4).all()
+    assert observed_ranges([seen])["depth"]["max"][0] == 65.5
 
 
 def test_the_statistics_travel_with_the_weights() -> None:
