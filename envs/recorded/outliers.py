@@ -15,6 +15,8 @@ FAR, STAYS = 2.0, 4.0
 """So many widths of the bulk outside of it a reading is far out; one that stays there is told from `STAYS` on."""
 JUMP = 0.5
 """Share of the distance to the bulk that a glitch comes and goes in, in one frame."""
+WRAPS, VALUES = 0.9, 16
+"""Share of its range that a wrapping angle jumps by, and distinct readings that it has more than."""
 REPEATS = 3
 """A reading that is taken this often, by itself, is a signal of two values."""
 
@@ -84,6 +86,25 @@ def _judged(
     farthest = int(run[distance_F[run].argmax()])
     is_glitch = len(run) <= FRAMES and bool(jumps) and bool(min(jumps) >= JUMP * distance_F[farthest])
     return Outlier(name, column, first, last, float(values_F[farthest]), low, high, is_glitch)
+
+
+def wraps(values_FD: np.ndarray, ends_G: np.ndarray) -> dict[int, list[int]]:
+    """Columns of `[F, D]` that jump by nearly all of their range between two frames, and where: angles that wrap do.
+
+    Numbers that take few values, such as a gripper's, are none.
+    """
+    found = {}
+    inner = np.ones(len(values_FD) - 1, bool)
+    inner[ends_G[ends_G < len(values_FD)] - 1] = False
+    for column in range(values_FD.shape[1]):
+        values_F = values_FD[:, column].astype(np.float64)
+        size = float(np.ptp(values_F))
+        jumps = np.flatnonzero((np.abs(np.diff(values_F)) > WRAPS * size) & inner) if size > 0 else np.zeros(0, np.int64)
+        if len(jumps) and len(np.unique(values_F)) > VALUES:
+            inside = np.quantile(values_F, (0.25, 0.75))
+            if np.ptp(inside) > 0.1 * size:  # it moves over the range by itself, too
+                found[column] = (jumps + 1).tolist()
+    return found
 
 
 def told(outliers: Sequence[Outlier], most: int = 6) -> list[str]:
