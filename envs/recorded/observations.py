@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from envs.recorded.outliers import Outlier, find_outliers, told, wraps
+from envs.recorded.outliers import Outlier, find_outliers, kept_ends, told, wraps
 from envs.recorded.sources import one_line
 from envs.recorded.splitting import SplitRule, describe, split
 from envs.recorded.timing import Clock
@@ -298,7 +298,7 @@ class RecordedObservations(ABC):
                 self.usable[each.first : each.last + 1] = False
                 self._glitch_F[each.first : each.last + 1] = True
         kept_F = self.usable[rows]
-        for column, frames in wraps(values_FD[rows][kept_F], _ends_of(kept_F, ends_G)).items() if kept_F.sum() > 1 else ():
+        for column, frames in wraps(values_FD[rows][kept_F], kept_ends(kept_F, ends_G)).items() if kept_F.sum() > 1 else ():
             at = rows[kept_F][frames[0]]
             self.notes.append(f"{name}[{column}] jumps by nearly all of its range in {len(frames)} places, first in frame "
                               f"{at}: an angle "
@@ -393,9 +393,3 @@ class RecordedObservations(ABC):
 
     def _key_hint(self, name: str) -> str:
         return "--names " + " ".join(f"{key}=" for key in self.parts.get(name, (name,)))
-
-
-def _ends_of(kept_F: np.ndarray, ends_G: np.ndarray) -> np.ndarray:
-    """Where stretches end once only some frames are kept."""
-    counted: np.ndarray = np.unique(np.cumsum(kept_F)[ends_G - 1])
-    return counted[counted > 0]

@@ -138,3 +138,9 @@ def without_diverged(chunks_nTA: np.ndarray) -> np.ndarray:
     usual_A = np.quantile(flat_nA, 0.9, axis=0)
     kept_n: np.ndarray = ~((flat_nA > 30 * usual_A) & (usual_A > 0)).any(1)
     return kept_n if kept_n.mean() >= 0.98 else np.ones(len(kept_n), bool)
+
+
+def kept_ends(kept_F: np.ndarray, ends_G: np.ndarray) -> np.ndarray:
+    """Where stretches end once only some frames are kept."""
+    counted: np.ndarray = np.unique(np.cumsum(kept_F)[ends_G - 1])
+    return counted[counted > 0]

@@ -20,8 +20,8 @@ for module in ("zarr", "h5py", "pyarrow", "av"):
 @pytest.mark.parametrize("name", FORMATS)
 def test_damage_is_told_in_one_line(tmp_path: Path, name: str) -> None:
     rng = random.Random(sum(map(ord, name)))
-    images = tuple(np.random.default_rng(each).integers(0, 256, (6, 8, 8, 3)).astype(np.uint8) for each in range(3))
-    whole = FORMATS[name](tmp_path / "whole", walk(3, 6, images=images))
+    images = tuple(np.random.default_rng(each).integers(0, 256, (8, 8, 8, 3)).astype(np.uint8) for each in range(3))
+    whole = FORMATS[name](tmp_path / "whole", walk(3, 8, images=images))
     refused = 0
     for number in range(25):
         path = tmp_path / f"{number}{''.join(whole.suffixes)}"
