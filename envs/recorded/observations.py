@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from envs.recorded.outliers import Outlier, find_outliers, told
+from envs.recorded.outliers import Outlier, find_outliers, kept_ends, told, wraps
 from envs.recorded.sources import one_line
 from envs.recorded.splitting import SplitRule, describe, split
 from envs.recorded.timing import Clock
@@ -283,7 +283,8 @@ class RecordedObservations(ABC):
         if not len(rows):
             return
         ends_G = np.unique(np.searchsorted(rows, self.clock.borders))
-        found = find_outliers(name, values_FD[rows], ends_G[ends_G > 0])
+        ends_G = ends_G[ends_G > 0]
+        found = find_outliers(name, values_FD[rows], ends_G)
         found = [Outlier(**{**vars(each), "first": int(rows[each.first]), "last": int(rows[each.last])}) for each in found]
         glitches = [each for each in found if each.is_glitch]
         often = {each.column for each in glitches
@@ -296,6 +297,12 @@ class RecordedObservations(ABC):
             if each.is_glitch:
                 self.usable[each.first : each.last + 1] = False
                 self._glitch_F[each.first : each.last + 1] = True
+        kept_F = self.usable[rows]
+        for column, frames in wraps(values_FD[rows][kept_F], kept_ends(kept_F, ends_G)).items() if kept_F.sum() > 1 else ():
+            at = rows[kept_F][frames[0]]
+            self.notes.append(f"{name}[{column}] jumps by nearly all of its range in {len(frames)} places, first in frame "
+                              f"{at}: an angle "
+                              "that wraps? Policies see it as a leap; unwrap it before it is recorded")  # fmt: skip
         self.outliers += found
         self.notes += told(found)
 

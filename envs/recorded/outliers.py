@@ -15,6 +15,8 @@ FAR, STAYS = 2.0, 4.0
 """So many widths of the bulk outside of it a reading is far out; one that stays there is told from `STAYS` on."""
 JUMP = 0.5
 """Share of the distance to the bulk that a glitch comes and goes in, in one frame."""
+WRAPS, VALUES = 0.9, 16
+"""Share of its range that a wrapping angle jumps by, and distinct readings that it has more than."""
 REPEATS = 3
 """A reading that is taken this often, by itself, is a signal of two values."""
 
@@ -86,6 +88,25 @@ def _judged(
     return Outlier(name, column, first, last, float(values_F[farthest]), low, high, is_glitch)
 
 
+def wraps(values_FD: np.ndarray, ends_G: np.ndarray) -> dict[int, list[int]]:
+    """Columns of `[F, D]` that jump by nearly all of their range between two frames, and where: angles that wrap do.
+
+    Numbers that take few values, such as a gripper's, are none.
+    """
+    found = {}
+    inner = np.ones(len(values_FD) - 1, bool)
+    inner[ends_G[ends_G < len(values_FD)] - 1] = False
+    for column in range(values_FD.shape[1]):
+        values_F = values_FD[:, column].astype(np.float64)
+        size = float(np.ptp(values_F))
+        jumps = np.flatnonzero((np.abs(np.diff(values_F)) > WRAPS * size) & inner) if size > 0 else np.zeros(0, np.int64)
+        if len(jumps) and len(np.unique(values_F)) > VALUES:
+            inside = np.quantile(values_F, (0.25, 0.75))
+            if np.ptp(inside) > 0.1 * size:  # it moves over the range by itself, too
+                found[column] = (jumps + 1).tolist()
+    return found
+
+
 def told(outliers: Sequence[Outlier], most: int = 6) -> list[str]:
     """In words, the farthest first."""
     ordered = sorted(outliers, key=lambda each: -max(each.low - each.value, each.value - each.high))
@@ -117,3 +138,9 @@ def without_diverged(chunks_nTA: np.ndarray) -> np.ndarray:
     usual_A = np.quantile(flat_nA, 0.9, axis=0)
     kept_n: np.ndarray = ~((flat_nA > 30 * usual_A) & (usual_A > 0)).any(1)
     return kept_n if kept_n.mean() >= 0.98 else np.ones(len(kept_n), bool)
+
+
+def kept_ends(kept_F: np.ndarray, ends_G: np.ndarray) -> np.ndarray:
+    """Where stretches end once only some frames are kept."""
+    counted: np.ndarray = np.unique(np.cumsum(kept_F)[ends_G - 1])
+    return counted[counted > 0]

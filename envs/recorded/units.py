@@ -14,6 +14,8 @@ FRAMES = 64
 """Frames that are looked at, spread over the recording; and as many episodes' first ones."""
 NEAR_M, FAR = 20.0, 100.0
 """Lengths of a scene up to `NEAR_M` are metres; from `FAR` on they are millimetres; between, nobody knows."""
+BUFFER = 0.9
+"""A renderer's depth buffer is 1 at the far plane, and nearly all of it is more than this."""
 BYTE, OVERSHOOT = 255.0, 1.0 + 1e-3
 """The most of a colour, in either unit."""
 
@@ -110,6 +112,12 @@ def _depth(where: str, stored: Sequence[np.ndarray]) -> Unit:
                              f"floats in "
                              "metres, or leave the key out: --names key=")  # fmt: skip
         return Unit(1000.0, 1.0, "depth in millimetres, divided by 1000; 0 is unknown")
+    if len(known) and known.max() <= 1.0 and float(np.quantile(known, 0.05)) > BUFFER:
+        raise ValueError(f"{where}: depth lies between {known.min():g} and {known.max():g}, as a renderer's depth buffer "
+                         f"does, which is no "
+                         "length; expected metres. Convert it by the camera's near and far planes, or leave the key out: "
+                         "--names "
+                         "key=")  # fmt: skip
     divisor, said = _length(where, np.abs(known))
     return Unit(divisor, 1.0, f"depth in {said}; 0 is unknown")
 
