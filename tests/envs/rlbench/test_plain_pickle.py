@@ -95,7 +95,7 @@ def test_nothing_of_a_hostile_pickle_is_called(tmp_path: Path) -> None:
         (b"\x80\x04cnumpy\ndtype\n\x8c\x01O\x89\x88\x87R.", "array of 'O', expected numbers"),
         (b"\x80\x04cnumpy\nndarray\n)R.", "the pickle calls numpy.ndarray"),
         (b"\x80\x04crlbench.demo\nDemo\n\x8c\x01x\x85\x81.", "creates a rlbench.demo.Demo from"),
-        (b"\x80\x04cnumpy\nndarray\n)\x81.", "makes a numpy.ndarray of"),
+        (b"\x80\x04cnumpy\nndarray\n)\x81.", "creates a numpy.ndarray from"),
         (b"\x80\x04crlbench.demo\nDemo\n)R.", "the pickle calls rlbench.demo.Demo"),
         (b"\x80\x04\x8f.", "the instruction EMPTY_SET"),
         (b"\x80\x04K\x01Q.", "the instruction BINPERSID"),
