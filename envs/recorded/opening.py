@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from envs.recorded.demonstrations import FRAMES, RecordedDemonstrations
+from envs.recorded.formats.demonstrations import FRAMES, RecordedDemonstrations
 from envs.recorded.observations import RecordedObservations
 from envs.recorded.sources import one_line, refuse_pointer
 
@@ -42,7 +42,7 @@ def _opened(path: Path, names: dict[str, str], dt_s: float) -> RecordedObservati
     if path.is_file():
         refuse_pointer(path)
     if (path / "meta" / "info.json").is_file():
-        from envs.recorded.lerobot import LeRobotRecording
+        from envs.recorded.formats.lerobot import LeRobotRecording
 
         return LeRobotRecording(path, names, dt_s)
     if (path / FRAMES).is_file() and (path / "info.json").is_file():
@@ -50,14 +50,14 @@ def _opened(path: Path, names: dict[str, str], dt_s: float) -> RecordedObservati
             raise ValueError(f"{path}: got names {sorted(names)}, expected none: our own demonstrations have our names already")
         return RecordedDemonstrations(path)
     if any((path / name).is_file() for name in GROUPS) or path.name.endswith(".zip"):
-        from envs.recorded.zarr_buffer import ZarrRecording
+        from envs.recorded.formats.zarr_buffer import ZarrRecording
 
         return ZarrRecording(path, names, dt_s)
     if path.is_file() and (path.suffix in (".hdf5", ".h5") or _begins(path, b"\x89HDF\r\n\x1a\n")):
-        from envs.recorded.hdf5 import Hdf5Recording
+        from envs.recorded.formats.hdf5 import Hdf5Recording
 
         return Hdf5Recording(path, names, dt_s)
-    from envs.recorded.rlbench_tree import RLBenchRecording, stored_episodes
+    from envs.recorded.formats.rlbench_tree import RLBenchRecording, stored_episodes
 
     if path.is_dir() and stored_episodes(path):
         return RLBenchRecording(path, names, dt_s)

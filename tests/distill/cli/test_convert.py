@@ -21,7 +21,6 @@ from distill.stages.train_student import TrainStudent
 from envs.cameras.specs import CameraSettings
 from envs.demonstrations import Demonstration, Demonstrations
 from envs.panda.recording import record, stored_starts
-from envs.recorded.splitting import split
 from envs.specs import STATE
 from students import load_student
 from teachers import load_teacher

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from envs.recorded.formats.zarr_files import ENDS, ArrayTold, ZarrFiles
 from envs.recorded.keys import frame_shape, in_our_units, join, named, optional
 from envs.recorded.observations import RecordedObservations
 from envs.recorded.sources import refuse_pointer
 from envs.recorded.timing import Clock
 from envs.recorded.units import AS_IT_IS, Unit, is_judged, judge, looked_at
-from envs.recorded.zarr_files import ENDS, ArrayTold, ZarrFiles
 from envs.specs import ACTION, DEPTH, IMAGES, POINTS, STATE
 
 STATES = ("state", "robot_state", "agent_pos", "robot_eef_pose")

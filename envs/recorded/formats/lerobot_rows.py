@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.recorded.lerobot_meta import Meta
+from envs.recorded.formats.lerobot_meta import Meta
 from envs.recorded.sources import refuse_outside, refuse_pointer
 
 GROUPS = 8

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from envs.recorded.formats.lerobot_meta import Footage, is_number, read_meta, why_left_out
+from envs.recorded.formats.lerobot_rows import Tables, find_rows, flat
+from envs.recorded.formats.videos import Videos
 from envs.recorded.keys import flat_names, frame_shape, in_our_units, join, named, optional
-from envs.recorded.lerobot_meta import Footage, is_number, read_meta, why_left_out
-from envs.recorded.lerobot_rows import Tables, find_rows, flat
 from envs.recorded.observations import RecordedObservations
 from envs.recorded.sources import lies_within, refuse_pointer
 from envs.recorded.timing import OFF_GRID, Clock, nearest
 from envs.recorded.units import AS_IT_IS, Unit, is_judged, judge, looked_at
-from envs.recorded.videos import Videos
 from envs.specs import ACTION, IMAGES, STATE
 
 EXTRA = "lerobot-data"
