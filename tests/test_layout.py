@@ -340,7 +340,16 @@ def test_there_is_a_preset_for_every_task() -> None:
     assert {path.stem for path in (ROOT / "configs").glob("*.yaml")} >= set(envs.TASKS)
 
 
-@pytest.mark.parametrize("preset", sorted((ROOT / "configs").rglob("*.yaml")), ids=shown)
+PARTS = {path for path in (ROOT / "configs").rglob("*.yaml") if path.read_text().startswith("# Part of presets:")}
+"""Not valid by themselves: the presets that extend them are."""
+
+
+def test_every_part_of_presets_is_extended_by_one() -> None:
+    presets = "".join(path.read_text() for path in (ROOT / "configs").rglob("*.yaml") if path not in PARTS)
+    assert PARTS and [path.name for path in PARTS if path.name not in presets] == []
+
+
+@pytest.mark.parametrize("preset", sorted(set((ROOT / "configs").rglob("*.yaml")) - PARTS), ids=shown)
 def test_a_preset_says_its_recipe_and_is_valid(preset: Path) -> None:
     assert preset.read_text().startswith("# ")
     config = apply_preset(Config(), preset)
