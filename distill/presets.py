@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,30 @@ from distill.config import Config
 from envs.specs import nearest_name
 
 
+def shipped() -> dict[str, Path]:
+    """The presets that come with flow2one by name, such as ``avoid`` or ``rlbench/reach_target``."""
+    beside = Path(__file__).resolve().parents[1] / "configs"
+    folders = [beside] if beside.is_dir() else [Path(str(each)) for each in _installed_folders()]
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for folder in folders for path in folder.rglob("*.yaml")}
+
+
+def _installed_folders() -> list[str]:
+    found = importlib.util.find_spec("flow2one_presets")
+    return [] if found is None else list(found.submodule_search_locations or ())
+
+
+def find_preset(text: str) -> Path:
+    """The YAML file at this path, else the preset of this name. Raises ValueError with the nearest name for neither."""
+    path, presets = Path(text), shipped()
+    if path.is_file():
+        return path
+    name = text.removeprefix("configs/").removesuffix(".yaml")
+    if name in presets:
+        return presets[name]
+    hint = nearest_name(name, presets) or "."
+    raise ValueError(f"no config at {text}, and no preset of this name{hint} Presets: {', '.join(sorted(presets)) or 'none'}")
+
+
 def apply_preset(config: Config, path: Path, below: tuple[Path, ...] = ()) -> Config:
     """`config` with the values of a YAML file over it; the file or files that it ``extends``, named from where it stands, are
     applied first, later ones over earlier ones.
@@ -20,9 +45,7 @@ def apply_preset(config: Config, path: Path, below: tuple[Path, ...] = ()) -> Co
     below: the files that extend this one. Raises ValueError for a missing file or one that extends itself, text that is no
     YAML mapping, an unknown key (with the nearest known one) or a value of the wrong type.
     """
-    if not path.is_file():
-        presets = sorted(str(preset) for preset in Path("configs").glob("**/*.yaml"))
-        raise ValueError(f"no config at {path}{nearest_name(str(path), presets)}; presets: {', '.join(presets) or 'none'}")
+    path = find_preset(str(path))
     try:
         values = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
 import subprocess
@@ -20,7 +21,7 @@ import envs
 from distill.checks import validate
 from distill.cli.main import STAGES, read_command
 from distill.config import Config
-from distill.presets import apply_preset
+from distill.presets import apply_preset, find_preset
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("envs", "teachers", "students", "distill")
@@ -138,7 +139,7 @@ AT_ITS_DOOR = {
     "envs": ("envs", "envs.checks", "envs.windows", "envs.demonstrations"),
     "teachers": ("teachers", "teachers.trained", "teachers.flow", "teachers.diffusion", "teachers.energy"),
     "students": ("students", "students.one_step", "students.flow_map"),
-    "distill": ("distill.checks", "distill.presets"),
+    "distill": ("distill.checks", "distill.presets", "distill.__main__"),
 }
 """Files beside the rooms that join them: they may import any room of their package, and rooms after them may import them."""
 
@@ -356,6 +357,41 @@ def test_a_preset_says_its_recipe_and_is_valid(preset: Path) -> None:
     validate(config)
     if preset.stem in envs.TASKS:
         assert config.task == preset.stem
+
+
+# -- what is installed ---------------------------------------------------------------------------------------------------
+
+
+def test_every_room_and_every_preset_is_installed() -> None:
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {".".join(path.parent.relative_to(ROOT).parts) for path in modules().values()}
+    presets = {path.parent.relative_to(ROOT / "configs").as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
+    named = {"flow2one_presets" + ("" if place == "." else f".{place}") for place in presets}
+    assert set(tool["packages"]) == folders | named
+    assert tool["package-dir"] == {"flow2one_presets": "configs"}
+    assert all(tool["package-data"][name] == ["*.yaml"] for name in named)
+
+
+def test_a_preset_is_found_by_its_name_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    by_name = {name: apply_preset(Config(), find_preset(name)) for name in ("avoid", "rlbench/open_box", "detour_points")}
+    for name, config in by_name.items():
+        assert config == apply_preset(Config(), ROOT / f"configs/{name}.yaml")
+        assert config == apply_preset(Config(), find_preset(f"{name}.yaml"))
+    (tmp_path / "avoid").write_text("task: detour")  # a file of the user's own comes first
+    assert apply_preset(Config(), find_preset("avoid")).task == "detour"
+
+
+def test_the_command_runs_in_a_folder_with_packages_named_as_ours(tmp_path: Path) -> None:
+    for name in ("envs", "teachers", "students"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('not this one')")
+    line = [sys.executable, "-m", "distill", "--config", "avoid", "--dry-run"]
+    here = {**os.environ, "PYTHONPATH": ""}
+    done = subprocess.run(line, cwd=tmp_path, env=here, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "report " in done.stdout, done.stderr
+    program = [sys.executable, str(Path(sys.executable).parent / "flow2one"), *line[3:]]
+    assert subprocess.run(program, cwd=tmp_path, env=here, capture_output=True, text=True, timeout=120).stdout == done.stdout
 
 
 # -- the pinned packages -----------------------------------------------------------------------------------------------

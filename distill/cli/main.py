@@ -16,7 +16,7 @@ from distill.checks import check_choice, check_teacher_folder, validate
 from distill.cli.launch import is_launched, launch, settle, wanted_processes
 from distill.config import Config
 from distill.graphs.run import FURTHER, run_graph
-from distill.presets import apply_preset
+from distill.presets import apply_preset, find_preset
 from distill.report.tables import distilling_line
 from distill.runtime.context import Context
 from distill.runtime.execution import state_of
@@ -57,8 +57,8 @@ def read_command(arguments: Sequence[str]) -> tuple[str, bool, Config]:
         elif flag == "--config" or flag.startswith("--config="):
             value = flag.partition("=")[2] if "=" in flag else (rest.pop(0) if rest else "")
             if not value:
-                raise ValueError("--config: got nothing, expected a YAML file such as configs/avoid.yaml")
-            presets.append(Path(value))
+                raise ValueError("--config: got nothing, expected a preset or a YAML file, such as avoid")
+            presets.append(find_preset(value))
         else:
             flags.append(flag)
     config = Config()
