@@ -48,7 +48,7 @@ def conversion_graph(
             config.sample.num_hypotheses, config.evaluate.execution_horizon, frozen, shape, sample.config.solver, config.seed,
         )  # fmt: skip
         chosen.append(ChooseStudent(student, choice))
-    students = [DistilledStudent(each.candidates.recipe_name, f"Student, {each.candidates.recipe.label}", each)
+    students = [DistilledStudent(each.candidates.recipe_name, each.candidates.recipe.label, each)
                 for each in chosen]  # fmt: skip
     return _measured(config, world, [*existing, *students], sets, source, recording, (opened,), sample, tuple(chosen))
 
