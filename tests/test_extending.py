@@ -7,23 +7,31 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 
 import envs
 from distill.cli.main import main
+from distill.cli.opening import _encoder
 from distill.graphs.run import FURTHER
 from distill.hypotheses.distances import distances, embed
 from distill.objectives.sets import OBJECTIVES
+from distill.report.contents import SECTIONS
 from distill.worlds import WORLDS
-from teachers import TEACHERS, make_teacher
+from envs.recorded.observations import RecordedObservations
+from envs.specs import STATE
+from teachers import TEACHERS, load_teacher
+from teachers import make_teacher as untrained
 from teachers.contract import check_teacher
+from teachers.networks.modalities import MODALITIES
 from teachers.networks.observations import fake_observation
-from teachers.networks.shapes import PolicyShape
+from teachers.networks.shapes import EncoderShape, PolicyShape
+from teachers.trained import TrainedTeacher
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
 EXAMPLES = {match[1]: match[0] for match in re.finditer(r"(?s)(?<=```python\n)# (\S+\.py)\n.*?(?=```)", PAGE)}
@@ -75,7 +83,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[s
 
 def test_every_file_of_the_table_has_its_example() -> None:
     rooms = {str(Path(name).parent) for name in EXAMPLES}
-    assert rooms == {"envs/panda", "distill/worlds", "teachers", "distill/objectives", "distill/stages"}
+    assert rooms == {
+        "envs/panda", "distill/worlds", "teachers", "distill/objectives", "teachers/networks", "distill/stages",
+        "distill/report/sections",
+    }  # fmt: skip
     assert all(f"`{room}/<name>.py`" in PAGE for room in rooms)
 
 
@@ -106,7 +117,7 @@ def test_a_teacher_is_trained_and_keeps_the_contract(
     statistics: dict[str, Any],
 ) -> None:
     monkeypatch.setitem(TEACHERS, "spread", example("teachers/spread.py").SpreadTeacher)
-    teacher = make_teacher("spread", small_shape).eval()
+    teacher = untrained("spread", small_shape).eval()
     teacher.normaliser.fit(statistics)
     check_teacher(teacher, fake_observation(small_shape, 2), small_shape.action_size, 1)
     folder = run(["sample", "--teacher.kind", "spread"])
@@ -129,6 +140,62 @@ def test_an_objective_trains_a_student_and_is_the_hausdorff_distance(
     folder = run(["distill", "--student.objectives", "farthest", "chamfer+0.1farthest", "--student.default", "farthest"])
     assert (folder / "distill" / "farthest" / "model.safetensors").is_file()
     assert (folder / "distill" / "chamfer+0.1farthest" / "model.safetensors").is_file()
+
+
+def test_a_modality_is_encoded_saved_and_loaded(
+    example: Example, monkeypatch: pytest.MonkeyPatch, make_teacher: Callable[..., TrainedTeacher], tmp_path: Path
+) -> None:
+    state_names = make_teacher().shape.state_names
+    force = EncoderShape(state_names=state_names, vectors=(("observation.force", 6),), width=16, heads=2, channels=16)
+    with pytest.raises(ValueError, match="observation.force: got no modality of this name"):
+        make_teacher(encoder=force)
+    monkeypatch.setitem(MODALITIES, "observation.force", example("teachers/networks/force.py").ForceEncoder)
+    teacher = make_teacher(encoder=force)
+    seen = fake_observation(teacher.shape, 2)
+    assert seen["observation.force"].shape == (2, teacher.shape.observation_steps, 6)
+    feature_BF = teacher.encode(seen)
+    pressed = {**seen, "observation.force": seen["observation.force"] + 5}
+    assert not torch.allclose(teacher.encode(pressed), feature_BF, rtol=1e-3)
+    without = {"without": ("observation.force",)}
+    assert torch.equal(teacher.encode(seen, **without), teacher.encode(pressed, **without))
+    with pytest.raises(ValueError, match=r"observation.force: got NaN or infinity in rows \[1\]"):
+        teacher.encode({**seen, "observation.force": torch.tensor([0.0, torch.inf])[:, None, None].expand(2, 2, 6)})
+    # beside images, points and depth, each with its own encoder
+    every = replace(force, cameras=("front",), depth_cameras=("front",), num_points=32, image_size=(16, 24))
+    assert make_teacher(encoder=every).encode(fake_observation(replace(teacher.shape, encoder=every), 3)).shape[0] == 3
+    teacher.save_pretrained(tmp_path / "policy")
+    assert torch.equal(load_teacher(tmp_path / "policy").encode(seen), feature_BF)
+    # a policy of vectors trains: the force's encoder gets a gradient
+    teacher.train()
+    chunks_BTA = torch.zeros(2, teacher.shape.horizon, teacher.shape.action_size)
+    teacher(seen, chunks_BTA, *teacher.training_draws(2, torch.Generator())).backward()
+    assert all(float(each.grad.abs().sum()) > 0 for each in teacher.encoder.vectors.parameters())
+
+
+def test_a_conversion_sees_a_modality_that_was_recorded(example: Example, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = cast(RecordedObservations, SimpleNamespace(features={STATE: (2,), "observation.force": (6,)}))
+    features = [STATE, "observation.force"]
+    with pytest.raises(ValueError, match=r"features: \['observation.force'\] cannot be seen by a student"):
+        _encoder(recorded, features, ("x", "y"))
+    monkeypatch.setitem(MODALITIES, "observation.force", example("teachers/networks/force.py").ForceEncoder)
+    encoder = _encoder(recorded, features, ("x", "y"))
+    assert encoder is not None and encoder.vectors == (("observation.force", 6),)
+
+
+def test_a_section_stands_in_the_report(
+    example: Example, run: Callable[[Sequence[str]], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = example("distill/report/sections/failures.py")
+    monkeypatch.setattr("distill.report.page.SECTIONS", [*SECTIONS, made.FAILURES])
+    folder = run(["--task", "avoid"])
+    report = json.loads((folder / "report" / "report.json").read_text())
+    markdown = (folder / "report" / "report.md").read_text().partition("## Failures")[2]
+    failed = [policy for policy in report["policies"] if policy["failures"]]
+    assert failed  # a network of six training steps does not pass the obstacle every time
+    for policy in failed:
+        why, count = next(iter(policy["failures"].items()))
+        assert f"{count} x {why}" in markdown
+    assert "Failures</h2>" in (folder / "report" / "report.html").read_text()
 
 
 def test_a_stage_is_done_and_listed(

@@ -23,6 +23,7 @@ from students import STUDENTS, load_student
 from teachers import TEACHERS, load_teacher
 from teachers.adapters.teacher import AdapterTeacher
 from teachers.contract import Observation, check_teacher
+from teachers.networks.modalities import modality_of
 from teachers.networks.observations import feature_shape, sources_of
 from teachers.networks.pretrained import read_kind
 from teachers.networks.shapes import Augmentation, EncoderShape, PolicyShape
@@ -208,7 +209,8 @@ def _encoder(
     if list(features) == [STATE]:
         return None
     shapes = {name: tuple(recorded.features[name]) for name in features}
-    unknown = [name for name in features if name != STATE and not name.startswith((IMAGES, DEPTH, POINTS))]
+    further = [name for name in features if modality_of(name) and len(shapes[name]) == 1]
+    unknown = [name for name in features if name not in (STATE, *further) and not name.startswith((IMAGES, DEPTH, POINTS))]
     if unknown:
         raise ValueError(f"features: {unknown} cannot be seen by a student; name those that it sees: --features {STATE} ..")
     sizes = {shape[-2:] for name, shape in shapes.items() if name.startswith((IMAGES, DEPTH))}
@@ -219,6 +221,7 @@ def _encoder(
         state_names=tuple(state_names) if STATE in features else (),
         cameras=_views(features, IMAGES), depth_cameras=_views(features, DEPTH),
         image_size=_pair(next(iter(sizes), (84, 84))), num_points=cloud[0], point_colours=cloud[1] > 3,
+        vectors=tuple((name, shapes[name][0]) for name in further),
         augmentation=Augmentation(1, 0.1, 0.002, 0.0),
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from envs.specs import DEPTH, IMAGES, POINTS, STATE
 from teachers.contract import Observation
-from teachers.networks.modalities import PointEncoder, ViewEncoder, ViewPair
+from teachers.networks.modalities import PointEncoder, ViewEncoder, ViewPair, new_modality
 from teachers.networks.observations import group_by_kind
 from teachers.networks.shapes import PolicyShape
 from teachers.networks.transformer import StateEncoder
@@ -25,6 +25,7 @@ class UnifiedEncoder(nn.Module):
     """
 
     def __init__(self, shape: PolicyShape) -> None:
+        """Raises ValueError for a feature of `encoder.vectors` whose modality is not registered."""
         super().__init__()
         encoder = shape.encoder
         assert encoder is not None
@@ -34,11 +35,14 @@ class UnifiedEncoder(nn.Module):
         self.depth = ViewEncoder(2, encoder.channels) if encoder.depth_cameras else None
         self._pair = ViewPair(self.colour, self.depth) if self.colour is not None and self.depth is not None else None
         self.points = PointEncoder(encoder.point_size) if encoder.num_points else None
+        self.vectors = nn.ModuleDict({_key(name): new_modality(name, size) for name, size in encoder.vectors})
         self.to_token = nn.ModuleDict()  # the state's encoder already outputs its token
         for kind, modality in ((IMAGES, self.colour), (DEPTH, self.depth), (POINTS, self.points)):
             for name in self.sources:
                 if modality is not None and name.startswith(kind):
                     self.to_token[_key(name)] = nn.Linear(modality.size, width)
+        for key, further in self.vectors.items():
+            self.to_token[key] = nn.Linear(further.size, width)  # type: ignore[arg-type]
         self.source_MF = nn.Parameter(0.02 * torch.randn(len(self.sources), width))
         self.step_OF = nn.Parameter(0.02 * torch.randn(shape.observation_steps, width))
         self.fusion = Fusion(width, encoder.heads, encoder.queries)
@@ -83,8 +87,9 @@ class UnifiedEncoder(nn.Module):
         return encoded_BOD if name == STATE else self.to_token[_key(name)](encoded_BOD)
 
     def _modality_encoders(self) -> dict[str, nn.Module]:
-        """By kind of source."""
-        every = {STATE: self.state, IMAGES: self.colour, DEPTH: self.depth, POINTS: self.points}
+        """By kind of source; those of further modalities by the feature's name."""
+        every: dict[str, nn.Module | None] = {STATE: self.state, IMAGES: self.colour, DEPTH: self.depth, POINTS: self.points}
+        every |= {name: self.vectors[_key(name)] for name in self.sources if _key(name) in self.vectors}
         return {kind: encoder for kind, encoder in every.items() if encoder is not None}
 
 

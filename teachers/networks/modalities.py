@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,6 +17,24 @@ KEYPOINTS = 16
 """Spatial soft arg-max keypoints per image."""
 OCTAVES = 4
 """Frequencies of the positional encoding of points: wavelengths from 2 down to a quarter of the cloud's half extent."""
+MODALITIES: dict[str, Callable[[int], nn.Module]] = {}
+"""Further modalities by the name of their feature, or its beginning: from D, numbers per observation step, to a module that
+maps raw `[R, D]` to features `[R, module.size]`. It normalises them itself."""
+
+
+def modality_of(name: str) -> str:
+    """The entry of MODALITIES that a feature belongs to; "" for none."""
+    return next((kind for kind in MODALITIES if name.startswith(kind)), "")
+
+
+def new_modality(name: str, numbers: int) -> nn.Module:
+    """The encoder of a feature of D = `numbers`. Raises ValueError for a feature of no registered modality."""
+    if not modality_of(name):
+        raise ValueError(
+            f"{name}: got no modality of this name, expected one of {list(MODALITIES)} "
+            "(teachers.networks.modalities.MODALITIES). Add the file and the line of docs/extending.md, section A modality"
+        )
+    return MODALITIES[modality_of(name)](numbers)
 
 
 class ViewEncoder(nn.Module):

@@ -152,6 +152,8 @@ class Normaliser(nn.Module):
                 found[name] = self.normalise_points(value)
             elif name == STATE:
                 found[name] = self.normalise_state(value)
+            else:  # a further modality, whose own module normalises it
+                found[name] = value.to(self.state_low)
         return found
 
     def normalise_action(self, action: Tensor) -> Tensor:

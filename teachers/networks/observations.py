@@ -10,6 +10,7 @@ from torch import Tensor
 
 from envs.specs import DEPTH, IMAGES, POINTS, STATE, nearest_name
 from teachers.contract import Observation
+from teachers.networks.modalities import modality_of
 from teachers.networks.shapes import PolicyShape
 
 SPARSE = 4
@@ -23,12 +24,14 @@ def sources_of(shape: PolicyShape) -> tuple[str, ...]:
 
 
 def feature_shape(shape: PolicyShape, name: str) -> tuple[int, ...]:
-    """The shape of a feature without B: (O, S), (O, 3, H, W), (O, 1, H, W) or (O, N, 3 + C)."""
+    """The shape of a feature without B: (O, S), (O, 3, H, W), (O, 1, H, W), (O, N, 3 + C), or (O, D) of a further modality."""
     if name == STATE:
         return shape.observation_steps, shape.state_size
     assert shape.encoder is not None
     if name == POINTS:
         return shape.observation_steps, shape.encoder.num_points, shape.encoder.point_size
+    if name in dict(shape.encoder.vectors):
+        return shape.observation_steps, dict(shape.encoder.vectors)[name]
     return shape.observation_steps, 3 if name.startswith(IMAGES) else 1, *shape.encoder.image_size
 
 
@@ -51,7 +54,8 @@ def group_by_kind(observation: Observation, sources: Collection[str]) -> Observa
 
     At batch 1 the number of operations counts, so all later work is done once per kind.
     """
-    names = {kind: [name for name in sources if name.startswith(kind)] for kind in (STATE, IMAGES, DEPTH, POINTS)}
+    kinds = (STATE, IMAGES, DEPTH, POINTS, *(name for name in sources if modality_of(name)))
+    names = {kind: [name for name in sources if name.startswith(kind)] for kind in kinds}
     return {
         kind: observation[each[0]][None] if len(each) == 1 else torch.stack([observation[name] for name in each])
         for kind, each in names.items() if each

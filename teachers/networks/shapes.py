@@ -55,6 +55,7 @@ class EncoderShape:
     num_points, point_colours: N of the cloud, 0 for none; whether its points have colours.
     width: F, of the feature and of every token; heads, queries: of the attention over the tokens.
     channels: of the convolutions; the last one has twice as many.
+    vectors: further modalities (`teachers.networks.modalities.MODALITIES`) as (feature name, numbers per observation step).
     augmentation: in training. It is no property of a trained network, so it is ignored when shapes are compared.
 
     Raises ValueError for inconsistent values.
@@ -70,6 +71,7 @@ class EncoderShape:
     heads: int = 4
     queries: int = 4
     channels: int = 32
+    vectors: tuple[tuple[str, int], ...] = ()
     augmentation: Augmentation = field(default=Augmentation(), compare=False)
 
     def __post_init__(self) -> None:
@@ -78,6 +80,7 @@ class EncoderShape:
             object.__setattr__(self, name, tuple(getattr(self, name)))
             if name != "image_size" and len(set(getattr(self, name))) != len(getattr(self, name)):
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected every name once")
+        object.__setattr__(self, "vectors", tuple((str(name), int(size)) for name, size in self.vectors))
         if isinstance(self.augmentation, dict):
             object.__setattr__(self, "augmentation", Augmentation(**self.augmentation))
         if not self.sources:
@@ -110,6 +113,7 @@ class EncoderShape:
             *(f"{IMAGES}.{camera}" for camera in self.cameras),
             *(f"{DEPTH}.{camera}" for camera in self.depth_cameras),
             *((POINTS,) if self.num_points else ()),
+            *(name for name, _ in self.vectors),
         )
 
     @property
@@ -180,8 +184,10 @@ class PolicyShape:
         return len(self.action_names)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields for ``config.json``; without the key ``encoder`` where there is none."""
+        """The fields for ``config.json``; without the keys ``encoder`` and ``encoder.vectors`` where there are none."""
         fields = asdict(self)
         if self.encoder is None:
             del fields["encoder"]
+        elif not self.encoder.vectors:
+            del fields["encoder"]["vectors"]
         return fields
