@@ -118,7 +118,7 @@ def test_the_chosen_task_and_the_policys_rate_are_followed(
     apart = np.array([float(each) for each in (tmp_path / "seen.txt").read_text().split()])
     assert apart.max() == pytest.approx(0.1, abs=1e-5)
     said = capsys.readouterr().out
-    assert "one of 3 frames is in a window" in said and "is told 'open it'" in said
+    assert "one of 3 frames is in a window" in said and "is given the instruction 'open it'" in said
     report = json.loads((tmp_path / "out/report/report.json").read_text())
     assert report["task"]["dt_s"] == 0.1 and report["data"]["recording"]["stride"] == 3
     assert report["data"]["recording"]["tasks"] == {"open it": 120}

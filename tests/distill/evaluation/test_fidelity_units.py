@@ -25,7 +25,7 @@ def test_a_policy_that_is_off_by_its_whole_range_is_outside_however_wide_the_sta
 
     def outside(normaliser: Normaliser) -> float:
         sets = [normaliser.normalise_action(each[:1]) for each in (off, reference)]
-        return set_fidelity(sets[0], sets[1], weights)["outside_share"]
+        return set_fidelity(sets[0], sets[1], weights)["off_support_share"]
 
     assert outside(wide) == 0.0  # what is not to be believed
     mended = measuring_normaliser(wide, reference)
