@@ -29,7 +29,7 @@ TASKS = ("avoid", "detour", "handles")
 DEFAULT = "chamfer"
 SETS = ("chamfer_energy", "anchored", "imle", "rs_imle", "rs_imle_adaptive", "set_imle", "soft_chamfer", "large_pool",
         "hungarian", "sinkhorn", "energy_distance", "fidelity", "noise_regression")  # fmt: skip
-RIVALS = ("reflow", "consistency", "shortcut", "mean_flow")
+ONE_STEP_BASELINES = ("reflow", "consistency", "shortcut", "mean_flow")
 # a public study of this task (D3IL's avoiding) lost half of its modes at 7.24 times fewer parameters
 SMALL = ("--student.width", "44", "--student.training-steps", "6000", "--student.learning-rate", "0.004")
 
@@ -64,7 +64,7 @@ def _demonstrations(count: int) -> tuple[Row, ...]:
 PHASES: dict[str, tuple[Row, ...]] = {
     "main": (Row("", (DEFAULT, "regression"), teacher_steps=(50, 10, 4, 2, 1)),),
     "small": (Row("7.6 x fewer parameters", (DEFAULT,), SMALL),),
-    "rivals": tuple(Row("", (name,)) for name in RIVALS),
+    "baselines": tuple(Row("", (name,)) for name in ONE_STEP_BASELINES),
     "objectives": (
         *(Row("", (name,), seeds=(0,)) for name in SETS),
         *(Row("", (f"rs_imle@{value}",), tasks=("avoid",), seeds=(0,)) for value in ("0.01", "0.1")),

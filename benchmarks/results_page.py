@@ -30,7 +30,7 @@ RESULTS = ROOT / "benchmarks/results/objectives"
 PAGE = ROOT / "docs/results.md"
 REFERENCE = "teacher_50"
 DEFAULT = Config().student.default
-MAIN = ("main", "objectives", "rivals")
+MAIN = ("main", "objectives", "baselines")
 """Phases that are one table a task, the section main."""
 SAME_TEACHER = ("small", "ablations")
 """Sections whose rows change the student only: compared with the main teacher, which their own runs may roll out otherwise."""
@@ -347,7 +347,7 @@ def promises(found: Found, key: Key) -> str:
          f"{percent(row.outside)}, {_fixed(row.outside_ratio, 2)} ×"),
         ("distilling at most 25 % of the teacher's training", None if row.cost is None else row.cost <= 0.25,
          percent(row.cost)),
-        _ahead_of_rivals(found),
+        _ahead_of_baselines(found),
     ] if key == DEFAULT_KEY else [
         ("success at least 95 %", row.success >= 0.95, f"{percent(row.success)}; {over}"),
         ("all modes in every seed", all_modes, modes),
@@ -358,12 +358,12 @@ def promises(found: Found, key: Key) -> str:
     return f"Of the promises {sum(holds is True for _, holds, _ in made)} of {len(made)} hold: {each}."
 
 
-def _ahead_of_rivals(found: Found) -> Promise:
+def _ahead_of_baselines(found: Found) -> Promise:
     """On the seeds that each has in common with the default."""
     what, holds, figures = "ahead of every rival on success and on entropy", [], []
     for key in keys_of(found, "main", teachers=False):
-        # by the files: beside a script there is no package benchmarks to import objectives.RIVALS from
-        if any(row["phase"] == "rivals" for row in found[key].values()) and (both := beside_default(found, key)):
+        # by the files: beside a script there is no package benchmarks to import objectives.ONE_STEP_BASELINES from
+        if any(row["phase"] == "baselines" for row in found[key].values()) and (both := beside_default(found, key)):
             gap, (its, mine) = to_default(found, key), both
             assert gap is not None
             holds.append(gap[0] < 0 and _evenness(mine) > _evenness(its))
@@ -406,7 +406,7 @@ def main_section(task: str, found: Found, students: Iterable[Key]) -> str:
     parts = [f"## `{task}`", preset_line(task), *([promises(found, DEFAULT_KEY)] if DEFAULT_KEY in found else []),
              table(rows, ahead=ahead_of_default(found, rows)), comparison(found, rows)]  # fmt: skip
     absent = sorted({label_of(key) for key in students if key not in found})
-    return "\n\n".join([*parts, *([f"PolicyFigures on another task but not here: {', '.join(absent)}."] if absent else [])])
+    return "\n\n".join([*parts, *([f"Measured on another task but not here: {', '.join(absent)}."] if absent else [])])
 
 
 def changed_section(tasks: Mapping[str, Found], section: str, title: str, text: str) -> str:

@@ -16,7 +16,7 @@ import torch
 
 import envs
 from distill.cli.main import main
-from distill.graphs.run import FURTHER
+from distill.graphs.run import EXTRA_STAGES
 from distill.hypotheses.distances import distances, embed
 from distill.objectives.sets import OBJECTIVES
 from distill.worlds import WORLDS
@@ -135,7 +135,7 @@ def test_a_stage_is_done_and_listed(
     example: Example, run: Callable[[Sequence[str]], Path], monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     made = example("distill/stages/action_ranges.py")
-    monkeypatch.setitem(FURTHER, "action_ranges", lambda graph: made.MeasureActionRanges(graph.demonstrations))
+    monkeypatch.setitem(EXTRA_STAGES, "action_ranges", lambda graph: made.MeasureActionRanges(graph.demonstrations))
     folder = run(["action_ranges"])
     (low, high), _ = json.loads((folder / "action_ranges" / "ranges.json").read_text())
     assert 0.28 <= low < high <= 0.75

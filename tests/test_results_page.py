@@ -16,7 +16,7 @@ from distill.objectives.recipes import recipe
 DEFAULT = results_page.DEFAULT
 LABEL = recipe(DEFAULT).label
 ALL, LOST = "1111111111", "1111111110"
-PROMISED = ("success", "modes", "entropy", "shares", "outside", "cost", "rivals")
+PROMISED = ("success", "modes", "entropy", "shares", "outside", "cost", "baselines")
 
 
 def row(policy, success, modes, phase="main", name="", flags=(), **changes):
@@ -41,7 +41,7 @@ SEED0 = [
     # measured again later: this one is taken
     row("chamfer_energy", "0000000000", (0, 0), "objectives"),
     row("chamfer_energy", "1111111111", (5, 5), "objectives", fidelity=fidelity(0.02, 0.01)),
-    row("consistency", "1111111100", (4, 4), "rivals", fidelity=fidelity(0.015, 0.06)),
+    row("consistency", "1111111100", (4, 4), "baselines", fidelity=fidelity(0.015, 0.06)),
 ]
 SEED1 = [
     row("teacher_50", "1111111110", (5, 4), nfe=50, train_cpu_s=None, entropy=0.9),
@@ -166,8 +166,8 @@ def test_the_promises_of_a_task(tmp_path):
         ({"entropy": None}, {"entropy": None}, "entropy rivals"),
         ({"fidelity": fidelity(0.01, 0.0301)}, {}, "outside"),
         ({"train_cpu_s": 15.1}, {}, "cost"),
-        ({}, {"success": ALL}, "rivals"),
-        ({}, {"entropy": 0.96}, "rivals"),
+        ({}, {"success": ALL}, "baselines"),
+        ({}, {"entropy": 0.96}, "baselines"),
         ({}, {"entropy": None}, ""),
     ],
 )
@@ -175,7 +175,7 @@ def test_every_promise_can_fail(tmp_path, mine, rival, broken):
     kept = {"train_cpu_s": 15.0, "entropy": 0.96, "fidelity": fidelity(0.01, 0.03)}
     found = write(tmp_path, seed0=[
         row("teacher_50", ALL, (5, 5), nfe=50, entropy=0.98), row(DEFAULT, ALL, (5, 5)) | kept | mine,
-        row("reflow", LOST, (5, 4), "rivals", entropy=0.95) | rival, row("imle", ALL, (5, 5), "objectives", entropy=1.0),
+        row("reflow", LOST, (5, 4), "baselines", entropy=0.95) | rival, row("imle", ALL, (5, 5), "objectives", entropy=1.0),
     ])  # fmt: skip
     said = verdicts(results_page.promises(found, results_page.DEFAULT_KEY))
     assert [name for name, verdict in zip(PROMISED, said, strict=True) if verdict != "holds"] == broken.split()
@@ -186,7 +186,7 @@ def test_a_promise_that_cannot_be_told(tmp_path):
     default = row(DEFAULT, ALL, (5, 5), train_cpu_s=None, fidelity=fidelity(0.01, 0.0))
     teacher = row("teacher_50", ALL, (5, 5), nfe=50, fidelity=fidelity(0.01, 0.0))
     # the rival has another seed than the default
-    found = write(tmp_path, seed0=[teacher, default], seed1=[teacher, row("reflow", ALL, (5, 5), "rivals")])
+    found = write(tmp_path, seed0=[teacher, default], seed1=[teacher, row("reflow", ALL, (5, 5), "baselines")])
     said = results_page.promises(found, results_page.DEFAULT_KEY)
     assert verdicts(said) == [*["holds"] * 5, *["cannot be told"] * 2] and "5 of 7 hold" in said
     assert "seeds: 1, episodes: 10" in said
@@ -313,9 +313,10 @@ def test_one_table_holds_students_that_are_measured_alike(monkeypatch):
     rows = [row for phase in results_page.MAIN for row in objectives.PHASES[phase]]
     assert {(row.label, row.flags, row.name) for row in rows} == {("", (), "")}
     names = [name for row in rows for name in row.recipes]
-    assert {DEFAULT, "regression", *objectives.SETS, *objectives.RIVALS} <= set(names) and len(names) == len(set(names))
-    # the page knows a rival by its phase
-    assert [name for row in objectives.PHASES["rivals"] for name in row.recipes] == list(objectives.RIVALS)
+    assert {DEFAULT, "regression", *objectives.SETS, *objectives.ONE_STEP_BASELINES} <= set(names)
+    assert len(names) == len(set(names))
+    # the page knows a baseline by its phase
+    assert [name for row in objectives.PHASES["baselines"] for name in row.recipes] == list(objectives.ONE_STEP_BASELINES)
     # whatever selects otherwise than the presets says so in its label
     assert all(read_command(["evaluate", "--config", f"configs/{task}.yaml"])[2].evaluate.selection == "outlier_rejection"
                for task in objectives.TASKS)  # fmt: skip

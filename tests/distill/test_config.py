@@ -194,7 +194,7 @@ def _with(section: str, **changes: Any) -> Config:
         ("real_time", {"time_scales": (1.0,), "teacher_steps": ()}, r"real_time\.teacher_steps: got \[\]"),
         ("real_time", {"latency_ms": (0.0,), "execution_horizon": 17}, r"real_time\.execution_horizon: got 17, .*only 16"),
         ("real_time", {"latency_ms": (0.0,), "starts": 481}, r"real_time\.starts: got 481, there are only 480 test starts"),
-        ("real_time", {"latency_ms": (0.0,), "patience": 0.5}, r"real_time\.patience: got 0.5, expected at least 1"),
+        ("real_time", {"latency_ms": (0.0,), "delays_per_query": 0.5}, r"real_time\.delays_per_query: got 0.5"),
         ("real_time", {"starts": -1}, r"real_time\.starts: got -1, expected at least 0"),
         ("evaluate", {"execution_horizon": 0}, r"evaluate\.execution_horizon: got 0"),
         ("evaluate", {"selection": "temporal_consistancy"}, r"selection: unknown .*mean 'temporal_consistency'"),

@@ -22,8 +22,8 @@ SELECTIONS = {
 
 def real_time_table(results: Results) -> Table | None:
     """Success at every latency of a policy call, or None where there were no real-time rollouts."""
-    told = results.get("real_time")
-    if not told or not told["rows"]:
+    measured = results.get("real_time")
+    if not measured or not measured["rows"]:
         return None
     columns = (
         ("Latency", "of a policy call; stated: the same for all policies; measured: each policy's own one times a factor"),
@@ -40,7 +40,7 @@ def real_time_table(results: Results) -> Table | None:
         ("Success, calm", "the same without the disturbance: what the control delay costs by itself; below: the student's "
          "success minus this policy's"),
     )  # fmt: skip
-    return Table(columns, tuple(_row(row) for row in told["rows"]))
+    return Table(columns, tuple(_row(row) for row in measured["rows"]))
 
 
 def _row(row: Mapping[str, Any]) -> tuple[Cell, ...]:
@@ -76,17 +76,18 @@ def _against(disturbed: Mapping[str, Any]) -> Cell:
 
 def real_time_line(results: Results) -> str:
     """How the real-time rollouts were made, in a few sentences; "" where there were none."""
-    told = results.get("real_time")
-    if not told:
+    measured = results.get("real_time")
+    if not measured:
         return ""
-    selection = told["selection"]
+    selection = measured["selection"]
     choice = SELECTIONS.get(selection["kind"], "").format(**selection)
     return (
-        f"Disturbance: {told['disturbance']} The simulation goes on at its {number(1 / told['dt_s'])} Hz clock while a policy "
-        "computes: meanwhile the last chunk is executed, the actions of the new chunk whose time has passed are skipped, and "
-        f"where a chunk runs out its last target is held. A policy is queried every {told['every_steps']} control steps of "
-        f"{number(1000 * told['dt_s'])} ms; one that is too slow for that, every {number(told['patience'])} times the steps "
-        "that a call takes. The first chunk is there when the clock starts. All policies meet the same disturbances. " + choice
+        f"Disturbance: {measured['disturbance']} The simulation goes on at its {number(1 / measured['dt_s'])} Hz clock "
+        "while a policy computes: meanwhile the last chunk is executed. The actions of a new chunk whose time has passed are "
+        f"skipped; where a chunk runs out, its last target is held. A policy is queried every {measured['every_steps']} control steps of "
+        f"{number(1000 * measured['dt_s'])} ms; one that is too slow for that, every "
+        f"{number(measured['delays_per_query'])} × its control delay. The first chunk is ready when the clock "
+        "starts. All policies face the same disturbances. " + choice
     ).rstrip()
 
 

@@ -24,7 +24,7 @@ def recording_table(recording: Mapping[str, Any]) -> Table:
     rows += [(f"Made of: {name}", ", ".join(keys)) for name, keys in recording["parts"].items()]
     rows += [(f"Unit: {name}", unit) for name, unit in recording["units"].items()]
     rows += [("Left out", ", ".join(f"{key} ({why})" for key, why in recording["left_out"].items()) or "nothing"),
-             ("Tasks", "; ".join(f"{task}: {count} frames" for task, count in recording["tasks"].items()) or "none is told"),
+             ("Tasks", "; ".join(f"{task}: {count} frames" for task, count in recording["tasks"].items()) or "none recorded"),
              ("Split", in_words(recording["split"])),
              ("Frames used", f"{recording['used_frames']} of {recording['frames']}")]  # fmt: skip
     rows += [("Note", note) for note in recording["notes"]]

@@ -53,7 +53,7 @@ def checkpoint_table(results: Results) -> Table | None:
 def _checkpoints_text(results: Results) -> Sequence[str]:
     if results["measured_success"]:
         return ("Rolled out on validation starts, which are others than the starts of the results above.",)
-    return ("PolicyFigures on validation observations, which nothing else looks at.",)
+    return ("Measured on validation observations, which nothing else uses.",)
 
 
 CURVES = Section(

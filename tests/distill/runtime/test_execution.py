@@ -77,7 +77,7 @@ def test_a_stage_is_done_once_and_then_reused(config: Config, capsys) -> None:
     manifest = read_manifest(folder)
     assert manifest is not None and manifest["key"] == stage.key and manifest["made_from"] == {"a": 1}
     told = capsys.readouterr().out
-    assert told.count("[some/stage] done in") == 1 and told.count("[some/stage] done before, reused") == 1
+    assert told.count("[some/stage] done in") == 1 and told.count("[some/stage] already done, reused") == 1
 
 
 def test_a_stage_of_other_inputs_is_done_again_and_the_old_one_comes_back(config: Config) -> None:
@@ -209,4 +209,4 @@ def test_a_result_is_read_back_fresh_or_once_a_process(config: Config) -> None:
     with _open(config) as context:
         ensure(context, [stage])
         assert stage.result(context) == config.folder / "stage"
-        assert stage.remembered(context) is stage.remembered(context)
+        assert stage.cached_result(context) is stage.cached_result(context)
