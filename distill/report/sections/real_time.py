@@ -84,10 +84,10 @@ def real_time_line(results: Results) -> str:
     return (
         f"Disturbance: {measured['disturbance']} The simulation goes on at its {number(1 / measured['dt_s'])} Hz clock "
         "while a policy computes: meanwhile the last chunk is executed. The actions of a new chunk whose time has passed are "
-        f"skipped; where a chunk runs out, its last target is held. A policy is queried every {measured['every_steps']} control steps of "
-        f"{number(1000 * measured['dt_s'])} ms; one that is too slow for that, every "
-        f"{number(measured['delays_per_query'])} × its control delay. The first chunk is ready when the clock "
-        "starts. All policies face the same disturbances. " + choice
+        "skipped; where a chunk runs out, its last target is held. A policy is queried every "
+        f"{measured['every_steps']} control steps of {number(1000 * measured['dt_s'])} ms; one that is too slow for that, "
+        f"every {number(measured['delays_per_query'])} × its control delay. The first chunk is ready when the clock starts. "
+        "All policies face the same disturbances. " + choice
     ).rstrip()
 
 
