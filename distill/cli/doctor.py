@@ -120,6 +120,7 @@ def numbers_of(version: str) -> tuple[int, ...]:
 
 
 def python_check(version: tuple[int, ...]) -> Check:
+    """Whether this Python is new enough."""
     text, wanted = ".".join(map(str, version)), ".".join(map(str, PYTHON))
     if version[:2] < PYTHON:
         return Check("Python", "missing", text, f"make an environment with Python {wanted} or newer")
@@ -127,6 +128,7 @@ def python_check(version: tuple[int, ...]) -> Check:
 
 
 def cores_check() -> Check:
+    """Usable cores, and OMP_NUM_THREADS."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = os.environ.get("OMP_NUM_THREADS")
     return Check("cores", "ok", f"{cores} usable" + (f", OMP_NUM_THREADS={threads}" if threads else ""))
@@ -237,6 +239,7 @@ def simulator_check() -> Check:
 
 
 def disk_check(folder: Path) -> Check:
+    """Free space at the folder's disk."""
     free = shutil.disk_usage(folder).free
     found = f"{free / 1e9:.1f} GB free under {folder}"
     if free < FREE_BYTES:

@@ -96,6 +96,7 @@ def probe(command: list[str], code: str, environment: Mapping[str, str]) -> dict
 
 
 def root_check(environment: Mapping[str, str]) -> Check:
+    """Whether COPPELIASIM_ROOT is the unpacked simulator."""
     root = environment.get("COPPELIASIM_ROOT", "")
     if not root:
         return Check("COPPELIASIM_ROOT", "missing", "not set", "unpack CoppeliaSim 4.1 and export COPPELIASIM_ROOT=its folder")
@@ -146,6 +147,7 @@ def qt_check(environment: Mapping[str, str]) -> Check:
 
 
 def interpreter_check(command: list[str], facts: Mapping[str, Any]) -> Check:
+    """Whether RLBench's Python is new enough."""
     version = ".".join(map(str, facts["python"]))
     if tuple(facts["python"][:2]) < OLDEST:
         return Check("interpreter", "missing", f"Python {version}", "make RLBench's environment with Python 3.8 or newer")
@@ -153,6 +155,7 @@ def interpreter_check(command: list[str], facts: Mapping[str, Any]) -> Check:
 
 
 def module_checks(facts: Mapping[str, Any]) -> list[Check]:
+    """The modules that PyRep and RLBench import."""
     missing = [PIP_NAMES.get(name, name) for name in MODULES if facts["modules"].get(name) is None]
     if not missing:
         return [Check("modules", "ok", ", ".join(MODULES))]
@@ -170,6 +173,7 @@ def pyrep_check(facts: Mapping[str, Any]) -> Check:
 
 
 def rlbench_check(facts: Mapping[str, Any]) -> Check:
+    """Whether RLBench is installed."""
     if facts["modules"].get("rlbench") is None:
         return Check("RLBench", "missing", "not installed", f"{RLBENCH} (for non-commercial or academic research only)")
     return Check("RLBench", "ok", str(facts["modules"]["rlbench"]))

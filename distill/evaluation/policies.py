@@ -103,6 +103,7 @@ class StudentPolicy:
 
 
 def device_of(policy: Policy) -> torch.device:
+    """The device of the policy's parameters."""
     return next(policy.module.parameters()).device
 
 

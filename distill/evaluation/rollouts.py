@@ -255,4 +255,5 @@ def summarise(spec: TaskSpec, episodes: Sequence[Episode]) -> dict[str, Any]:
 
 
 def to_json(episodes: Sequence[Episode]) -> list[dict[str, Any]]:
+    """The episodes as dictionaries, by index."""
     return [asdict(episode) for episode in sorted(episodes, key=lambda episode: episode.index)]

@@ -126,6 +126,7 @@ def encoded(teacher: TrainedTeacher, observation: Observation, device: torch.dev
 
 
 def shard_name(shard: int) -> str:
+    """File name of a shard."""
     return f"shard-{shard:05d}.safetensors"
 
 

@@ -13,8 +13,7 @@ from torch import Tensor
 Backend = Literal["auto", "matmul", "faiss"]
 
 FAISS_FROM = 2**40
-"""From this many pairs per observation on, "auto" uses FAISS's exact search. Set out of reach, as it was slower almost
-everywhere.
+"""From this many pairs per observation on, "auto" uses FAISS's exact search. No search reaches it.
 
 benchmarks/neighbours.py finds products faster at every size it measures, 8 x 8 to 20,000 x 20,000, but one: 128 x 128
 of 32 numbers, where FAISS takes 0.91 of their time (AVX-512 Xeon, one thread, torch with MKL). Set it to a size where
@@ -31,6 +30,7 @@ PAIRS_AT_ONCE = 2**24
 
 
 def faiss_available() -> bool:
+    """Whether FAISS is installed."""
     return importlib.util.find_spec("faiss") is not None
 
 

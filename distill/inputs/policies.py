@@ -41,6 +41,7 @@ class MeasuredPolicy(Protocol):
 
 
 def teacher_label(steps: int) -> str:
+    """Label of a teacher at a number of solver steps."""
     return f"Teacher, {steps} step{'s' if steps > 1 else ''}"
 
 

@@ -1,4 +1,4 @@
-"""A recording as a page: what it is, its units, ranges, time, tasks and split, and one frame as policies would see it."""
+"""The page of a recording: format, units, ranges, time, tasks and split, and one frame as policies observe it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from envs.recorded.observations import RecordedObservations
 from envs.specs import DEPTH, IMAGES, POINTS
 
 PICTURE = 160
-"""Height of a picture [px], larger ones are drawn smaller."""
+"""Maximum height of an image [px]; larger ones are scaled down."""
 
 
 def write_data_page(file: Path, recorded: RecordedObservations, inspection: Mapping[str, Any]) -> None:

@@ -196,7 +196,7 @@ class WriteReport(FolderStage):
             "fidelity": result["fidelity"], "observation_modes": result.get("observation_modes"),
             "dimensions": result.get("dimensions"), "validation": None,
             "warm_start": None if chosen is None else self._warm(chosen),
-            "sees": list(sources_of(policy.policy(context).shape)),
+            "observes": list(sources_of(policy.policy(context).shape)),
         }  # fmt: skip
         if chosen is not None:
             row["validation"] = read_json(chosen.folder(context) / "validation.json")
@@ -300,6 +300,7 @@ class WriteReport(FolderStage):
 
 
 def read_json(path: Path) -> Any:
+    """The content of a JSON file."""
     return json.loads(path.read_text())
 
 

@@ -38,6 +38,7 @@ class Basis:
 
 
 class BasisSource(Input, Protocol):
+    """Provides a student's initialisation."""
     def basis(self, context: Context) -> Basis: ...
 
 

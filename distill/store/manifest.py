@@ -25,6 +25,7 @@ def make_key(made_from: Mapping[str, Any]) -> str:
 
 
 def sha256_file(path: Path) -> str:
+    """sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -150,6 +151,7 @@ def discard(folder: Path, key: str) -> None:
 
 
 def installed_packages() -> dict[str, str]:
+    """Versions of the packages that results depend on."""
     found = {}
     for name in _PACKAGES:
         try:

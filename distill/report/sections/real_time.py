@@ -1,4 +1,4 @@
-"""Real-time evaluation: success when the world goes on while a policy computes."""
+"""Real-time evaluation: success when the simulation goes on while a policy computes."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def real_time_table(results: Results) -> Table | None:
     columns = (
         ("Latency", "of a policy call; stated: the same for all policies; measured: each policy's own one times a factor"),
         ("Policy", ""),
-        ("Control delay [steps]", "control steps from an observation to the first executed action of the chunk made from it; "
-         "below: from one query of the policy to the next"),
+        ("Control delay [steps]", "control steps from an observation to the first executed action of its chunk; below: "
+         " from one query of the policy to the next"),
         ("Success, disturbed", "share of episodes solved under the disturbance, 95 % Wilson interval"),
         ("Student against it", "success of the default student minus this policy's at the same latency, under the disturbance, "
          "in percentage points; paired: 95 % bootstrap interval, exact McNemar p"),
-        ("Reaction [ms]", "mean time from the onset of the disturbance to the first executed action of a chunk made from a "
+        ("Reaction [ms]", "mean time from the onset of the disturbance to the first executed action of a chunk computed from a "
          "later observation; below: in control steps, and in how many of the disturbed episodes"),
         ("Collisions", "disturbed episodes that ended in a collision"),
         ("Other failures", "disturbed episodes that failed otherwise, by cause"),
@@ -63,6 +63,7 @@ def _row(row: Mapping[str, Any]) -> tuple[Cell, ...]:
 
 
 def stated_or_measured(row: Mapping[str, Any]) -> str:
+    """Where a row's latency comes from."""
     return "stated" if row["scale"] is None else f"measured × {number(row['scale'])}"
 
 
@@ -102,6 +103,6 @@ def _picture(results: Results, folder: Path) -> Sequence[Picture]:
 
 REAL_TIME = Section(
     "Real-time evaluation", table=real_time_table, text=_text, pictures=_picture, kinds=("run",),
-    missing="Real-time rollouts, in which the world goes on while a policy computes, were not part of this run "
+    missing="Real-time rollouts, in which the simulation goes on while a policy computes, were not part of this run "
     "(--real-time.latency-ms, --real-time.time-scales, --real-time.scale-to-clock).",
 )  # fmt: skip

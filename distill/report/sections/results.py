@@ -31,6 +31,7 @@ class _Column:
 
 
 def main_table(results: Results) -> Table:
+    """A row per policy, and the oracle's, with the columns that these results have."""
     it = reference_name(results)
     columns = [column for column in _columns() if column.shown(results)]
     rows = [tuple(column.cell(policy, results) for column in columns) for policy in results["policies"]]
@@ -146,8 +147,8 @@ def _distance_cell(policy: Policy, results: Results) -> Cell:
     if not fidelity:
         return Cell(NOTHING, ("not measured",))
     to, back = fidelity.get("chamfer_student_to_teacher"), fidelity.get("chamfer_teacher_to_student")
-    beside = (f"floor {number(floor['energy_distance'])}",) if floor and results["kind"] != "run" else ()
-    return Cell(number(fidelity.get("energy_distance")), (*beside, "Chamfer", f"{number(to)} / {number(back)}"))
+    floor_note = (f"floor {number(floor['energy_distance'])}",) if floor and results["kind"] != "run" else ()
+    return Cell(number(fidelity.get("energy_distance")), (*floor_note, "Chamfer", f"{number(to)} / {number(back)}"))
 
 
 def _off_support_cell(policy: Policy, results: Results) -> Cell:

@@ -1,4 +1,4 @@
-"""How the training went: the losses, and the checkpoints that were chosen among."""
+"""Training losses, and the choice among checkpoints."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ MEANINGS = {
 
 
 def curves(results: Results, folder: Path) -> Sequence[Picture]:
+    """The training losses."""
     losses = results.get("curves") or {}
     return [Picture(data_uri(figures.training_curves(losses)), "training losses")] if any(losses.values()) else []
 

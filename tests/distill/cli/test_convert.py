@@ -193,8 +193,8 @@ def test_a_student_of_a_foreign_teacher_learns_to_see(main: Main, place: SimpleN
     student = load_student("out/distill/chamfer")
     assert student.shape.encoder is not None and student.shape.encoder.sources == ("observation.images.front",)
     told = report()
-    assert told["policies"][0]["sees"] == [STATE, "observation.images.front"]
-    assert told["policies"][-1]["sees"] == ["observation.images.front"]
+    assert told["policies"][0]["observes"] == [STATE, "observation.images.front"]
+    assert told["policies"][-1]["observes"] == ["observation.images.front"]
 
 
 def test_what_does_not_fit_into_memory_is_read_each_time() -> None:
