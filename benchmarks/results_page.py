@@ -433,7 +433,7 @@ def preset_line(task: str) -> str:
     steps = config.sample.num_steps or TEACHERS[config.teacher.kind].CACHE_STEPS
     several = f" of {config.evaluate.selection_candidates}" if config.evaluate.student_selection.uses_candidates else ""
     return (
-        f"By `configs/{task}.yaml`, as of the measurement, the default has K = {config.sample.num_hypotheses}, "
+        f"By `configs/{task}.yaml`, when this page was written, the default has K = {config.sample.num_hypotheses}, "
         f"M = {config.student.num_latents}, codes = {config.student.codes}, latent size = {config.student.latent_size}, "
         f"teacher steps = {steps}, width = {config.student.width or config.teacher.width}, "
         f"selection: {config.evaluate.selection}{several}."

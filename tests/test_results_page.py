@@ -209,7 +209,7 @@ def test_the_targets_of_a_smaller_student(tmp_path):
 def test_a_task_without_its_main_phase(tmp_path):
     write(tmp_path, seed0=[SEED0[0], SEED0[-2], SEED0[-1]])
     page = results_page.page(tmp_path)
-    assert "The default student or another one to compare it with is not there yet." in page
+    assert "The default student, or another one to compare it with, was not measured yet." in page
     assert "Of the targets" not in page and "## In short" not in page
     assert line(page, "Consistency distillation")[6].startswith("−20.0 (")
 
@@ -230,8 +230,8 @@ def test_a_student_that_another_task_has_is_missed(tmp_path):
     write(tmp_path, seed0=SEED0)
     write(tmp_path, "handles", seed0=SEED0[:4])
     page = results_page.page(tmp_path)
-    assert page.count("PolicyFigures on another task but not here") == 1
-    assert "but not here: Chamfer + energy student, Consistency distillation." in page.split("## `handles`")[1]
+    assert page.count("Measured on another task but not on this one") == 1
+    assert "but not on this one: Chamfer + energy student, Consistency distillation." in page.split("## `handles`")[1]
     assert not re.search("## (Ablations|A smaller|Few|Teachers)", page)
 
 

@@ -249,7 +249,7 @@ def objective(name: str) -> Objective:
         term = OBJECTIVES[match["name"]]
         if match["value"]:
             if not term.parameter:
-                raise ValueError(f"objective {match['name']!r} has nothing to set by '@{match['knob']}'; leave that out")
+                raise ValueError(f"objective {match['name']!r} has nothing to set by '@{match['value']}'; leave that out")
             term = replace(term, loss=partial(term.loss, **{term.parameter: float(match["value"])}))
         terms.append((float(match["weight"] or 1.0), term))
     noise = any(term.noise for _, term in terms)

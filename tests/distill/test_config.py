@@ -135,7 +135,7 @@ def _with(section: str, **changes: Any) -> Config:
         (
             "demos",
             {"episodes": 961},
-            r"demos\.episodes: got 961, but train_starts x modes x per_mode are only 960; raise demos.train_starts",
+            r"demos\.episodes: got 961, but train_starts x modes x per_mode is only 960; raise demos",
         ),
         ("demos", {"episodes": 49, "train_starts": 1, "per_mode": 2}, r"demos\.episodes: got 49.* only 48"),
         ("demos", {"episodes": -1}, r"demos\.episodes: got -1, expected at least 0"),
@@ -145,10 +145,10 @@ def _with(section: str, **changes: Any) -> Config:
         (
             "sample",
             {"num_hypotheses": 1},
-            r"sample\.num_hypotheses: got 1, expected at least 2: one hypothesis is no set",
+            r"sample\.num_hypotheses: got 1, expected at least 2: a single hypothesis is not a set",
         ),
         ("sample", {"num_steps": -1}, r"sample\.num_steps: got -1, expected at least 0"),
-        ("sample", {"solver": "euler"}, r"sample\.num_steps: got 0 with sample\.solver 'euler', expected how many"),
+        ("sample", {"solver": "euler"}, r"sample\.num_steps: got 0 with sample\.solver 'euler', expected the number of its steps"),
         ("sample", {"shard_size": 0}, r"sample\.shard_size: got 0"),
         ("teacher", {"solver": "heum"}, r"teacher\.solver: unknown 'heum'.*Did you mean 'heun'"),
         ("teacher", {"kind": "difusion"}, r"teacher\.kind: unknown 'difusion'.*Did you mean 'diffusion'"),
@@ -266,7 +266,7 @@ def test_in_real_time_who_draws_several_plans_stays_with_the_last_one() -> None:
     assert elsewhere.kind == "outlier_rejection"
     # among as many samples, so a call takes as long
     assert config.real_time_selection == replace(elsewhere, kind="temporal_consistency")
-    assert replace(config, real_time=replace(config.real_time, consistent=False)).real_time_selection == elsewhere
+    assert replace(config, real_time=replace(config.real_time, temporal_consistency=False)).real_time_selection == elsewhere
     for kind in ("single", "kept_latent"):
         alone = replace(config, evaluate=replace(config.evaluate, selection=kind))
         assert alone.real_time_selection == alone.evaluate.student_selection

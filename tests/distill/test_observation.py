@@ -71,7 +71,7 @@ def test_a_part_of_the_state_needs_no_camera() -> None:
         ({"cameras": ()}, "observation.cameras: got none, but"),
         ({"image_size": (8, 64)}, "observation.image_size"),
         ({"num_points": 0}, "observation.num_points: got 0, expected at least 1"),
-        ({"sources": ("images",), "state_names": (), "colours": True}, "observation.colours: only points"),
+        ({"sources": ("images",), "state_names": (), "colours": True}, "observation.colours: only point clouds"),
         ({"channels": 20}, "observation.channels: got 20"),
         ({"dropout": 1.0}, "observation.colour|observation.dropout"),
         ({"point_jitter_m": -1.0}, "observation.point_jitter_m: got -1.0"),

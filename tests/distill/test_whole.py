@@ -440,7 +440,7 @@ def test_sampling_goes_on_where_it_was_stopped(
     _wait(lambda: not any(map(_alive, workers)), 10)  # none of them goes on writing without its launcher
     if number == signal.SIGINT:
         assert process.returncode == 130
-        assert told.count("interrupted; the same command goes on from here") == 1 and "Traceback" not in told
+        assert told.count("interrupted; the same command resumes from here") == 1 and "Traceback" not in told
     else:
         assert process.returncode == -signal.SIGKILL
 

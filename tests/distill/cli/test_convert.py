@@ -231,7 +231,7 @@ def test_a_mistake_in_the_command_is_said_in_a_line(main: Main, place: SimpleNam
     refused(main, capsys, line("teacher", "--observations", "user"), "user: got ['envs', 'my_policy.py'], expected our demo")
     refused(main, capsys, line("teacher", "--task", "aviod"), "task: unknown 'aviod'", "Did you mean 'avoid'?")
     refused(main, capsys, line("teacher", "--task", "detour"), "teacher is for task 'avoid', not 'detour'")
-    refused(main, capsys, line("teacher", "--student.objectives", "shortcut"), "is trained on demonstrations, convert has none")
+    refused(main, capsys, line("teacher", "--student.objectives", "shortcut"), "needs demonstrations, which convert")
     refused(main, capsys, line("teacher", "--evaluate.execution-horizon", "9"), "a chunk has only 8 actions")
     refused(main, capsys, line("teacher", "--sample.num-hypotheses", "1"), "one hypothesis is no set")
     refused(main, capsys, line("teacher", "--adapter.arguments", "nothing", out="user"), "--out: user holds other files")

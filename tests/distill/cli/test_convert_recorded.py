@@ -82,7 +82,7 @@ def refusals(tmp_path: Path) -> dict[str, tuple[str, Path, tuple[str, ...], str]
     return {
         "rate": (policy(tmp_path / "rate.py", more="dt_s = 0.05"), plain, (), "30 Hz.*policy's control period is 0.05 s"),
         "instruction": (policy(tmp_path / "told.py", more="instruction = 'open it'"), two, (),
-                        "has 2 tasks.* the policy is told 'open it' in all frames; .*--instructions 'open it'"),
+                        "has 2 tasks.* the policy is given 'open it' in all frames; .*--instructions 'open it'"),
         "names": (policy(tmp_path / "names.py"), plain, ("--names", "staet=observation.state"), "speaks of 'staet'"),
         "features": (policy(tmp_path / "seen.py"), plain, ("--features", "observation.images.top"), "was not recorded"),
         "split": (policy(tmp_path / "split.py"), plain, ("--split.test", "0.9"), "split.test: got 0.9"),
@@ -118,7 +118,7 @@ def test_the_chosen_task_and_the_policys_rate_are_followed(
     apart = np.array([float(each) for each in (tmp_path / "seen.txt").read_text().split()])
     assert apart.max() == pytest.approx(0.1, abs=1e-5)
     said = capsys.readouterr().out
-    assert "one of 3 frames is in a window" in said and "is told 'open it'" in said
+    assert "one of 3 frames is in a window" in said and "is given the instruction 'open it'" in said
     report = json.loads((tmp_path / "out/report/report.json").read_text())
     assert report["task"]["dt_s"] == 0.1 and report["data"]["recording"]["stride"] == 3
     assert report["data"]["recording"]["tasks"] == {"open it": 120}

@@ -46,7 +46,7 @@ def test_all_is_well(machine, capsys):
     assert [check for check in doctor.checks() if check.status == "missing"] == []
     assert doctor.run_doctor() == 0
     printed = capsys.readouterr().out
-    assert "mujoco" in printed and "3.8.1" in printed and "Ready: everything required is here." in printed
+    assert "mujoco" in printed and "3.8.1" in printed and "Ready: everything required is installed." in printed
     assert "MISSING" not in printed
 
 
@@ -159,7 +159,7 @@ def test_a_faiss_that_is_listed_but_not_there_or_there_but_not_listed(machine, m
 def test_renderers(machine):
     assert _find("renderer egl") == Check("renderer egl", "ok", "works")
     osmesa = _find("renderer osmesa")  # EGL works, so nothing is to be done
-    assert osmesa == Check("renderer osmesa", "ok", "not needed beside EGL (library libOSMesa not found)")
+    assert osmesa == Check("renderer osmesa", "ok", "not needed next to EGL (library libOSMesa not found)")
     machine.backends["egl"] = "library libEGL not found"
     assert _find("renderer egl").status == _find("renderer osmesa").status == "optional"
     assert "libegl1" in _find("renderer egl").advice and "libosmesa6" in _find("renderer osmesa").advice

@@ -82,7 +82,7 @@ def test_the_package_wins_over_the_script_of_the_same_name() -> None:
         ("--task avoid --sample.num-hypotheses 0", "sample.num_hypotheses: got 0, expected at least .*"),
         (
             "sample --sample.num-hypotheses 1",
-            "sample.num_hypotheses: got 1, expected at least 2: one hypothesis is no set",
+            "sample.num_hypotheses: got 1, expected at least 2: a single hypothesis is not a set",
         ),
         ("--config nowhere.yaml", "no config at nowhere.yaml; presets: .*"),
         ("--seed 1 --config", "--config: got nothing, expected a YAML file such as configs/avoid.yaml"),

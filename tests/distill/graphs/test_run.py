@@ -264,7 +264,7 @@ def test_a_teacher_that_fits_is_accepted(make_teacher, tmp_path: Path) -> None:
         (
             {"observation_steps": 1},
             {},
-            "sees 1 observation steps, the config says 2; add --teacher.observation-steps 1",
+            "observes 1 steps, the config has 2; add --teacher.observation-steps 1",
         ),
         ({"horizon": 4}, {}, "execution_horizon is 8, .* plans 4 actions"),
         ({}, {"sample": replace(BASE.sample, solver="ddpm")}, r"sample\.solver: unknown 'ddpm'; expected one of \['euler'"),
@@ -291,7 +291,7 @@ def test_a_student_without_a_teacher_plans_as_far_as_the_teacher_it_is_compared_
     make_teacher().save_pretrained(tmp_path)  # plans 8 actions, the config's own teacher would plan 16
     student = replace(BASE.student, objectives=("imle_policy", "chamfer"))
     config = _with_teacher(tmp_path, student=student)
-    with pytest.raises(ValueError, match=r"imle_policy needs no teacher .* = 16 actions.* plans 8; add --teacher.horizon 8"):
+    with pytest.raises(ValueError, match=r"imle_policy needs no teacher .* = 16 actions.* predicts 8; add --teacher.horizon 8"):
         check_teacher_folder(config)
     check_teacher_folder(_with(config, "teacher.horizon", 8))
     check_teacher_folder(_with_teacher(tmp_path))  # whoever learns from the teacher has its horizon

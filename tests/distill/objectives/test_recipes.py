@@ -395,7 +395,7 @@ def test_a_recipe_from_noise_has_only_the_noises_of_the_cache(name: str) -> None
     hypotheses = Config().sample.num_hypotheses
     recipe(name).check(name, _config({"num_latents": hypotheses}))
     more = _config({"num_latents": hypotheses + 1})
-    message = f"num_latents: got {hypotheses + 1}, but {name} has only the {hypotheses} noises .* raise sample.num_hypotheses"
+    message = f"num_latents: got {hypotheses + 1}, but {name} has only the {hypotheses} cached noises .* raise sample"
     _refused(name, more, message.replace("+", re.escape("+")))
     RECIPES["chamfer"].check("chamfer", more)
 

@@ -532,7 +532,7 @@ def test_a_plain_name_is_the_objective_itself() -> None:
         ("chamfer+.3noise_regression", lambda *sets: chamfer(*sets) + 0.3 * paired(*sets)),
     ],
 )
-def test_a_name_may_be_a_weighted_sum_with_knobs(name: str, expected: Loss) -> None:
+def test_a_name_may_be_a_weighted_sum_with_parameters(name: str, expected: Loss) -> None:
     student, teacher, weights = _randn(3, 4, 3, 2), _randn(3, 5, 3, 2, seed=1), torch.tensor([0.7, 2.0])
     chosen = objective(name)
     assert float(chosen.loss(student, teacher, weights)) == pytest.approx(
@@ -541,7 +541,7 @@ def test_a_name_may_be_a_weighted_sum_with_knobs(name: str, expected: Loss) -> N
     assert chosen.label == name
 
 
-def test_a_knob_that_is_set_changes_the_loss() -> None:
+def test_a_parameter_that_is_set_changes_the_loss() -> None:
     student, teacher, weights = _randn(3, 4, 3, 2), _randn(3, 5, 3, 2, seed=1), torch.ones(2)
     for name in ("rs_imle@1.2", "rs_imle_adaptive@2", "sinkhorn@1", "soft_chamfer@1"):
         plain = OBJECTIVES[name.partition("@")[0]]
