@@ -233,8 +233,8 @@ def test_a_mistake_in_the_command_is_said_in_a_line(main: Main, place: SimpleNam
     refused(main, capsys, line("teacher", "--task", "detour"), "teacher is for task 'avoid', not 'detour'")
     refused(main, capsys, line("teacher", "--student.objectives", "shortcut"), "needs demonstrations, which convert")
     refused(main, capsys, line("teacher", "--evaluate.execution-horizon", "9"), "a chunk has only 8 actions")
-    refused(main, capsys, line("teacher", "--sample.num-hypotheses", "1"), "one hypothesis is no set")
-    refused(main, capsys, line("teacher", "--adapter.arguments", "nothing", out="user"), "--out: user holds other files")
+    refused(main, capsys, line("teacher", "--sample.num-hypotheses", "1"), "a single hypothesis is not a set")
+    refused(main, capsys, line("teacher", "--adapter.arguments", "nothing", out="user"), "--out: user contains other files")
     refused(main, capsys, line("teacher", out="tiny.yaml"), "--out: tiny.yaml is a file; name a new folder")
     spec, there = envs.task_spec("avoid"), np.full((16, 2), 0.4, np.float32)
     start = stored_starts("avoid", 0, "train", 1)[0]
