@@ -20,11 +20,12 @@ SOURCES = ("state", "images", "depth", "points")
 class DemosConfig:
     """Demonstrations of the scripted expert.
 
-    train_starts: number of training starts; the expert solves each of them in every mode, `per_mode` times.
-    per_mode: demonstrations per start and mode.
-    episodes: keep only this many of those demonstrations, drawn at random with the modes balanced; 0 keeps all.
-    noise_m: standard deviation of a smooth disturbance added to the executed action, never to the recorded one [m]. The
-    recorded actions then show how to recover.
+    Attributes:
+        train_starts: number of training starts; the expert solves each of them in every mode
+        per_mode: demonstrations per start and mode
+        episodes: keep only this many of those demonstrations, drawn at random with the modes balanced; 0: all
+        noise_m: standard deviation of a smooth disturbance of the executed action, never of the recorded one [m]; the
+            recorded actions then show how to recover
     """
 
     train_starts: int = 40
@@ -37,15 +38,22 @@ class DemosConfig:
 class ObservationConfig:
     """What the policies observe. By default the whole state; then no camera is opened.
 
-    sources: any of state, images (RGB), depth, and points (a point cloud fused from all cameras).
-    state_names: names of the state dimensions that the policies observe; empty: all. With cameras, name only the robot's own:
-    the full state also holds the pose of the object.
-    cameras: names of the cameras for images and depth; image_size: (height, width) of each [px].
-    num_points: N of the cloud; colours: whether each point also has RGB values.
-    width: size of the encoder's feature vector; channels: of its convolutions (teachers.networks.shapes.EncoderShape).
-    shift_px, colour, point_jitter_m, dropout: augmentation in training (teachers.networks.augmentation.Augmentation).
-    frozen: true: a student keeps its teacher's encoder unchanged and is trained on the features stored in the hypothesis
-    cache; false: a student goes on training the encoder.
+    Attributes:
+        sources: any of state, images (RGB), depth and points (a point cloud fused from all cameras)
+        state_names: names of the observed state dimensions; empty: all. With cameras, name only the robot's own: the full
+            state also holds the pose of the object
+        cameras: cameras for images and depth
+        image_size: (height, width) of images and depth [px]
+        num_points: N, points of the cloud
+        colours: whether each point also has RGB values
+        width: size of the encoder's feature vector
+        channels: channels of the encoder's convolutions
+        shift_px: augmentation: largest random shift of images [px]
+        colour: augmentation: largest relative change of colour gain and contrast
+        point_jitter_m: augmentation: noise of points [m]
+        dropout: augmentation: probability of dropping a whole source
+        frozen: true: a student keeps its teacher's encoder unchanged and is trained on the features stored in the
+            hypothesis cache; false: a student goes on training the encoder
     """
 
     sources: tuple[str, ...] = ("state",)
@@ -129,11 +137,24 @@ class ObservationConfig:
 class TeacherConfig:
     """The teacher's network and training.
 
-    kind: flow, diffusion or energy (teachers.TEACHERS). solver: one of that kind's solvers; "": its first.
-    path: folder of an existing teacher (config.json, model.safetensors). With it no teacher is trained.
-    time_power: a flow teacher is trained at times t = u^time_power with u uniform; above 1, more often near the noise.
-    observation_steps, horizon: O and T. width, depth, heads, patch: of its transformer (teachers.networks.shapes.PolicyShape).
-    candidates: number of checkpoints, from the last 40 % of training, that are compared on the validation starts.
+    Attributes:
+        kind: flow, diffusion or energy
+        path: folder of an existing teacher (config.json, model.safetensors); no teacher is trained then
+        time_power: flow teachers are trained at times t = u^time_power, u uniform; above 1: more often near the noise
+        solver: one of the solvers of this kind; "": its first
+        observation_steps: O, observation steps
+        horizon: T, actions of a chunk
+        width: width of the transformer
+        depth: number of its blocks
+        heads: attention heads per block
+        patch: actions per patch of the chunk
+        training_steps: optimizer steps
+        batch_size: chunks per step
+        learning_rate: peak learning rate
+        weight_decay: of AdamW
+        warmup_steps: steps of linear warm-up, before a cosine to zero
+        ema_decay: decay of the weight average
+        candidates: number of checkpoints, from the last 40 % of training, that are compared on the validation starts
     """
 
     kind: str = "flow"
@@ -159,16 +180,18 @@ class TeacherConfig:
 class SampleConfig:
     """The hypothesis cache: K chunks for each of `num_observations` training observations.
 
-    num_hypotheses: K.
-    replanning_share: share of the observations taken at replanning frames, every `evaluate.execution_horizon`-th frame of an
-    episode from its first on. The others are drawn from all frames.
-    solver, num_steps: of the teacher while sampling; "" and 0: the solver of its kind that needs the fewest network
-    evaluations,
-    with the number of steps it needs.
-    shard_size: observations per shard. batch_size: observations per network call.
-    perturbation: adds perturbed copies of observations when the demonstrations hold fewer than `num_observations`. Gaussian
-    noise moves each state dimension with this standard deviation, in units of half its range; 0 adds no copies. 0.2 suits few
-    demonstrations. Plain state observations only.
+    Attributes:
+        num_hypotheses: K, chunks per observation
+        num_steps: solver steps; 0: as many as the default solver needs
+        solver: solver of the teacher while sampling; "": the one of its kind that is best with few steps
+        num_observations: number of observations
+        replanning_share: share of the observations taken at replanning frames, every evaluate.execution_horizon-th frame
+            of an episode from its first on; the others are drawn from all frames
+        shard_size: observations per file
+        batch_size: observations per network call
+        perturbation: adds perturbed copies of observations when the demonstrations hold fewer than num_observations:
+            Gaussian noise moves each state dimension with this standard deviation, in units of half its range. 0: no
+            copies; 0.2 suits few demonstrations. Plain state observations only
     """
 
     num_hypotheses: int = 12
@@ -185,21 +208,27 @@ class SampleConfig:
 class StudentConfig:
     """The one-step students, one per objective.
 
-    objectives: set objectives (distill.objectives.sets), weighted sums of them, or one-step baselines
-    (distill.objectives.recipes).
-    default: the objective whose student the report presents.
-    codes: number of learned inputs; the first latent dimension selects one of them (students.one_step). 0: no codes.
-    code_shares: whether the network learns how often it selects each code (distill.objectives.code_shares); else all codes are
-    equally likely.
-    latent_size: Z. With codes, the other latent_size - 1 dimensions enter through a linear layer.
-    num_latents: M, student samples per observation in a training step.
-    unexecuted_weight: weight, in the training distance between chunks, of the actions after the execution horizon, relative to
-    the executed ones. 1 weighs all actions alike.
-    warm_start: whether a student starts from its teacher's weights.
-    width, depth: of the student's transformer; 0: the teacher's. A student with fewer blocks starts from some of the teacher's
-    blocks. One with another width or more blocks starts from random weights.
-    training_steps, batch_size, learning_rate, weight_decay, warmup_steps, ema_decay: of AdamW with averaged weights.
-    candidates: number of checkpoints, from the last 40 % of training, that are compared on the validation starts.
+    Attributes:
+        objectives: set objectives, weighted sums of them such as chamfer+0.5energy_distance, or one-step baselines
+            (docs/how-it-works.md)
+        default: the objective whose student the report presents
+        codes: number of learned inputs; the first latent dimension selects one of them. 0: no codes
+        code_shares: whether the network learns how often it selects each code; otherwise all codes are equally likely
+        latent_size: Z, latent dimensions; with codes, the other Z - 1 enter through a linear layer
+        num_latents: M, student samples per observation in a training step
+        unexecuted_weight: weight, in the training distance between chunks, of the actions after the execution horizon,
+            relative to the executed ones; 1: all alike
+        warm_start: whether a student starts from its teacher's weights
+        width: width of the transformer; 0: the teacher's. Another width starts from random weights
+        depth: number of blocks; 0: the teacher's. With fewer blocks a student starts from some of the teacher's; with
+            more, from random weights
+        training_steps: optimizer steps
+        batch_size: observations per step
+        learning_rate: peak learning rate
+        weight_decay: of AdamW
+        warmup_steps: steps of linear warm-up, before a cosine to zero
+        ema_decay: decay of the weight average
+        candidates: number of checkpoints, from the last 40 % of training, that are compared on the validation starts
     """
 
     objectives: tuple[str, ...] = ("regression", "chamfer")
@@ -225,16 +254,22 @@ class StudentConfig:
 class EvaluateConfig:
     """Rollouts, fidelity and latency.
 
-    test_starts, validation_starts: number of stored starts for the report, and for choosing checkpoints.
-    teacher_steps: solver steps at which the teacher is evaluated. The first is the reference of every comparison.
-    baselines: policies without training: nearest_demonstration (distill.evaluation.nearest_demonstration), or none.
-    execution_horizon: actions of a chunk that are executed before the policy is queried again.
-    selection: which of a student's samples is executed (students.selection): single (one sample), outlier_rejection (the first
-    of `selection_candidates` samples that is no outlier), temporal_consistency (of these, the one nearest to the unexecuted
-    rest of the last chunk) or kept_latent (one latent for several queries).
-    forget_every: temporal_consistency and kept_latent discard the last chunk or latent every so many queries; 0: never.
-    fidelity_observations, fidelity_samples: held-out observations, and samples per observation, of the fidelity measures.
-    latency_calls, latency_warmup: timed policy calls, and untimed calls before them.
+    Attributes:
+        test_starts: stored starts of the report's rollouts
+        validation_starts: stored starts for the choice among checkpoints
+        teacher_steps: solver steps at which the teacher is evaluated; the first is the reference of every comparison
+        baselines: policies without training: nearest_demonstration, or none
+        execution_horizon: actions of a chunk that are executed before the policy is queried again
+        selection: which of a student's samples is executed: single (one sample), outlier_rejection (the first of
+            selection_candidates samples that is no outlier), temporal_consistency (of these, the one nearest to the
+            unexecuted rest of the last chunk) or kept_latent (one latent for several queries)
+        selection_candidates: samples per query for outlier_rejection and temporal_consistency
+        forget_every: temporal_consistency and kept_latent discard the last chunk or latent every so many queries; 0:
+            never
+        fidelity_observations: held-out observations of the fidelity measures
+        fidelity_samples: samples per observation of the fidelity measures
+        latency_calls: timed policy calls
+        latency_warmup: untimed calls before them
     """
 
     test_starts: int = 480
@@ -260,21 +295,23 @@ class EvaluateConfig:
 class RealTimeConfig:
     """Real-time evaluation: the simulation goes on while a policy computes, with and without a disturbance.
 
-    Off unless `latency_ms`, `time_scales` or `scale_to_clock` is set; it takes about as long as all other rollouts together.
+    Off unless latency_ms, time_scales or scale_to_clock is set; it takes about as long as all other rollouts together.
 
-    latency_ms: latencies of a policy call [ms] that all policies are given. Reproducible: no measured time enters.
-    time_scales: factors; each policy is rolled out with its own measured latency (median of the whole call) times each factor.
-    scale_to_clock: adds the factor at which a call of the default student lasts exactly one control period.
-    teacher_steps: solver steps at which the teacher takes part, besides the default student.
-    execution_horizon: control steps between two queries of a policy that is fast enough; 0: `evaluate.execution_horizon`.
-    delays_per_query: minimum time between two queries, in multiples of the control delay. A slow policy is queried every
-    max(execution_horizon, delays_per_query x control delay) steps. With 1 it replans as soon as a chunk arrives; at 2 each
-    chunk
-    is executed for as long as it took to compute (distill.evaluation.real_time.Clock).
-    starts: use only the first so many test starts; 0: all.
-    temporal_consistency: whether a student that draws several samples per query executes the one nearest to the unexecuted
-    rest
-    of its last chunk. A policy that is queried this often would else switch modes too often. Off: `evaluate.selection`.
+    Attributes:
+        latency_ms: latencies of a policy call that all policies are given [ms]; reproducible, as no measured time enters
+        time_scales: factors; each policy is rolled out with its own measured latency (median of the whole call) times
+            each factor
+        scale_to_clock: adds the factor at which a call of the default student lasts exactly one control period
+        teacher_steps: solver steps at which the teacher takes part, besides the default student
+        execution_horizon: control steps between two queries of a policy that is fast enough; 0:
+            evaluate.execution_horizon
+        delays_per_query: minimum time between two queries, in multiples of the control delay: a slow policy is queried
+            every max(execution_horizon, delays_per_query x control delay) steps. With 1 it replans as soon as a chunk
+            arrives; with 2 it executes each chunk for as long as the chunk took to compute
+        starts: use only the first so many test starts; 0: all
+        temporal_consistency: whether a student that draws several samples per query executes the one nearest to the
+            unexecuted rest of its last chunk; queried this often, it would otherwise switch modes too often. Off:
+            evaluate.selection
     """
 
     latency_ms: tuple[float, ...] = ()
@@ -299,11 +336,15 @@ class RealTimeConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One run, in the folder `runs_dir`/`name`.
+    """One run, in the folder runs_dir/name.
 
-    name: by default `<task>-seed<seed>`, for runs with cameras `<preset>-seed<seed>` (distill.cli.main).
-    processes: worker processes on a machine without a GPU; 0: one per core, at most 8.
-    wandb: whether metrics also go to Weights & Biases; they always go to metrics.jsonl.
+    Attributes:
+        task: the task, such as avoid or rlbench/open_drawer
+        name: folder name of the run; by default <task>-seed<seed>, with cameras <preset>-seed<seed>
+        runs_dir: folder of all runs
+        seed: seed of all randomness
+        processes: worker processes without a GPU; 0: one per core, at most 8
+        wandb: whether metrics also go to Weights & Biases; they are always written to metrics.jsonl
     """
 
     task: str = "avoid"

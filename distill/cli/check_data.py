@@ -19,14 +19,19 @@ and one frame as policies would observe it. Writes an HTML page that opens offli
 
 @dataclass(frozen=True)
 class CheckDataOptions:
-    """path: a folder or file of recorded observations, in any format that convert reads.
+    """What to inspect, and how.
 
-    names: key=feature renames one of its keys to one of our feature names; key= leaves the key out.
-    features: features to read; no other is opened. Empty: all.
-    out: an HTML page to write, with a JSON file of the same name; "": none.
-    observation_steps: O of the policy. dt_s: its control period [s]; 0: the recording's.
-    recorded_dt_s: period of the recorded frames [s], in place of their time stamps; 0: use the time stamps.
-    leave_out: episodes to exclude. instructions: use only frames with these instructions. split: training and held-out frames.
+    Attributes:
+        path: folder or file of recorded observations, in any format that convert reads
+        names: key=feature renames a key of the recording to one of our feature names; key= leaves it out
+        features: features to read; no other is opened. Empty: all
+        out: an HTML page to write, with a JSON file of the same name; "": none
+        observation_steps: O of the policy
+        dt_s: the policy's control period [s]; 0: the recording's
+        recorded_dt_s: period of the recorded frames [s]; 0: from their time stamps
+        leave_out: episodes to exclude
+        instructions: use only frames with these instructions
+        split: training and held-out frames
     """
 
     path: tyro.conf.Positional[Path]

@@ -33,10 +33,14 @@ DESCRIPTION = """Export a student: its weights, a model card, and one graph per 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """student: a student's folder; inside its run, so that the model card can quote its measurements.
+    """What to export, and where to.
 
-    out: the folder to create. formats: any of onnx, torch (torch.export) and aoti (AOTInductor, needs a C++ compiler).
-    push_to_hub: user/name of a new repository on the Hugging Face Hub, private unless --public.
+    Attributes:
+        student: a student's folder; inside its run, so that the model card can quote its measurements
+        out: the folder to create
+        formats: any of onnx, torch (torch.export) and aoti (AOTInductor, needs a C++ compiler)
+        push_to_hub: user/name of a new repository on the Hugging Face Hub, private unless --public
+        public: make that repository public
     """
 
     student: Path

@@ -27,9 +27,10 @@ WARM_STEPS, FRESH_STEPS = 1400, 3000
 class AdapterConfig:
     """How adapters are run.
 
-    python: the interpreter they run in, such as /path/to/venv/bin/python; "": the current one.
-    arguments: name=value for each argument of the adapter's function.
-    timeout_s: limit for one answer of the adapter, loading included [s].
+    Attributes:
+        python: the interpreter they run in, such as /path/to/venv/bin/python; "": the current one
+        arguments: name=value for each argument of the adapter's function
+        timeout_s: limit for one answer of the adapter, loading included [s]
     """
 
     python: str = ""
@@ -50,17 +51,25 @@ class AdapterConfig:
 class ExternalConfig:
     """The flags that `convert` and `compare` share.
 
-    observations: a folder or file in any format that envs.recorded reads. names: key=feature renames one of its keys to one of
-    our feature names; key= leaves the key out.
-    out: the folder to write to.
-    task: an embedded task whose observations these are, to measure success by rollouts from stored starts; "": success is not
-    measured.
-    features: what the student observes, and an adapter that names no features; empty: everything recorded.
-    dt_s: the policies' control period [s]; 0: that of the adapter, else of the recording. A recording at a higher rate is
-    subsampled to it; any other rate is refused. recorded_dt_s: period of the recorded frames [s]; 0: from their time stamps.
-    leave_out: episodes to exclude. instructions: use only frames with these instructions. split: training and held-out frames.
-    action_weights: weight of each action dimension in distances; empty: those of the task or teacher, else 1 each.
-    processes: number of worker processes; each queries an adapter process of its own.
+    Attributes:
+        observations: folder or file of recorded observations, in any format of docs/recorded.md
+        names: key=feature renames a key of the recording to one of our feature names; key= leaves it out
+        out: folder to write to
+        task: an embedded task whose observations these are, to measure success by rollouts from stored starts; "":
+            success is not measured
+        features: what the student observes, and an adapter that names no features; empty: everything recorded
+        dt_s: the policies' control period [s]; 0: that of the adapter, else of the recording. A recording at a higher
+            rate is subsampled to it; any other rate is refused
+        recorded_dt_s: period of the recorded frames [s]; 0: from their time stamps
+        leave_out: episodes to exclude
+        instructions: use only frames with these instructions
+        split: training and held-out frames
+        action_weights: weight of each action dimension in distances; empty: those of the task or teacher, else 1 each
+        seed: seed of all randomness
+        processes: worker processes; each queries an adapter process of its own
+        wandb: whether metrics also go to Weights & Biases
+        adapter: how adapters are run
+        evaluate: rollouts, fidelity and latency
     """
 
     observations: str = ""
@@ -103,9 +112,13 @@ class ExternalConfig:
 class ConvertConfig(ExternalConfig):
     """Convert an external policy and recorded observations to a one-step student, and measure what it costs and gains.
 
-    teacher: a flow2one teacher folder, or an adapter, path/to/my_policy.py:build.
-    sample.num_steps, evaluate.teacher_steps: 0 and empty: the steps that the teacher is used with.
-    student.training_steps: 0: 1400 for a student that starts from its teacher's weights, 3000 for any other.
+    sample.num_steps 0 and no evaluate.teacher_steps: the steps that the teacher is used with. student.training_steps 0:
+    1400 for a student that starts from its teacher's weights, 3000 for any other.
+
+    Attributes:
+        teacher: a flow2one teacher folder, or an adapter, path/to/my_policy.py:build
+        sample: the hypothesis cache
+        student: the students
     """
 
     teacher: str = ""
@@ -117,7 +130,9 @@ class ConvertConfig(ExternalConfig):
 class CompareConfig(ExternalConfig):
     """Compare policies on the same observations and starts; the first is the reference.
 
-    policies: flow2one folders (teachers or students) or adapters. A teacher may end in @steps, such as runs/x/teach@10.
+    Attributes:
+        policies: flow2one folders (teachers or students) or adapters; a teacher may end in @steps, such as
+            runs/x/teach@10
     """
 
     policies: tuple[str, ...] = ()

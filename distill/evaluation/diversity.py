@@ -41,16 +41,13 @@ def modes_per_observation(
 
     Single linkage joins the nearest groups first; h_i is the distance of the i-th join. The cut is where h_(i+1) / h_i is
     largest among all cuts that leave at least two groups of `smallest` chunks (at least 4, and 5 % of K). If that ratio is
-    below
-    `ratio`, there is one mode. Chunks of smaller groups get the mode of their nearest chunk. A rare mode therefore needs a
-    large
-    K to be found: 4 of 16 are 25 %, 4 of 64 are 6 %. A chain of outliers between two modes joins them.
+    below `ratio`, there is one mode. Chunks of smaller groups get the mode of their nearest chunk. A rare mode therefore
+    needs a large K to be found: 4 of 16 are 25 %, 4 of 64 are 6 %. A chain of outliers between two modes joins them.
 
     Over 1000 draws, Gaussian sets of 16 / 32 / 64 chunks are called multimodal in 8 / 4 / 2 % of the draws in one dimension,
-    and
-    in 0.2 % or less in two and three. Two equal Gaussians are separated in 97 % or more when 10 standard deviations apart, in
-    55
-    to 98 % at 8, seldom below 6. It errs towards one mode. Raises ValueError for chunks that are not finite `[B, K, T, A]`.
+    and in 0.2 % or less in two and three. Two equal Gaussians are separated in 97 % or more when 10 standard deviations
+    apart, in 55 to 98 % at 8, seldom below 6. It errs towards one mode. Raises ValueError for chunks that are not finite `[B,
+    K, T, A]`.
     """
     if chunks_BKTA.ndim != 4 or not bool(torch.isfinite(chunks_BKTA).all()):
         raise ValueError(f"got {tuple(chunks_BKTA.shape)}, expected finite chunks [B, K, T, A]")

@@ -76,9 +76,8 @@ def dimension_figures(policy_NMTA: Tensor, teacher_NKTA: Tensor, names: Sequence
     """Distance of a policy's raw chunks from the teacher's in each action dimension, in that dimension's own unit.
 
     mean_error: absolute difference of the two sets' means, averaged over observations and steps of the chunk. spread_error:
-    the
-    same for their standard deviations. low, high: outlier-robust range of the teacher's chunks. mean_error_share: mean_error
-    over that range; None for a range of 0.
+    the same for their standard deviations. low, high: outlier-robust range of the teacher's chunks. mean_error_share:
+    mean_error over that range; None for a range of 0.
     """
     policy, teacher = policy_NMTA.double(), teacher_NKTA.double()
     mean_A = (policy.mean(1) - teacher.mean(1)).abs().mean((0, 1)).cpu().numpy()

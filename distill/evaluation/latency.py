@@ -72,9 +72,8 @@ def measure_latency(
 
     actions_per_second = Hz x execution_horizon, a different number from Hz.
     observations: N raw ones, `[N, O, ..]`, already on the host, used in turn. Every round calls each policy once, so slow
-    moments
-    of the machine affect all of them alike. selection: how each policy's samples are selected; all candidates are part of the
-    call. A `RemotelyTimed` policy is timed in its own process.
+    moments of the machine affect all of them alike. selection: how each policy's samples are selected; all candidates are
+    part of the call. A `RemotelyTimed` policy is timed in its own process.
     """
     generator = torch.Generator().manual_seed(seed)
     whole: dict[str, list[float]] = {policy.name: [] for policy in policies}

@@ -29,8 +29,7 @@ class SupportMonitor(nn.Module):
         """state_NOS: raw state histories. group_N: groups for leave-one-group-out, at least two.
 
         Use the start of each frame's episode as its group, not the episode: demonstrations of one start begin in the same
-        state, and
-        a threshold from those would flag every new start. At most `CALIBRATION` observations are compared.
+        state, and a threshold from those would flag every new start. At most `CALIBRATION` observations are compared.
         Raises ValueError for fewer than two groups, shapes that do not match, or a quantile outside 0 .. 1.
         """
         super().__init__()

@@ -39,8 +39,7 @@ class NearestDemonstration:
     """A baseline without a network: execute what was demonstrated after the most similar training observation.
 
     neighbours: the chunk is drawn evenly from the nearest observations of that many episodes, one per episode. Several frames
-    of
-    the nearest episode would otherwise fill the places, all of the same mode.
+    of the nearest episode would otherwise fill the places, all of the same mode.
     """
 
     module: DemonstrationMemory

@@ -42,14 +42,12 @@ class Clock:
     every: control steps between two queries of a policy that is fast enough.
     delays_per_query: minimum time between two queries, in multiples of the delay. The period between queries is
     max(every, ceil(delays_per_query x delay)), as a policy computes one chunk at a time. With 1 a slow policy replans as soon
-    as
-    a chunk arrives; a multimodal one then switches modes before it has followed any (docs/lab-notes.md).
+    as a chunk arrives; a multimodal one then switches modes before it has followed any (docs/lab-notes.md).
 
     The first chunk is ready at step 0: the robot stands still until then. After that, the last chunk is executed while the
-    next
-    one is computed. Action i of a chunk observed at step k is meant for step k + i: a chunk that arrives at step k + delay
-    starts at its action `delay`, and the earlier actions are skipped. Where a chunk ends before the next one arrives, its last
-    action is held. Raises ValueError for values out of range.
+    next one is computed. Action i of a chunk observed at step k is meant for step k + i: a chunk that arrives at step k +
+    delay starts at its action `delay`, and the earlier actions are skipped. Where a chunk ends before the next one arrives,
+    its last action is held. Raises ValueError for values out of range.
     """
 
     delay: int
@@ -96,11 +94,9 @@ class RealTimeEpisode:
     """A real-time rollout.
 
     disturbed_at: the control step at which the disturbance began; None without one: the episode ended before it, or the
-    gripper
-    already held the object (`PandaEnv.disturb`).
+    gripper already held the object (`PandaEnv.disturb`).
     reaction_steps: control steps from there to the first executed action of a chunk computed from a later observation. At
-    least
-    1, as a disturbance is observed one step after it begins. None when no such action was executed.
+    least 1, as a disturbance is observed one step after it begins. None when no such action was executed.
     """
 
     episode: Episode

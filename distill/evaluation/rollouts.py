@@ -38,8 +38,7 @@ class Episode:
     path: `[steps+1][2]` x, y of the tool [m]; carried: those of the object. actions: executed ones, kept for clips.
     compared: replans at which both the new chunk and the unexecuted rest of the last one imply a mode of the same choice
     (`PandaEnv.planned_modes`, both from the current tool position). switches: those of them where the modes differ. Chunks
-    that
-    are executed to their end have no rest, so nothing is compared.
+    that are executed to their end have no rest, so nothing is compared.
     jerk: root mean square jerk of the tool [m/s^3], see `rms_jerk`; None when not measured.
     queries: number of policy queries. out_of_distribution: those with an observation that the monitor flagged; None without
     one.
@@ -73,12 +72,10 @@ def run_episodes(
     """Roll the policy out from ``starts_ED[indices]``, `at_once` episodes in parallel so that the network runs in batches.
 
     The first `execution_horizon` actions of a chunk are executed, then the policy is queried again. A chunk with NaN or
-    infinity
-    ends its episode as ``policy_error``. Episodes with index < keep_actions keep their actions. selection: which of the
-    policy's
-    samples each episode executes; every episode has its own memory. monitor: counts out-of-distribution observations, and
-    changes nothing. cameras: those of the demonstrations, for a policy that needs them. Raises ValueError when they do not
-    provide its features.
+    infinity ends its episode as ``policy_error``. Episodes with index < keep_actions keep their actions. selection: which of
+    the policy's samples each episode executes; every episode has its own memory. monitor: counts out-of-distribution
+    observations, and changes nothing. cameras: those of the demonstrations, for a policy that needs them. Raises ValueError
+    when they do not provide its features.
     """
     pool = make_env_pool(task, cameras_for(policy.shape, cameras), min(at_once, len(indices)))
     finished: list[Episode] = []
@@ -230,8 +227,7 @@ def summarise(spec: TaskSpec, episodes: Sequence[Episode]) -> dict[str, Any]:
     """Figures of a set of episodes: successes, failures by name, modes over successes, entropy (base: number of modes).
 
     Over all episodes, failed ones included: switch_rate, the mean over episodes of switches / compared where any were
-    compared;
-    jerk_rms [m/s^3], the mean of their root mean square jerks. None when no episode has one.
+    compared; jerk_rms [m/s^3], the mean of their root mean square jerks. None when no episode has one.
     out_of_distribution_share: share of queries with an out-of-distribution observation; None without a monitor.
     """
     modes = Counter(episode.mode for episode in episodes if episode.success)

@@ -30,8 +30,7 @@ class CachePlan:
     """What is sampled: `num_hypotheses` chunks for every frame, in shards of `shard_size` observations.
 
     frames: `[N]` indices into the demonstrations. seed: of all noise. batch_size: observations per network call, part of the
-    plan
-    because the last bits of a matrix product depend on its size.
+    plan because the last bits of a matrix product depend on its size.
     """
 
     frames: np.ndarray
@@ -197,9 +196,8 @@ class HypothesisDataset(Dataset[dict[str, Tensor]]):
     """Reads rows of a cache folder through memory maps, never all of it.
 
     An item is ``{"observation.state": [O, S], "hypotheses": [K, T, A], "seed": [K]}``: float32, chunks normalised, int64
-    seeds;
-    with the teacher's ``features`` `[F]` if `features_of` is given, and ``frame_index``, the frame of the demonstrations, if
-    `frames` is set. `distill.store.manifest.verify` checks the files when the stage is opened.
+    seeds; with the teacher's ``features`` `[F]` if `features_of` is given, and ``frame_index``, the frame of the
+    demonstrations, if `frames` is set. `distill.store.manifest.verify` checks the files when the stage is opened.
     """
 
     def __init__(self, folder: Path, features_of: str = "", frames: bool = False) -> None:

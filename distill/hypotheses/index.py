@@ -42,8 +42,7 @@ def pooled_vectors(
 
     observation_BE: a vector per observation, for instance `state_vectors`; then D = E + T*A and
     d^2 = scale^2 d(observations)^2 + d(chunks)^2. A large scale compares similar observations only; 0, or no observation,
-    tells
-    whether a chunk resembles any that the teacher drew anywhere. Pooled figures do not replace those per observation
+    tells whether a chunk resembles any that the teacher drew anywhere. Pooled figures do not replace those per observation
     (distill.evaluation.fidelity): a pool hides a chunk of the wrong observation, or a mode lost in one.
     """
     chunk_BKD = embed(chunks_BKTA, weights_A)
@@ -67,8 +66,7 @@ class HypothesisIndex:
     """Nearest neighbours among vectors that are added in blocks; vector i is the i-th that was added.
 
     Exact below `IVF_FROM` expected vectors or without FAISS, otherwise approximate (FAISS IVF, full float32 vectors,
-    Euclidean);
-    see `exact`. Memory: 4 D bytes per vector, 0.4 GB for a million chunks of 48 x 2.
+    Euclidean); see `exact`. Memory: 4 D bytes per vector, 0.4 GB for a million chunks of 48 x 2.
     """
 
     def __init__(self, sample_ND: Tensor, capacity: int, approximate: bool | None = None) -> None:
@@ -121,8 +119,7 @@ class HypothesisIndex:
         """Euclidean distances to and indices of the `count` nearest vectors, `[M, count]`, nearest first.
 
         own_M: the queries' own positions in the index, which are excluded. Vectors at the same distance up to rounding may
-        come in
-        any order. Search many queries at once: the exact index reads every vector per call.
+        come in any order. Search many queries at once: the exact index reads every vector per call.
         Raises ValueError when the index has fewer vectors, or a query is not finite.
         """
         wanted = count + (own_M is not None)

@@ -90,9 +90,8 @@ def nearest_k(
     """Distances to and indices of the `count` nearest keys of the same observation, `[B, M, count]`, nearest first.
 
     Ties go to the lowest index. Both back ends propose `count` + `CANDIDATES` - 1 keys by |q|^2 - 2 q.k + |k|^2; these are
-    compared
-    again by direct differences, and a query whose candidates are too close for that formula's rounding is compared with every
-    key. The result therefore does not depend on the back end. No gradient.
+    compared again by direct differences, and a query whose candidates are too close for that formula's rounding is compared
+    with every key. The result therefore does not depend on the back end. No gradient.
     strict=False omits that last comparison, which is expensive in a large pool with duplicates: the distances still belong to
     the indices, but neighbours at equal distance up to rounding may be swapped.
 

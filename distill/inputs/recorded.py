@@ -136,8 +136,7 @@ class Opened:
     """A policy named on the command line, opened and checked (distill.cli.opening).
 
     label: as the user named it. key: of its files, and of its output. shape: its features and chunk size. num_steps: solver
-    steps
-    it is used with, 1 for a student. policy: one of ours, or an adapter.
+    steps it is used with, 1 for a student. policy: one of ours, or an adapter.
     """
 
     label: str

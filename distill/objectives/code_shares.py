@@ -42,10 +42,8 @@ def share_loss(log_share_BM: Tensor, student_BMTA: Tensor, teacher_BKTA: Tensor,
     """A scalar whose gradient, in expectation over the sampled codes, is that of E(p); its value has no meaning.
 
     The score-function estimator (Williams 1992): dE/dp_j = 2 a_j - 2 sum_i p_i D_ij, estimated for each of the M samples from
-    the
-    hypotheses and the other samples, minus a baseline, the E(p) of the other samples. The baseline does not depend on the
-    sample
-    itself; a mean over all samples would, would weaken the repulsion to (M - 2) / (M - 1) and let rare modes die out.
+    the hypotheses and the other samples, minus a baseline, the E(p) of the other samples. The baseline does not depend on the
+    sample itself; a mean over all samples would, would weaken the repulsion to (M - 2) / (M - 1) and let rare modes die out.
     log_share_BM: log shares of the codes that the samples used. Chunks get no gradient. Raises ValueError for a single sample.
     """
     samples = student_BMTA.shape[1]
@@ -116,8 +114,7 @@ def calibrate(
     DIVERGENCE_WEIGHT x KL(p, trained shares), over all observations.
 
     batches: observations (or their ``features`` `[B, F]`) and ``hypotheses`` `[B, K, T, A]`, read once. Returns the means of
-    the
-    three terms before and after. Raises ValueError for a student without learned shares.
+    the three terms before and after. Raises ValueError for a student without learned shares.
     """
     correction = student.share_correction
     if correction is None:

@@ -40,8 +40,7 @@ def reflow_loss(
     """E || (x_1 - x_0) - v(x_t, t) ||^2 over the teacher's own pairs of noise x_0 and end point x_1.
 
     (Liu et al. 2022, arXiv 2209.03003, eq. 1 on the coupling of its section 2.2.) Flow matching on pairs that a flow has
-    coupled
-    gives a straighter flow; where it is straight, one step is exact.
+    coupled gives a straighter flow; where it is straight, one step is exact.
     """
     condition_NC = _conditions(student, observation, len(noise_NTA))
     x_NTA = _between(noise_NTA, end_NTA, time_N)
@@ -73,10 +72,9 @@ def consistency_loss(
     """E || f(x_t, t) - sg f(x_t', t') ||^2, x_t' = one Heun step of the teacher from x_t, t' = t + 1 / num_scales.
 
     (Song et al. 2023, arXiv 2303.01469, eq. 7 and 8.) f(x, t) = `jump` over the remaining time, so f(x, 1) = x by
-    construction.
-    The target is the student itself without gradient, not its average (Song and Dhariwal 2023, arXiv 2310.14189, section 3.2).
-    Their pseudo-Huber distance is not used: it weighs every row alike, however small its error, and only the rows of the last
-    step know the data. Squared errors let those rows dominate when the others drift.
+    construction. The target is the student itself without gradient, not its average (Song and Dhariwal 2023, arXiv
+    2310.14189, section 3.2). Their pseudo-Huber distance is not used: it weighs every row alike, however small its error, and
+    only the rows of the last step know the data. Squared errors let those rows dominate when the others drift.
     """
     condition_NC = _conditions(student, observation, len(action_NTA))
     time_N, next_N = step_N / num_scales, (step_N + 1) / num_scales
@@ -134,10 +132,8 @@ def shortcut_loss(
     """E || v(x_t, t, 0) - (x_1 - x_0) ||^2 + || v(x_t, t, 2d) - sg (v(x_t, t, d) + v(x_{t+d}, t + d, d)) / 2 ||^2.
 
     (Frans et al. 2024, arXiv 2410.12557, eq. 5.) The first term where the span is 0, the second where it is 2d > 0; half spans
-    of
-    2^-halvings use the span 0 instead, as in the paper. With a teacher, its velocity at x_t replaces x_1 - x_0: the same
-    minimum
-    without the noise of the pairs.
+    of 2^-halvings use the span 0 instead, as in the paper. With a teacher, its velocity at x_t replaces x_1 - x_0: the same
+    minimum without the noise of the pairs.
     """
     condition_NC = _conditions(student, observation, len(action_NTA))
     x_NTA = _between(noise_NTA, action_NTA, time_N)
@@ -183,12 +179,9 @@ def mean_flow_loss(
     """E || v(x_t, t, s) - sg (w + s dv/dt) ||^2, w = x_1 - x_0, dv/dt = (w d_x + d_t - d_s) v along the flow.
 
     (Geng et al. 2025, arXiv 2505.13447, eq. 9 to 11; each row divided by its own size, p = 1 and c = 1e-3, as in their eq.
-    22.)
-    The derivative uses two backward passes, as costly here as forward mode; the fused attention supports neither on the CPU,
-    so
-    it uses the plain one. Without a teacher: with its velocity for w the errors of the rows without a span are nearly zero,
-    and
-    divided by their own size they drown the others.
+    22.) The derivative uses two backward passes, as costly here as forward mode; the fused attention supports neither on the
+    CPU, so it uses the plain one. Without a teacher: with its velocity for w the errors of the rows without a span are nearly
+    zero, and divided by their own size they drown the others.
     """
     condition_NC = _conditions(student, observation, len(action_NTA))
     x_NTA, flow_NTA = _between(noise_NTA, action_NTA, time_N), action_NTA - noise_NTA

@@ -94,8 +94,7 @@ class SetRecipe:
     """A `OneStepStudent` whose set of M chunks is compared with a set of K by an objective.
 
     The K chunks are the teacher's hypotheses, or the one demonstrated chunk (data: demonstrations), which is the training of
-    IMLE
-    Policy (arXiv 2502.12371): no teacher, and no warm start.
+    IMLE Policy (arXiv 2502.12371): no teacher, and no warm start.
     """
 
     objective: Objective

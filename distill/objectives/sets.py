@@ -58,8 +58,7 @@ def rs_imle(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor, epsil
     """RS-IMLE: mean over k of min { d(t_k, s_m) : m with d(t_k, s_m) > epsilon } (Vashist et al. 2024, arXiv 2409.17439).
 
     Samples nearer than epsilon are rejected, so that the selected ones are distributed like the prior. A hypothesis all of
-    whose
-    samples are rejected is left out, as it is matched well enough.
+    whose samples are rejected is left out, as it is matched well enough.
     """
     return _rejecting(student_BMTA, teacher_BKTA, weights_A, torch.full((1, 1, 1), epsilon, device=student_BMTA.device))
 
@@ -234,8 +233,7 @@ def objective(name: str) -> Objective:
     """The objective of a name, or of a weighted sum such as ``chamfer+0.5energy_distance`` or ``rs_imle@0.1``.
 
     ``0.5`` before a name is its weight, ``@0.1`` after it sets its parameter. Raises ValueError for an unknown name, a value
-    for
-    an objective without a parameter, or a sum whose terms need different latents.
+    for an objective without a parameter, or a sum whose terms need different latents.
     """
     if name in OBJECTIVES:
         return OBJECTIVES[name]

@@ -74,9 +74,8 @@ class Section:
     """One topic of the report; every field but the first is optional. Listed in distill.report.contents.
 
     table: None when the results hold nothing for it. pictures: get the report's folder, which holds the clips. lines:
-    sentences,
-    or commands when `code`. A section without table, pictures and lines is omitted; in a run's report it is replaced by
-    `missing`, if given. text: paragraphs before the rest. notes: paragraphs after it. legend: of the pictures.
+    sentences, or commands when `code`. A section without table, pictures and lines is omitted; in a run's report it is
+    replaced by `missing`, if given. text: paragraphs before the rest. notes: paragraphs after it. legend: of the pictures.
     kinds: of reports it belongs to. level: 2, or 3 for a sub-section of the section before it.
     """
 

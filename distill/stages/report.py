@@ -48,8 +48,7 @@ KINDS = ("run", "conversion", "comparison")
 @dataclass(frozen=True)
 class WriteReport(FolderStage):
     """kind: of the command. evaluated: every policy, the reference first. statistics: source of the normaliser that sets are
-    compared
-    in.
+    compared in.
 
     What a command does not have is None or (): a comparison trains nothing, a conversion has no demonstrations.
     """

@@ -106,8 +106,7 @@ class TrainStudent(FolderStage):
     """recipe_name: name of `recipe` in ``student.objectives``. config: as the recipe takes it (`Recipe.settings`).
 
     basis: what it is initialised with. hypotheses: what it is trained on, together with `source` when it trains its encoder;
-    or
-    demonstrations. weights: `[A]` of the distance between chunks. num_hypotheses: K. solver: of the hypotheses.
+    or demonstrations. weights: `[A]` of the distance between chunks. num_hypotheses: K. solver: of the hypotheses.
     encoder_frozen: whether it keeps its teacher's encoder unchanged, None without one. fresh_shape: of a network that does not
     have a trained teacher's shape.
     """

@@ -107,13 +107,11 @@ def fit(
     """Train `model` with AdamW and an average of its weights, from where `folder` says training stopped.
 
     batches: (first step, last step, this process's share) to the batches. loss_of_step: (wrapped model, batch, generator of
-    the
-    step) to a scalar. save_candidate: (averaged model, folder) writes a policy. stop_after: stop at this step, as an
+    the step) to a scalar. save_candidate: (averaged model, folder) writes a policy. stop_after: stop at this step, as an
     interruption would (for tests). alone: this process trains on its own.
     Returns the loss curve; the averaged weights of `candidate_steps` are written to ``candidate-<step>`` folders.
     Raises ValueError for a batch smaller than the number of processes, and FloatingPointError, on every process, when the
-    gradient
-    is not finite.
+    gradient is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
     alone = alone or accelerator.num_processes == 1

@@ -28,8 +28,7 @@ class RolloutJob:
     """How a policy is rolled out from starts.
 
     split: of the starts. name: of the candidate or the evaluation. folder: the stage's, where a world may store each episode
-    as it
-    ends, to resume. seed: of all randomness. keep_actions: episodes with a lower index keep their actions.
+    as it ends, to resume. seed: of all randomness. keep_actions: episodes with a lower index keep their actions.
     """
 
     split: str

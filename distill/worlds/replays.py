@@ -39,8 +39,7 @@ def replay_clips(
     """Replay the first test episodes of each policy with a camera; the clips' paths in the folder, by policy.
 
     The executed actions are replayed; our simulator is deterministic, so the replay equals the rollout. At every replan,
-    `PLANS`
-    chunks sampled by the policy are drawn until the next one. job.seed: of the run.
+    `PLANS` chunks sampled by the policy are drawn until the next one. job.seed: of the run.
     """
     (folder / "clips").mkdir(exist_ok=True)
     clips: dict[str, str] = {}

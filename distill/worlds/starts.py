@@ -38,7 +38,6 @@ def write_starts(
 
 def read_starts(folder: Path) -> dict[str, Tensor]:
     """``validation``, ``test``: starts `[E, D]`. ``observations``: held-out state histories `[F, O, S]`. With cameras also
-    ``frames``
-    `[F]`: their frames in the held-out demonstrations.
+    ``frames`` `[F]`: their frames in the held-out demonstrations.
     """
     return load_file(str(folder / FILE))
