@@ -26,9 +26,9 @@ import numpy as np
 import torch
 
 import envs
-from distill.cli.measured import run_time_of
+from distill.cli.measured import inference_settings_of
 from distill.evaluation.policies import StudentPolicy
-from distill.evaluation.rollouts import decide, episode_generator, run_episodes, summarise
+from distill.evaluation.rollouts import episode_generator, query_policy, run_episodes, summarise
 from distill.evaluation.statistics import latency_summary, wilson_interval
 from distill.hypotheses.cache import episode_seed
 from distill.store.machine import hardware
@@ -97,7 +97,7 @@ def main() -> None:
     torch.set_num_threads(1)
     student = load_student(arguments.run / "distill" / arguments.name)
     policy, task = StudentPolicy(student, arguments.name), student.shape.task
-    run_time = run_time_of(arguments.run / "distill" / arguments.name, student.shape.horizon)
+    run_time = inference_settings_of(arguments.run / "distill" / arguments.name, student.shape.horizon)
     selection, executed = run_time.selection, run_time.execution_horizon
     seed, starts = episode_seed(0, "test", 0, 0), stored_starts(task, 0, "test", arguments.starts)
     loop, spec = numpy_loop(), envs.task_spec(task)
@@ -128,7 +128,7 @@ def main() -> None:
     history = [{STATE: frame} for frame in state.numpy()[0]]
     times = interleaved(
         {f"network, {name}": call for name, call in network.items()} | {
-            "whole call, pytorch": partial(decide, policy, seen, [generator], selection, [Memory()], executed),
+            "whole call, pytorch": partial(query_policy, policy, seen, [generator], selection, [Memory()], executed),
             "whole call, numpy + onnx": partial(exported.plan, history, draw),
         }, arguments.calls,
     )  # fmt: skip

@@ -1,10 +1,10 @@
-"""Which objective keeps success and every mode? All of them, their ablations and the rivals, on all tasks and seeds.
+"""Which objective keeps success and every mode? All, with ablations and one-step baselines, all tasks, all seeds.
 
     python benchmarks/objectives.py [--phases main objectives ..] [--tasks avoid ..] [--seeds 0 1 2] [--workers 2]
 
 A row is one run of distill.py, so the grid resumes as that does; what is finished is not done again. Each task and seed is
 one folder in --runs-dir; its teacher and its hypotheses are shared by all rows that do not change them. Writes
-benchmarks/results/objectives/<task>-seed<seed>.json; benchmarks/results_page.py makes docs/results.md of these.
+benchmarks/results/objectives/<task>-seed<seed>.json; benchmarks/results_page.py writes docs/results.md from these.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ TASKS = ("avoid", "detour", "handles")
 DEFAULT = "chamfer"
 SETS = ("chamfer_energy", "anchored", "imle", "rs_imle", "rs_imle_adaptive", "set_imle", "soft_chamfer", "large_pool",
         "hungarian", "sinkhorn", "energy_distance", "fidelity", "noise_regression")  # fmt: skip
-RIVALS = ("reflow", "consistency", "shortcut", "mean_flow")
+ONE_STEP_BASELINES = ("reflow", "consistency", "shortcut", "mean_flow")
 # a public study of this task (D3IL's avoiding) lost half of its modes at 7.24 times fewer parameters
 SMALL = ("--student.width", "44", "--student.training-steps", "6000", "--student.learning-rate", "0.004")
 
-# the teacher is asked beside the few demonstrated states, too (docs/lab-notes.md)
+# the teacher is also queried at perturbed observations, as demonstrations are few (docs/lab-notes.md)
 FEW = ("--sample.num-observations", "4096", "--sample.perturbation", "0.2", "--student.training-steps", "1500")
 
 
@@ -64,7 +64,7 @@ def _demonstrations(count: int) -> tuple[Row, ...]:
 PHASES: dict[str, tuple[Row, ...]] = {
     "main": (Row("", (DEFAULT, "regression"), teacher_steps=(50, 10, 4, 2, 1)),),
     "small": (Row("7.6 x fewer parameters", (DEFAULT,), SMALL),),
-    "rivals": tuple(Row("", (name,)) for name in RIVALS),
+    "baselines": tuple(Row("", (name,)) for name in ONE_STEP_BASELINES),
     "objectives": (
         *(Row("", (name,), seeds=(0,)) for name in SETS),
         *(Row("", (f"rs_imle@{value}",), tasks=("avoid",), seeds=(0,)) for value in ("0.01", "0.1")),

@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--scales", nargs="+", type=float, default=[0.0, 1.45, 4.31, 10.4])
     parser.add_argument("--times", nargs=3, type=float, default=[80.0, 16.6, 4.8], help="[ms], one thread, idle")
     parser.add_argument("--every", type=int, default=4, help="control steps from one question to the next")
-    parser.add_argument("--patience", type=float, default=2.0)
+    parser.add_argument("--delays-per-query", type=float, default=2.0)
     parser.add_argument("--kept", type=Path, default=Path("runs/real-time-rollouts"), help="every episode's outcome")
     parser.add_argument("--teachers-choose", action="store_true", help="among as many plans as the student, in no more time")
     parser.add_argument("--calm", action="store_true", help="without the disturbance, too: what coming late costs by itself")
@@ -64,7 +64,7 @@ def main() -> None:
         rows = paired_rows([results[name] for name in LABELS], LABELS, STUDENT)
         _show(task, arguments, rows)
         found = json.loads(TARGET.read_text()) if TARGET.is_file() else {}
-        which = f"{task}, seeds {arguments.seeds}, every {arguments.every}, patience {arguments.patience:g}"
+        which = f"{task}, seeds {arguments.seeds}, every {arguments.every}, {arguments.delays_per_query:g} x the delay"
         if arguments.teachers_choose:
             which += ", teachers choose, too"
         settings = {"starts": arguments.starts, "times_ms": arguments.times, "disturbance": str(envs.disturbance(task)),
@@ -76,7 +76,7 @@ def _policy_results(arguments: argparse.Namespace, task: str, name: str, ms: flo
     """One policy's roll-outs at every scale, the seeds one after the other, as the stages `real_time` write them."""
     dt_s, times = envs.task_spec(task).dt_s, []
     for scale in arguments.scales:
-        clock = Clock(delay_steps(scale * ms, dt_s), arguments.every, arguments.patience)
+        clock = Clock(delay_steps(scale * ms, dt_s), arguments.every, arguments.delays_per_query)
         rolled = {
             condition: [each for seed in arguments.seeds
                         for each in _rolled(arguments, task, seed, name, clock, condition)]
@@ -130,7 +130,8 @@ def _rolled(
 
 
 def _show(task: str, arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
-    print(f"\n{task}, seeds {arguments.seeds}, asked every {arguments.every} steps, patience {arguments.patience:g}")
+    print(f"\n{task}, seeds {arguments.seeds}, a query every {arguments.every} steps, "
+          f"at least {arguments.delays_per_query:g} x the control delay")
     print("| × | policy | ms | steps late / between | calm | disturbed | student against it | p | collisions | reaction ms |")
     print("|" + "---|" * 10)
     for row in rows:

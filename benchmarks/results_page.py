@@ -1,4 +1,4 @@
-"""The page of evidence: reads benchmarks/results/objectives/*.json and writes docs/results.md. Measures nothing.
+"""Writes the table part of docs/results.md from benchmarks/results/objectives/*.json. Measures nothing.
 
     python benchmarks/results_page.py
 
@@ -30,7 +30,8 @@ RESULTS = ROOT / "benchmarks/results/objectives"
 PAGE = ROOT / "docs/results.md"
 REFERENCE = "teacher_50"
 DEFAULT = Config().student.default
-MAIN = ("main", "objectives", "rivals")
+BEGIN, END = "<!-- written by benchmarks/results_page.py -->\n", "<!-- end of what it wrote -->\n"
+MAIN = ("main", "objectives", "baselines")
 """Phases that are one table a task, the section main."""
 SAME_TEACHER = ("small", "ablations")
 """Sections whose rows change the student only: compared with the main teacher, which their own runs may roll out otherwise."""
@@ -42,8 +43,8 @@ Key = tuple[str, str, str]
 """section (main, small, ...), the row's label within it, policy."""
 Found = dict[Key, dict[int, Row]]
 """What is there for one task: a row for every key and seed."""
-Promise = tuple[str, bool | None, str]
-"""what is promised, whether it holds (None: cannot be told), the figure that says so."""
+Target = tuple[str, bool | None, str]
+"""What the target is, whether it is met (None: unknown), the figure that shows it."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,7 @@ def table(rows: Sequence[Pooled], against: Mapping[Key, str] | None = None, ahea
     most = max(len(row.seeds) for row in rows)
     marked = {row.key for row in ahead}
     columns = ["policy", "seeds", "rollouts", "NFE", "parameters", "success", "against its teacher", "modes", "entropy",
-               "mode shares", "energy distance", "outside", "training [CPU s]", "share of the teacher's training",
+               "mode shares", "energy distance", "off-support", "training [CPU s]", "share of the teacher's training",
                *(["against the default", "switches"] if against is not None else [])]  # fmt: skip
     lines = [_line(columns), _line(["---"] * len(columns))]
     for row in rows:
@@ -300,7 +301,7 @@ def comparison(found: Found, rows: Sequence[Pooled]) -> str:
     """Sentences on where the default student is beaten, by success and by the three distances to the teacher."""
     others = [row for row in rows if not row.is_teacher and not row.is_default]
     if not others or DEFAULT_KEY not in found:
-        return "The default student or another one to compare it with is not there yet."
+        return "The default student, or another one to compare it with, was not measured yet."
     ahead = ahead_of_default(found, others)
     said = []
     for row in ahead:
@@ -310,7 +311,7 @@ def comparison(found: Found, rows: Sequence[Pooled]) -> str:
     text = f"▲ More episodes solved than by the default from the same starts: {'; '.join(said)}." if said else (
         "No other student here solves more episodes than the default from the same starts.")  # fmt: skip
     pairs = [both for row in others if (both := beside_default(found, row.key))]
-    for what, field in (("energy distance", "energy"), ("outside share", "outside"), ("mode-share error", "share_error")):
+    for what, field in (("energy distance", "energy"), ("off-support share", "outside"), ("mode-share error", "share_error")):
         each = [(one.label, getattr(one, field), getattr(default, field)) for one, default in pairs]
         nearer = [label for label, mine, its in each if mine is not None and its is not None and mine < its]
         text += f" Lower {what} than the default's: {', '.join(nearer) or 'none'}."
@@ -326,44 +327,44 @@ def beside_default(found: Found, key: Key) -> tuple[Pooled, Pooled] | None:
 # -- the sections --------------------------------------------------------------------------------------------------------
 
 
-def promises(found: Found, key: Key) -> str:
-    """What the project promises of the default student, or of one with fewer parameters, on the seeds that it has."""
+def targets(found: Found, key: Key) -> str:
+    """The project's targets for the default student, or for one with fewer parameters, on its seeds."""
     row = pool(found, key)
     assert row.difference is not None
     gap, low, _ = (f"{100 * value:+.2f}".replace("-", "−") for value in row.difference)
     its, all_modes, modes = row.teacher_entropy or 0.0, row.modes == row.modes_total, f"{row.modes}/{row.modes_total}"
     entropies = f"{_fixed(row.entropy)}, teacher {_fixed(row.teacher_entropy)}"
     over = f"seeds: {len(row.seeds)}, episodes: {row.episodes:,}"
-    made: list[Promise] = [
+    made: list[Target] = [
         ("success at most 1 point below the teacher's by the 95 % interval", row.difference[1] >= -0.01,
          f"{gap} points, lower end {low}; {over}"),
-        ("all modes in every seed, and where there are two, each in 35 to 65 % of what is solved",
+        ("all modes in every seed, and where there are two, each in 35 to 65 % of the successes",
          all_modes and (row.modes_total != 2 or (row.rarest or 0.0) >= 0.35),
          f"{modes}, the rarest {percent(row.rarest)}"),
         ("entropy at most 0.02 below the teacher's", _evenness(row) >= its - 0.02, entropies),
         ("mode-share error at most 1.2 × that of sampling alone", row.share_ratio is not None and row.share_ratio <= 1.2,
          _fixed(row.share_ratio, 2)),
-        ("outside share at most 1.5 × the teacher's own", not row.outside or (row.outside_ratio or math.inf) <= 1.5,
+        ("off-support share at most 1.5 × the teacher's own", not row.outside or (row.outside_ratio or math.inf) <= 1.5,
          f"{percent(row.outside)}, {_fixed(row.outside_ratio, 2)} ×"),
         ("distilling at most 25 % of the teacher's training", None if row.cost is None else row.cost <= 0.25,
          percent(row.cost)),
-        _ahead_of_rivals(found),
+        _ahead_of_baselines(found),
     ] if key == DEFAULT_KEY else [
         ("success at least 95 %", row.success >= 0.95, f"{percent(row.success)}; {over}"),
         ("all modes in every seed", all_modes, modes),
         ("entropy at least 0.9 × the teacher's", _evenness(row) >= 0.9 * its, entropies),
     ]  # fmt: skip
-    words = {True: "holds", False: "fails", None: "cannot be told"}
+    words = {True: "met", False: "missed", None: "unknown"}
     each = "; ".join(f"{what}: **{words[holds]}** ({figure})" for what, holds, figure in made)
-    return f"Of the promises {sum(holds is True for _, holds, _ in made)} of {len(made)} hold: {each}."
+    return f"Of the targets {sum(holds is True for _, holds, _ in made)} of {len(made)} are met: {each}."
 
 
-def _ahead_of_rivals(found: Found) -> Promise:
+def _ahead_of_baselines(found: Found) -> Target:
     """On the seeds that each has in common with the default."""
-    what, holds, figures = "ahead of every rival on success and on entropy", [], []
+    what, holds, figures = "ahead of every one-step baseline in success and entropy", [], []
     for key in keys_of(found, "main", teachers=False):
-        # by the files: beside a script there is no package benchmarks to import objectives.RIVALS from
-        if any(row["phase"] == "rivals" for row in found[key].values()) and (both := beside_default(found, key)):
+        # by the files: beside a script there is no package benchmarks to import objectives.ONE_STEP_BASELINES from
+        if any(row["phase"] == "baselines" for row in found[key].values()) and (both := beside_default(found, key)):
             gap, (its, mine) = to_default(found, key), both
             assert gap is not None
             holds.append(gap[0] < 0 and _evenness(mine) > _evenness(its))
@@ -379,7 +380,7 @@ def _evenness(row: Pooled) -> float:
 def summary(tasks: Mapping[str, Found]) -> str:
     """One line a task: the teacher, the default student, the best of the others."""
     lines = [_line(["task", "teacher, 50 steps", "default student, 1 NFE", "difference, points", "modes", "entropy, teacher / "
-                    "student", "outside, of the teacher's own", "share of the teacher's training",
+                    "student", "off-support share, × the teacher's own", "share of the teacher's training",
                     "best of the others, points against the default"]),
              _line(["---"] * 9)]  # fmt: skip
     for task, found in tasks.items():
@@ -399,14 +400,14 @@ def summary(tasks: Mapping[str, Found]) -> str:
 
 
 def main_section(task: str, found: Found, students: Iterable[Key]) -> str:
-    """All policies of one task, what the default keeps of the promises, and which other tasks' students are not here."""
+    """All policies of one task, the default's targets, and students that only other tasks have."""
     rows = _ordered(pool(found, key) for key in keys_of(found, "main"))
     if not rows:
         return ""
-    parts = [f"## `{task}`", preset_line(task), *([promises(found, DEFAULT_KEY)] if DEFAULT_KEY in found else []),
+    parts = [f"## `{task}`", preset_line(task), *([targets(found, DEFAULT_KEY)] if DEFAULT_KEY in found else []),
              table(rows, ahead=ahead_of_default(found, rows)), comparison(found, rows)]  # fmt: skip
     absent = sorted({label_of(key) for key in students if key not in found})
-    return "\n\n".join([*parts, *([f"PolicyFigures on another task but not here: {', '.join(absent)}."] if absent else [])])
+    return "\n\n".join([*parts, *([f"Measured on another task but not on this one: {', '.join(absent)}."] if absent else [])])
 
 
 def changed_section(tasks: Mapping[str, Found], section: str, title: str, text: str) -> str:
@@ -421,7 +422,7 @@ def changed_section(tasks: Mapping[str, Found], section: str, title: str, text: 
         rows = [pool(found, key) for key in (*beside, *keys)]
         against = {row.key: _gap(gap) for row in rows if not row.is_teacher and (gap := to_default(found, row.key))}
         parts += [f"**`{task}`.** {preset_line(task)}",
-                  *(promises(found, key) for key in keys if section == "small"),
+                  *(targets(found, key) for key in keys if section == "small"),
                   table(rows, against, ahead_of_default(found, rows)), comparison(found, rows)]  # fmt: skip
     return "\n\n".join(parts) if len(parts) > 2 else ""
 
@@ -432,7 +433,7 @@ def preset_line(task: str) -> str:
     steps = config.sample.num_steps or TEACHERS[config.teacher.kind].CACHE_STEPS
     several = f" of {config.evaluate.selection_candidates}" if config.evaluate.student_selection.uses_candidates else ""
     return (
-        f"By `configs/{task}.yaml`, as it was when this page was made, the default has K = {config.sample.num_hypotheses}, "
+        f"By `configs/{task}.yaml`, when this page was written, the default has K = {config.sample.num_hypotheses}, "
         f"M = {config.student.num_latents}, codes = {config.student.codes}, latent size = {config.student.latent_size}, "
         f"teacher steps = {steps}, width = {config.student.width or config.teacher.width}, "
         f"selection: {config.evaluate.selection}{several}."
@@ -442,9 +443,9 @@ def preset_line(task: str) -> str:
 def teachers_section(tasks: Mapping[str, Found]) -> str:
     parts = [
         "## Teachers of other kinds",
-        "To read here: how far each teacher comes in how many steps, and what its student keeps of it. Every row is compared "
-        "with its own teacher at 50 steps; the rows without a name in front are the flow teacher of the main table and its "
-        "default student, of the same seeds.",
+        "How good each teacher is at how many solver steps, and how much of it its student keeps. Every row is compared "
+        "with its own teacher at 50 steps; rows without a prefix are the flow teacher of the main table and its "
+        "default student, on the same seeds.",
     ]
     for task, everything in tasks.items():
         keys = keys_of(everything, "teachers")
@@ -458,7 +459,8 @@ def teachers_section(tasks: Mapping[str, Found]) -> str:
             of_flow = found.get(("main", "", key[2]), {})
             common = {seed: row for seed, row in found[key].items() if seed in of_flow}
             said += [f"{label_of(key)}: {_gap(difference(common, of_flow))}"] if common else []
-        parts += [f"Points against the flow teacher at as many steps, or its student: {'; '.join(said)}."] if said else []
+        if said:
+            parts.append(f"Points against the flow teacher at the same number of steps, or its student: {'; '.join(said)}.")
     return "\n\n".join(parts) if len(parts) > 2 else ""
 
 
@@ -468,7 +470,7 @@ def demonstrations_section(tasks: Mapping[str, Found]) -> str:
                "distilled minus IMLE Policy, points", "modes: teacher, distilled, IMLE Policy",
                "training [CPU s]: teacher, sampling and student, IMLE Policy"]  # fmt: skip
     lines = [_line(columns), _line(["---"] * len(columns))]
-    verdicts: dict[str, list[str]] = {"ahead": [], "behind": [], "neither, as far as can be told": []}
+    verdicts: dict[str, list[str]] = {"ahead": [], "behind": [], "neither, within the interval": []}
     for task, everything in tasks.items():
         for row in dict.fromkeys(key[1] for key in keys_of(everything, "demonstrations")):
             keys: list[Key] = [("demonstrations", row, policy) for policy in (REFERENCE, DEFAULT, "imle_policy")]
@@ -476,24 +478,24 @@ def demonstrations_section(tasks: Mapping[str, Found]) -> str:
             if not seeds:
                 continue
             found = at(everything, seeds)
-            teacher, distilled, rival = (pool(found, key) for key in keys)
+            teacher, distilled, baseline = (pool(found, key) for key in keys)
             gap = difference(found[keys[1]], found[keys[2]])
-            word = "ahead" if gap[1] > 0 else "behind" if gap[2] < 0 else "neither, as far as can be told"
+            word = "ahead" if gap[1] > 0 else "behind" if gap[2] < 0 else "neither, within the interval"
             verdicts[word].append(f"`{task}` with {row}")
             sampling = _total(found[keys[1]].values(), ("sample_cpu_s", "train_cpu_s"))
-            seconds = (teacher.train_s, sampling and sampling / len(seeds), rival.train_s)
+            seconds = (teacher.train_s, sampling and sampling / len(seeds), baseline.train_s)
             lines.append(_line([
                 f"`{task}`", row.removesuffix(" demonstrations"), str(distilled.episodes), percent(teacher.success),
-                _rate(distilled), _rate(rival), f"{_gap(gap)}{' ▲' if gap[0] < 0 else ''}",
-                ", ".join(f"{one.modes}/{one.modes_total}" for one in (teacher, distilled, rival)),
+                _rate(distilled), _rate(baseline), f"{_gap(gap)}{' ▲' if gap[0] < 0 else ''}",
+                ", ".join(f"{one.modes}/{one.modes_total}" for one in (teacher, distilled, baseline)),
                 ", ".join(_fixed(each, 0) for each in seconds),
             ]))  # fmt: skip
     if len(lines) == 2:
         return ""
     return "\n\n".join([
         "## Few demonstrations",
-        "To read here: whether the way round by a teacher is worth it, against IMLE Policy, which learns its one-step policy "
-        "from the demonstrations alone and is trained as many steps as the teacher. ▲: IMLE Policy solves more.",
+        "Whether distilling from a teacher is worth it, compared with IMLE Policy, which trains its one-step policy on the "
+        "demonstrations alone, for as many steps as the teacher. ▲: IMLE Policy solves more.",
         "\n".join(lines),
         "By the 95 % interval of the difference, the distilled student is " + "; ".join(
             f"{word}: {', '.join(where) or 'nowhere'}" for word, where in verdicts.items()) + ".",
@@ -516,8 +518,8 @@ def failed_section(tasks: Mapping[str, Found]) -> str:
                 lines.append(f"- `{task}`, {row.label}{section}: {percent(row.success)} solved, {'; '.join(why)}.")
     return "\n\n".join([
         "## What did not work",
-        f"Every student more than {100 * BELOW:.0f} points below its teacher, or that in some seed took fewer ways than its "
-        "teacher did (a rare way can be missed by chance), the poorest first.",
+        f"Every student more than {100 * BELOW:.0f} points below its teacher, or that in some seed reached fewer modes than "
+        "its teacher (a rare mode can be missed by chance), the worst first.",
         "\n".join(lines) or "None of those measured.",
     ])  # fmt: skip
 
@@ -528,31 +530,31 @@ def page(folder: Path) -> str:
     students = {key for found in tasks.values() for key in keys_of(found, "main", teachers=False)}
     sections = [
         "# Which objective keeps success and every mode",
-        "This page is written by `benchmarks/results_page.py` from `benchmarks/results/objectives/*.json`, which hold "
-        "every episode's outcome. `python benchmarks/objectives.py` makes the files and this page again. Hardware: "
+        "This part is written by `benchmarks/results_page.py` from `benchmarks/results/objectives/*.json`, which hold "
+        "every episode's outcome. `python benchmarks/objectives.py` writes the files and this part again. Hardware: "
         f"{'; '.join(hardware)}.",
         "- **success**: share of episodes from stored starts, the same for every policy of a seed; 95 % Wilson interval over "
-        "the episodes of all seeds. It knows the chance of the episodes, not that of the training.\n"
+        "the episodes of all seeds. It covers the randomness of the episodes, not that of training.\n"
         "- **against its teacher**: paired difference in percentage points to the teacher at 50 steps of the same seed, 95 % "
         "bootstrap interval.\n"
-        "- **modes**: ways taken in the seed that took fewest, of those there are; **entropy**: how evenly, 1 is even, mean "
-        "over seeds, – where one solved nothing.\n"
-        "- **mode shares**: total variation between the shares of the modes and the teacher's, by what it would be between "
-        "two runs of one policy: about 1 is no difference that can be seen.\n"
-        "- **energy distance**, **outside**: per observation, to fresh teacher samples; outside is the share of plans farther "
-        "from every teacher plan than these are from each other, in brackets over the teacher's own share.\n"
-        "- **training**: processor seconds, mean over seeds; **share of the teacher's training**: sampling (for those recipes "
+        "- **modes**: modes reached in the seed with the fewest, of all modes; **entropy**: of the mode frequencies, 1 is "
+        "uniform, mean over seeds, – where a seed solved nothing.\n"
+        "- **mode shares**: total variation between the policy's mode shares and the teacher's, over its expected value "
+        "between two runs of one policy: about 1 means no visible difference.\n"
+        "- **energy distance**, **off-support**: per observation, to fresh teacher samples; off-support is the share of chunks "
+        "farther from every teacher chunk than these are from each other, in brackets over the teacher's own share.\n"
+        "- **training**: processor seconds, mean over seeds; **share of the teacher's training**: sampling (for recipes "
         "that use hypotheses) and training, over the training of the teacher.\n"
         "- **bold** policy: the default recipe; **▲**: solves more episodes than it; **bold** seeds: fewer than other rows of "
         "the table have. Such a row is compared with its teacher and with the default on its own seeds, and every sentence on "
-        "common seeds. Students carry out the plan that the task's selection takes, except where a row names another; "
-        "teachers carry out the one sample they make.",
+        "common seeds. Students execute the chunk chosen by the task's selection, unless a row names another; "
+        "teachers execute the one sample they draw.",
         summary(tasks),
         *(main_section(task, found, students) for task, found in tasks.items()),
-        changed_section(tasks, "small", "A smaller student", "To read here: what is lost when the student has fewer parameters "
-                        "than its teacher and so cannot start from its weights; the parameters stand in the table."),
-        changed_section(tasks, "ablations", "Ablations", "To read here: what each choice of the default recipe is worth. One "
-                        "setting is changed in each row; the differences to the default stand at the end."),
+        changed_section(tasks, "small", "A smaller student", "What is lost when the student has fewer parameters than its "
+                        "teacher and so cannot start from its weights."),
+        changed_section(tasks, "ablations", "Ablations", "What each choice of the default recipe contributes. Each row "
+                        "changes one setting; the last columns compare it with the default."),
         teachers_section(tasks), demonstrations_section(tasks), failed_section(tasks),
     ]  # fmt: skip
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -561,7 +563,9 @@ def page(folder: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
-    PAGE.write_text(page(RESULTS))
+    text = PAGE.read_text()
+    before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
+    PAGE.write_text(before + page(RESULTS) + after)
     print(PAGE)
 
 

@@ -62,11 +62,11 @@ def called(results: Path) -> dict[str, dict[str, Mapping[str, Any]]]:
 
 
 def section(results: Path) -> str:
-    """The table, one row a preset, and how to read it."""
+    """The table, one row per preset, and how to read it."""
     found, times = reached(results), called(results)
     lines = [
-        "| task | seen | seeds | teacher, 50 steps | student | student minus teacher, points | modes, teacher / student | "
-        "entropy of the student's | encode [ms] | whole call, teacher / student [ms] | ratio |",
+        "| task | observation | seeds | teacher, 50 steps | student | student minus teacher, points | "
+        "modes, teacher / student | entropy of the student's | encode [ms] | whole call, teacher / student [ms] | ratio |",
         "|" + "---|" * 11,
     ]
     for task in TASKS:

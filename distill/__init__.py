@@ -1,1 +1,1 @@
-"""The work itself: hypothesis cache, objectives, training, rollouts, latency, fidelity, report, command line."""
+"""Distillation and its evaluation: hypotheses, objectives, training, rollouts, latency, fidelity, report, command line."""

@@ -1,4 +1,4 @@
-"""Everything that can be known to be wrong with a config before any work: ValueErrors that name the flag and the way out."""
+"""Everything that can be wrong with a config before any work: ValueErrors that name the flag and the remedy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from teachers import TEACHERS, load_teacher
 from teachers.networks.observations import sources_of
 from teachers.trained import TrainedTeacher
 
-# counts that may be zero; every other int of a config must be at least 1
+# integers that may be zero; every other one must be at least 1
 _MAY_BE_ZERO = {
     "seed", "processes", "demos.episodes", "teacher.warmup_steps", "sample.num_steps", "student.width", "student.depth",
     "student.codes", "student.warmup_steps",
@@ -27,7 +27,7 @@ BASELINES = ("nearest_demonstration",)
 
 
 def validate(config: Config) -> None:
-    """Raise ValueError, before any work, for everything that can be known to be wrong from the config alone."""
+    """Raise ValueError, before any work, for everything that the config alone shows to be wrong."""
     world = open_world(config)
     spec = world.spec
     world.check(config)
@@ -36,7 +36,7 @@ def validate(config: Config) -> None:
     available = config.demos.train_starts * len(spec.modes) * config.demos.per_mode
     if config.demos.episodes > available:
         raise ValueError(
-            f"demos.episodes: got {config.demos.episodes}, but train_starts x modes x per_mode are only {available}; "
+            f"demos.episodes: got {config.demos.episodes}, but train_starts x modes x per_mode is only {available}; "
             "raise demos.train_starts"
         )
     check_distilling(config)
@@ -57,7 +57,7 @@ def validate(config: Config) -> None:
         raise ValueError(f"evaluate.teacher_steps: got {list(steps)}, expected different numbers of at least 1")
     if config.teacher.path is None:
         check_steps_of(kind, config)
-    # a teacher from elsewhere brings its own horizon, checked where it is opened
+    # an existing teacher has its own horizon, checked when it is loaded
     if config.teacher.path is None and config.evaluate.execution_horizon > config.teacher.horizon:
         raise ValueError(
             f"evaluate.execution_horizon: got {config.evaluate.execution_horizon}, a chunk has only "
@@ -70,11 +70,11 @@ def validate(config: Config) -> None:
         try:
             dataclasses.replace(shape, width=student.width or shape.width, depth=student.depth or shape.depth)
         except ValueError as error:
-            raise ValueError(f"student.width, student.depth: {error} (heads are the teacher's)") from error
+            raise ValueError(f"student.width, student.depth: {error} (the number of heads is the teacher's)") from error
 
 
 def check_numbers(config: Any, sections: Sequence[str]) -> None:
-    """Raise ValueError, with the flag, for a number of these sections ("": the config itself) that is out of its range."""
+    """Raise ValueError, naming the flag, for a number in these sections ("": the config itself) that is out of range."""
     for section in sections:
         values = getattr(config, section) if section else config
         for item in dataclasses.fields(values):
@@ -91,7 +91,7 @@ def check_numbers(config: Any, sections: Sequence[str]) -> None:
 
 
 def check_distilling(config: Config) -> None:
-    """Raise ValueError for what is wrong with drawing hypotheses, with the students, or with how they are measured."""
+    """Raise ValueError for invalid settings of sampling, of the students, or of their evaluation."""
     student = config.student
     recipes = {name: recipe(name) for name in (*student.objectives, student.default)}
     if student.default not in student.objectives:
@@ -102,26 +102,26 @@ def check_distilling(config: Config) -> None:
     if len(set(student.objectives)) != len(student.objectives):
         raise ValueError(f"student.objectives: got a name twice in {list(student.objectives)}; name each once")
     if student.codes == 1:
-        raise ValueError("student.codes: got 1, expected at least 2, or 0 for none: one code is one way")
+        raise ValueError("student.codes: got 1, expected at least 2, or 0 for none: with one code there is one mode")
     if config.sample.num_hypotheses < 2:
-        raise ValueError("sample.num_hypotheses: got 1, expected at least 2: one hypothesis is no set")
+        raise ValueError("sample.num_hypotheses: got 1, expected at least 2: a single hypothesis is not a set")
     if config.sample.perturbation and not config.observation.is_plain:
         raise ValueError(
             f"sample.perturbation: got {config.sample.perturbation}, but images and points cannot be moved with a state; "
-            "leave it at 0, or let the policies see the whole state only"
+            "leave it at 0, or use the plain state observation"
         )
     for name, chosen in recipes.items():
         chosen.check(name, config)
     if config.evaluate.fidelity_samples < 6:
         raise ValueError(
             f"evaluate.fidelity_samples: got {config.evaluate.fidelity_samples}, expected at least 6: precision and "
-            "recall look at the fifth neighbour"
+            "recall use the fifth nearest neighbour"
         )
     check_choice("evaluate.selection", config.evaluate.selection, KINDS)
 
 
 def _check_real_time(config: Config) -> None:
-    """What can be wrong with the real-time rollouts, which are checked only where they are wanted."""
+    """Raise ValueError for invalid real-time settings; they are checked only when real-time evaluation is on."""
     real_time, evaluate = config.real_time, config.evaluate
     if not real_time.is_on:
         return
@@ -133,15 +133,15 @@ def _check_real_time(config: Config) -> None:
                     f"real_time.{name}: got {list(values)}, expected different numbers, each {lowest}. "
                     f"Change --real-time.{name.replace('_', '-')}"
                 )
-    if real_time.patience < 1:
+    if real_time.delays_per_query < 1:
         raise ValueError(
-            f"real_time.patience: got {real_time.patience}, expected at least 1: a policy makes one plan at a time. "
-            "Change --real-time.patience"
+            f"real_time.delays_per_query: got {real_time.delays_per_query}, expected at least 1: a policy computes "
+            "one chunk at a time. Change --real-time.delays-per-query"
         )
     steps = real_time.teacher_steps
     if not steps or len(set(steps)) != len(steps) or not set(steps) <= set(evaluate.teacher_steps):
         raise ValueError(
-            f"real_time.teacher_steps: got {list(steps)}, expected different numbers, all of evaluate.teacher_steps "
+            f"real_time.teacher_steps: got {list(steps)}, expected distinct numbers, all of them in evaluate.teacher_steps "
             f"{list(evaluate.teacher_steps)}: add them there, or leave them out here"
         )
     if config.teacher.path is None and real_time.execution_horizon > config.teacher.horizon:
@@ -157,18 +157,18 @@ def _check_real_time(config: Config) -> None:
 
 
 def check_steps_of(kind: type[TrainedTeacher], config: Config) -> None:
-    """Raise ValueError for numbers of solver steps that a kind of teacher cannot take."""
+    """Raise ValueError for numbers of solver steps that this kind of teacher does not support."""
     if config.sample.num_steps:
         kind.check_steps(config.sample.num_steps, "sample.num_steps")
     elif config.sample.solver:
-        raise ValueError(f"sample.num_steps: got 0 with sample.solver {config.sample.solver!r}, expected how many of its "
-                         "steps; 0 goes with the kind's own solver")
+        raise ValueError(f"sample.num_steps: got 0 with sample.solver {config.sample.solver!r}, expected the number of its "
+                         "steps; 0 is allowed only with the default solver")
     for steps in config.evaluate.teacher_steps:
         kind.check_steps(steps, "evaluate.teacher_steps")
 
 
 def check_teacher_folder(config: Config) -> None:
-    """Raise ValueError unless the teacher at teacher.path is whole and was made for this config's task."""
+    """Raise ValueError unless the teacher at teacher.path is complete and fits this config's task."""
     if config.teacher.path is None:
         return
     teacher, spec = load_teacher(config.teacher.path), open_world(config).spec
@@ -184,16 +184,16 @@ def check_teacher_folder(config: Config) -> None:
         if got != expected:
             raise ValueError(
                 f"the teacher at {config.teacher.path} has the {what} {list(got)}, task {spec.name!r} has "
-                f"{list(expected)}: it was made for another version of the task; train it again"
+                f"{list(expected)}: it belongs to another version of the task; train it again"
             )
     if shape.encoder != config.shape(spec).encoder:
         raise ValueError(
-            f"the teacher at {config.teacher.path} sees {list(sources_of(shape))} by the encoder {shape.encoder}, the config "
-            f"says {config.shape(spec).encoder}; give the section observation of the config it was trained with"
+            f"the teacher at {config.teacher.path} observes {list(sources_of(shape))} with the encoder {shape.encoder}, the "
+            f"config has {config.shape(spec).encoder}; use the section observation of the config it was trained with"
         )
     if shape.observation_steps != config.teacher.observation_steps:
         raise ValueError(
-            f"the teacher at {config.teacher.path} sees {shape.observation_steps} observation steps, the config says "
+            f"the teacher at {config.teacher.path} observes {shape.observation_steps} steps, the config has "
             f"{config.teacher.observation_steps}; add --teacher.observation-steps {shape.observation_steps}"
         )
     if config.sample.solver:
@@ -202,13 +202,13 @@ def check_teacher_folder(config: Config) -> None:
     alone = [name for name in config.student.objectives if not recipe(name).teacher]
     if alone and shape.horizon != config.teacher.horizon:
         raise ValueError(
-            f"{alone[0]} needs no teacher and plans teacher.horizon = {config.teacher.horizon} actions, but the teacher at "
-            f"{config.teacher.path} that it is compared with plans {shape.horizon}; add --teacher.horizon {shape.horizon}"
+            f"{alone[0]} needs no teacher and predicts teacher.horizon = {config.teacher.horizon} actions, but the teacher at "
+            f"{config.teacher.path} that it is compared with predicts {shape.horizon}; add --teacher.horizon {shape.horizon}"
         )
     if config.real_time.is_on and config.real_time.execution_horizon > shape.horizon:
         raise ValueError(
-            f"real_time.execution_horizon is {config.real_time.execution_horizon}, the teacher at {config.teacher.path} plans "
-            f"{shape.horizon} actions; choose at most that"
+            f"real_time.execution_horizon is {config.real_time.execution_horizon}, the teacher at "
+            f"{config.teacher.path} predicts {shape.horizon} actions; choose at most that"
         )
     if config.evaluate.execution_horizon > shape.horizon:
         raise ValueError(
@@ -218,6 +218,6 @@ def check_teacher_folder(config: Config) -> None:
 
 
 def check_choice(what: str, value: str, choices: Mapping[str, Any] | Sequence[str]) -> None:
-    """Raise ValueError naming the choices and the nearest one when `value` is not among them."""
+    """Raise ValueError, with the choices and the nearest one, when `value` is not among them."""
     if value not in choices:
         raise ValueError(f"{what}: unknown {value!r}; expected one of {sorted(choices)}{nearest_name(value, choices)}")

@@ -1,4 +1,4 @@
-"""What a run is: frozen dataclasses, one per stage, filled from presets (distill.presets) and then from flags."""
+"""The configuration of a run: frozen dataclasses, one per stage, filled from presets (distill.presets) and then from flags."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ SOURCES = ("state", "images", "depth", "points")
 
 @dataclass(frozen=True)
 class DemosConfig:
-    """Demonstrations of the scripted expert, and the stored starts.
+    """Demonstrations of the scripted expert.
 
-    train_starts: starts that are demonstrated; every one is solved in every mode `per_mode` times.
-    episodes: record only this many of those, drawn at random with the modes as even as can be; 0 records all.
-    noise_m: smooth disturbance of the executed (never of the recorded) action [m].
+    Attributes:
+        train_starts: number of training starts; the expert solves each of them in every mode
+        per_mode: demonstrations per start and mode
+        episodes: keep only this many of those demonstrations, drawn at random with the modes balanced; 0: all
+        noise_m: standard deviation of a smooth disturbance of the executed action, never of the recorded one [m]; the
+            recorded actions then show how to recover
     """
 
     train_starts: int = 40
@@ -33,17 +36,24 @@ class DemosConfig:
 
 @dataclass(frozen=True)
 class ObservationConfig:
-    """What the policies see; by default the whole state, and no camera is opened.
+    """What the policies observe. By default the whole state; then no camera is opened.
 
-    sources: any of state, images (colours), depth and points (a cloud fused from all cameras).
-    state_names: the numbers of the state that are seen; none: all of them. With cameras name those of the robot alone: a
-    state also says where the object is.
-    cameras, image_size: whose images and depth are seen, and (height, width) of each [px].
-    num_points, colours: N of the cloud; whether each of its points has a colour.
-    width, channels: of the encoder's feature, and of its convolutions (teachers.networks.observations.EncoderShape).
-    shift_px, colour, point_jitter_m, dropout: augmentation (teachers.networks.augmentation.Augmentation).
-    frozen: students keep a copy of the teacher's encoder as it is, so that its features, which are in the cache, are all that
-    they are trained on; else they go on training it.
+    Attributes:
+        sources: any of state, images (RGB), depth and points (a point cloud fused from all cameras)
+        state_names: names of the observed state dimensions; empty: all. With cameras, name only the robot's own: the full
+            state also holds the pose of the object
+        cameras: cameras for images and depth
+        image_size: (height, width) of images and depth [px]
+        num_points: N, points of the cloud
+        colours: whether each point also has RGB values
+        width: size of the encoder's feature vector
+        channels: channels of the encoder's convolutions
+        shift_px: augmentation: largest random shift of images [px]
+        colour: augmentation: largest relative change of colour gain and contrast
+        point_jitter_m: augmentation: noise of points [m]
+        dropout: augmentation: probability of dropping a whole source
+        frozen: true: a student keeps its teacher's encoder unchanged and is trained on the features stored in the
+            hypothesis cache; false: a student goes on training the encoder
     """
 
     sources: tuple[str, ...] = ("state",)
@@ -62,11 +72,11 @@ class ObservationConfig:
 
     @property
     def is_plain(self) -> bool:
-        """Whether policies see the whole state and nothing else: then they have no encoder of the unified kind."""
+        """Whether policies observe the whole state and nothing else. They then use no unified encoder."""
         return self.sources == ("state",) and not self.state_names
 
     def camera_settings(self) -> CameraSettings | None:
-        """The cameras that demonstrations are recorded with; None where none is needed."""
+        """The cameras that demonstrations are recorded with; None when no camera is needed."""
         images, depth, points = ("images" in self.sources, "depth" in self.sources, "points" in self.sources)
         if not (images or depth or points):
             return None
@@ -77,7 +87,7 @@ class ObservationConfig:
         )  # fmt: skip
 
     def encoder(self, state_names: tuple[str, ...]) -> EncoderShape | None:
-        """The encoder for a task whose state has these names; None for a plain observation.
+        """The encoder shape for a task with these state dimensions; None for a plain observation.
 
         Raises ValueError for sizes that contradict each other.
         """
@@ -97,7 +107,7 @@ class ObservationConfig:
             raise ValueError(f"observation.{error}") from error
 
     def check(self, state_names: tuple[str, ...]) -> None:
-        """Raise ValueError for everything that is wrong, for a task whose state has these names."""
+        """Raise ValueError for any invalid setting, for a task with these state dimensions."""
         for name, values, known in (
             ("sources", self.sources, SOURCES), ("cameras", self.cameras, CAMERAS),
             ("state_names", self.state_names, state_names),
@@ -114,23 +124,37 @@ class ObservationConfig:
         if self.state_names and "state" not in self.sources:
             raise ValueError(
                 f"observation.state_names: got {list(self.state_names)}, but the state is not among observation.sources "
-                f"{list(self.sources)}; add it there, or name none"
+                f"{list(self.sources)}; add it there, or name no state dimensions"
             )
         if not self.cameras and {"images", "depth"} & set(self.sources):
-            raise ValueError(f"observation.cameras: got none, but {list(self.sources)} need some of {list(CAMERAS)}")
+            raise ValueError(f"observation.cameras: got none, but {list(self.sources)} need at least one of {list(CAMERAS)}")
         if self.colours and "points" not in self.sources:
-            raise ValueError("observation.colours: only points have them; add points to observation.sources")
+            raise ValueError("observation.colours: only point clouds have colours; add points to observation.sources")
         self.encoder(state_names)
 
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """The teacher.
+    """The teacher's network and training.
 
-    kind: flow, diffusion or energy (teachers.TEACHERS); solver: one of that kind's; "" is its first.
-    path: a teacher folder that exists already (config.json, model.safetensors); nothing is trained then.
-    time_power: a flow teacher is trained at times t = u^time_power, u uniform; above 1 it sees more of the noise.
-    observation_steps, horizon: O and T; width, depth, heads, patch: its transformer (teachers.networks.shapes.PolicyShape).
+    Attributes:
+        kind: flow, diffusion or energy
+        path: folder of an existing teacher (config.json, model.safetensors); no teacher is trained then
+        time_power: flow teachers are trained at times t = u^time_power, u uniform; above 1: more often near the noise
+        solver: one of the solvers of this kind; "": its first
+        observation_steps: O, observation steps
+        horizon: T, actions of a chunk
+        width: width of the transformer
+        depth: number of its blocks
+        heads: attention heads per block
+        patch: actions per patch of the chunk
+        training_steps: optimizer steps
+        batch_size: chunks per step
+        learning_rate: peak learning rate
+        weight_decay: of AdamW
+        warmup_steps: steps of linear warm-up, before a cosine to zero
+        ema_decay: decay of the weight average
+        candidates: number of checkpoints, from the last 40 % of training, that are compared on the validation starts
     """
 
     kind: str = "flow"
@@ -156,12 +180,18 @@ class TeacherConfig:
 class SampleConfig:
     """The hypothesis cache: K chunks for each of `num_observations` training observations.
 
-    replanning_share: share of the observations taken where a policy is asked for a chunk, every `execution_horizon`-th
-    frame of an episode from its first on; the rest is taken anywhere.
-    solver, num_steps: of the teacher; "" and 0: the solver of its kind that does best with few steps, and as many as it needs.
-    shard_size: observations a shard; batch_size: observations a network call.
-    perturbation: where the demonstrations have fewer observations than `num_observations`, the rest are copies of them, moved
-    at random by this much of half the range of each number of the state; 0: there are no copies. For few demonstrations 0.2.
+    Attributes:
+        num_hypotheses: K, chunks per observation
+        num_steps: solver steps; 0: as many as the default solver needs
+        solver: solver of the teacher while sampling; "": the one of its kind that is best with few steps
+        num_observations: number of observations
+        replanning_share: share of the observations taken at replanning frames, every evaluate.execution_horizon-th frame
+            of an episode from its first on; the others are drawn from all frames
+        shard_size: observations per file
+        batch_size: observations per network call
+        perturbation: adds perturbed copies of observations when the demonstrations hold fewer than num_observations:
+            Gaussian noise moves each state dimension with this standard deviation, in units of half its range. 0: no
+            copies; 0.2 suits few demonstrations. Plain state observations only
     """
 
     num_hypotheses: int = 12
@@ -178,15 +208,27 @@ class SampleConfig:
 class StudentConfig:
     """The one-step students, one per objective.
 
-    objectives: set objectives (distill.objectives.sets), weighted sums of them, or rivals (distill.objectives.recipes).
-    codes, latent_size: the first number of a latent chooses one of `codes` learned inputs (0: none), the other
-    latent_size - 1 are lifted linearly (students.one_step); code_shares: how often each code is taken is learned
-    (distill.objectives.code_shares), else all are alike.
-    default: the one whose student the report presents; num_latents: M, student samples per observation a step.
-    unexecuted_weight: weight, in the objectives' distance, of a chunk's actions after the execution horizon; 1 is plain.
-    width, depth: of the student's transformer; 0 is the teacher's. One of fewer blocks begins with some of the
-    teacher's, one of another width, or of more blocks, with none of its weights.
-    candidates: how many checkpoints of the last part of training compete on the validation starts.
+    Attributes:
+        objectives: set objectives, weighted sums of them such as chamfer+0.5energy_distance, or one-step baselines
+            (docs/how-it-works.md)
+        default: the objective whose student the report presents
+        codes: number of learned inputs; the first latent dimension selects one of them. 0: no codes
+        code_shares: whether the network learns how often it selects each code; otherwise all codes are equally likely
+        latent_size: Z, latent dimensions; with codes, the other Z - 1 enter through a linear layer
+        num_latents: M, student samples per observation in a training step
+        unexecuted_weight: weight, in the training distance between chunks, of the actions after the execution horizon,
+            relative to the executed ones; 1: all alike
+        warm_start: whether a student starts from its teacher's weights
+        width: width of the transformer; 0: the teacher's. Another width starts from random weights
+        depth: number of blocks; 0: the teacher's. With fewer blocks a student starts from some of the teacher's; with
+            more, from random weights
+        training_steps: optimizer steps
+        batch_size: observations per step
+        learning_rate: peak learning rate
+        weight_decay: of AdamW
+        warmup_steps: steps of linear warm-up, before a cosine to zero
+        ema_decay: decay of the weight average
+        candidates: number of checkpoints, from the last 40 % of training, that are compared on the validation starts
     """
 
     objectives: tuple[str, ...] = ("regression", "chamfer")
@@ -212,12 +254,22 @@ class StudentConfig:
 class EvaluateConfig:
     """Rollouts, fidelity and latency.
 
-    baselines: policies that need no training, for comparison: nearest_demonstration (distill.evaluation.demonstrated), or none.
-    teacher_steps: solver steps at which the teacher is evaluated; the first is the reference of every comparison.
-    execution_horizon: actions of a chunk that are carried out before the policy is asked again.
-    selection: of the students' samples, one (a single one), typical (the first of `selection_candidates` that is no stray),
-    consistent (of those the one nearest to what the last plan left) or kept_latent; the last plan or latent is forgotten
-    every `forget_every` plans (students.selection).
+    Attributes:
+        test_starts: stored starts of the report's rollouts
+        validation_starts: stored starts for the choice among checkpoints
+        teacher_steps: solver steps at which the teacher is evaluated; the first is the reference of every comparison
+        baselines: policies without training: nearest_demonstration, or none
+        execution_horizon: actions of a chunk that are executed before the policy is queried again
+        selection: which of a student's samples is executed: single (one sample), outlier_rejection (the first of
+            selection_candidates samples that is no outlier), temporal_consistency (of these, the one nearest to the
+            unexecuted rest of the last chunk) or kept_latent (one latent for several queries)
+        selection_candidates: samples per query for outlier_rejection and temporal_consistency
+        forget_every: temporal_consistency and kept_latent discard the last chunk or latent every so many queries; 0:
+            never
+        fidelity_observations: held-out observations of the fidelity measures
+        fidelity_samples: samples per observation of the fidelity measures
+        latency_calls: timed policy calls
+        latency_warmup: untimed calls before them
     """
 
     test_starts: int = 480
@@ -235,25 +287,31 @@ class EvaluateConfig:
 
     @property
     def student_selection(self) -> Selection:
-        """How one of a student's samples is chosen at a replan."""
+        """How one of a student's samples is selected at a replan."""
         return Selection(self.selection, self.selection_candidates, self.forget_every)
 
 
 @dataclass(frozen=True)
 class RealTimeConfig:
-    """Rollouts in a world that goes on while the policy computes, undisturbed and disturbed (distill.evaluation.real_time).
+    """Real-time evaluation: the simulation goes on while a policy computes, with and without a disturbance.
 
-    Off while no time is named: they take as long as all the other rollouts together.
+    Off unless latency_ms, time_scales or scale_to_clock is set; it takes about as long as all other rollouts together.
 
-    latency_ms: stated times of a policy call [ms], every policy is rolled out at each of them; reproducible.
-    time_scales: every policy is rolled out at its own measured time (median of the whole call, latency stage) x this.
-    scale_to_clock: one more such factor, the one with which a call of the default student takes a whole control step.
-    teacher_steps: solver steps at which the teacher takes part, beside the default student.
-    execution_horizon: control steps from one question to the next, for whoever is fast enough; 0 is evaluate's.
-    patience: who is not is asked every patience x the steps that a plan takes to make (distill.evaluation.real_time.Clock).
-    starts: how many of the test starts, the first; 0 is all.
-    consistent: a student that draws several plans a call follows the one nearest to the rest of its last plan (temporal
-    consistency), as who is asked this often would change its way too often; off: it chooses as in all other rollouts.
+    Attributes:
+        latency_ms: latencies of a policy call that all policies are given [ms]; reproducible, as no measured time enters
+        time_scales: factors; each policy is rolled out with its own measured latency (median of the whole call) times
+            each factor
+        scale_to_clock: adds the factor at which a call of the default student lasts exactly one control period
+        teacher_steps: solver steps at which the teacher takes part, besides the default student
+        execution_horizon: control steps between two queries of a policy that is fast enough; 0:
+            evaluate.execution_horizon
+        delays_per_query: minimum time between two queries, in multiples of the control delay: a slow policy is queried
+            every max(execution_horizon, delays_per_query x control delay) steps. With 1 it replans as soon as a chunk
+            arrives; with 2 it executes each chunk for as long as the chunk took to compute
+        starts: use only the first so many test starts; 0: all
+        temporal_consistency: whether a student that draws several samples per query executes the one nearest to the
+            unexecuted rest of its last chunk; queried this often, it would otherwise switch modes too often. Off:
+            evaluate.selection
     """
 
     latency_ms: tuple[float, ...] = ()
@@ -261,25 +319,32 @@ class RealTimeConfig:
     scale_to_clock: bool = False
     teacher_steps: tuple[int, ...] = (50, 10)
     execution_horizon: int = 4
-    patience: float = 2.0
+    delays_per_query: float = 2.0
     starts: int = 0
-    consistent: bool = True
+    temporal_consistency: bool = True
 
     @property
     def is_on(self) -> bool:
+        """Whether any real-time rollouts are wanted."""
         return bool(self.latency_ms or self.measures)
 
     @property
     def measures(self) -> bool:
-        """Whether measured times are what some of the rollouts are made from."""
+        """Whether some rollouts depend on measured latencies."""
         return bool(self.time_scales or self.scale_to_clock)
 
 
 @dataclass(frozen=True)
 class Config:
-    """One run: `runs_dir`/`name`, by default `<task>-seed<seed>`; with cameras `<preset>-seed<seed>` (distill.cli.main).
+    """One run, in the folder runs_dir/name.
 
-    processes: worker processes on a CPU-only machine; 0 takes one per core (at most 8).
+    Attributes:
+        task: the task, such as avoid or rlbench/open_drawer
+        name: folder name of the run; by default <task>-seed<seed>, with cameras <preset>-seed<seed>
+        runs_dir: folder of all runs
+        seed: seed of all randomness
+        processes: worker processes without a GPU; 0: one per core, at most 8
+        wandb: whether metrics also go to Weights & Biases; they are always written to metrics.jsonl
     """
 
     task: str = "avoid"
@@ -299,18 +364,19 @@ class Config:
 
     @property
     def real_time_selection(self) -> Selection:
-        """How a student chooses in a moving world: among as many plans as elsewhere, so a call takes as long."""
+        """How a student selects among its samples in real time. It draws as many as elsewhere, so a call takes as long."""
         chosen = self.evaluate.student_selection
-        if not (self.real_time.consistent and chosen.uses_candidates):
+        if not (self.real_time.temporal_consistency and chosen.uses_candidates):
             return chosen
         return dataclasses.replace(chosen, kind="temporal_consistency")
 
     @property
     def folder(self) -> Path:
+        """The run's folder."""
         return self.runs_dir / (self.name or f"{self.task.replace('/', '-')}-seed{self.seed}")
 
     def shape(self, spec: TaskSpec) -> PolicyShape:
-        """The network that this config asks for, for its task. Raises ValueError where its sizes contradict each other."""
+        """The network shape for a task. Raises ValueError when its sizes contradict each other."""
         teacher = self.teacher
         return PolicyShape(
             task=self.task, state_names=spec.state_names, action_names=spec.action.names,

@@ -1,4 +1,4 @@
-"""What a policy of some shape needs to be shown: the features of cameras, the cameras, the part of a batch."""
+"""What a policy of some shape observes: its camera features, the cameras it needs, its part of a batch."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from teachers.networks.shapes import PolicyShape
 
 
 def camera_sources(shape: PolicyShape) -> tuple[str, ...]:
-    """The features that a policy of this shape needs cameras for."""
+    """The features for which a policy of this shape needs cameras."""
     return tuple(name for name in sources_of(shape) if name != STATE)
 
 
 def cameras_for(shape: PolicyShape, cameras: CameraSettings | None) -> CameraSettings | None:
-    """The cheapest of these cameras that show all a policy of this shape sees; None where it sees the state only.
+    """The cheapest subset of these cameras that gives a policy of this shape its features; None for a state-only policy.
 
-    Raises ValueError when they do not show it.
+    Raises ValueError when the cameras do not provide them.
     """
     needed = camera_sources(shape)
     if not needed:
         return None
     if cameras is None:
-        raise ValueError(f"this policy sees {list(needed)}, but no cameras were given; pass those of its demonstrations")
+        raise ValueError(f"this policy observes {list(needed)}, but no cameras were given; pass those of its demonstrations")
     return cameras.only(needed)
 
 
 def observation_of(batch: Mapping[str, Tensor]) -> Observation:
-    """The observation in a training batch: its features where they were made before, else all that was seen."""
+    """The observation in a training batch: precomputed features where the batch has them, else all observed features."""
     if FEATURES in batch:
         return {FEATURES: batch[FEATURES]}
     return {name: value for name, value in batch.items() if name.startswith("observation.")}

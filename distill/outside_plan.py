@@ -1,4 +1,4 @@
-"""`split` under the path that scripts of before know; it lives in envs.recorded.splitting."""
+"""`split` under its earlier path, for existing scripts; it is defined in envs.recorded.splitting."""
 
 from envs.recorded.splitting import split
 

@@ -39,11 +39,11 @@ def find_preset(text: str) -> Path:
 
 
 def apply_preset(config: Config, path: Path, below: tuple[Path, ...] = ()) -> Config:
-    """`config` with the values of a YAML file over it; the file or files that it ``extends``, named from where it stands, are
-    applied first, later ones over earlier ones.
+    """`config` with the values of a YAML file applied over it.
 
-    below: the files that extend this one. Raises ValueError for a missing file or one that extends itself, text that is no
-    YAML mapping, an unknown key (with the nearest known one) or a value of the wrong type.
+    Files that it ``extends`` (paths relative to it) are applied first, later ones over earlier ones. below: the files that
+    extend this one. Raises ValueError for a missing file, a file that extends itself, text that is not a YAML mapping, an
+    unknown key (with the nearest known one) or a value of the wrong type.
     """
     path = find_preset(str(path))
     try:

@@ -18,7 +18,7 @@ import torch
 import envs
 from distill.cli.main import main
 from distill.cli.opening import _encoder
-from distill.graphs.run import FURTHER
+from distill.graphs.run import EXTRA_STAGES
 from distill.hypotheses.distances import distances, embed
 from distill.objectives.sets import OBJECTIVES
 from distill.report.contents import SECTIONS
@@ -175,7 +175,7 @@ def test_a_modality_is_encoded_saved_and_loaded(
 def test_a_conversion_sees_a_modality_that_was_recorded(example: Example, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = cast(RecordedObservations, SimpleNamespace(features={STATE: (2,), "observation.force": (6,)}))
     features = [STATE, "observation.force"]
-    with pytest.raises(ValueError, match=r"features: \['observation.force'\] cannot be seen by a student"):
+    with pytest.raises(ValueError, match=r"features: \['observation.force'\] are not supported by a student"):
         _encoder(recorded, features, ("x", "y"))
     monkeypatch.setitem(MODALITIES, "observation.force", example("teachers/networks/force.py").ForceEncoder)
     encoder = _encoder(recorded, features, ("x", "y"))
@@ -202,7 +202,7 @@ def test_a_stage_is_done_and_listed(
     example: Example, run: Callable[[Sequence[str]], Path], monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     made = example("distill/stages/action_ranges.py")
-    monkeypatch.setitem(FURTHER, "action_ranges", lambda graph: made.MeasureActionRanges(graph.demonstrations))
+    monkeypatch.setitem(EXTRA_STAGES, "action_ranges", lambda graph: made.MeasureActionRanges(graph.demonstrations))
     folder = run(["action_ranges"])
     (low, high), _ = json.loads((folder / "action_ranges" / "ranges.json").read_text())
     assert 0.28 <= low < high <= 0.75

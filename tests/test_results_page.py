@@ -16,7 +16,7 @@ from distill.objectives.recipes import recipe
 DEFAULT = results_page.DEFAULT
 LABEL = recipe(DEFAULT).label
 ALL, LOST = "1111111111", "1111111110"
-PROMISED = ("success", "modes", "entropy", "shares", "outside", "cost", "rivals")
+PROMISED = ("success", "modes", "entropy", "shares", "outside", "cost", "baselines")
 
 
 def row(policy, success, modes, phase="main", name="", flags=(), **changes):
@@ -41,7 +41,7 @@ SEED0 = [
     # measured again later: this one is taken
     row("chamfer_energy", "0000000000", (0, 0), "objectives"),
     row("chamfer_energy", "1111111111", (5, 5), "objectives", fidelity=fidelity(0.02, 0.01)),
-    row("consistency", "1111111100", (4, 4), "rivals", fidelity=fidelity(0.015, 0.06)),
+    row("consistency", "1111111100", (4, 4), "baselines", fidelity=fidelity(0.015, 0.06)),
 ]
 SEED1 = [
     row("teacher_50", "1111111110", (5, 4), nfe=50, train_cpu_s=None, entropy=0.9),
@@ -63,8 +63,8 @@ def line(page, label, after=""):
     return [cell.strip() for cell in found[0].strip("|").split(" | ")]
 
 
-def verdicts(promises):
-    return re.findall(r"\*\*(.+?)\*\*", promises)
+def verdicts(targets):
+    return re.findall(r"\*\*(.+?)\*\*", targets)
 
 
 def floor_of(first, second, share):
@@ -133,27 +133,27 @@ def test_the_table_of_a_task(tmp_path):
     # of the same seed: 10 of 10 against 9 of 10
     assert re.search(r"by the default from the same starts: Chamfer \+ energy student by \+10\.0 .* points, which may be", main)
     # 0.02 and 0.015 are more than the default's 0.01 of seed 0, and not more than it is over both seeds
-    assert "Lower energy distance than the default's: none. Lower outside share than the default's: Chamfer + e" in main
+    assert "Lower energy distance than the default's: none. Lower off-support share than the default's: Chamfer + e" in main
     assert "selection: outlier_rejection of 16." in main and "Hardware: two cores." in page
     assert line(page, "`detour`")[-1] == "Chamfer + energy student, +10.0"
 
 
-def test_the_promises_of_a_task(tmp_path):
+def test_the_targets_of_a_task(tmp_path):
     found = write(tmp_path, seed0=SEED0, seed1=SEED1)
-    said = results_page.promises(found, results_page.DEFAULT_KEY)
+    said = results_page.targets(found, results_page.DEFAULT_KEY)
     # one of twenty won and one lost, 8 of 19 to the right, 0.97 and 0.95, 0.06 / 0.02, (60 + 20) / 200
-    assert verdicts(said) == ["fails", "holds", "holds", "holds", "fails", "fails", "holds"]
-    assert re.match(r"Of the promises 4 of 7 hold: success .*\(\+0\.00 points, lower end −\d+\.\d\d; seeds: 2, ep", said)
+    assert verdicts(said) == ["missed", "met", "met", "met", "missed", "missed", "met"]
+    assert re.match(r"Of the targets 4 of 7 are met: success .*\(\+0\.00 points, lower end −\d+\.\d\d; seeds: 2, ep", said)
     for figure in ("episodes: 20)", "(2/2, the rarest 42.1 %)", "(0.970, teacher 0.950)", "(6.0 %, 3.00 ×)", "(40.0 %)"):
         assert figure in said
-    # the rival's seed alone: 8 of 10 against 9 of 10
+    # the baseline's seed alone: 8 of 10 against 9 of 10
     assert re.search(r"\(Consistency distillation −10\.0 \(.*?\) points, entropy 0\.500 to 0\.980\)\.$", said)
     page = results_page.page(tmp_path)
-    assert page.count("Of the promises") == 1 and said in page[page.index("## `detour`") :]
+    assert page.count("Of the targets") == 1 and said in page[page.index("## `detour`") :]
 
 
 @pytest.mark.parametrize(
-    ("mine", "rival", "broken"),
+    ("mine", "baseline", "broken"),
     [
         ({}, {}, ""),  # each at its very limit
         ({"success": LOST}, {"success": "1" * 8 + "00"}, "success"),
@@ -163,36 +163,36 @@ def test_the_promises_of_a_task(tmp_path):
         ({"mode_counts": {"a": 8, "b": 1, "c": 1}, "modes_total": 3}, {}, "shares"),  # of other ways than its teacher's
         ({"mode_counts": {"left": 5, "right": 5}, "modes_total": 3}, {}, "modes"),
         ({"entropy": 0.9599}, {}, "entropy"),
-        ({"entropy": None}, {"entropy": None}, "entropy rivals"),
+        ({"entropy": None}, {"entropy": None}, "entropy baselines"),
         ({"fidelity": fidelity(0.01, 0.0301)}, {}, "outside"),
         ({"train_cpu_s": 15.1}, {}, "cost"),
-        ({}, {"success": ALL}, "rivals"),
-        ({}, {"entropy": 0.96}, "rivals"),
+        ({}, {"success": ALL}, "baselines"),
+        ({}, {"entropy": 0.96}, "baselines"),
         ({}, {"entropy": None}, ""),
     ],
 )
-def test_every_promise_can_fail(tmp_path, mine, rival, broken):
+def test_every_target_can_fail(tmp_path, mine, baseline, broken):
     kept = {"train_cpu_s": 15.0, "entropy": 0.96, "fidelity": fidelity(0.01, 0.03)}
     found = write(tmp_path, seed0=[
         row("teacher_50", ALL, (5, 5), nfe=50, entropy=0.98), row(DEFAULT, ALL, (5, 5)) | kept | mine,
-        row("reflow", LOST, (5, 4), "rivals", entropy=0.95) | rival, row("imle", ALL, (5, 5), "objectives", entropy=1.0),
+        row("reflow", LOST, (5, 4), "baselines", entropy=0.95) | baseline, row("imle", ALL, (5, 5), "objectives", entropy=1.0),
     ])  # fmt: skip
-    said = verdicts(results_page.promises(found, results_page.DEFAULT_KEY))
-    assert [name for name, verdict in zip(PROMISED, said, strict=True) if verdict != "holds"] == broken.split()
-    assert set(said) <= {"holds", "fails"}
+    said = verdicts(results_page.targets(found, results_page.DEFAULT_KEY))
+    assert [name for name, verdict in zip(PROMISED, said, strict=True) if verdict != "met"] == broken.split()
+    assert set(said) <= {"met", "missed"}
 
 
-def test_a_promise_that_cannot_be_told(tmp_path):
+def test_a_target_that_is_unknown(tmp_path):
     default = row(DEFAULT, ALL, (5, 5), train_cpu_s=None, fidelity=fidelity(0.01, 0.0))
     teacher = row("teacher_50", ALL, (5, 5), nfe=50, fidelity=fidelity(0.01, 0.0))
-    # the rival has another seed than the default
-    found = write(tmp_path, seed0=[teacher, default], seed1=[teacher, row("reflow", ALL, (5, 5), "rivals")])
-    said = results_page.promises(found, results_page.DEFAULT_KEY)
-    assert verdicts(said) == [*["holds"] * 5, *["cannot be told"] * 2] and "5 of 7 hold" in said
+    # the baseline has another seed than the default
+    found = write(tmp_path, seed0=[teacher, default], seed1=[teacher, row("reflow", ALL, (5, 5), "baselines")])
+    said = results_page.targets(found, results_page.DEFAULT_KEY)
+    assert verdicts(said) == [*["met"] * 5, *["unknown"] * 2] and "5 of 7 are met" in said
     assert "seeds: 1, episodes: 10" in said
 
 
-def test_the_promises_of_a_smaller_student(tmp_path):
+def test_the_targets_of_a_smaller_student(tmp_path):
     def rows(success, entropy, modes=(10, 9)):
         return [row("teacher_50", "1" * 20, (10, 10), "small", "8 x", nfe=50, entropy=1.0),
                 row(DEFAULT, success, modes, "small", "8 x", entropy=entropy)]  # fmt: skip
@@ -201,16 +201,16 @@ def test_the_promises_of_a_smaller_student(tmp_path):
     for task, made in (("detour", rows("1" * 19 + "0", 0.9)), ("handles", rows("1" * 18 + "00", None, (18, 0)))):
         write(tmp_path, task, seed0=made)
     part = results_page.page(tmp_path).split("## A smaller student")[1].split("\n## ")[0]
-    said = re.findall("^Of the promises.*", part, re.MULTILINE)
-    assert [verdicts(each) for each in said] == [["holds"] * 3, ["fails"] * 3]
-    assert said[0].startswith("Of the promises 3 of 3 hold: ") and "(95.0 %; seeds: 1, episodes: 20)" in said[0]
+    said = re.findall("^Of the targets.*", part, re.MULTILINE)
+    assert [verdicts(each) for each in said] == [["met"] * 3, ["missed"] * 3]
+    assert said[0].startswith("Of the targets 3 of 3 are met: ") and "(95.0 %; seeds: 1, episodes: 20)" in said[0]
 
 
 def test_a_task_without_its_main_phase(tmp_path):
     write(tmp_path, seed0=[SEED0[0], SEED0[-2], SEED0[-1]])
     page = results_page.page(tmp_path)
-    assert "The default student or another one to compare it with is not there yet." in page
-    assert "Of the promises" not in page and "## In short" not in page
+    assert "The default student, or another one to compare it with, was not measured yet." in page
+    assert "Of the targets" not in page and "## In short" not in page
     assert line(page, "Consistency distillation")[6].startswith("−20.0 (")
 
 
@@ -230,8 +230,8 @@ def test_a_student_that_another_task_has_is_missed(tmp_path):
     write(tmp_path, seed0=SEED0)
     write(tmp_path, "handles", seed0=SEED0[:4])
     page = results_page.page(tmp_path)
-    assert page.count("PolicyFigures on another task but not here") == 1
-    assert "but not here: Chamfer + energy student, Consistency distillation." in page.split("## `handles`")[1]
+    assert page.count("Measured on another task but not on this one") == 1
+    assert "but not on this one: Chamfer + energy student, Consistency distillation." in page.split("## `handles`")[1]
     assert not re.search("## (Ablations|A smaller|Few|Teachers)", page)
 
 
@@ -269,11 +269,11 @@ def test_a_teacher_of_another_kind_is_compared_with_itself(tmp_path):
 
 
 def test_distilled_against_the_demonstrations_alone(tmp_path):
-    def rows(count, distilled, rival):
+    def rows(count, distilled, baseline):
         name = f"{count} demonstrations"
         return [row("teacher_50", "1" * 10, (5, 5), "demonstrations", name),
                 row(DEFAULT, distilled, (1, 1), "demonstrations", name),
-                row("imle_policy", rival, (1, 1), "demonstrations", name, train_cpu_s=90.0)]  # fmt: skip
+                row("imle_policy", baseline, (1, 1), "demonstrations", name, train_cpu_s=90.0)]  # fmt: skip
 
     rows = [*rows(100, "1111111100", "1111111111"), *rows(20, "1111111111", "0000000000")]
     write(tmp_path, seed0=rows)
@@ -313,9 +313,10 @@ def test_one_table_holds_students_that_are_measured_alike(monkeypatch):
     rows = [row for phase in results_page.MAIN for row in objectives.PHASES[phase]]
     assert {(row.label, row.flags, row.name) for row in rows} == {("", (), "")}
     names = [name for row in rows for name in row.recipes]
-    assert {DEFAULT, "regression", *objectives.SETS, *objectives.RIVALS} <= set(names) and len(names) == len(set(names))
-    # the page knows a rival by its phase
-    assert [name for row in objectives.PHASES["rivals"] for name in row.recipes] == list(objectives.RIVALS)
+    assert {DEFAULT, "regression", *objectives.SETS, *objectives.ONE_STEP_BASELINES} <= set(names)
+    assert len(names) == len(set(names))
+    # the page knows a baseline by its phase
+    assert [name for row in objectives.PHASES["baselines"] for name in row.recipes] == list(objectives.ONE_STEP_BASELINES)
     # whatever selects otherwise than the presets says so in its label
     assert all(read_command(["evaluate", "--config", f"configs/{task}.yaml"])[2].evaluate.selection == "outlier_rejection"
                for task in objectives.TASKS)  # fmt: skip

@@ -1,4 +1,4 @@
-"""The command line: read the words, check them, start processes, hand over to the graph of stages; doctor and export.
+"""The command line: parse and check arguments, start processes, run the graph of stages; also doctor and export.
 
-Needs: everything. Not here: work that a Python caller would want without a command line.
+Needs: everything. Not here: anything that is useful from Python without a command line.
 """

@@ -1,4 +1,4 @@
-"""`distill.py check-data PATH`: what a recording is and what policies would see of it, before a night of training."""
+"""`distill.py check-data PATH`: what a recording holds and what policies would observe of it, before a long training."""
 
 from __future__ import annotations
 
@@ -13,18 +13,25 @@ from envs.recorded import open_recorded
 from envs.recorded.inspection import inspect
 from envs.recorded.splitting import SplitRule, in_words
 
-DESCRIPTION = """Look a recording over: what it is, features, units, rates, ranges with the frames that set them, gaps,
-tasks, split; and one frame as policies would see it, as a page that opens offline."""
+DESCRIPTION = """Inspect a recording: format, features, units, rates, ranges with the frames that set them, gaps, tasks, split,
+and one frame as policies would observe it. Writes an HTML page that opens offline."""
 
 
 @dataclass(frozen=True)
 class CheckDataOptions:
-    """path: a folder or file of recorded observations, in any format that convert reads.
+    """What to inspect, and how.
 
-    names: key=feature for each of its keys that is to have another of our feature names, key= to leave it out.
-    features: those that are needed; no other is opened. none: all. out: an HTML page, and a JSON file of its name beside it;
-    "": nothing is written. dt_s: a policy's control period [s]; 0: the recording's. recorded_dt_s: the frames' own, instead of
-    their time stamps. leave_out: episodes that are not used; instructions: only frames with these are.
+    Attributes:
+        path: folder or file of recorded observations, in any format that convert reads
+        names: key=feature renames a key of the recording to one of our feature names; key= leaves it out
+        features: features to read; no other is opened. Empty: all
+        out: an HTML page to write, with a JSON file of the same name; "": none
+        observation_steps: O of the policy
+        dt_s: the policy's control period [s]; 0: the recording's
+        recorded_dt_s: period of the recorded frames [s]; 0: from their time stamps
+        leave_out: episodes to exclude
+        instructions: use only frames with these instructions
+        split: training and held-out frames
     """
 
     path: tyro.conf.Positional[Path]
@@ -40,13 +47,13 @@ class CheckDataOptions:
 
 
 def run_check_data(arguments: Sequence[str]) -> int:
-    """The command; returns 0. Raises ValueError, in one line, for malformed data; tyro exits with 2 for unknown flags."""
+    """Run the command; returns 0. Raises ValueError, one line, for malformed data; tyro exits with 2 for unknown flags."""
     options = tyro.cli(CheckDataOptions, args=list(arguments), prog="distill.py check-data", description=DESCRIPTION)
     pairs = [name.partition("=") for name in options.names]
     if not all(sign for _, sign, _ in pairs):
         raise ValueError(f"names: got {list(options.names)}, expected key=feature, such as img=observation.images.front")
     if options.out and not options.out.endswith(".html"):
-        raise ValueError(f"out: got {options.out}, expected a page such as data.html")
+        raise ValueError(f"out: got {options.out}, expected an HTML file such as data.html")
     try:
         recorded = open_recorded(
             options.path, {key: feature for key, _, feature in pairs}, options.features or None, dt_s=options.recorded_dt_s,
@@ -56,26 +63,26 @@ def run_check_data(arguments: Sequence[str]) -> int:
         raise ValueError(str(error)) from error
     if options.dt_s:
         recorded = recorded.at_period(options.dt_s)
-    told = inspect(recorded, options.observation_steps)
+    found = inspect(recorded, options.observation_steps)
     rate = "rate not known" if not recorded.dt_s else f"{1 / recorded.dt_s:.4g} Hz"
-    print(f"{told['path']}: {told['format']}, {told['frames']} frames in {told['episodes']} episodes, {rate}")
-    for name, shape in told["features"].items():
-        print(f"  {name} {shape}: {told['units'].get(name, 'as recorded')}")
+    print(f"{found['path']}: {found['format']}, {found['frames']} frames in {found['episodes']} episodes, {rate}")
+    for name, shape in found["features"].items():
+        print(f"  {name} {shape}: {found['units'].get(name, 'as recorded')}")
     for line in recorded.opened_as():
         print(f"  {line}")
-    for name, rows in told["ranges"].items():
+    for name, rows in found["ranges"].items():
         for row in rows:
-            still = " (never moves)" if row["low"] == row["high"] else ""
+            still = " (constant)" if row["low"] == row["high"] else ""
             print(f"  {name} {row['name']}: {row['low']:.6g} (frame {row['low_frame']}) .. {row['high']:.6g} (frame "
                   f"{row['high_frame']}){still}")  # fmt: skip
-    print(f"  {in_words(told['split'])}")
-    for line in told["warnings"]:
-        print(f"  look at this: {line}")
+    print(f"  {in_words(found['split'])}")
+    for line in found["warnings"]:
+        print(f"  warning: {line}")
     if options.out:
         from distill.report.data import write_data_page
         from distill.store.manifest import write_bytes
 
-        write_data_page(Path(options.out), recorded, told)
-        write_bytes(Path(options.out).with_suffix(".json"), (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
+        write_data_page(Path(options.out), recorded, found)
+        write_bytes(Path(options.out).with_suffix(".json"), (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode())
         print(f"page: {Path(options.out).resolve()}")
     return 0

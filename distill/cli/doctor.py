@@ -1,4 +1,4 @@
-"""Looks at this machine: what is installed, what is not, and what to do about each thing that is missing."""
+"""Checks this machine: what is installed, what is missing, and how to fix it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pathlib import Path
 PYTHON = (3, 11)
 
 FREE_BYTES = 5_000_000_000
-"""Below this much free disk the doctor says so: a million hypotheses of 48 steps are about a gigabyte."""
+"""The doctor warns below this much free disk. A million hypotheses of 48 steps take about a gigabyte."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at.
+    """The result of one check.
 
-    name: the thing; status: `ok`, `missing` (required, nothing runs without it) or `optional` (worth a look, all else
-    works); found: what is there; advice: what to do, one line, empty when ok.
+    name: what was checked. status: `ok`, `missing` (required) or `optional` (everything else works without it).
+    found: what was found. advice: what to do, one line; empty when ok.
     """
 
     name: str
@@ -37,8 +37,8 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Needed:
-    """A package: its name on the index, the versions that work (low <= version < high), and why it is wanted."""
+class Requirement:
+    """A package: its name on the index, the versions that work (low <= version < high), and what it is needed for."""
 
     name: str
     low: str
@@ -52,32 +52,32 @@ class Needed:
 
 
 PACKAGES = (
-    Needed("torch", "2.7", "2.14"),
-    Needed("torchcfm", "1.0.7", why="with --no-deps, and POT beside it: its requirements break a CPU torch"),
-    Needed("POT", "0.9.4", why="torchcfm imports it"),
-    Needed("accelerate", "1.0"),
-    Needed("safetensors", "0.4.3"),
-    Needed("tyro", "0.9"),
-    Needed("PyYAML", "6.0.1"),
-    Needed("numpy", "2.0"),
-    Needed("scipy", "1.13"),
-    Needed("mujoco", "3.3.3", "3.9"),
-    Needed("gymnasium", "1.0"),
-    Needed("matplotlib", "3.9"),
-    Needed("Jinja2", "3.1"),
-    Needed("pillow", "10.0"),
-    Needed("diffusers", "0.38", optional=True, why="only for diffusion teachers"),
-    Needed("wandb", "0.17", optional=True, why="only for its dashboard; metrics are always written as JSON lines too"),
+    Requirement("torch", "2.7", "2.14"),
+    Requirement("torchcfm", "1.0.7", why="with --no-deps, and POT separately: its requirements break a CPU torch"),
+    Requirement("POT", "0.9.4", why="torchcfm imports it"),
+    Requirement("accelerate", "1.0"),
+    Requirement("safetensors", "0.4.3"),
+    Requirement("tyro", "0.9"),
+    Requirement("PyYAML", "6.0.1"),
+    Requirement("numpy", "2.0"),
+    Requirement("scipy", "1.13"),
+    Requirement("mujoco", "3.3.3", "3.9"),
+    Requirement("gymnasium", "1.0"),
+    Requirement("matplotlib", "3.9"),
+    Requirement("Jinja2", "3.1"),
+    Requirement("pillow", "10.0"),
+    Requirement("diffusers", "0.38", optional=True, why="only for diffusion teachers"),
+    Requirement("wandb", "0.17", optional=True, why="only for its dashboard; metrics are always written as JSON lines too"),
 )
 
 
 def run_doctor() -> int:
-    """Print every check and what to do; returns 1 only when something required is missing, else 0."""
-    return say(checks())
+    """Run and print every check. Returns 1 when something required is missing, else 0."""
+    return print_checks(checks())
 
 
-def say(found: Sequence[Check]) -> int:
-    """Print checks; returns 1 when something required is missing, else 0."""
+def print_checks(found: Sequence[Check]) -> int:
+    """Print checks. Returns 1 when something required is missing, else 0."""
     width = max(len(check.name) for check in found)
     for check in found:
         mark = {"ok": "ok", "missing": "MISSING", "optional": "note"}[check.status]
@@ -85,12 +85,12 @@ def say(found: Sequence[Check]) -> int:
         if check.advice:
             print(f"{'':<8} {'':<{width}}  -> {check.advice}")
     missing = [check.name for check in found if check.status == "missing"]
-    print(f"\nNot ready: {', '.join(missing)}." if missing else "\nReady: everything required is here.")
+    print(f"\nNot ready: {', '.join(missing)}." if missing else "\nReady: everything required is installed.")
     return 1 if missing else 0
 
 
 def checks() -> list[Check]:
-    """Everything that is looked at, in the order of the print-out. Changes nothing and never raises."""
+    """All checks, in the order they are printed. Changes nothing and never raises."""
     return [
         python_check(sys.version_info[:3]),
         cores_check(),
@@ -120,6 +120,7 @@ def numbers_of(version: str) -> tuple[int, ...]:
 
 
 def python_check(version: tuple[int, ...]) -> Check:
+    """Whether this Python is new enough."""
     text, wanted = ".".join(map(str, version)), ".".join(map(str, PYTHON))
     if version[:2] < PYTHON:
         return Check("Python", "missing", text, f"make an environment with Python {wanted} or newer")
@@ -127,12 +128,13 @@ def python_check(version: tuple[int, ...]) -> Check:
 
 
 def cores_check() -> Check:
+    """Usable cores, and OMP_NUM_THREADS."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = os.environ.get("OMP_NUM_THREADS")
     return Check("cores", "ok", f"{cores} usable" + (f", OMP_NUM_THREADS={threads}" if threads else ""))
 
 
-def package_check(needed: Needed) -> Check:
+def package_check(needed: Requirement) -> Check:
     """A package's version against the versions that work."""
     absent = "optional" if needed.optional else "missing"
     version = version_of(needed.name)
@@ -150,24 +152,24 @@ def package_check(needed: Needed) -> Check:
 
 
 def torchvision_check() -> Check:
-    """torchvision is not needed; one built for CUDA beside a CPU torch breaks whatever imports it."""
+    """torchvision is not needed. A CUDA build of it next to a CPU torch breaks everything that imports it."""
     vision, torch = version_of("torchvision"), version_of("torch")
     if vision is None:
         return Check("torchvision", "ok", "not installed, not needed")
     if torch is not None and "+cpu" in torch and "+cpu" not in vision:
         advice = "pip uninstall torchvision: built for another torch, it fails with 'torchvision::nms does not exist'"
-        return Check("torchvision", "optional", f"{vision} beside torch {torch}", advice)
+        return Check("torchvision", "optional", f"{vision} next to torch {torch}", advice)
     return Check("torchvision", "ok", f"{vision}, not needed")
 
 
 def faiss_check() -> Check:
-    """Either FAISS package serves large nearest-neighbour searches; both together overwrite each other."""
+    """Either FAISS package serves large nearest-neighbour searches; installed together they overwrite each other."""
     cpu, gpu = version_of("faiss-cpu"), version_of("faiss-gpu")
     if cpu and gpu:
         advice = "pip uninstall faiss-cpu faiss-gpu, then install one: both own the module `faiss`"
         return Check("faiss", "optional", f"faiss-cpu {cpu} and faiss-gpu {gpu}", advice)
     try:
-        here = importlib.import_module("distill.hypotheses.neighbours").faiss_in_words()
+        here = importlib.import_module("distill.hypotheses.neighbours").describe_faiss()
     except Exception as error:  # torch absent, or a FAISS that cannot be loaded
         here = f"not usable: {_one_line(error)}"
     package = f"faiss-cpu {cpu}" if cpu else f"faiss-gpu {gpu}" if gpu else ""
@@ -179,7 +181,7 @@ def faiss_check() -> Check:
 
 
 def torch_devices_check() -> Check:
-    """The devices torch can use now. An absent GPU is no fault."""
+    """The devices torch can use. Having no GPU is fine."""
     try:
         torch = importlib.import_module("torch")
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -191,7 +193,7 @@ def torch_devices_check() -> Check:
 
 
 def renderer_checks() -> list[Check]:
-    """Every renderer backend; ray casting always works, the OpenGL ones are faster for large images."""
+    """Every renderer backend. Ray casting always works; the OpenGL backends are faster for large images."""
     try:
         backends = importlib.import_module("envs.cameras.backends").available_backends()
     except Exception as error:  # mujoco absent, or it refuses the MUJOCO_GL that is set
@@ -206,7 +208,7 @@ def renderer_checks() -> list[Check]:
         if not reason:
             found.append(Check(f"renderer {name}", "ok", "works"))
         elif name == "osmesa" and backends.get("egl") == "":
-            found.append(Check(f"renderer {name}", "ok", f"not needed beside EGL ({reason})"))
+            found.append(Check(f"renderer {name}", "ok", f"not needed next to EGL ({reason})"))
         else:
             advice = cures.get(name, "use another backend")
             found.append(Check(f"renderer {name}", "optional", f"not available: {reason}", advice))
@@ -214,33 +216,34 @@ def renderer_checks() -> list[Check]:
 
 
 def launcher_checks() -> list[Check]:
-    """torchrun and accelerate, on the path or beside this Python."""
+    """torchrun and accelerate, on the path or next to this Python."""
     found = []
     places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     for name, package in (("torchrun", "torch"), ("accelerate", "accelerate")):
         where = shutil.which(name, path=places)
-        advice = f"only for several processes: reinstall {package}, or use python -m in its place"
+        advice = f"only for several processes: reinstall {package}, or use python -m instead"
         found.append(Check(f"launcher {name}", "ok", where) if where else
                      Check(f"launcher {name}", "optional", "not found", advice))  # fmt: skip
     return found
 
 
 def simulator_check() -> Check:
-    """CoppeliaSim for the RLBench benchmark; everything else runs without it."""
+    """CoppeliaSim for RLBench; everything else runs without it."""
     root, name = os.environ.get("COPPELIASIM_ROOT"), "CoppeliaSim"
     if not root:
         advice = "only for RLBench: CoppeliaSim 4.1, COPPELIASIM_ROOT, PyRep by git (not pip install pyrep): doctor --rlbench"
         return Check(name, "optional", "COPPELIASIM_ROOT is not set", advice)
     if not Path(root).is_dir():
-        return Check(name, "optional", f"{root} is no folder", "set COPPELIASIM_ROOT to the unpacked CoppeliaSim 4.1")
+        return Check(name, "optional", f"{root} is not a folder", "set COPPELIASIM_ROOT to the unpacked CoppeliaSim 4.1")
     return Check(name, "ok", root)
 
 
 def disk_check(folder: Path) -> Check:
+    """Free space at the folder's disk."""
     free = shutil.disk_usage(folder).free
     found = f"{free / 1e9:.1f} GB free under {folder}"
     if free < FREE_BYTES:
-        return Check("disk", "optional", found, "free some, or put the runs' folder on another disk")
+        return Check("disk", "optional", found, "free some space, or set --runs-dir to another disk")
     return Check("disk", "ok", found)
 
 

@@ -1,4 +1,4 @@
-"""`distill.py export`: a student's folder as it travels: model card, ONNX, torch.export, AOTInductor, whole or not at all."""
+"""`distill.py export`: a student as a self-contained folder: model card, ONNX, torch.export, AOTInductor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import tyro
 
-from distill.cli.measured import figures_of, run_time_of
+from distill.cli.measured import figures_of, inference_settings_of
 from distill.store.machine import hardware
 from distill.store.manifest import installed_packages, publish, read_manifest, sha256_file, verify, write_bytes, write_json
 from envs.specs import STATE
@@ -28,15 +28,19 @@ from teachers.networks.observations import feature_shape, sources_of
 
 SCHEMA_VERSION = 1
 
-DESCRIPTION = """Write a student's folder as it travels: its weights, a model card, and one graph in each of the formats."""
+DESCRIPTION = """Export a student: its weights, a model card, and one graph per format."""
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """student: a student's folder, best in its run, whose figures the card then has. out: the folder to be made.
+    """What to export, and where to.
 
-    formats: any of onnx, torch (torch.export) and aoti (AOTInductor, needs a C++ compiler).
-    push_to_hub: user/name of a new repository on the Hugging Face Hub, private unless --public.
+    Attributes:
+        student: a student's folder; inside its run, so that the model card can quote its measurements
+        out: the folder to create
+        formats: any of onnx, torch (torch.export) and aoti (AOTInductor, needs a C++ compiler)
+        push_to_hub: user/name of a new repository on the Hugging Face Hub, private unless --public
+        public: make that repository public
     """
 
     student: Path
@@ -47,31 +51,31 @@ class ExportOptions:
 
 
 def run_export(arguments: Sequence[str]) -> int:
-    """The command; returns 0. Raises ValueError for what is wrong; tyro exits with 2 for an unknown flag."""
+    """Run the command; returns 0. Raises ValueError for invalid input; tyro exits with 2 for an unknown flag."""
     options = tyro.cli(ExportOptions, args=list(arguments), prog="distill.py export", description=DESCRIPTION)
     export_student(options, print)
     return 0
 
 
 def check_options(options: ExportOptions) -> None:
-    """Raise ValueError for everything that can be known to be wrong before any work."""
+    """Raise ValueError for every option that is wrong before any work."""
     for name in options.formats:
         check_format(name)
     if len(set(options.formats)) != len(options.formats):
         raise ValueError(f"formats: got a name twice in {list(options.formats)}; name each once")
     if options.out.exists() or options.out.is_symlink():
-        raise ValueError(f"{options.out} exists already and is left as it is; choose another --out, or move it away")
+        raise ValueError(f"{options.out} already exists and is not overwritten; choose another --out, or move it away")
     if options.push_to_hub:
         check_upload(options.push_to_hub)
     elif options.public:
-        raise ValueError("public: got --public without --push-to-hub user/name, which it belongs to")
+        raise ValueError("public: got --public without --push-to-hub user/name")
 
 
 def export_student(options: ExportOptions, say: Callable[[str], object]) -> Path:
-    """Make the folder `options.out`, and upload it if that was asked for; the folder.
+    """Write the folder `options.out`, upload it if requested, and return it. say: prints a progress line.
 
-    Raises ValueError for a student that cannot be read or used, and for a graph that differs from it by more than
-    `TOLERANCE`; then there is no folder.
+    Raises ValueError for a student that cannot be read, and for a graph that differs from it by more than `TOLERANCE`. Nothing
+    is left at `options.out` then.
     """
     check_options(options)
     student = _open(options.student)
@@ -80,7 +84,7 @@ def export_student(options: ExportOptions, say: Callable[[str], object]) -> Path
     partial = Path(tempfile.mkdtemp(prefix=f".{options.out.name}.", suffix=".partial", dir=options.out.parent))
     try:
         _write(options, student, partial, say)
-        partial.chmod(0o755)  # mkdtemp's is for its owner alone
+        partial.chmod(0o755)  # mkdtemp creates it for its owner only
         publish(partial, options.out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -91,7 +95,7 @@ def export_student(options: ExportOptions, say: Callable[[str], object]) -> Path
 
 
 def _open(folder: Path) -> Student:
-    """The student, its errors on one line, its files compared with its stage's manifest where there is one."""
+    """The student; errors in one line. Its files are checked against its stage's manifest when it has one."""
     try:
         student = load_student(folder)
         if read_manifest(folder) is not None:
@@ -103,7 +107,7 @@ def _open(folder: Path) -> Student:
 
 def _write(options: ExportOptions, student: Student, folder: Path, say: Callable[[str], object]) -> None:
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as ONNX Runtime here; and small networks gain nothing from more
+    torch.set_num_threads(1)  # as ONNX Runtime here; small networks gain nothing from more
     try:
         program = export_program(student) if options.formats else None
         calls = {name: write_format(name, student, program, folder) for name in options.formats if program is not None}
@@ -113,13 +117,13 @@ def _write(options: ExportOptions, student: Student, folder: Path, say: Callable
     for name, parity in parities.items():
         say(
             f"{name}: differs from PyTorch by at most {parity.largest:.2e} in raw units, {parity.largest_normalised:.2e} half "
-            f"ranges, on {parity.inputs} random observations ({parity.chunks} plans)"
+            f"ranges, on {parity.inputs} random observations ({parity.chunks} chunks)"
         )
         if not parity.holds:
             raise ValueError(f"{name}: the graph differs by more than {TOLERANCE:g} half ranges; nothing was written")
     for name in ("config.json", "model.safetensors"):
         shutil.copyfile(options.student / name, folder / name)
-    run_time, figures = run_time_of(options.student, student.shape.horizon), figures_of(options.student)
+    run_time, figures = inference_settings_of(options.student, student.shape.horizon), figures_of(options.student)
     today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
     described = describe(student, run_time, folder, parities) | {
         "made": {"date": today, "hardware": hardware(None), "packages": installed_packages()}
@@ -134,7 +138,7 @@ def _write(options: ExportOptions, student: Student, folder: Path, say: Callable
 
 
 def describe(student: Student, run_time: InferenceSettings, folder: Path, parities: dict[str, Parity]) -> dict[str, Any]:
-    """What ``export.json`` says of the graph: enough to call it, and to choose among its chunks, with nothing of ours."""
+    """The content of ``export.json``: all that a program needs to call the graph and select a chunk, without flow2one."""
     shape = student.shape
     inputs: list[dict[str, Any]] = [
         {"name": name, "shape": [1, *feature_shape(shape, name)], "dtype": "float32"} for name in sources_of(shape)
@@ -150,7 +154,7 @@ def describe(student: Student, run_time: InferenceSettings, folder: Path, pariti
         "schema_version": SCHEMA_VERSION, "kind": student.KIND, "task": shape.task, "dt_s": shape.dt_s, "inputs": inputs,
         "output": {"name": ACTIONS, "shape": [1, SAMPLES, shape.horizon, shape.action_size], "dtype": "float32",
                    "names": list(shape.action_names)},
-        # distances between plans are taken of (action - centre) / scale, with these weights
+        # distances between chunks are computed on (action - centre) / scale, with these weights
         "action": {"centre": centre_A.tolist(), "scale": scale_A.tolist(), "weights": list(shape.action_weights)},
         "selection": {
             **asdict(selection), "execution_horizon": run_time.execution_horizon,

@@ -1,4 +1,4 @@
-"""`distill.py convert` and `distill.py compare`: open and check everything, then do the stages that are not there yet."""
+"""`distill.py convert` and `distill.py compare`: open and check everything, then run the stages that are missing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from teachers.trained import TrainedTeacher
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a command will do: the settled config, its world, the graph of its stages; read_as: how the recording is read."""
+    """What a command will run: the complete config, its world and its graph. read_as: lines on how the recording is read."""
 
     config: Config
     world: World
@@ -39,13 +39,13 @@ class Prepared:
 
 
 def run_external(command: str, arguments: Sequence[str], script: str, leading: bool) -> int:
-    """Do the command; returns the exit status. Raises ValueError, before anything is made, for what is wrong."""
+    """Run the command; returns the exit status. Raises ValueError for invalid input, before anything is written."""
     dry_run, config = read_external(command, arguments)
     processes = wanted_processes(config.processes)
     if not dry_run and not is_launched() and processes > 1:
         return launch(processes, script, [command, *arguments])
     recorded = config.open_recorded()
-    recorded.split()  # too few frames are refused before a policy is opened
+    recorded.split()  # fails on too few frames, before a policy is opened
     with contextlib.ExitStack() as stack:
         if isinstance(config, ConvertConfig):
             prepared = _conversion(config, _open(stack, config.teacher, config, recorded), recorded)
@@ -70,18 +70,18 @@ def _open(
 
 
 def _world(config: Config, shape: PolicyShape, recorded: RecordedObservations) -> World:
-    """Where the policies are rolled out: the named task's world, or none."""
+    """The world to roll the policies out in: that of the named task, or none."""
     return open_world(config) if config.task else RecordedWorld(shape, recorded.path)
 
 
 def _recording(config: Config, recorded: RecordedObservations, shapes: Sequence[PolicyShape]) -> Recording:
-    """The recorded observations with everything that any policy of these shapes sees, and nothing else of them opened."""
+    """The recording with all features that any of these policies observes; no other feature is opened."""
     features = tuple(dict.fromkeys((STATE, *(name for shape in shapes for name in sources_of(shape)))))
     return Recording(observed_by(recorded, features, shapes[0].dt_s), config.teacher.observation_steps, features)
 
 
 def _read_as(recording: Recording, opened: Sequence[Opened]) -> tuple[str, ...]:
-    """How the recording is read, a line each: nothing of it is chosen in silence."""
+    """How the recording is read, one line per fact, so that no choice about the data is hidden."""
     recorded = recording.recorded
     lines = [*recorded.opened_as(), in_words(recorded.split_described(recording.observation_steps))]
     tasks = recorded.tasks()
@@ -92,8 +92,8 @@ def _read_as(recording: Recording, opened: Sequence[Opened]) -> tuple[str, ...]:
         elif instruction:
             lines.append(f"{each.label} is given the instruction {instruction!r}")
         elif len(tasks) > 1:
-            lines.append(f"{each.label} is given no instruction: it must see from the observation which of {len(tasks)} tasks "
-                         "it is")  # fmt: skip
+            lines.append(f"{each.label} is given no instruction: it must infer from the observation which of "
+                         f"{len(tasks)} tasks to do")  # fmt: skip
     summary = f"{recorded.path}: {len(recorded)} frames in {len(recorded.episodes)} episodes"
     return (summary, *(f"  {line}" for line in lines))
 
@@ -103,19 +103,19 @@ def _conversion(config: ConvertConfig, opened: Opened, recorded: RecordedObserva
     if isinstance(policy, TrainedTeacher):
         steps: tuple[int, ...] = (opened.num_steps, 2, 1)
         if config.features:
-            raise ValueError("features: a teacher of ours says itself what is seen; leave out --features")
+            raise ValueError("features: a flow2one teacher defines its own features; leave out --features")
         policy.check_steps(config.sample.num_steps or policy.CACHE_STEPS, "sample.num_steps")
     elif isinstance(policy, AdapterTeacher):
         steps = (opened.num_steps, *((2, 1) if policy.description.kind == "velocity field" else ()))
-        told = policy.description
+        described = policy.description
         shape = its if not config.features else external_shape(
-            recorded, config.features, told.observation_steps, its.horizon, its.action_size, config, told.action_names,
-            told.dt_s,
+            recorded, config.features, described.observation_steps, its.horizon, its.action_size, config,
+            described.action_names, described.dt_s,
         )  # fmt: skip
         if config.sample.solver:
-            raise ValueError("sample.solver: an adapter says itself how it is solved (its attribute solver); leave it out")
+            raise ValueError("sample.solver: an adapter defines its own solver (its attribute solver); leave it out")
     else:
-        raise ValueError(f"{opened.label} is a student already: it makes a chunk in one evaluation; give the teacher")
+        raise ValueError(f"{opened.label} is already a one-step student; give the teacher")
     if config.sample.perturbation and (shape or its).encoder is not None:
         raise ValueError(f"sample.perturbation: got {config.sample.perturbation}, but images and points cannot be moved with a "
                          "state; leave it at 0")  # fmt: skip
@@ -140,7 +140,7 @@ def _comparison(opened: Sequence[Opened], config: CompareConfig, recorded: Recor
         for what in ("horizon", "action_size", "dt_s"):
             if getattr(each.shape, what) != getattr(first, what):
                 raise ValueError(f"{each.label} has {what} {getattr(each.shape, what)}, {opened[0].label} "
-                                 f"{getattr(first, what)}: their plans cannot be compared")  # fmt: skip
+                                 f"{getattr(first, what)}: their chunks cannot be compared")  # fmt: skip
     named = {f"{number}-{_plain(each.label)}": each for number, each in enumerate(opened, 1)}
     made = resolved(config, first.horizon, (OUR_STEPS,), max(each.shape.observation_steps for each in opened))
     world = _world(made, first, recorded)
@@ -149,7 +149,7 @@ def _comparison(opened: Sequence[Opened], config: CompareConfig, recorded: Recor
 
 
 def _plain(label: str) -> str:
-    """The end of a path as a folder's name."""
+    """The end of a path as a folder name."""
     return re.sub(r"[^A-Za-z0-9@]+", "-", label).strip("-")[-40:].strip("-")
 
 
@@ -162,7 +162,7 @@ def _described(command: str, prepared: Prepared) -> str:
 def _do(prepared: Prepared) -> None:
     config, graph = prepared.config, prepared.graph
     with Context.open(config.folder, config.wandb) as context, contextlib.closing(prepared.world):
-        graph.do(context)
+        graph.run(context)
         for chosen in graph.named["distill"]:
             if chosen.name == f"distill/{config.student.default}":
                 context.say(f"student: {chosen.folder(context).resolve()}")

@@ -1,4 +1,4 @@
-"""The flags of `convert` and `compare`: frozen dataclasses, filled from presets and flags as those of a run are."""
+"""The flags of `convert` and `compare`: frozen dataclasses, filled from presets and flags like those of a run."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from envs.recorded.splitting import SplitRule
 from teachers.adapters.teacher import AdapterFile
 
 WARM_STEPS, FRESH_STEPS = 1400, 3000
-"""Training steps of a student that starts from its teacher's weights, and of one that starts from nothing."""
+"""Training steps of a student that starts from its teacher's weights, and of one that starts from random weights."""
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
     """How adapters are run.
 
-    python: the interpreter they run in, such as /path/to/venv/bin/python; "": the one that runs this.
-    arguments: name=value for each argument that `build` is called with.
-    timeout_s: how long one answer may take [s], the building included.
+    Attributes:
+        python: the interpreter they run in, such as /path/to/venv/bin/python; "": the current one
+        arguments: name=value for each argument of the adapter's function
+        timeout_s: limit for one answer of the adapter, loading included [s]
     """
 
     python: str = ""
@@ -37,7 +38,7 @@ class AdapterConfig:
     timeout_s: float = 600.0
 
     def file(self, text: str) -> AdapterFile:
-        """The adapter that `text` names. Raises ValueError for what is wrong with it or with these settings."""
+        """The adapter that `text` names. Raises ValueError when it or these settings are invalid."""
         pairs = [argument.partition("=") for argument in self.arguments]
         wrong = [argument for argument, (name, sign, _) in zip(self.arguments, pairs, strict=True)
                  if not sign or not name.isidentifier()]  # fmt: skip
@@ -48,18 +49,27 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class ExternalConfig:
-    """What `convert` and `compare` share.
+    """The flags that `convert` and `compare` share.
 
-    observations: a folder or file of any format that envs.recorded reads; names: key=feature for each of its keys that is to
-    have another of our feature names, key= to leave it out.
-    out: the folder that everything is written to.
-    task: an embedded task whose observations these are, for rollouts from stored starts; "": success is not measured.
-    features: what a student sees, and an adapter that names no features; none: everything recorded.
-    dt_s: the policies' control period [s]; 0: what the adapter says, or the recording. A recording at another rate is read at
-    every n-th frame, or refused. recorded_dt_s: the period of the recording's frames [s]; 0: what its time stamps say.
-    leave_out: episodes that are not used; instructions: only frames with these are; split: what is for training and measuring.
-    action_weights: weight of each action dimension in distances; none: those of the task or teacher, else 1 each.
-    processes: each of them asks an adapter of its own.
+    Attributes:
+        observations: folder or file of recorded observations, in any format of docs/recorded.md
+        names: key=feature renames a key of the recording to one of our feature names; key= leaves it out
+        out: folder to write to
+        task: an embedded task whose observations these are, to measure success by rollouts from stored starts; "":
+            success is not measured
+        features: what the student observes, and an adapter that names no features; empty: everything recorded
+        dt_s: the policies' control period [s]; 0: that of the adapter, else of the recording. A recording at a higher
+            rate is subsampled to it; any other rate is refused
+        recorded_dt_s: period of the recorded frames [s]; 0: from their time stamps
+        leave_out: episodes to exclude
+        instructions: use only frames with these instructions
+        split: training and held-out frames
+        action_weights: weight of each action dimension in distances; empty: those of the task or teacher, else 1 each
+        seed: seed of all randomness
+        processes: worker processes; each queries an adapter process of its own
+        wandb: whether metrics also go to Weights & Biases
+        adapter: how adapters are run
+        evaluate: rollouts, fidelity and latency
     """
 
     observations: str = ""
@@ -85,7 +95,7 @@ class ExternalConfig:
     )
 
     def open_recorded(self) -> RecordedObservations:
-        """The observations, none of their features opened yet. Raises ValueError for what is wrong, or not installed."""
+        """The recording, with no feature opened yet. Raises ValueError for invalid data or missing packages."""
         pairs = [name.partition("=") for name in self.names]
         if not all(sign for _, sign, _ in pairs):
             raise ValueError(f"names: got {list(self.names)}, expected key=feature, such as img=observation.images.front")
@@ -100,11 +110,15 @@ class ExternalConfig:
 
 @dataclass(frozen=True)
 class ConvertConfig(ExternalConfig):
-    """A teacher and recorded observations to a one-step student, with figures of what it costs and gains.
+    """Convert an external policy and recorded observations to a one-step student, and measure what it costs and gains.
 
-    teacher: a teacher folder of ours, or an adapter, path/to/my_policy.py:build.
-    sample.num_steps, evaluate.teacher_steps: 0 and none take the steps that the teacher is used with.
-    student.training_steps: 0: 1400 for a student that starts from its teacher's weights, 3000 for any other.
+    sample.num_steps 0 and no evaluate.teacher_steps: the steps that the teacher is used with. student.training_steps 0:
+    1400 for a student that starts from its teacher's weights, 3000 for any other.
+
+    Attributes:
+        teacher: a flow2one teacher folder, or an adapter, path/to/my_policy.py:build
+        sample: the hypothesis cache
+        student: the students
     """
 
     teacher: str = ""
@@ -114,16 +128,18 @@ class ConvertConfig(ExternalConfig):
 
 @dataclass(frozen=True)
 class CompareConfig(ExternalConfig):
-    """Policies on the same observations and starts; the first is the reference.
+    """Compare policies on the same observations and starts; the first is the reference.
 
-    policies: folders of ours, teachers or students, or adapters; a teacher may end in @steps, such as runs/x/teach@10.
+    Attributes:
+        policies: flow2one folders (teachers or students) or adapters; a teacher may end in @steps, such as
+            runs/x/teach@10
     """
 
     policies: tuple[str, ...] = ()
 
 
 def read_external(command: str, arguments: Sequence[str]) -> tuple[bool, ConvertConfig | CompareConfig]:
-    """Whether it is a dry run, and the config. Raises ValueError for what is wrong; tyro exits with 2 for an unknown flag."""
+    """Whether it is a dry run, and the config. Raises ValueError for invalid input; tyro exits with 2 for an unknown flag."""
     rest, flags, named, dry_run = list(arguments), [], [], False
     config: ConvertConfig | CompareConfig = ConvertConfig() if command == "convert" else CompareConfig()
     while command == "compare" and rest and not rest[0].startswith("-"):
@@ -144,7 +160,7 @@ def read_external(command: str, arguments: Sequence[str]) -> tuple[bool, Convert
 
 
 def _check(command: str, config: ConvertConfig | CompareConfig) -> None:
-    """Raise ValueError for everything that can be known to be wrong before a policy is opened."""
+    """Raise ValueError for everything that is wrong before a policy is opened."""
     usage = ("convert --teacher <folder or my_policy.py:build>" if command == "convert" else "compare <policy> <policy> ..")
     for name in ("observations", "out"):
         if not getattr(config, name):
@@ -164,23 +180,23 @@ def _check(command: str, config: ConvertConfig | CompareConfig) -> None:
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out: {out} is a file; name a new folder")
     if (out.is_dir() and any(out.iterdir())) and not (out / ".lock").exists():
-        raise ValueError(f"--out: {out} holds other files; name a new folder, or one of an earlier {command}")
+        raise ValueError(f"--out: {out} contains other files; name a new folder, or one of an earlier {command}")
     check_numbers(config, ("adapter",))
     if config.recorded_dt_s < 0 or config.dt_s < 0:
         raise ValueError(f"dt_s, recorded_dt_s: got {config.dt_s}, {config.recorded_dt_s}, expected seconds, or 0")
     if isinstance(config, ConvertConfig):
         for name in config.student.objectives:
             if recipe(name).data != "hypotheses":
-                raise ValueError(f"student.objectives: {name} is trained on demonstrations, convert has none; use chamfer")
+                raise ValueError(f"student.objectives: {name} needs demonstrations, which convert does not have; use chamfer")
 
 
 def resolved(
     config: ConvertConfig | CompareConfig, horizon: int, steps: tuple[int, ...], observation_steps: int, warm: bool = False
 ) -> Config:
-    """The config of the run that this is: every 0 that stands for a choice replaced by it.
+    """The run config for this command, with every 0 that stands for a default replaced.
 
-    horizon: T; steps: of the teacher where none are named, the first its own; observation_steps: O; warm: whether students
-    start from the teacher's weights. Raises ValueError for what does not go together.
+    horizon: T. steps: solver steps of the teacher when none are named, its own first. observation_steps: O. warm: whether
+    students start from the teacher's weights. Raises ValueError for settings that contradict each other.
     """
     evaluate = config.evaluate
     evaluate = replace(
@@ -189,9 +205,9 @@ def resolved(
     if evaluate.execution_horizon > horizon:
         raise ValueError(f"evaluate.execution_horizon: got {evaluate.execution_horizon}, a chunk has only {horizon} actions; "
                          "choose at most that")  # fmt: skip
-    asked = evaluate.teacher_steps
-    if min(asked) < 1 or len(set(asked)) != len(asked):
-        raise ValueError(f"evaluate.teacher_steps: got {list(asked)}, expected different numbers of at least 1")
+    teacher_steps = evaluate.teacher_steps
+    if min(teacher_steps) < 1 or len(set(teacher_steps)) != len(teacher_steps):
+        raise ValueError(f"evaluate.teacher_steps: got {list(teacher_steps)}, expected different numbers of at least 1")
     out = Path(config.out).resolve()
     made = Config(
         task=config.task, name=out.name, runs_dir=out.parent, seed=config.seed, processes=config.processes,

@@ -1,4 +1,4 @@
-"""Starting: one process per core on a CPU-only machine, one thread per process."""
+"""Starts worker processes: one per core on a machine without a GPU, one thread each."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ _MOST_PROCESSES = 8
 
 
 def is_launched() -> bool:
-    """Whether a launcher (torchrun, accelerate with several processes) already started several of us."""
+    """Whether a launcher (torchrun, accelerate with several processes) has already started several processes."""
     return "WORLD_SIZE" in os.environ and "RANK" in os.environ
 
 
-def wanted_processes(asked: int) -> int:
-    """Processes to start: what was asked, else one per usable core on a CPU-only machine, one where there is a GPU."""
-    if asked:
-        return asked
+def wanted_processes(requested: int) -> int:
+    """Processes to start: as many as requested; else one per usable core without a GPU, one with a GPU."""
+    if requested:
+        return requested
     if torch.cuda.is_available():
         return 1
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, _MOST_PROCESSES)
 
 
 def launch(processes: int, script: str, arguments: Sequence[str]) -> int:
-    """Run `processes` copies of the script side by side with torchrun; returns the exit status of the first to fail.
+    """Run `processes` copies of the script in parallel with torchrun; returns the exit status of the first that fails.
 
-    `accelerate launch` starts one process on a CPU whatever it is told; torchrun, which accelerate understands, starts
-    as many as asked. Small networks gain nothing from threads, and two threads on two busy cores lose tenfold.
+    `accelerate launch` always starts one process on a CPU; torchrun, which accelerate understands, starts as many as given.
+    Small networks gain nothing from threads, and two threads on two busy cores are ten times slower.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
     os.environ["OMP_NUM_THREADS"] = "1"
-    # the workers say themselves what is wrong; the launcher's own tracebacks would bury it
+    # workers report their own errors; the launcher's tracebacks would bury them
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
         run(parse_args(["--standalone", "--nproc-per-node", str(processes), script, *arguments]))
@@ -50,10 +50,10 @@ def launch(processes: int, script: str, arguments: Sequence[str]) -> int:
     return 0
 
 
-def settle() -> None:
-    """One thread per process on a CPU; a worker of torchrun ends with it, even if that was killed by SIGKILL.
+def configure_process() -> None:
+    """One thread per process on a CPU. A torchrun worker ends with its launcher, even when that is killed by SIGKILL.
 
-    Without the second, `kill -9` of the launcher would leave workers behind that go on writing.
+    Otherwise `kill -9` of the launcher would leave workers behind that keep writing.
     """
     if not torch.cuda.is_available():
         torch.set_num_threads(1)

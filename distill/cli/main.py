@@ -13,9 +13,9 @@ from pathlib import Path
 import tyro
 
 from distill.checks import check_choice, check_teacher_folder, validate
-from distill.cli.launch import is_launched, launch, settle, wanted_processes
+from distill.cli.launch import configure_process, is_launched, launch, wanted_processes
 from distill.config import Config
-from distill.graphs.run import FURTHER, run_graph
+from distill.graphs.run import EXTRA_STAGES, run_graph
 from distill.presets import apply_preset, find_preset
 from distill.report.tables import distilling_line
 from distill.runtime.context import Context
@@ -23,29 +23,29 @@ from distill.runtime.execution import state_of
 from distill.worlds import open_world
 
 STAGES = ("demos", "teach", "sample", "distill", "evaluate", "report")
-"""In their order; each does what it needs that is not there yet, and nothing after it. Without one: all, to the report."""
+"""In order. Each runs its missing inputs first, and nothing after it. Without one: everything, up to the report."""
 
 EXTERNAL = ("convert", "compare")
-"""Commands on existing policies and recorded observations, with flags of their own (distill.cli.external_config)."""
+"""Commands on existing policies and recorded observations, with their own flags (distill.cli.external_config)."""
 
-DESCRIPTION = """Distil a slow flow-matching policy into a one-step student, and measure what that costs and gains.
+DESCRIPTION = """Distil a slow flow-matching policy into a one-step student, and measure what it costs and gains.
 
 usage: distill.py [demos | teach | sample | distill | evaluate | report | doctor [--rlbench]] [--config FILE]... [--dry-run]
        [flags]
        distill.py [convert --teacher T | compare A B ..] --observations DIR --out DIR     (each has its own --help)
-       distill.py check-data DIR [--out PAGE.html]      (what a recording is, before a night of training)
+       distill.py check-data DIR [--out PAGE.html]      (inspect a recording before training on it)
        distill.py export --student FOLDER --out FOLDER [--formats onnx torch aoti] [--push-to-hub USER/NAME]
 
-Without a stage everything is done up to the report; finished stages are reused. --config may be given several times,
-later ones win, flags win over all. Ctrl-C and the same command again goes on where it stopped."""
+Without a stage, everything up to the report is done; finished stages are reused. --config may be given several times: later
+files win, flags win over all. After Ctrl-C the same command resumes where it stopped."""
 
 
 def read_command(arguments: Sequence[str]) -> tuple[str, bool, Config]:
-    """Stage, dry run, config. Raises ValueError for what is wrong; tyro exits with 2 for an unknown flag."""
+    """Stage, dry run, config. Raises ValueError for invalid input; tyro exits with 2 for an unknown flag."""
     rest, stage, presets, dry_run = list(arguments), "", [], False
     if rest and not rest[0].startswith("-"):
         stage = rest.pop(0)
-        check_choice("stage", stage, (*STAGES, *FURTHER, "doctor", "export", "check-data", *EXTERNAL))
+        check_choice("stage", stage, (*STAGES, *EXTRA_STAGES, "doctor", "export", "check-data", *EXTERNAL))
     if stage == "doctor" and "--rlbench" in rest:
         rest.remove("--rlbench")
         stage = "doctor --rlbench"
@@ -72,9 +72,10 @@ def read_command(arguments: Sequence[str]) -> tuple[str, bool, Config]:
 
 
 def _named(config: Config, presets: Sequence[Path]) -> Config:
-    """A run that sees with cameras is named by its preset, the last one, unless it has a name: the task's is the state's run.
+    """The config with a run name. Runs with cameras are named by their last preset; the task's name is that of the state-only
+    run.
 
-    (Those of RLBench keep the task's name, as all of them see with cameras.)
+    (RLBench runs keep the task's name, as all of them use cameras.)
     """
     if config.name or not presets or config.observation.is_plain or not open_world(config).named_by_preset:
         return config
@@ -82,7 +83,7 @@ def _named(config: Config, presets: Sequence[Path]) -> Config:
 
 
 def describe(config: Config) -> str:
-    """What a run would do, as text: every stage, whether it is there, and its folder."""
+    """What a run would do, as text: every stage and its state."""
     lines = [f"run {config.folder} (task {config.task}, seed {config.seed})"]
     for stage in run_graph(config, open_world(config)).stages:
         lines.append(f"  {stage.name:28} {state_of(config.folder, stage)}")
@@ -90,10 +91,10 @@ def describe(config: Config) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status: 0 done, 2 the command or a file is wrong, 130 interrupted."""
+    """Run the command; returns the exit status: 0 done, 2 invalid command or file, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     leading = os.environ.get("RANK", "0") == "0"
-    settle()
+    configure_process()
     try:
         if arguments[:1] == ["export"]:
             from distill.cli.export import run_export
@@ -113,10 +114,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             return run_doctor()
         if stage == "doctor --rlbench":
-            from distill.cli.doctor import say
+            from distill.cli.doctor import print_checks
             from distill.cli.rlbench_doctor import rlbench_checks
 
-            return say(rlbench_checks(config.rlbench.python, os.environ))
+            return print_checks(rlbench_checks(config.rlbench.python, os.environ))
         if dry_run:
             if leading:
                 print(describe(config))
@@ -131,15 +132,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         if leading:
-            print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+            print("\ninterrupted; the same command resumes from here", file=sys.stderr)
         return 130
 
 
 def _work(word: str, config: Config) -> int:
-    """Do what a word means, and before it what is missing."""
+    """Run the stages of a command-line word, and the missing ones that they need."""
     with contextlib.closing(open_world(config)) as world, Context.open(config.folder, config.wandb) as context:
         graph = run_graph(config, world)
-        graph.do(context, word)
+        graph.run(context, word)
         if word in ("", "report"):
             folder = graph.last.folder(context)
             cost = distilling_line(json.loads((folder / "report.json").read_text())) if context.is_main else ""

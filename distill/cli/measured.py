@@ -1,4 +1,4 @@
-"""What a run measured of one of its students, found by the stages' keys, so that no figure of another student is taken."""
+"""What a run measured of one of its students, found by the stages' keys, so that no other student's figures are used."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from students.export.card import InferenceSettings, PolicyFigures, Provenance
 from students.selection import Selection
 
 FEWEST_CALLS = 100
-"""A median over fewer calls is not told as a time."""
+"""A median over fewer timed calls is not reported."""
 
 
 @dataclass(frozen=True)
 class RunFigures:
-    """What `figures_of` found; what it did not find is None or "" in it."""
+    """The result of `figures_of`; None or "" for what it did not find."""
 
     student: PolicyFigures
     teacher: PolicyFigures | None
     provenance: Provenance
 
 
-def run_time_of(student: Path, horizon: int) -> InferenceSettings:
-    """How the student's run chose among its samples: its stage's manifest says that. Without one: the default."""
+def inference_settings_of(student: Path, horizon: int) -> InferenceSettings:
+    """How the student's run selected among its samples, from its stage's manifest. Without one: the default."""
     manifest, default = read_manifest(student), EvaluateConfig()
     if manifest is None or "execution_horizon" not in manifest["made_from"]:
         return InferenceSettings(default.student_selection, min(default.execution_horizon, horizon), "default")
-    told = manifest["made_from"]
+    made_from = manifest["made_from"]
     selection = Selection(
-        told.get("selection", "single"), told.get("candidates_of_selection", default.selection_candidates),
-        told.get("forget_every", default.forget_every),
+        made_from.get("selection", "single"), made_from.get("candidates_of_selection", default.selection_candidates),
+        made_from.get("forget_every", default.forget_every),
     )  # fmt: skip
-    return InferenceSettings(selection, told["execution_horizon"], "run")
+    return InferenceSettings(selection, made_from["execution_horizon"], "run")
 
 
 def figures_of(student: Path) -> RunFigures:
-    """The figures of a student that lies in its run, ``<run>/distill/<name>``.
+    """The figures of a student inside its run, ``<run>/distill/<name>``.
 
-    A stage counts only where its manifest names the student's key, or the key of its evaluation, put aside or not. Raises
-    ValueError, with the file's name, where files were changed after they were measured.
+    A stage counts only if its manifest names the key of the student or of its evaluation; archived stages count too. Raises
+    ValueError, with the file's name, when a file was changed after it was measured.
     """
     empty = RunFigures(PolicyFigures("student"), None, Provenance())
-    student = Path(os.path.abspath(student))  # links are not followed: the card names the run as the user does
+    student = Path(os.path.abspath(student))  # symbolic links are kept: the card names the run as the user does
     manifest, run = read_manifest(student), student.parent.parent
     if manifest is None:
         return empty
@@ -57,16 +57,17 @@ def figures_of(student: Path) -> RunFigures:
     if evaluated is None:
         return empty
     made_from, key = _manifest(evaluated)["made_from"], _manifest(evaluated)["key"]
-    timed = _first(run, "latency", lambda told: key in told.get("policies", ()))
+    timed = _first(run, "latency", lambda latency: key in latency.get("policies", ()))
     times = {} if timed is None else _read(timed / "latency.json")
-    told_in = None if timed is None else _report(run, _manifest(timed)["key"])
-    made = {} if told_in is None else _read(told_in / "report.json")["made"]
+    reported_in = None if timed is None else _report(run, _manifest(timed)["key"])
+    made = {} if reported_in is None else _read(reported_in / "report.json")["made"]
     teacher = _teacher(run, made_from)
     its_key = None if teacher is None else _manifest(teacher)["key"]
-    beside = timed is not None and its_key in _manifest(timed)["made_from"]["policies"]
+    timed_too = timed is not None and its_key in _manifest(timed)["made_from"]["policies"]
+    teacher_time = times.get(teacher.name.partition(".")[0]) if teacher is not None and timed_too else None
     return RunFigures(
         _policy(evaluated, "student", times.get(name)),
-        None if teacher is None else _policy(teacher, "teacher", times.get(teacher.name.partition(".")[0]) if beside else None),
+        None if teacher is None else _policy(teacher, "teacher", teacher_time),
         Provenance(run.name, str(made_from.get("seed", "")), made.get("date", ""), made.get("hardware", "")),
     )
 
@@ -76,7 +77,7 @@ def _policy(folder: Path, label: str, latency: dict[str, Any] | None) -> PolicyF
     if latency.get("calls", 0) < FEWEST_CALLS:
         latency = {}
     summary = result.get("summary")
-    if summary is None:  # of a conversion without a task: success was not measured
+    if summary is None:  # a conversion without a task does not measure success
         return PolicyFigures(label, result["nfe"], median_ms=latency.get("median_ms"), hz=latency.get("hz"),
                         calls=latency.get("calls"))  # fmt: skip
     low, high = wilson_interval(summary["successes"], summary["episodes"])
@@ -88,7 +89,7 @@ def _policy(folder: Path, label: str, latency: dict[str, Any] | None) -> PolicyF
 
 
 def _teacher(run: Path, student: dict[str, Any]) -> Path | None:
-    """The teacher at the most solver steps, on the same starts and against the same reference."""
+    """The teacher at the most solver steps, on the same starts and with the same reference."""
     same = ("reference", "test_starts", "execution_horizon", "envs_version", "seed")
     found = [
         folder for folder in _stages(run / "evaluate", "teacher_*")
@@ -101,11 +102,11 @@ def _teacher(run: Path, student: dict[str, Any]) -> Path | None:
 
 
 def _report(run: Path, latency: str) -> Path | None:
-    return _first(run, "report", lambda told: told.get("latency") == latency)
+    return _first(run, "report", lambda made_from: made_from.get("latency") == latency)
 
 
 def _first(parent: Path, name: str, fits: Callable[[dict[str, Any]], bool]) -> Path | None:
-    """The stage of this name that fits, the one in place before those put aside."""
+    """The first stage of this name that fits: the current one before archived ones."""
     for folder in _stages(parent, name):
         if fits(_manifest(folder)["made_from"]):
             verify(folder)

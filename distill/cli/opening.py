@@ -1,4 +1,4 @@
-"""Policies that the command line names: folders of ours and adapters, opened and checked before anything long starts."""
+"""Policies named on the command line, our folders and adapters, opened and checked before any long work."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
 OUR_STEPS = 50
-"""Solver steps that a teacher of ours is measured with unless told otherwise."""
+"""Solver steps that one of our teachers is measured with by default."""
 
-UNNAMED_FAILURE = "recorded"
-"""The task's name in a policy of observations that are of no task here."""
+UNNAMED_TASK = "recorded"
+"""Task name of a policy on observations that belong to no task here."""
 
 
 def open_policy(text: str, config: ExternalConfig, recorded: RecordedObservations) -> Opened:
@@ -50,10 +50,10 @@ def open_policy(text: str, config: ExternalConfig, recorded: RecordedObservation
     elif Path(path).is_dir():
         opened = _folder(path, num_steps)
     elif Path(path).suffix in PICKLES:
-        raise ValueError(f"{path} is a pickle, which can run anything when it is read: flow2one never opens one. Write an "
-                         "adapter that loads it, in a process of its own (docs/adapter.md)")  # fmt: skip
+        raise ValueError(f"{path} is a pickle, which can execute code when it is loaded: flow2one never opens one. Write "
+                         "an adapter that loads it in its own process (docs/adapter.md)")  # fmt: skip
     elif Path(path).is_file():
-        raise ValueError(f"{path}: expected the folder that holds it, with its config.json, or an adapter (my_policy.py:build)")
+        raise ValueError(f"{path}: expected its folder, with config.json, or an adapter (my_policy.py:build)")
     else:
         raise ValueError(f"{path}: no such policy; expected a folder with config.json and model.safetensors, or an adapter "
                          "(my_policy.py:build)")  # fmt: skip
@@ -66,7 +66,7 @@ def open_policy(text: str, config: ExternalConfig, recorded: RecordedObservation
 
 
 def _folder(path: str, num_steps: int) -> Opened:
-    """A policy of ours."""
+    """One of our teachers or students."""
     found = Path(path) / "config.json"
     if found.is_file():
         _refuse_lerobot(found)
@@ -84,11 +84,11 @@ def _folder(path: str, num_steps: int) -> Opened:
 
 def _refuse_lerobot(path: Path) -> None:
     try:
-        told = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError):
-        return  # told by whoever reads it next
-    if isinstance(told, dict) and "kind" not in told and "type" in told:
-        raise ValueError(f"{path} describes a LeRobot policy of type {told['type']!r}; LeRobot's own classes load it: "
+        return  # reported by the next reader
+    if isinstance(content, dict) and "kind" not in content and "type" in content:
+        raise ValueError(f"{path} describes a LeRobot policy of type {content['type']!r}; LeRobot's own classes load it: "
                          "--teacher teachers/adapters/lerobot.py:build --adapter.python <LeRobot's python> --adapter.arguments "
                          f"path={path.parent}")  # fmt: skip
 
@@ -100,27 +100,28 @@ def _adapter(path: str, num_steps: int, config: ExternalConfig, recorded: Record
     file = config.adapter.file(path)
     teacher = AdapterTeacher(file)
     try:
-        told = teacher.description
-        features = tuple(told.features or config.features or (*recorded.malformed, *recorded.features))
+        described = teacher.description
+        features = tuple(described.features or config.features or (*recorded.malformed, *recorded.features))
         teacher.features = features
-        recorded = observed_by(recorded, features, _period(config, told.dt_s, recorded), told.instruction)
+        recorded = observed_by(recorded, features, _period(config, described.dt_s, recorded), described.instruction)
         rows = np.unique(np.flatnonzero(recorded.usable)[[0, -1]])
-        seen = read_features(recorded, rows, told.observation_steps, features, "used by the adapter")
+        seen = read_features(recorded, rows, described.observation_steps, features, "used by the adapter")
         observation = {name: torch.from_numpy(value) for name, value in seen.items()}
-        steps = num_steps or told.num_steps
-        horizon, action_size = told.horizon, told.action_size
+        steps = num_steps or described.num_steps
+        horizon, action_size = described.horizon, described.action_size
         if horizon is None or action_size is None:
             chunks = teacher.sample(observation, 2, steps, torch.Generator().manual_seed(0))
             if chunks.ndim == 4:
                 horizon, action_size = horizon or chunks.shape[2], action_size or chunks.shape[3]
         try:
             check_teacher(teacher, observation, action_size or 0, steps)
-        except ValueError as error:  # a line for each fault
-            faults = [line.strip() for line in str(error).splitlines()]
-            raise ValueError(f"{path}: {faults[0]} {'; '.join(faults[1:])}" if faults[1:] else faults[0]) from error
+        except ValueError as error:  # one line per violation
+            violations = [line.strip() for line in str(error).splitlines()]
+            text = f"{path}: {violations[0]} {'; '.join(violations[1:])}" if violations[1:] else violations[0]
+            raise ValueError(text) from error
         assert horizon is not None and action_size is not None
-        shape = external_shape(recorded, features, told.observation_steps, horizon, action_size, config, told.action_names,
-                              told.dt_s)  # fmt: skip
+        shape = external_shape(recorded, features, described.observation_steps, horizon, action_size, config,
+                               described.action_names, described.dt_s)  # fmt: skip
         key = make_key({
             "file": sha256_file(file.file), "function": file.function, "arguments": file.arguments,
             "draws": _draws(teacher, observation, steps),
@@ -132,32 +133,34 @@ def _adapter(path: str, num_steps: int, config: ExternalConfig, recorded: Record
 
 
 def _draws(teacher: AdapterTeacher, observation: Observation, steps: int) -> str:
-    """What an adapter makes of the first observation, to two digits of its spread: so a change of its weights is noticed,
-    wherever they lie, and the last bits of another thread count are not."""
+    """A fingerprint of an adapter's chunks for the first observation, rounded to 1 % of their standard deviation.
+
+    It changes with the adapter's weights, wherever they are stored, and does not with the last bits that depend on threads.
+    """
     one = {name: value[:1] for name, value in observation.items()}
     chunks = teacher.sample_from_seeds(one, np.arange(4)[None], steps).double().numpy()
     spread = max(float(chunks.std()), 1e-9)
     return hashlib.sha256(np.round(chunks[..., :8, :] / spread, 2).astype(np.float32).tobytes()).hexdigest()
 
 
-def _period(config: ExternalConfig, told_s: float | None, recorded: RecordedObservations) -> float | None:
-    """The policy's control period [s], as the flag says, the adapter, the task or at last the recording."""
+def _period(config: ExternalConfig, adapter_s: float | None, recorded: RecordedObservations) -> float | None:
+    """The policy's control period [s]: from the flag, else the adapter, the task, or the recording."""
     spec_s = envs.task_spec(config.task).dt_s if config.task else None
-    return config.dt_s or told_s or spec_s or recorded.dt_s
+    return config.dt_s or adapter_s or spec_s or recorded.dt_s
 
 
 def observed_by(
     recorded: RecordedObservations, features: Sequence[str], dt_s: float | None, instruction: str = ""
 ) -> RecordedObservations:
-    """What policies see of a recording, and the state: these features alone, spaced by their control period.
+    """The recording as policies observe it: these features and the state, spaced by the control period.
 
-    Raises ValueError for what was not recorded, cannot be read or spaced so, and where a policy with one instruction would be
-    shown several tasks.
+    Raises ValueError for features that were not recorded or cannot be read, a period that cannot be matched, and several tasks
+    for a policy with one instruction.
     """
     tasks = recorded.tasks()
     if instruction and len(tasks) > 1:
-        raise ValueError(f"{recorded.path}: has {len(tasks)} tasks, {list(tasks)[:8]}, the policy is told {instruction!r} in "
-                         f"all frames; expected the frames of one: --instructions, such as --instructions "
+        raise ValueError(f"{recorded.path}: has {len(tasks)} tasks, {list(tasks)[:8]}, the policy is given {instruction!r} "
+                         f"in all frames; expected the frames of one task: --instructions, such as --instructions "
                          f"{nearest_name(instruction, tasks, '', 0.0).strip() or repr(next(iter(tasks)))}")  # fmt: skip
     recorded = recorded.only(dict.fromkeys((STATE, *features)))
     return recorded.at_period(dt_s) if dt_s else recorded
@@ -168,23 +171,23 @@ def observed_by(
 
 def external_shape(
     recorded: RecordedObservations, features: Sequence[str], observation_steps: int, horizon: int, action_size: int,
-    config: ExternalConfig, action_names: Sequence[str] | None = None, told_dt_s: float | None = None,
+    config: ExternalConfig, action_names: Sequence[str] | None = None, adapter_dt_s: float | None = None,
 ) -> PolicyShape:  # fmt: skip
-    """What a policy on recorded observations sees and makes; the network's sizes are a student's that starts afresh.
+    """The shape of a policy on recorded observations; its network sizes are those of a student with random weights.
 
-    Raises ValueError for what cannot be known or does not agree: the control period, the number of actions.
+    Raises ValueError when the control period is unknown or the numbers of actions disagree.
     """
     spec = envs.task_spec(config.task) if config.task else None
-    dt_s = _period(config, told_dt_s, recorded)
+    dt_s = _period(config, adapter_dt_s, recorded)
     if not dt_s:
-        raise ValueError(f"the control period is not known: neither {config.observations} nor the adapter says it; add --dt-s, "
+        raise ValueError(f"the control period is unknown: neither {config.observations} nor the adapter has it; add --dt-s, "
                          "such as --dt-s 0.1 for 10 Hz")  # fmt: skip
     names = tuple(action_names or (spec.action.names if spec else recorded.action_names) or
                   (f"action_{index}" for index in range(action_size)))  # fmt: skip
     if len(names) != action_size:
         source = "the adapter's action_names" if action_names else f"task {spec.name!r}" if spec else str(config.observations)
-        raise ValueError(f"the teacher makes actions of {action_size} numbers, {source} has {len(names)}: {list(names)}; give "
-                         "the observations that it was trained on")  # fmt: skip
+        raise ValueError(f"the teacher predicts actions of {action_size} numbers, {source} has {len(names)}: {list(names)}; "
+                         "give the observations that it was trained on")  # fmt: skip
     weights = config.action_weights or (spec.action.weights if spec else (1.0,) * action_size)
     if len(weights) != action_size:
         raise ValueError(f"action_weights: got {len(weights)}, expected one for each of {action_size} action dimensions")
@@ -194,7 +197,7 @@ def external_shape(
         raise ValueError(f"{config.observations} holds states of {state_size} numbers, expected {len(state_names)}: "
                          f"{list(state_names)}")  # fmt: skip
     return PolicyShape(
-        task=config.task or UNNAMED_FAILURE, state_names=tuple(state_names), action_names=names, action_weights=tuple(weights),
+        task=config.task or UNNAMED_TASK, state_names=tuple(state_names), action_names=names, action_weights=tuple(weights),
         dt_s=float(dt_s), observation_steps=observation_steps, horizon=horizon,
         patch=max(size for size in range(1, 17) if horizon % size == 0 and (size == 1 or 2 * size <= horizon)), width=64,
         depth=4,
@@ -205,17 +208,17 @@ def external_shape(
 def _encoder(
     recorded: RecordedObservations, features: Sequence[str], state_names: Sequence[str]
 ) -> EncoderShape | None:
-    """What sees these features; None for the state alone. Raises ValueError for what our encoder cannot see."""
+    """The encoder for these features; None for the state alone. Raises ValueError for features it does not support."""
     if list(features) == [STATE]:
         return None
     shapes = {name: tuple(recorded.features[name]) for name in features}
     further = [name for name in features if modality_of(name) and len(shapes[name]) == 1]
     unknown = [name for name in features if name not in (STATE, *further) and not name.startswith((IMAGES, DEPTH, POINTS))]
     if unknown:
-        raise ValueError(f"features: {unknown} cannot be seen by a student; name those that it sees: --features {STATE} ..")
+        raise ValueError(f"features: {unknown} are not supported by a student; name supported ones: --features {STATE} ..")
     sizes = {shape[-2:] for name, shape in shapes.items() if name.startswith((IMAGES, DEPTH))}
     if len(sizes) > 1:
-        raise ValueError(f"features: the images have the sizes {sorted(sizes)}, expected one; name those of one: --features")
+        raise ValueError(f"features: the images have the sizes {sorted(sizes)}, expected one size; choose with --features")
     cloud = shapes.get(POINTS, (0, 3))
     return EncoderShape(
         state_names=tuple(state_names) if STATE in features else (),
@@ -236,19 +239,19 @@ def _views(features: Sequence[str], kind: str) -> tuple[str, ...]:
 
 
 def _check_fits(opened: Opened, recorded: RecordedObservations, config: ExternalConfig) -> None:
-    """Raise ValueError where a policy does not go with the observations, or with the task."""
+    """Raise ValueError when a policy does not fit the observations or the task."""
     shape = opened.shape
     if STATE not in recorded.features:
         raise ValueError(f"{config.observations} holds no {STATE}; got {list(recorded.features)}")
     for name in sources_of(shape):
         if name not in recorded.features:
-            raise ValueError(f"{opened.label} sees {name}, {config.observations} holds {list(recorded.features)}: give the "
+            raise ValueError(f"{opened.label} observes {name}, {config.observations} holds {list(recorded.features)}: give the "
                              "observations that it was trained on")  # fmt: skip
         wanted, got = feature_shape(shape, name)[1:], tuple(recorded.features[name])
         if wanted != got:
-            raise ValueError(f"{opened.label} sees {name} of shape {wanted}, in {config.observations} it is {got}")
+            raise ValueError(f"{opened.label} observes {name} of shape {wanted}, in {config.observations} it is {got}")
     if recorded.action_size and recorded.action_size != shape.action_size:
-        raise ValueError(f"{opened.label} makes actions of {shape.action_size} numbers, {config.observations} has "
+        raise ValueError(f"{opened.label} predicts actions of {shape.action_size} numbers, {config.observations} has "
                          f"{recorded.action_size}: {list(recorded.action_names)}; give those it was trained on")  # fmt: skip
     if config.task and config.task != shape.task:
         raise ValueError(f"{opened.label} is for task {shape.task!r}, not {config.task!r}; use --task {shape.task}")

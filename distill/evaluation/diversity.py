@@ -1,4 +1,4 @@
-"""How many-moded the teacher's hypotheses are, observation by observation, and whether a policy keeps the shares."""
+"""How multimodal the teacher's hypotheses are per observation, and whether a policy keeps the mode shares."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from distill.hypotheses.neighbours import nearest_k
 from students.selection import SAME_PLAN
 
 MODE_RATIO = 2.0
-"""Least ratio of the empty space between two modes to the widest step within them."""
+"""Minimum ratio of the gap between two modes to the widest gap within them."""
 
 
 @dataclass(frozen=True)
 class Modes:
-    """How one observation's hypotheses fall apart. label_K: each one's mode; shares: of the modes, largest first."""
+    """The modes of one observation's hypotheses. label_K: the mode of each; shares: of the modes, largest first."""
 
     label_K: Tensor
     shares: Tensor
@@ -37,15 +37,17 @@ class Modes:
 def modes_per_observation(
     chunks_BKTA: Tensor, weights_A: Tensor, ratio: float = MODE_RATIO, smallest: int | None = None
 ) -> list[Modes]:
-    """The modes of each observation's K chunks, by single linkage cut where its steps grow most.
+    """The modes of each observation's K chunks, by single-linkage clustering cut where the linkage distance grows most.
 
-    Single linkage joins the nearest groups first; h_i is the distance of the i-th join. The cut is where h_(i+1) / h_i
-    is greatest of all that leave at least two groups of `smallest` chunks or more (at least 4, and 5 % of K), and there
-    is one mode unless that ratio reaches `ratio`. Chunks of smaller groups go to the mode of their nearest chunk.
-    So a mode that the teacher takes seldom needs a large K to be seen: 4 of 16 are 25 %, 4 of 64 are 6 %. A chain of
-    strays between two modes joins them. Drawn 1000 times, Gaussian sets of 16 / 32 / 64 look many-moded in 8 / 4 / 2 %
-    in one dimension and in 0.2 % or less in two and three; two equal Gaussians are told apart in 97 % or more when 10
-    standard deviations apart, 55 to 98 % at 8, seldom below 6. It errs towards one mode.
+    Single linkage joins the nearest groups first; h_i is the distance of the i-th join. The cut is where h_(i+1) / h_i is
+    largest among all cuts that leave at least two groups of `smallest` chunks (at least 4, and 5 % of K). If that ratio is
+    below `ratio`, there is one mode. Chunks of smaller groups get the mode of their nearest chunk. A rare mode therefore
+    needs a large K to be found: 4 of 16 are 25 %, 4 of 64 are 6 %. A chain of outliers between two modes joins them.
+
+    Over 1000 draws, Gaussian sets of 16 / 32 / 64 chunks are called multimodal in 8 / 4 / 2 % of the draws in one dimension,
+    and in 0.2 % or less in two and three. Two equal Gaussians are separated in 97 % or more when 10 standard deviations
+    apart, in 55 to 98 % at 8, seldom below 6. It errs towards one mode. Raises ValueError for chunks that are not finite `[B,
+    K, T, A]`.
     """
     if chunks_BKTA.ndim != 4 or not bool(torch.isfinite(chunks_BKTA).all()):
         raise ValueError(f"got {tuple(chunks_BKTA.shape)}, expected finite chunks [B, K, T, A]")
@@ -62,7 +64,7 @@ def _modes(points_KD: np.ndarray, ratio: float, smallest: int) -> Modes:
         distance = pdist(points_KD)
         tree = linkage(distance, "single")
         height = tree[:, 2]
-        tiny = max(1e-9, 1e-6 * height[-1])  # copies join at zero: no ratio can be taken from that
+        tiny = max(1e-9, 1e-6 * height[-1])  # duplicates join at distance 0, which has no ratio
         growth = height[1:] / np.maximum(height[:-1], tiny)
         for cut in np.argsort(-growth, kind="stable"):
             if growth[cut] < ratio:
@@ -78,7 +80,7 @@ def _modes(points_KD: np.ndarray, ratio: float, smallest: int) -> Modes:
 
 
 def _joined(points_KD: np.ndarray, group_K: np.ndarray, large: np.ndarray) -> np.ndarray:
-    """Labels 0, 1, .. of the large groups; every other point gets that of the nearest point in one of them."""
+    """Labels 0, 1, .. of the large groups; every other point gets the label of the nearest point in one of them."""
     from scipy.spatial.distance import cdist
 
     inside = np.flatnonzero(np.isin(group_K, large))
@@ -88,10 +90,10 @@ def _joined(points_KD: np.ndarray, group_K: np.ndarray, large: np.ndarray) -> np
 
 
 def mode_share_error(policy_MTA: Tensor, teacher_KTA: Tensor, modes: Modes, weights_A: Tensor) -> float:
-    """Total variation, 0 to 1, between the shares of a teacher's modes and those a policy's chunks fall into.
+    """Total variation, 0 to 1, between a teacher's mode shares and the shares of a policy's chunks.
 
-    A chunk falls into the mode of its nearest teacher chunk, wherever it lies: read it beside `off_support_share`, a mean
-    of two modes is counted as one of them. Its floor is the same figure of a second teacher set of M chunks.
+    A chunk counts for the mode of its nearest teacher chunk, however far away: read it together with `off_support_share`, as a
+    mean of two modes counts as one of them. Its floor is the same figure for a second teacher set of M chunks.
     """
     policy_1MD, teacher_1KD = embed(policy_MTA[None], weights_A), embed(teacher_KTA[None], weights_A)
     label_M = modes.label_K.to(teacher_1KD.device)[nearest_k(policy_1MD, teacher_1KD, 1)[1][0, :, 0]]
@@ -100,9 +102,9 @@ def mode_share_error(policy_MTA: Tensor, teacher_KTA: Tensor, modes: Modes, weig
 
 
 def mode_figures(policy_MTA: Tensor, teacher_KTA: Tensor, second_MTA: Tensor, weights_A: Tensor) -> dict[str, Any]:
-    """One observation, for JSON: how many modes, their shares, the policy's share error, and a second teacher set's.
+    """One observation, for JSON: number of modes, their shares, the policy's share error, and that of a second teacher set.
 
-    Raises ValueError when the policy's set and the second one differ in size: a smaller set errs more by chance alone.
+    Raises ValueError when the policy's set and the second set differ in size: a smaller set has a larger error by chance.
     """
     if len(policy_MTA) != len(second_MTA):
         raise ValueError(f"got {len(policy_MTA)} chunks and {len(second_MTA)} for the floor, expected equally many")
@@ -115,7 +117,7 @@ def mode_figures(policy_MTA: Tensor, teacher_KTA: Tensor, second_MTA: Tensor, we
 
 
 def summarise_modes(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How many observations have 1, 2, .. modes, and the share errors over those with several; None where none has."""
+    """The number of observations with 1, 2, .. modes, and the mean share errors over multimodal ones (None without any)."""
     many = [row for row in rows if row["modes"] > 1]
     return {
         "observations": len(rows),
@@ -126,7 +128,7 @@ def summarise_modes(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def modes_of_cache(dataset: HypothesisDataset, weights_A: Tensor, most: int = 2048) -> dict[str, Any]:
-    """`summarise_modes` of a cache's observations, of at most `most` spread evenly over it."""
+    """`summarise_modes` of a cache's observations, at most `most` of them, evenly spaced."""
     rows = np.unique(np.linspace(0, len(dataset) - 1, min(most, len(dataset))).round().astype(int)).tolist()
     return summarise_modes([
         {"modes": modes.count}
@@ -135,9 +137,9 @@ def modes_of_cache(dataset: HypothesisDataset, weights_A: Tensor, most: int = 20
 
 
 def cached_figures(folder: Path, weights: tuple[float, ...], most: int = 512) -> dict[str, Any]:
-    """observations_by_modes: how many of the cache's observations have 1, 2, .. modes.
+    """observations_by_modes: number of the cache's observations with 1, 2, .. modes.
 
-    repeated_share: share of the hypotheses that are like an earlier one of their observation.
+    repeated_share: share of the hypotheses within SAME_PLAN of an earlier one of the same observation.
     """
     dataset, weights_A = HypothesisDataset(folder), torch.tensor(weights)
     rows = range(0, len(dataset), max(1, len(dataset) // most))

@@ -1,4 +1,4 @@
-"""An adapter behind the face of a policy: rollouts, fidelity and latency ask it as they ask our own."""
+"""An adapter with the interface of a policy, so that rollouts, fidelity and latency treat it like one of ours."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from teachers.networks.shapes import PolicyShape
 
 
 class Statistics(nn.Module):
-    """The statistics that an adapter's chunks are compared in, and the device that they are compared on."""
+    """The normaliser with which an adapter's chunks are compared, and the device they are compared on."""
 
     def __init__(self, normaliser: Normaliser) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Statistics(nn.Module):
 
 @dataclass(frozen=True)
 class AdapterPolicy:
-    """An adapter at a number of solver steps. shape: what it sees and makes; its sizes say nothing."""
+    """An adapter at a number of solver steps. shape: its features and chunk size; its network sizes mean nothing."""
 
     teacher: AdapterTeacher
     module: Statistics
@@ -40,11 +40,11 @@ class AdapterPolicy:
         return self.teacher.evaluations(self.num_steps)
 
     def draw(self, samples: int, generator: torch.Generator) -> Tensor:
-        """A seed for each sample, `[S]` int64."""
+        """A seed per sample, `[S]` int64."""
         return torch.randint(2**62, (samples,), generator=generator)
 
     def encode(self, observation: Observation) -> Tensor:
-        """All that was seen in one row `[B, D]`: the adapter encodes in its own process, when it is asked for chunks."""
+        """The observation as one row `[B, D]`; the adapter encodes it in its own process when it is queried."""
         return torch.cat([observation[name].flatten(1) for name in sources_of(self.shape)], dim=1)
 
     def head(self, condition_BC: Tensor, draws: Tensor) -> Tensor:
@@ -56,6 +56,6 @@ class AdapterPolicy:
         return self.module.normaliser.normalise_action(raw_BSTA)
 
     def time_call(self, seen: RawObservation, generator: torch.Generator) -> tuple[float, list[float]]:
-        """See `distill.evaluation.latency.TimedElsewhere`."""
+        """See `distill.evaluation.latency.RemotelyTimed`."""
         seed = int(torch.randint(2**62, (), generator=generator))
         return self.teacher.time_call(preprocess(self, seen), seed, self.num_steps)

@@ -1,4 +1,4 @@
-"""Fidelity of a set: how like fresh teacher samples a policy's samples are, observation by observation."""
+"""Fidelity of a sample set: how similar a policy's samples are to fresh teacher samples, per observation."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ from students.selection import SAME_PLAN
 from teachers.networks.normalisation import Normaliser
 
 INFLATED = 4.0
-"""A range more than this many times as wide as what the reference draws is no unit to measure it in."""
+"""A normalisation range this many times wider than the reference's own chunks is not used for comparison."""
 
 
 def set_fidelity(
     policy_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor, neighbours: int = 5
 ) -> dict[str, float]:
-    """Distances between two sets of normalised chunks, computed per observation, then averaged over observations.
+    """Distances between two sets of normalised chunks, per observation, then averaged over observations.
 
-    chamfer_*: mean distance to the nearest chunk of the other set, both ways; energy_distance: unbiased.
-    precision, recall (Kynkaanniemi et al. 2019, eq. 1-2), coverage (Naeem et al. 2020, eq. 8): by balls that reach to
-    the `neighbours`-th neighbour. off_support_share: share of the policy's samples that are farther from every teacher
-    sample than any teacher sample is from its own nearest one, and than SAME_PLAN; off_support_share_strict: without the
-    latter.
-    Raises ValueError when a set has fewer than `neighbours` + 1 chunks.
+    chamfer_*: mean distance to the nearest chunk of the other set, both ways. energy_distance: unbiased estimate.
+    precision, recall (Kynkaanniemi et al. 2019, eq. 1-2), coverage (Naeem et al. 2020, eq. 8): with balls that reach to the
+    `neighbours`-th nearest neighbour. off_support_share: share of the policy's samples that are farther from every teacher
+    sample than any teacher sample is from its nearest one, and farther than SAME_PLAN. off_support_share_strict: without the
+    second condition. Raises ValueError when a set has fewer than `neighbours` + 1 chunks.
     """
     smallest = min(policy_BMTA.shape[1], teacher_BKTA.shape[1])
     if smallest <= neighbours:
@@ -52,16 +51,16 @@ def set_fidelity(
 
 
 def average(parts: Sequence[tuple[int, dict[str, float]]]) -> dict[str, float]:
-    """Join the results of several groups of observations, each with its number of observations."""
+    """Combine the results of several groups of observations, weighted by their number of observations."""
     total = sum(count for count, _ in parts)
     return {name: sum(count * values[name] for count, values in parts) / total for name in parts[0][1]}
 
 
 def measuring_normaliser(normaliser: Normaliser, reference_NKTA: Tensor) -> Normaliser:
-    """The action space that sets are compared in: the normaliser's, but a range that is more than `INFLATED` times as wide as
-    that of the reference's own raw chunks `[N, K, T, A]` is replaced by theirs.
+    """The action space in which sets are compared: the given normaliser, but with ranges that are not inflated.
 
-    So a range that a glitch has set cannot make a policy that is off by all of the real range look alike.
+    A range more than `INFLATED` times as wide as that of the reference's raw chunks `[N, K, T, A]` is replaced by theirs.
+    Otherwise a range set by a glitch would make policies that are far apart look alike.
     """
     chunks_nTA = reference_NKTA.flatten(0, 1).double().cpu().numpy()
     low_A, high_A = robust_range(chunks_nTA[without_diverged(chunks_nTA)].reshape(-1, chunks_nTA.shape[-1]))
@@ -74,11 +73,11 @@ def measuring_normaliser(normaliser: Normaliser, reference_NKTA: Tensor) -> Norm
 
 
 def dimension_figures(policy_NMTA: Tensor, teacher_NKTA: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
-    """How far a policy's raw chunks are from the teacher's in each number of an action, in that number's own unit.
+    """Distance of a policy's raw chunks from the teacher's in each action dimension, in that dimension's own unit.
 
-    mean_error: absolute difference of the two sets' means, averaged over observations and steps of the chunk; spread_error: the
-    same of their standard deviations; low, high: the range of the teacher's chunks that few of them cannot set;
-    mean_error_share: of that range, None where it is 0.
+    mean_error: absolute difference of the two sets' means, averaged over observations and steps of the chunk. spread_error:
+    the same for their standard deviations. low, high: outlier-robust range of the teacher's chunks. mean_error_share:
+    mean_error over that range; None for a range of 0.
     """
     policy, teacher = policy_NMTA.double(), teacher_NKTA.double()
     mean_A = (policy.mean(1) - teacher.mean(1)).abs().mean((0, 1)).cpu().numpy()

@@ -1,4 +1,4 @@
-"""What one episode has seen lately: the last O frames, cameras looked through only where a policy will be asked."""
+"""The observation history of an episode: the last O frames, with camera images only for frames that a query uses."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from envs.specs import STATE
 class History:
     """The last O frames of an episode; before its first step the first frame is repeated.
 
-    asks: whether the policy is asked at a control step. A camera costs more than a control step of the simulator, so the
-    frames in between, which nobody asks for, hold the state only.
+    queries_at: whether the policy is queried at a control step. Rendering costs more than a control step of the simulator, so
+    frames that no query uses hold the state only.
     """
 
     def __init__(self, env: TaskEnv, observation_steps: int, queries_at: Callable[[int], bool]) -> None:
-        """Of an environment without cameras, or with cameras and `cameras_on_demand`."""
+        """For an environment without cameras, or with cameras and `cameras_on_demand`."""
         self._env, self._steps, self._queries_at = env, observation_steps, queries_at
         self._frames: list[dict[str, np.ndarray]] = []
 
     def add(self, observation: Mapping[str, np.ndarray], step: int) -> None:
-        """What `reset` (step 0) or the step before this one gave."""
+        """Add what `reset` (step 0) or the last `env.step` returned."""
         frame = {STATE: observation[STATE]}
         if self._env.camera_rig is not None and any(self._queries_at(step + ahead) for ahead in range(self._steps)):
             frame |= self._env.observe_cameras()
         self._frames = [*(self._frames or [frame] * self._steps)[1:], frame]
 
     def window(self) -> dict[str, np.ndarray]:
-        """Every feature `[O, ..]`, the newest frame last. Only at a step at which the policy is asked."""
+        """Every feature `[O, ..]`, newest frame last. Only valid at a step at which the policy is queried."""
         return {name: np.stack([frame[name] for frame in self._frames]) for name in self._frames[-1]}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from distill.evaluation.policies import Policy, RawObservation, device_of, postprocess, preprocess
-from distill.evaluation.rollouts import decide
+from distill.evaluation.rollouts import query_policy
 from distill.evaluation.statistics import latency_summary
 from students.selection import SINGLE_SAMPLE, Memory, Selection, choose, draw_candidates
 
@@ -20,16 +20,16 @@ STAGES = ("preprocess_ms", "encode_ms", "head_ms", "post_ms")
 
 
 @runtime_checkable
-class TimedElsewhere(Protocol):
-    """A policy that runs in another process and takes its times there, so that the way to it is not counted."""
+class RemotelyTimed(Protocol):
+    """A policy in another process that is timed there, so that the transfer between processes is not counted."""
 
     def time_call(self, seen: RawObservation, generator: torch.Generator) -> tuple[float, list[float]]:
-        """Milliseconds of one call for one observation: whole, and of the four stages."""
+        """Milliseconds of one call for one observation: the whole call, and its four stages."""
         ...
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait for the device, so that a clock read afterwards counts its work."""
+    """Wait for the device, so that a clock read afterwards includes its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -46,7 +46,7 @@ def _timed(call: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
 def _staged_call(
     policy: Policy, seen: RawObservation, generator: torch.Generator, selection: Selection, memory: Memory, executed: int
 ) -> list[float]:
-    """Milliseconds of the four stages, the device synchronised after each; the choice among candidates is in the last."""
+    """Milliseconds of the four stages, device synchronised after each; selecting a candidate belongs to the last."""
     device = device_of(policy)
     observation, preprocess_ms = _timed(lambda: preprocess(policy, seen), device)
     condition, encode_ms = _timed(lambda: policy.encode(observation), device)
@@ -64,37 +64,37 @@ def _staged_call(
     return [preprocess_ms, encode_ms, head_ms, post_ms]
 
 
-def measure(
+def measure_latency(
     policies: Sequence[Policy], observations: RawObservation, calls: int, warmup: int, execution_horizon: int, seed: int = 0,
     selection: Callable[[Policy], Selection] = lambda policy: SINGLE_SAMPLE,
 ) -> dict[str, Any]:  # fmt: skip
-    """Per policy: median, p95, p99 of the whole call [ms], Hz = 1 / median, and the stages' medians.
+    """Per policy: median, p95, p99 of the whole call [ms], Hz = 1 / median, and the medians of the stages.
 
-    Actions per second = Hz x execution_horizon: what the policy could deliver, another number than Hz.
-    observations: N raw ones, `[N, O, ..]`, that are already on the host, cycled through; every round calls each policy once,
-    so slow moments of the machine hit all of them alike. selection: how each policy's samples are chosen from: all the
-    candidates are part of the call. A policy in another process is timed there (`TimedElsewhere`), in its turn.
+    actions_per_second = Hz x execution_horizon, a different number from Hz.
+    observations: N raw ones, `[N, O, ..]`, already on the host, used in turn. Every round calls each policy once, so slow
+    moments of the machine affect all of them alike. selection: how each policy's samples are selected; all candidates are
+    part of the call. A `RemotelyTimed` policy is timed in its own process.
     """
     generator = torch.Generator().manual_seed(seed)
     whole: dict[str, list[float]] = {policy.name: [] for policy in policies}
     memories = {policy.name: Memory() for policy in policies}
     stages: dict[str, list[list[float]]] = {policy.name: [] for policy in policies}
     gc.collect()
-    gc.disable()  # a collection in the middle of a call would be counted as the policy's time
+    gc.disable()  # a collection during a call would count as the policy's time
     try:
         for call in range(-warmup, calls):
             row = call % len(next(iter(observations.values())))
             seen = {name: values[row : row + 1] for name, values in observations.items()}
             for policy in policies:
                 chosen, memory = selection(policy), memories[policy.name]
-                if isinstance(policy, TimedElsewhere):
+                if isinstance(policy, RemotelyTimed):
                     milliseconds, staged = policy.time_call(seen, generator)
                     if call >= 0:
                         whole[policy.name].append(milliseconds)
                         stages[policy.name].append(staged)
                     continue
                 (_, remembered), milliseconds = _timed(
-                    partial(decide, policy, seen, [generator], chosen, [memory], execution_horizon), device_of(policy)
+                    partial(query_policy, policy, seen, [generator], chosen, [memory], execution_horizon), device_of(policy)
                 )
                 memories[policy.name] = remembered[0]
                 staged = _staged_call(policy, seen, generator, chosen, memory, execution_horizon)

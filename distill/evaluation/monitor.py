@@ -1,4 +1,4 @@
-"""The out-of-distribution monitor: is an observation farther from the training observations than they are from each other."""
+"""The out-of-distribution monitor: is an observation farther from the training observations than they are from each other?"""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from distill.hypotheses.neighbours import PAIRS_AT_ONCE
 from teachers.networks.normalisation import Normaliser
 
 CALIBRATION = 4096
-"""Most training observations whose own distances set a monitor's threshold: each is compared with all others."""
+"""At most this many training observations set a monitor's threshold; each is compared with all others."""
 
 
 class SupportMonitor(nn.Module):
-    """Says whether an observation is farther from the training observations than they are from each other.
+    """Flags observations that are farther from the training observations than those are from each other.
 
     Distance: root mean square difference of normalised state histories, to the nearest training observation.
     threshold: the quantile of the training observations' distances to the nearest one of another group.
@@ -26,10 +26,10 @@ class SupportMonitor(nn.Module):
     def __init__(
         self, state_NOS: Tensor, group_N: Tensor, normaliser: Normaliser, quantile: float = 0.99
     ) -> None:
-        """state_NOS: raw; group_N: what is left out together, at least two.
+        """state_NOS: raw state histories. group_N: groups for leave-one-group-out, at least two.
 
-        Take the start of each frame's episode, not the episode: demonstrations of one start begin in one state, and a
-        threshold from those would call every new start foreign. At most `CALIBRATION` observations are compared.
+        Use the start of each frame's episode as its group, not the episode: demonstrations of one start begin in the same
+        state, and a threshold from those would flag every new start. At most `CALIBRATION` observations are compared.
         Raises ValueError for fewer than two groups, shapes that do not match, or a quantile outside 0 .. 1.
         """
         super().__init__()
@@ -57,15 +57,15 @@ class SupportMonitor(nn.Module):
         return distance_BN.amin(-1)
 
     def is_out_of_distribution(self, state_OS: Tensor) -> bool:
-        """Whether one raw state history lies beyond the threshold; a state that is not finite does."""
+        """Whether one raw state history is beyond the threshold; a state that is not finite is."""
         return self.are_out_of_distribution(state_OS[None].cpu().numpy())[0]
 
     def are_out_of_distribution(self, states_BOS: np.ndarray) -> list[bool]:
-        """The same for several, on the host."""
+        """The same for a batch on the host."""
         distance_B = self.distance(torch.from_numpy(np.ascontiguousarray(states_BOS)))
         return [not value <= self.threshold for value in distance_B.tolist()]
 
 
 def state_distances(first_MD: Tensor, second_ND: Tensor) -> Tensor:
-    """All distances `[M, N]` by differences: neighbouring states are too close for a product's rounding."""
+    """All distances `[M, N]`, by differences: neighbouring states are too close for the rounding of a matrix product."""
     return torch.cdist(first_MD, second_ND, compute_mode="donot_use_mm_for_euclid_dist")

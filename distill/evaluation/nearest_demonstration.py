@@ -1,4 +1,4 @@
-"""The baseline without a network: execute what was demonstrated after the most similar training observation."""
+"""A baseline without a network: execute the chunk demonstrated after the most similar training observation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from teachers.networks.shapes import PolicyShape
 
 
 class DemonstrationMemory(nn.Module):
-    """All training observations and the chunks that follow them, as a module: they are its parameters, never trained."""
+    """All training observations and the chunks that follow them, as a module whose parameters are never trained."""
 
     episode_N: Tensor
 
@@ -36,10 +36,10 @@ class DemonstrationMemory(nn.Module):
 
 @dataclass(frozen=True)
 class NearestDemonstration:
-    """The baseline without a network: do what was done after the most similar training observation.
+    """A baseline without a network: execute what was demonstrated after the most similar training observation.
 
-    neighbours: the chunk is one of those of the nearest observations of that many episodes, drawn evenly. One per
-    episode: the frames beside the nearest one would else fill the places, and all of them go the same way.
+    neighbours: the chunk is drawn evenly from the nearest observations of that many episodes, one per episode. Several frames
+    of the nearest episode would otherwise fill the places, all of the same mode.
     """
 
     module: DemonstrationMemory

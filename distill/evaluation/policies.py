@@ -1,4 +1,4 @@
-"""Teacher and student behind one face: raw observation in, raw action chunk out, each stage callable on its own."""
+"""One interface for teachers and students: raw observation in, raw action chunk out, each stage callable separately."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from teachers.networks.shapes import PolicyShape
 from teachers.trained import TrainedTeacher
 
 RawObservation = Mapping[str, np.ndarray]
-"""Raw observations on the host: every feature by its name, `[B, O, ..]`; the state is always among them."""
+"""Raw observations on the host: every feature by name, `[B, O, ..]`; always includes the state."""
 
 
 class Policy(Protocol):
-    """What rollouts, latency and fidelity ask of a policy. B observations, S samples each."""
+    """What rollouts, latency and fidelity need of a policy. B observations, S samples each."""
 
     @property
     def name(self) -> str: ...
@@ -79,7 +79,7 @@ class TeacherPolicy:
 
 @dataclass(frozen=True)
 class StudentPolicy:
-    """A one-step student; `name` is its recipe's."""
+    """A one-step student; `name` is the name of its recipe."""
 
     module: Student
     name: str
@@ -103,18 +103,19 @@ class StudentPolicy:
 
 
 def device_of(policy: Policy) -> torch.device:
+    """The device of the policy's parameters."""
     return next(policy.module.parameters()).device
 
 
 def preprocess(policy: Policy, seen: RawObservation) -> Observation:
-    """What was seen to the tensors the network takes, on its device; what the policy does not see is left out.
+    """A raw observation as tensors on the policy's device; features that it does not use are left out.
 
-    Of more steps than it looks at, the newest.
+    Of more steps than it observes, the newest are used.
     """
     device, steps = device_of(policy), policy.shape.observation_steps
     return {
         name: torch.from_numpy(np.ascontiguousarray(seen[name][:, -steps:], dtype=np.float32)).to(device)
-        for name in sources_of(policy.shape) if name in seen  # what is missing is refused by the encoder, with its name
+        for name in sources_of(policy.shape) if name in seen  # the encoder refuses a missing feature by name
     }  # fmt: skip
 
 
@@ -128,10 +129,10 @@ def postprocess(policy: Policy, chunks: Tensor) -> np.ndarray:
 def sample_set(
     policy: Policy, seen: RawObservation, generator: torch.Generator, samples: int, selection: Selection, executed: int
 ) -> Tensor:
-    """`[S, T, A]` normalised chunks that an episode would carry out at this one observation, were it asked S times afresh."""
+    """`[S, T, A]` normalised chunks that would be executed at this one observation, in S independent queries without memory."""
     condition_1C = policy.encode(preprocess(policy, seen))
     device = device_of(policy)
-    candidates = selection.candidates if selection.kind == "outlier_rejection" else 1  # the others choose by a last plan
+    candidates = selection.candidates if selection.kind == "outlier_rejection" else 1  # the others need a last chunk
     draws = policy.draw(samples * candidates, generator)[None].to(device)
     candidates_SNTA = policy.head(condition_1C, draws)[0].unflatten(0, (samples, candidates))
     weights_A = torch.tensor(policy.shape.action_weights, device=device)

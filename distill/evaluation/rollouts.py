@@ -1,4 +1,4 @@
-"""Rollouts: receding horizon over stored starts, every episode with a named outcome."""
+"""Rollouts: receding horizon from stored starts; every episode has a named outcome."""
 
 from __future__ import annotations
 
@@ -26,21 +26,22 @@ from students.selection import SINGLE_SAMPLE, Memory, Selection, choose, draw_ca
 
 
 class Monitor(Protocol):
-    """What says whether observations are like the training observations: distill.evaluation.demonstrated.SupportMonitor."""
+    """Says whether observations are like the training observations, such as distill.evaluation.monitor.SupportMonitor."""
 
     def are_out_of_distribution(self, states_BOS: np.ndarray) -> Sequence[bool]: ...
 
 
 @dataclass
 class Episode:
-    """One rollout. path: `[steps+1][2]` tool x, y [m]; actions: those carried out, kept for the episodes of the clips.
+    """One rollout.
 
-    compared: replans at which the new plan and the unexecuted rest of the last one name a way for the same choice of the
-    task (`PandaEnv.planned_modes`, both from where the tool is then); switches: those of them where the names differ. Plans
-    that are carried out to their end leave no rest, so nothing is compared.
-    jerk: root mean square jerk of the tool [m/s^3], see `rms_jerk`; None when it was not measured.
-    asked: how often the policy was asked; outside: those of them where a monitor said that the observation was unlike the
-    training observations, None where there was no monitor.
+    path: `[steps+1][2]` x, y of the tool [m]; carried: those of the object. actions: executed ones, kept for clips.
+    compared: replans at which both the new chunk and the unexecuted rest of the last one imply a mode of the same choice
+    (`PandaEnv.planned_modes`, both from the current tool position). switches: those of them where the modes differ. Chunks
+    that are executed to their end have no rest, so nothing is compared.
+    jerk: root mean square jerk of the tool [m/s^3], see `rms_jerk`; None when not measured.
+    queries: number of policy queries. out_of_distribution: those with an observation that the monitor flagged; None without
+    one.
     """
 
     index: int
@@ -59,7 +60,7 @@ class Episode:
 
 
 def episode_generator(seed: int, index: int) -> torch.Generator:
-    """The randomness of episode `index`, the same for every policy, batch and number of processes."""
+    """The random generator of episode `index`: the same for every policy, batch and number of processes."""
     return torch.Generator().manual_seed(int(hypothesis_seeds(seed, np.array([index]), 1)[0, 0]))
 
 
@@ -68,19 +69,19 @@ def run_episodes(
     keep_actions: int = 0, progress: Callable[[int], object] = lambda done: None, at_once: int = 64,
     selection: Selection = SINGLE_SAMPLE, monitor: Monitor | None = None, cameras: CameraSettings | None = None,
 ) -> list[Episode]:  # fmt: skip
-    """Roll the policy out from ``starts_ED[indices]``, `at_once` episodes abreast so that the network works in batches.
+    """Roll the policy out from ``starts_ED[indices]``, `at_once` episodes in parallel so that the network runs in batches.
 
-    A chunk's first `execution_horizon` actions are carried out, then the policy is asked again. A chunk with NaN or
-    infinity ends its episode as ``policy_error``. Episodes with index < keep_actions keep their actions. What each
-    episode carries out of the policy's samples is `selection`'s choice; every episode remembers for itself. monitor: looks
-    at every observation that the policy is asked at, and is only counted. cameras: those of the demonstrations, for a policy
-    that sees with them. Raises ValueError for a policy that sees what they do not show.
+    The first `execution_horizon` actions of a chunk are executed, then the policy is queried again. A chunk with NaN or
+    infinity ends its episode as ``policy_error``. Episodes with index < keep_actions keep their actions. selection: which of
+    the policy's samples each episode executes; every episode has its own memory. monitor: counts out-of-distribution
+    observations, and changes nothing. cameras: those of the demonstrations, for a policy that needs them. Raises ValueError
+    when they do not provide its features.
     """
-    pool = blind_pool(task, cameras_for(policy.shape, cameras), min(at_once, len(indices)))
+    pool = make_env_pool(task, cameras_for(policy.shape, cameras), min(at_once, len(indices)))
     finished: list[Episode] = []
     for begin in range(0, len(indices), at_once):
-        wave = indices[begin : begin + at_once]
-        finished += run_wave(policy, pool[: len(wave)], starts_ED, wave, execution_horizon, seed, keep_actions,
+        batch = indices[begin : begin + at_once]
+        finished += run_batch(policy, pool[: len(batch)], starts_ED, batch, execution_horizon, seed, keep_actions,
                               selection, monitor)  # fmt: skip
         progress(len(finished))
     for env in pool:
@@ -88,43 +89,43 @@ def run_episodes(
     return finished
 
 
-def blind_pool(task: str, cameras: CameraSettings | None, count: int) -> list[PandaEnv]:
-    """So many environments, whose cameras see only when they are asked."""
+def make_env_pool(task: str, cameras: CameraSettings | None, count: int) -> list[PandaEnv]:
+    """`count` environments whose cameras render only on demand."""
     pool = [envs.make(task, cameras) for _ in range(count)]
     for env in pool:
         env.cameras_on_demand = True
     return pool
 
 
-def run_wave(
-    policy: Policy, pool: Sequence[TaskEnv], starts_ED: np.ndarray, wave: Sequence[int], execution_horizon: int,
+def run_batch(
+    policy: Policy, pool: Sequence[TaskEnv], starts_ED: np.ndarray, batch: Sequence[int], execution_horizon: int,
     seed: int, keep_actions: int, selection: Selection, monitor: Monitor | None,
 ) -> list[Episode]:  # fmt: skip
-    """As many episodes as there are environments, abreast; see `run_episodes`."""
-    episodes = [Episode(index=index) for index in wave]
-    memories = [Memory() for _ in wave]
-    tools: list[list[np.ndarray]] = [[] for _ in wave]
-    generators = [episode_generator(seed, index) for index in wave]
+    """One episode per environment, in parallel; see `run_episodes`."""
+    episodes = [Episode(index=index) for index in batch]
+    memories = [Memory() for _ in batch]
+    tools: list[list[np.ndarray]] = [[] for _ in batch]
+    generators = [episode_generator(seed, index) for index in batch]
     histories = [History(env, policy.shape.observation_steps, lambda step: step % execution_horizon == 0) for env in pool]
     for row, (env, episode) in enumerate(zip(pool, episodes, strict=True)):
         start_episode(env, episode, histories[row], tools[row], starts_ED)
     chunks: dict[int, np.ndarray] = {}
-    active = list(range(len(wave)))
+    active = list(range(len(batch)))
     step = 0
     while active:
         if step % execution_horizon == 0:
             seen = stacked([histories[row] for row in active])
-            planned, remembered = decide(
+            planned, remembered = query_policy(
                 policy, seen, [generators[row] for row in active], selection, [memories[row] for row in active],
                 execution_horizon,
             )  # fmt: skip
             if monitor is not None:
-                for row, outside in zip(active, monitor.are_out_of_distribution(seen[STATE]), strict=True):
-                    episodes[row].out_of_distribution = (episodes[row].out_of_distribution or 0) + outside
+                for row, flagged in zip(active, monitor.are_out_of_distribution(seen[STATE]), strict=True):
+                    episodes[row].out_of_distribution = (episodes[row].out_of_distribution or 0) + flagged
             for row, chunk, memory in zip(active, planned, remembered, strict=True):
                 episodes[row].queries += 1
                 if row in chunks:
-                    note_switch(pool[row], episodes[row], chunks[row][execution_horizon:], chunk)
+                    count_mode_switch(pool[row], episodes[row], chunks[row][execution_horizon:], chunk)
                 chunks[row], memories[row] = chunk, memory
         for row in list(active):
             env, episode, action = pool[row], episodes[row], chunks[row][step % execution_horizon]
@@ -136,29 +137,29 @@ def run_wave(
                 active.remove(row)
         step += 1
     for env, episode, positions in zip(pool, episodes, tools, strict=True):
-        end_motion(env, episode, positions)
+        record_jerk(env, episode, positions)
     return episodes
 
 
 def start_episode(
     env: TaskEnv, episode: Episode, history: History, positions: list[np.ndarray], starts_ED: np.ndarray
 ) -> None:
-    """Put the world at the episode's start; what is seen and where the tool is go into `history` and `positions`."""
+    """Reset the environment to the episode's start; add the observation to `history`, the tool to `positions`."""
     observation, _ = env.reset(options={"start": starts_ED[episode.index]})
     history.add(observation, 0)
-    _note_place(env, episode)
+    _record_positions(env, episode)
     positions.append(env.tool_position())
 
 
 def execute_action(
     env: TaskEnv, episode: Episode, history: History, positions: list[np.ndarray], action: np.ndarray, keep_actions: int
 ) -> bool:
-    """One control step of an episode, noted there, in `history` and in `positions`; whether it has ended with it."""
+    """One control step of an episode, recorded in it, in `history` and in `positions`; whether the episode has ended."""
     observation, _, terminated, truncated, info = env.step(action)
     episode.steps += 1
     if episode.index < keep_actions:
         episode.actions.append([float(value) for value in action])
-    _note_place(env, episode)
+    _record_positions(env, episode)
     positions.append(env.tool_position())
     if terminated or truncated:
         episode.success, episode.failure, episode.mode = info["is_success"], info["failure"], info["mode"]
@@ -167,19 +168,22 @@ def execute_action(
     return False
 
 
-def end_motion(env: TaskEnv, episode: Episode, positions: Sequence[np.ndarray]) -> None:
-    """Note the jerk of an episode that has ended, from the tool's `positions` after each of its steps."""
-    # a collision cuts its control step short, and a simulator that burst tells nothing
+def record_jerk(env: TaskEnv, episode: Episode, positions: Sequence[np.ndarray]) -> None:
+    """Store the jerk of a finished episode, from the tool's `positions` after each of its steps."""
+    # a collision cuts its control step short; positions of an unstable simulation mean nothing
     whole = positions[:-1] if episode.failure == "collision" else positions
     episode.jerk = None if episode.failure == "unstable" else rms_jerk(np.stack(whole), env.spec_task.dt_s)
 
 
 @torch.inference_mode()
-def decide(
+def query_policy(
     policy: Policy, seen: RawObservation, generators: Sequence[torch.Generator], selection: Selection,
     memories: Sequence[Memory], executed: int,
 ) -> tuple[np.ndarray, list[Memory]]:  # fmt: skip
-    """The whole policy call: the chunks to carry out `[B, T, A]`, raw, and what each of the B episodes then remembers."""
+    """The whole policy call: the raw chunks to execute `[B, T, A]`, and the memories of the B episodes after it.
+
+    seen: raw observation `[B, O, ..]`; generators, memories: one per episode; executed: actions executed per chunk.
+    """
     drawn = [
         draw_candidates(selection, memory, partial(policy.draw, generator=generator), executed, policy.shape.horizon)
         for memory, generator in zip(memories, generators, strict=True)
@@ -191,8 +195,8 @@ def decide(
     return postprocess(policy, chosen_BTA), remembered
 
 
-def note_switch(env: TaskEnv, episode: Episode, rest: np.ndarray, chunk: np.ndarray) -> None:
-    """Count whether a new plan goes another way than the `rest` of the last one would have gone, from here."""
+def count_mode_switch(env: TaskEnv, episode: Episode, rest: np.ndarray, chunk: np.ndarray) -> None:
+    """Count whether a new chunk takes another mode than the unexecuted `rest` of the last one, from the current state."""
     if not len(rest) or not np.isfinite(chunk).all():
         return
     both = [(old, new) for old, new in zip(env.planned_modes(rest), env.planned_modes(chunk), strict=True) if old and new]
@@ -201,7 +205,7 @@ def note_switch(env: TaskEnv, episode: Episode, rest: np.ndarray, chunk: np.ndar
 
 
 def rms_jerk(positions_LD: np.ndarray, dt_s: float) -> float | None:
-    """Root mean square jerk [m/s^3] of positions [m] `dt_s` apart: of the length of their third difference / dt_s^3.
+    """Root mean square jerk [m/s^3] of positions [m] `dt_s` apart: the norm of their third difference / dt_s^3.
 
     None for fewer than four positions.
     """
@@ -211,8 +215,8 @@ def rms_jerk(positions_LD: np.ndarray, dt_s: float) -> float | None:
     return math.sqrt(float(np.square(jerk_LD).sum(-1).mean()))
 
 
-def _note_place(env: TaskEnv, episode: Episode) -> None:
-    """Note where the tool is now, and the object."""
+def _record_positions(env: TaskEnv, episode: Episode) -> None:
+    """Append the positions of the tool and of the object."""
     episode.path.append([round(float(value), 4) for value in env.tool_position()[:2]])
     position = env.object_position()
     if position is not None:
@@ -220,19 +224,18 @@ def _note_place(env: TaskEnv, episode: Episode) -> None:
 
 
 def summarise(spec: TaskSpec, episodes: Sequence[Episode]) -> dict[str, Any]:
-    """Counts of a set of episodes: successes, failures by name, modes over successes, entropy (base: number of modes).
+    """Figures of a set of episodes: successes, failures by name, modes over successes, entropy (base: number of modes).
 
-    Over all episodes, failed ones too: switch_rate, the mean over episodes of switches / compared where anything was
-    compared; jerk_rms [m/s^3], the mean of their root mean square jerks. None where no episode has one.
-    out_of_distribution_share: share of the times a policy was asked at which the monitor found the observation foreign; None
-    without a monitor.
+    Over all episodes, failed ones included: switch_rate, the mean over episodes of switches / compared where any were
+    compared; jerk_rms [m/s^3], the mean of their root mean square jerks. None when no episode has one.
+    out_of_distribution_share: share of queries with an out-of-distribution observation; None without a monitor.
     """
     modes = Counter(episode.mode for episode in episodes if episode.success)
     counts = [modes.get(mode, 0) for mode in spec.modes]
     switching = [episode.switches / episode.compared for episode in episodes if episode.compared]
     jerks = [episode.jerk for episode in episodes if episode.jerk is not None]
-    watched = sum(episode.queries for episode in episodes if episode.out_of_distribution is not None)
-    unfamiliar = sum(episode.out_of_distribution or 0 for episode in episodes)
+    monitored = sum(episode.queries for episode in episodes if episode.out_of_distribution is not None)
+    flagged = sum(episode.out_of_distribution or 0 for episode in episodes)
     return {
         "episodes": len(episodes),
         "successes": sum(episode.success for episode in episodes),
@@ -243,9 +246,10 @@ def summarise(spec: TaskSpec, episodes: Sequence[Episode]) -> dict[str, Any]:
         "entropy": mode_entropy(counts, len(spec.modes)) if sum(counts) else None,
         "switch_rate": float(np.mean(switching)) if switching else None,
         "jerk_rms": float(np.mean(jerks)) if jerks else None,
-        "out_of_distribution_share": unfamiliar / watched if watched else None,
+        "out_of_distribution_share": flagged / monitored if monitored else None,
     }
 
 
 def to_json(episodes: Sequence[Episode]) -> list[dict[str, Any]]:
+    """The episodes as dictionaries, by index."""
     return [asdict(episode) for episode in sorted(episodes, key=lambda episode: episode.index)]

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 
 RESAMPLES = 10_000
-"""Bootstrap resamples of a paired difference unless told otherwise."""
+"""Default number of bootstrap resamples of a paired difference."""
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -30,8 +30,8 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
 def mcnemar_p(first: ArrayLike, second: ArrayLike) -> float:
     """Exact two-sided McNemar p-value of two policies on the same starts.
 
-    first, second: `[E]` bool, success of episode e under either policy. Only episodes that the two
-    decide differently speak; without any the answer is 1.0. Raises ValueError when they are not paired.
+    first, second: `[E]` bool, success in episode e. Only episodes in which the two outcomes differ count; without any the
+    p-value is 1.0. Raises ValueError when the outcomes are not paired.
     """
     first_E, second_E = _paired(first, second)
     only_first = int(np.sum(first_E & ~second_E))
@@ -47,8 +47,8 @@ def paired_difference(
     """Success rate of `policy` minus that of `teacher`, with a percentile-bootstrap interval over episodes.
 
     policy, teacher: `[E]` bool on the same starts. Returns (difference, low, high) in [-1, 1].
-    An episode's paired difference is -1, 0 or +1, so resampling episodes with replacement is a multinomial
-    draw of the three counts: exact, and no `[resamples, E]` array is needed.
+    An episode's paired difference is -1, 0 or +1, so resampling episodes with replacement is a multinomial draw of the three
+    counts: exact, and no `[resamples, E]` array is needed.
     """
     policy_E, teacher_E = _paired(policy, teacher)
     if resamples < 1:
@@ -67,9 +67,8 @@ def paired_difference(
 def mode_entropy(counts: Mapping[str, int] | Sequence[int] | np.ndarray, num_modes: int) -> float:
     """Entropy of the mode frequencies over successful rollouts, base `num_modes` (as D3IL, ICLR 2024).
 
-    counts: successes per mode (absent modes may be left out). 1 is uniform over all modes, 0 is a single one;
-    nan when nothing succeeded. With num_modes 1 there is nothing to spread over and the answer is 0.
-    Raises ValueError for negative counts or more modes than there are.
+    counts: successes per mode (absent modes may be left out). 1 is uniform over all modes, 0 a single mode; nan when nothing
+    succeeded. With num_modes 1 it is 0. Raises ValueError for negative counts or more modes than there are.
     """
     values = np.asarray(list(counts.values()) if isinstance(counts, Mapping) else counts, dtype=np.float64)
     if num_modes < 1:
@@ -90,11 +89,11 @@ def mode_entropy(counts: Mapping[str, int] | Sequence[int] | np.ndarray, num_mod
 def mode_share_error(
     counts: ArrayLike, reference: ArrayLike, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """Total variation between two distributions over modes, and what sampling alone makes of it.
+    """Total variation between two distributions over modes, and its expected value by sampling alone.
 
     counts, reference: successes per mode `[modes]` of the policy and of the teacher. Returns (error, floor):
-    error = 1/2 sum_i |p_i - q_i|; floor = its mean when both are drawn, in their numbers, from one distribution, the pooled
-    one. An error near the floor is no error that could be seen. Raises ValueError for negative counts or none at all.
+    error = 1/2 sum_i |p_i - q_i|; floor = its mean when both are drawn, with their numbers of successes, from the pooled
+    distribution. An error near the floor cannot be told from none. Raises ValueError for negative counts or none at all.
     """
     first, second = np.asarray(counts, dtype=np.int64), np.asarray(reference, dtype=np.int64)
     if first.shape != second.shape or first.ndim != 1 or np.any(first < 0) or np.any(second < 0):
@@ -135,7 +134,7 @@ def _paired(first: ArrayLike, second: ArrayLike) -> tuple[np.ndarray, np.ndarray
 
 
 def success_figures(result: dict[str, Any], reference: dict[str, Any], modes: Sequence[str]) -> dict[str, Any]:
-    """How a policy's roll-outs went, with its interval, and against the reference's from the same starts."""
+    """A policy's success with its interval, and its paired difference to the reference from the same starts."""
     summary = result["summary"]
     success, its = (np.array([episode["success"] for episode in each["episodes"]]) for each in (result, reference))
     low, high = wilson_interval(summary["successes"], summary["episodes"])

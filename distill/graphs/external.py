@@ -18,7 +18,7 @@ from distill.stages.latency import MeasureLatency
 from distill.stages.ranges import MeasureRanges
 from distill.stages.reference import DrawReference, HeldOutSets
 from distill.stages.report import WriteReport
-from distill.stages.sample import SampleHypotheses, settled
+from distill.stages.sample import SampleHypotheses, with_solver_defaults
 from distill.stages.starts import DrawnStarts
 from distill.stages.train_student import FromStatistics, FromTeacher, TrainStudent
 from distill.worlds.contract import World
@@ -29,9 +29,9 @@ from teachers.trained import TrainedTeacher
 def conversion_graph(
     config: Config, world: World, opened: Opened, recording: Recording, shape: PolicyShape | None
 ) -> Graph:
-    """One teacher, at every number of `evaluate.teacher_steps`, and the students that are distilled from it.
+    """One teacher, at every number of `evaluate.teacher_steps`, and the students distilled from it.
 
-    shape: of students that start from nothing; None: they start from the teacher's weights.
+    shape: of students with random initial weights; None: they start from the teacher's weights.
     """
     source = _statistics(config, opened, recording, shape or opened.shape)
     existing = [OpenedAt(opened, steps, f"teacher_{steps}", source, by_steps=True) for steps in config.evaluate.teacher_steps]
@@ -63,7 +63,7 @@ def comparison_graph(config: Config, world: World, opened: Mapping[str, Opened],
 
 
 def _statistics(config: Config, opened: Opened, recording: Recording, shape: PolicyShape) -> OpenedTeacher:
-    """A policy with the statistics that chunks are compared in: its own, or measured ones where it is an adapter."""
+    """A policy with the normaliser that chunks are compared in: its own, or a measured one for an adapter."""
     measured = MeasureRanges(opened, recording, shape, config.sample.batch_size, config.seed) if opened.external else None
     return OpenedTeacher(opened, measured)
 
@@ -76,7 +76,7 @@ def _held_out_sets(config: Config, recording: Recording) -> HeldOutSets:
 
 def _sample(config: Config, opened: Opened, source: OpenedTeacher, recording: Recording) -> SampleHypotheses:
     if isinstance(opened.policy, TrainedTeacher):
-        drawn, label, features = settled(config.sample, type(opened.policy)), "", opened.shape.encoder is not None
+        drawn, label, features = with_solver_defaults(config.sample, type(opened.policy)), "", opened.shape.encoder is not None
     else:
         drawn = replace(config.sample, num_steps=config.sample.num_steps or opened.num_steps)
         label, features = opened.label, False
@@ -88,7 +88,7 @@ def _sample(config: Config, opened: Opened, source: OpenedTeacher, recording: Re
 def _choice(
     config: Config, world: World, reference: MeasuredPolicy, source: OpenedTeacher, recording: Recording
 ) -> Choice:
-    """With a task by rollouts, as in a run; else by the distance of sets on frames that are for nothing else."""
+    """With a task, checkpoints are chosen by rollouts; without one, by set distance on frames reserved for that."""
     evaluate = config.evaluate
     if world.rolls_out:
         validation = DrawnStarts(world, config.seed, "validation", evaluate.validation_starts)
@@ -109,7 +109,7 @@ def _measured(
     recording: Recording, opened: tuple[Opened, ...], sample: SampleHypotheses | None = None,
     chosen: tuple[ChooseStudent, ...] = (),
 ) -> Graph:  # fmt: skip
-    """Every policy evaluated against the first, timed beside the others, and reported."""
+    """Every policy evaluated against the first, timed, and reported."""
     reference = DrawReference(policies[0], sets)
     rollouts, test = None, None
     if world.rolls_out:

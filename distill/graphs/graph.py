@@ -1,4 +1,4 @@
-"""A graph of stages: all of them in the order they are done, and which of them a word of the command line means."""
+"""A graph of stages: all stages in execution order, and the stages of each command-line word."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from distill.runtime.stage import Stage
 
 @dataclass(frozen=True)
 class Graph:
-    """last: the report, which needs all others; named: what is done for each word of the command line.
+    """last: the report, which needs all others. named: the stages of each command-line word.
 
-    further: stages that no other reads, done before the report.
+    extra: stages that no other stage reads; they run before the report.
     """
 
     last: Stage[Path]
     named: Mapping[str, tuple[Stage[Any], ...]]
-    further: tuple[Stage[Any], ...] = field(default=(), kw_only=True)
+    extra: tuple[Stage[Any], ...] = field(default=(), kw_only=True)
 
     @property
     def stages(self) -> list[Stage[Any]]:
-        """Every stage, each after what it reads."""
-        return in_order([*self.further, self.last])
+        """Every stage, each after its inputs."""
+        return in_order([*self.extra, self.last])
 
-    def do(self, context: Context, word: str = "") -> None:
-        """Do what a word means, "" for everything, and before it what is missing."""
-        ensure(context, self.named[word] if word else (*self.further, self.last))
+    def run(self, context: Context, word: str = "") -> None:
+        """Run the stages of a word ("": everything) and the missing stages that they need."""
+        ensure(context, self.named[word] if word else (*self.extra, self.last))

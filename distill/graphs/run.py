@@ -24,7 +24,7 @@ from distill.stages.oracle import ReplayDemonstrations
 from distill.stages.real_time import RollOutInRealTime
 from distill.stages.reference import DrawReference, HeldOutSets
 from distill.stages.report import WriteReport
-from distill.stages.sample import SampleHypotheses, settled
+from distill.stages.sample import SampleHypotheses, with_solver_defaults
 from distill.stages.starts import RecordStarts, StartsOf
 from distill.stages.train_student import FromDemonstrations, FromTeacher, TrainStudent
 from distill.stages.train_teacher import TrainTeacher
@@ -35,7 +35,7 @@ from teachers.networks.shapes import PolicyShape
 
 @dataclass(frozen=True)
 class RunGraph(Graph):
-    """A run's stages under their own names, for whoever reads its results."""
+    """A run's stages by name, for code that reads its results."""
 
     demonstrations: RecordDemonstrations
     starts: RecordStarts
@@ -48,16 +48,16 @@ class RunGraph(Graph):
     real_time: tuple[RollOutInRealTime, ...]
 
 
-FURTHER: dict[str, Callable[[RunGraph], Stage[Any]]] = {}
-"""Further stages of a run, by their word of the command line: from the run's other stages to the stage. A new stage is one
+EXTRA_STAGES: dict[str, Callable[[RunGraph], Stage[Any]]] = {}
+"""Extra stages of a run, by command-line word: a function of the run's graph that returns the stage. To add a stage, add one
 file and one line here."""
 
 
 def run_graph(config: Config, world: World) -> RunGraph:
     """The stages of a config in its world. Reads nothing but the folder of teacher.path."""
     graph = _own_stages(config, world)
-    further = {word: (make(graph),) for word, make in FURTHER.items()}
-    return replace(graph, named={**graph.named, **further}, further=tuple(stage for (stage,) in further.values()))
+    extra = {word: (make(graph),) for word, make in EXTRA_STAGES.items()}
+    return replace(graph, named={**graph.named, **extra}, extra=tuple(stage for (stage,) in extra.values()))
 
 
 def _own_stages(config: Config, world: World) -> RunGraph:
@@ -72,8 +72,8 @@ def _own_stages(config: Config, world: World) -> RunGraph:
     choice = ByRollouts(rollouts, validation)
 
     teacher, train = _teacher(config, demonstrations, choice, shape)
-    # the kind of a teacher from elsewhere is in its folder, whose bytes are its key
-    drawn = settled(config.sample, TEACHERS[config.teacher.kind]) if config.teacher.path is None else config.sample
+    # an existing teacher's kind is in its folder, whose bytes are its key
+    drawn = with_solver_defaults(config.sample, TEACHERS[config.teacher.kind]) if config.teacher.path is None else config.sample
     source = DemonstratedObservations(demonstrations)
     sample = SampleHypotheses(
         teacher, source, drawn, shape, evaluate.execution_horizon, seed, features=shape.encoder is not None
@@ -123,10 +123,10 @@ def _own_stages(config: Config, world: World) -> RunGraph:
 def _teacher(
     config: Config, demonstrations: RecordDemonstrations, choice: ByRollouts, shape: PolicyShape
 ) -> tuple[TeacherSource, TrainTeacher | None]:
-    """The teacher, and its training where it is trained here.
+    """The teacher, and its training stage when it is trained here.
 
     Training is one stage and the choice among its checkpoints another, so that other validation starts or another execution
-    horizon train nothing again.
+    horizon need no new training.
     """
     if config.teacher.path is not None:
         return TeacherFolder(config.teacher.path), None
@@ -138,7 +138,7 @@ def _real_time(
     config: Config, world: World, test: StartsOf, latency: MeasureLatency, teachers: list[MeasuredPolicy],
     students: list[MeasuredPolicy],
 ) -> tuple[RollOutInRealTime, ...]:  # fmt: skip
-    """A stage for each policy that is rolled out in real time; none while that is off."""
+    """A stage per policy that is evaluated in real time; none when that is off."""
     settings, default = config.real_time, config.student.default
     if not settings.is_on:
         return ()

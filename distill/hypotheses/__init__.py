@@ -1,4 +1,4 @@
-"""The hypothesis sets: the cache on disk, which frames, perturbed copies, the index over the whole cache, nearest neighbours.
+"""The hypothesis sets: cache on disk, choice of frames, perturbed copies, index over the whole cache, nearest neighbours.
 
-Needs: a teacher to draw from. Not here: losses on the sets (distill.objectives), figures of a policy (distill.evaluation).
+Needs: a teacher to sample from. Not here: losses on the sets (distill.objectives), figures of a policy (distill.evaluation).
 """

@@ -1,4 +1,4 @@
-"""The hypothesis cache: K teacher chunks for each of many observations, in shards that can be made again one by one."""
+"""The hypothesis cache: K teacher chunks for each of many observations, in shards that can be redrawn one by one."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ INDEX = "index.json"
 
 @dataclass(frozen=True)
 class CachePlan:
-    """What is drawn: `num_hypotheses` chunks for every frame, in shards of `shard_size` observations.
+    """What is sampled: `num_hypotheses` chunks for every frame, in shards of `shard_size` observations.
 
-    frames: `[N]` indices into the demonstrations; seed: of all noise; batch_size: observations a network call, part of
-    the plan because a matrix product's last bits depend on its size.
+    frames: `[N]` indices into the demonstrations. seed: of all noise. batch_size: observations per network call, part of the
+    plan because the last bits of a matrix product depend on its size.
     """
 
     frames: np.ndarray
@@ -51,23 +51,23 @@ class CachePlan:
 def training_frames(
     episode_index_F: np.ndarray, count: int, replanning_share: float, execution_horizon: int, seed: int
 ) -> np.ndarray:
-    """`[N]` sorted frames of the demonstrations to draw hypotheses for, N = count, or all there are if they are fewer.
+    """`[N]` sorted frames of the demonstrations to draw hypotheses for; N = count, or all frames if there are fewer.
 
-    A share of them is taken where a policy will be asked for a chunk: every `execution_horizon`-th frame from an
-    episode's first on. The hard decisions stand there (at the start above all) and are rare among all frames.
+    `replanning_share` of them are replanning frames: every `execution_horizon`-th frame of an episode from its first on. The
+    hard decisions are there (above all at the start), and they are rare among all frames.
     """
     rng = np.random.default_rng([seed, 12])
     first_F = np.searchsorted(episode_index_F, episode_index_F, side="left")
     step_F = np.arange(len(episode_index_F)) - first_F
-    asked = rng.permutation(np.flatnonzero(step_F % execution_horizon == 0))[: round(count * replanning_share)]
-    others = np.setdiff1d(np.arange(len(episode_index_F)), asked)
-    return np.sort(np.concatenate([asked, rng.permutation(others)[: count - len(asked)]]))
+    replanning = rng.permutation(np.flatnonzero(step_F % execution_horizon == 0))[: round(count * replanning_share)]
+    others = np.setdiff1d(np.arange(len(episode_index_F)), replanning)
+    return np.sort(np.concatenate([replanning, rng.permutation(others)[: count - len(replanning)]]))
 
 
 def hypothesis_seeds(seed: int, frames_N: np.ndarray, num_hypotheses: int) -> np.ndarray:
-    """A seed per hypothesis, `[N, K]` int64 >= 0: splitmix64 over (seed, frame, k), so no two draws are tied.
+    """A seed per hypothesis, `[N, K]` int64 >= 0: splitmix64 of (seed, frame, k), so that all draws are independent.
 
-    It depends on nothing else: not on the shard, the batch or the number of processes.
+    It does not depend on the shard, the batch or the number of processes.
     """
     mixed = np.full(1, seed, dtype=np.uint64)
     for part in (np.asarray(frames_N, dtype=np.uint64)[:, None], np.arange(num_hypotheses, dtype=np.uint64)[None]):
@@ -80,13 +80,13 @@ def hypothesis_seeds(seed: int, frames_N: np.ndarray, num_hypotheses: int) -> np
 
 
 def episode_seed(seed: int, what: str, number: int, attempt: int) -> int:
-    """A seed >= 0 for one of many independent draws: of what, which one, and the how many-th try."""
+    """A seed >= 0 for one of many independent draws: `what` names the stream, `number` the draw, `attempt` the retry."""
     stream = int.from_bytes(hashlib.sha256(f"{what}:{attempt}".encode()).digest()[:6], "big")
     return int(hypothesis_seeds(seed ^ stream, np.array([number]), 1)[0, 0])
 
 
 def noise_of(seeds_NK: np.ndarray, shape: Sequence[int]) -> Tensor:
-    """The noise `[N, K, *shape]` that these seeds stand for, always drawn on the CPU so that no device changes it."""
+    """The noise `[N, K, *shape]` of these seeds, always drawn on the CPU so that it does not depend on the device."""
     generator = torch.Generator()
     rows = [torch.randn(*shape, generator=generator.manual_seed(int(seed))) for seed in seeds_NK.reshape(-1)]
     return torch.stack(rows).view(*seeds_NK.shape, *shape)
@@ -95,11 +95,10 @@ def noise_of(seeds_NK: np.ndarray, shape: Sequence[int]) -> Tensor:
 def draw_hypotheses(
     teacher: Teacher, observation: Observation, seeds_NK: np.ndarray, num_steps: int, device: torch.device
 ) -> Tensor:
-    """Raw chunks `[N, K, T, A]` for the observations, one batch.
+    """Raw chunks `[N, K, T, A]` for one batch of observations.
 
-    A teacher that was trained here is given the noise of every hypothesis' own seed, an adapter these seeds. Any other is
-    asked to `sample` observation by observation, with a generator seeded by the first seed: what it draws depends on
-    nothing else.
+    A trained teacher gets the noise of each hypothesis' seed, a seeded adapter the seeds themselves. Any other teacher is
+    sampled one observation at a time, with a generator seeded by the first seed, so that its draws depend on nothing else.
     """
     if isinstance(teacher, TrainedTeacher):
         noise = noise_of(seeds_NK, teacher.noise_shape(num_steps)).to(device)
@@ -114,18 +113,19 @@ def draw_hypotheses(
     return torch.cat(drawn)
 
 
-def keeps_features(teacher: Teacher) -> TypeGuard[TrainedTeacher]:
-    """Whether what a teacher's encoder makes of an observation is worth keeping: that of a state alone costs nothing."""
+def stores_features(teacher: Teacher) -> TypeGuard[TrainedTeacher]:
+    """Whether the teacher's encoder features are stored too: not for a plain state, whose encoder costs nothing."""
     return isinstance(teacher, TrainedTeacher) and teacher.shape.encoder is not None
 
 
 @torch.no_grad()
 def encoded(teacher: TrainedTeacher, observation: Observation, device: torch.device) -> Observation:
-    """``{"features": [B, F]}``, on `device`, which stands for the observation from then on."""
+    """``{"features": [B, F]}`` on `device`, which can replace the observation from then on."""
     return {FEATURES: teacher.features({name: value.to(device) for name, value in observation.items()})}
 
 
 def shard_name(shard: int) -> str:
+    """File name of a shard."""
     return f"shard-{shard:05d}.safetensors"
 
 
@@ -139,12 +139,13 @@ def write_shards(
     device: torch.device,
     progress: Callable[[int], object] = lambda shard: None,
 ) -> None:
-    """Draw and write the given shards into `folder`, leaving out those that are there and whole.
+    """Draw and write the given shards into `folder`, skipping those that are already complete.
 
-    observe: frames `[n]` to what was observed there, raw, `[n, O, ..]`, the state always among it; normaliser: on `device`.
-    Chunks are stored normalised, in float16 (three digits of half the range: a tenth of a millimetre to a millimetre). Of
-    observations the state is stored and, of a teacher with an encoder for more than that, its features `[n, F]`: each
-    observation is encoded once for all its chunks, and for the students. A shard's bytes depend on the plan and the teacher.
+    observe: frames `[n]` to raw observations, `[n, O, ..]`, always with the state. normaliser: on `device`.
+    Chunks are stored normalised in float16 (three digits of half the range: 0.1 mm to 1 mm). Of the observation, the state is
+    stored and, for a teacher with an encoder, its features `[n, F]`, so that an observation is encoded once for all its chunks
+    and for the students. A shard's bytes depend only on the plan and the teacher. Raises ValueError for chunks with NaN or
+    infinity.
     """
     for shard in shards:
         path = folder / shard_name(shard)
@@ -157,7 +158,7 @@ def write_shards(
                 part = slice(start, start + plan.batch_size)
                 observation = {name: torch.from_numpy(seen).float() for name, seen in observe(frames[part]).items()}
                 states.append(observation[STATE])
-                if keeps_features(teacher):
+                if stores_features(teacher):
                     observation = encoded(teacher, observation, device)
                     features.append(observation[FEATURES].cpu())
                 raw_BKTA = draw_hypotheses(teacher, observation, seeds_NK[part], plan.num_steps, device)
@@ -177,9 +178,9 @@ def write_shards(
 
 
 def write_index(folder: Path, plan: CachePlan, teacher: str, features_of: str = "") -> None:
-    """Write what the reader needs beside the shards; called once all are there.
+    """Write the index next to the shards, once all of them exist. Raises ValueError when one is missing.
 
-    teacher: what drew them, in words; features_of: the key of the teacher whose features they hold, where they hold any.
+    teacher: description of what drew them. features_of: key of the teacher whose features they hold, "" without features.
     """
     missing = [shard_name(shard) for shard in range(plan.num_shards) if not (folder / shard_name(shard)).is_file()]
     if missing:
@@ -192,16 +193,15 @@ def write_index(folder: Path, plan: CachePlan, teacher: str, features_of: str = 
 
 
 class HypothesisDataset(Dataset[dict[str, Tensor]]):
-    """Reads rows of a cache folder through memory maps, never the whole of it.
+    """Reads rows of a cache folder through memory maps, never all of it.
 
-    An item is ``{"observation.state": [O, S], "hypotheses": [K, T, A], "seed": [K]}``, float32 and the chunks
-    normalised, the seeds int64; with the teacher's ``features`` `[F]` where they were kept, and ``frame_index``, which frame of
-    the demonstrations it is, where `frames` is asked for. The files are verified by `distill.store.manifest.verify`
-    when the stage is opened.
+    An item is ``{"observation.state": [O, S], "hypotheses": [K, T, A], "seed": [K]}``: float32, chunks normalised, int64
+    seeds; with the teacher's ``features`` `[F]` if `features_of` is given, and ``frame_index``, the frame of the
+    demonstrations, if `frames` is set. `distill.store.manifest.verify` checks the files when the stage is opened.
     """
 
     def __init__(self, folder: Path, features_of: str = "", frames: bool = False) -> None:
-        """features_of: the key of the teacher whose features are wanted. Raises ValueError where they are not there."""
+        """features_of: key of the teacher whose features are needed. Raises ValueError when the cache does not hold them."""
         path = folder / INDEX
         if not path.is_file():
             raise ValueError(f"no hypothesis cache at {folder} ({INDEX} is missing); run the sample stage")
@@ -209,7 +209,7 @@ class HypothesisDataset(Dataset[dict[str, Tensor]]):
         if features_of and self.index.get("features_of") != features_of:
             raise ValueError(
                 f"{folder} holds features of the teacher {self.index.get('features_of')}, expected those of {features_of}: "
-                f"delete {folder} to have them made again"
+                f"delete {folder} to recompute them"
             )
         self._names = (STATE, "hypotheses", "seed", *((FEATURES,) if features_of else ()),
                        *(("frame_index",) if frames else ()))  # fmt: skip
@@ -223,7 +223,7 @@ class HypothesisDataset(Dataset[dict[str, Tensor]]):
         return {name: value[0] for name, value in self.batch([row]).items()}
 
     def batch(self, rows: Sequence[int] | Tensor) -> dict[str, Tensor]:
-        """Many rows at once, `[B, ...]` each: what a training step asks for, faster than row by row and then stacked."""
+        """Many rows at once, `[B, ...]` each: faster than reading and stacking single rows."""
         row_B = torch.as_tensor(rows)
         shard_B, offset_B = row_B // self.shard_size, row_B % self.shard_size
         found: dict[str, Tensor] = {}
@@ -237,7 +237,7 @@ class HypothesisDataset(Dataset[dict[str, Tensor]]):
         return found
 
     def _shard(self, shard: int) -> dict[str, Tensor]:
-        """The tensors of a shard, which stay on disk until they are looked at: they are views of a memory map."""
+        """The tensors of a shard: views of a memory map, read from disk on access."""
         if shard not in self._open:
             with safe_open(str(self.folder / shard_name(shard)), framework="pt") as file:
                 self._open[shard] = {name: file.get_tensor(name) for name in self._names}

@@ -12,7 +12,7 @@ from torch import Tensor
 from distill.hypotheses.neighbours import Backend, nearest
 
 TINY = 1e-12
-"""A root has no slope at zero; below this squared distance two chunks count as one."""
+"""The square root has no gradient at zero; below this squared distance two chunks count as equal."""
 
 
 def embed(chunks_BMTA: Tensor, weights_A: Tensor) -> Tensor:
@@ -22,10 +22,10 @@ def embed(chunks_BMTA: Tensor, weights_A: Tensor) -> Tensor:
 
 
 def chunk_weights(weights_A: Tensor, horizon: int, execution_horizon: int, unexecuted_weight: float) -> Tensor:
-    """Weights `[T, A]`: those of the task for the actions that are carried out, times `unexecuted_weight` for the rest.
+    """Weights `[T, A]`: those of the task for executed actions, times `unexecuted_weight` for the rest of the chunk.
 
-    The far end of a chunk holds decisions that will be taken anew before it is reached. At full weight their spread
-    rules the distance, and the student is blurred where it acts.
+    The end of a chunk holds decisions that are replanned before they are executed. At full weight their variance dominates the
+    distance, and the student is less accurate where it acts.
     """
     weights_TA = weights_A.repeat(horizon, 1)
     weights_TA[execution_horizon:] *= unexecuted_weight
@@ -38,14 +38,14 @@ def distances(first_BMD: Tensor, second_BKD: Tensor) -> Tensor:
 
 
 def partner_distances(first_BMD: Tensor, second_BMD: Tensor) -> Tensor:
-    """Euclidean distances `[B, M]` of partners, with a gradient that stays finite at zero distance."""
+    """Euclidean distances `[B, M]` of corresponding vectors, with a gradient that stays finite at distance zero."""
     return ((first_BMD - second_BMD).square().sum(-1) + TINY).sqrt()
 
 
 def neighbour_radii(points_BND: Tensor, neighbours: int) -> Tensor:
     """Distance `[B, N]` of every point to its `neighbours`-th nearest other point of the same observation.
 
-    Raises ValueError where there are no more than `neighbours` points.
+    Raises ValueError for `neighbours` points or fewer.
     """
     if points_BND.shape[1] <= neighbours:
         raise ValueError(f"got {points_BND.shape[1]} chunks an observation, expected at least {neighbours + 1}")
@@ -53,7 +53,7 @@ def neighbour_radii(points_BND: Tensor, neighbours: int) -> Tensor:
 
 
 def _to_nearest(from_BMD: Tensor, to_BKD: Tensor, backend: Backend) -> Tensor:
-    """Mean over b and m of min_k d(from_bm, to_bk); the search has no gradient, the distance to its winner has."""
+    """Mean over b and m of min_k d(from_bm, to_bk). The search has no gradient; the distance to the nearest chunk has."""
     _, index_BM = nearest(from_BMD.detach(), to_BKD.detach(), backend)
     winner_BMD = to_BKD.gather(1, index_BM[..., None].expand(-1, -1, to_BKD.shape[-1]))
     return partner_distances(from_BMD, winner_BMD).mean()
@@ -65,23 +65,23 @@ def coverage(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor, back
 
 
 def fidelity(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor, backend: Backend = "auto") -> Tensor:
-    """1/M sum_m min_k d(s_m, t_k): no student sample is far from all hypotheses of the teacher."""
+    """1/M sum_m min_k d(s_m, t_k): every student sample is near some hypothesis of the teacher."""
     return _to_nearest(embed(student_BMTA, weights_A), embed(teacher_BKTA.detach(), weights_A), backend)
 
 
 def energy_distance(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
     """2 E d(s, t) - E d(s, s') - E d(t, t'), expectations over different samples (Szekely and Rizzo 2013, eq. 5).
 
-    Unbiased, so it may be slightly negative for equal distributions. Zero only for equal distributions, so unlike
-    Chamfer it sees how often each mode is chosen. A set of one sample has no spread term.
+    Unbiased, so it may be slightly negative for equal distributions. Zero only for equal distributions: unlike Chamfer it
+    depends on the mode frequencies. For a set of one sample the term within the set is 0.
     """
     student_BMD, teacher_BKD = embed(student_BMTA, weights_A), embed(teacher_BKTA.detach(), weights_A)
 
-    def spread(points_BND: Tensor) -> Tensor:
+    def within(points_BND: Tensor) -> Tensor:
         count = points_BND.shape[1]
         if count < 2:
             return points_BND.new_zeros(())
         off_diagonal_NN = 1 - torch.eye(count, device=points_BND.device, dtype=points_BND.dtype)
         return (distances(points_BND, points_BND) * off_diagonal_NN).sum((-1, -2)).mean() / (count * (count - 1))
 
-    return 2 * distances(student_BMD, teacher_BKD).mean() - spread(student_BMD) - spread(teacher_BKD)
+    return 2 * distances(student_BMD, teacher_BKD).mean() - within(student_BMD) - within(teacher_BKD)

@@ -1,4 +1,4 @@
-"""The frame cache: what was observed at the frames of a hypothesis cache, in memory during training as far as it fits."""
+"""The frame cache: raw observations at the frames of a hypothesis cache, kept in memory during training if they fit."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ MOST_BYTES = 2 << 30
 
 
 class FrameCache:
-    """Rows of observations, read once; images in 8 bits, as they were recorded. More than `most` bytes are read each time."""
+    """Rows of raw observations, read once; images as 8 bits, as recorded. Above `most` bytes they are read every time."""
 
     def __init__(
         self, observe: Callable[[np.ndarray], Mapping[str, np.ndarray]], frames_N: np.ndarray, most: int = MOST_BYTES
     ) -> None:
-        """observe: frames `[n]` to what was seen there, raw, `[n, O, ..]`; frames_N: of each row."""
+        """observe: frames `[n]` to raw observations `[n, O, ..]`; frames_N: the frame of each row."""
         self._observe, self._frames_N = observe, frames_N
         first = observe(frames_N[:1])
         size = sum(math.prod(value.shape) * (1 if name.startswith(IMAGES) else 4) for name, value in first.items())
@@ -37,7 +37,7 @@ class FrameCache:
                     self._cached[name][rows] = (255 * tensor).round().to(torch.uint8) if name.startswith(IMAGES) else tensor
 
     def at(self, rows_B: Tensor) -> Observation:
-        """What was observed at these rows, `[B, O, ..]` float32."""
+        """The observations of these rows, `[B, O, ..]` float32."""
         if self._cached is None:
             return {name: torch.from_numpy(value) for name, value in self._observe(self._frames_N[rows_B.numpy()]).items()}
         found = {name: value[rows_B] for name, value in self._cached.items()}

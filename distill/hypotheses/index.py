@@ -1,4 +1,4 @@
-"""The teacher's support over the whole cache: an index of its hypotheses, pooled figures, duplicates and novelty."""
+"""The teacher's support over the whole cache: an index of all hypotheses, pooled figures, duplicates and novelty."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 
 from distill.hypotheses.cache import HypothesisDataset
 from distill.hypotheses.distances import embed
-from distill.hypotheses.neighbours import faiss_available, faiss_sees_gpu, gpu_resources, nearest_k, say_faiss_is_missing
+from distill.hypotheses.neighbours import faiss_available, faiss_sees_gpu, gpu_resources, log_missing_faiss, nearest_k
 from envs.specs import STATE
 from teachers.networks.normalisation import Normaliser
 
 IVF_FROM = 200_000
-"""From this many vectors on, an index is approximate where FAISS is installed (benchmarks/neighbours.py has the figures)."""
+"""From this many vectors on, an index is approximate if FAISS is installed (figures: benchmarks/neighbours.py)."""
 
 PROBES = 32
-"""Lists of an approximate index that a query looks through; more finds more of the true neighbours and takes longer."""
+"""Lists of an approximate index that a query searches; more lists find more of the true neighbours and take longer."""
 
 SAMPLES_PER_LIST = 40
 
@@ -38,12 +38,12 @@ def state_vectors(state_BOS: Tensor, normaliser: Normaliser) -> Tensor:
 def pooled_vectors(
     chunks_BKTA: Tensor, weights_A: Tensor, observation_BE: Tensor | None = None, scale: float = 1.0
 ) -> Tensor:
-    """Chunks of many observations in one space, `[B*K, D]`: the chunk alone, or the observation beside it.
+    """Chunks of many observations in one space, `[B*K, D]`: the chunk alone, or with its observation.
 
-    observation_BE: one vector per observation, for instance `state_vectors`; with it D = E + T*A, and
-    d^2 = scale^2 d(observations)^2 + d(chunks)^2. A large scale compares like observations only; 0, or no observation,
-    asks whether a chunk is like any that the teacher drew anywhere. What is found in a pool never replaces the figures
-    per observation (distill.evaluation.fidelity): a pool can not see a chunk of the wrong observation, or a mode lost in one.
+    observation_BE: a vector per observation, for instance `state_vectors`; then D = E + T*A and
+    d^2 = scale^2 d(observations)^2 + d(chunks)^2. A large scale compares similar observations only; 0, or no observation,
+    tells whether a chunk resembles any that the teacher drew anywhere. Pooled figures do not replace those per observation
+    (distill.evaluation.fidelity): a pool hides a chunk of the wrong observation, or a mode lost in one.
     """
     chunk_BKD = embed(chunks_BKTA, weights_A)
     if observation_BE is not None:
@@ -52,7 +52,7 @@ def pooled_vectors(
 
 
 def cache_blocks(dataset: HypothesisDataset, rows: Sequence[int] | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Raw states `[n, O, S]` and normalised chunks `[n, K, T, A]` of a cache, a shard's worth of rows at a time."""
+    """Raw states `[n, O, S]` and normalised chunks `[n, K, T, A]` of a cache, one shard's number of rows at a time."""
     chosen = range(len(dataset)) if rows is None else rows
     for start in range(0, len(chosen), dataset.shard_size):
         batch = dataset.batch(chosen[start : start + dataset.shard_size])
@@ -63,24 +63,24 @@ def cache_blocks(dataset: HypothesisDataset, rows: Sequence[int] | None = None) 
 
 
 class HypothesisIndex:
-    """Nearest neighbours among vectors that are added block by block; vector i is the i-th that was added.
+    """Nearest neighbours among vectors that are added in blocks; vector i is the i-th that was added.
 
-    Exact below `IVF_FROM` expected vectors or without FAISS, approximate (FAISS IVF, full float32 vectors, Euclidean)
-    from there on: `exact` says which. It holds 4 D bytes a vector: a million chunks of 48 x 2 are 0.4 GB.
+    Exact below `IVF_FROM` expected vectors or without FAISS, otherwise approximate (FAISS IVF, full float32 vectors,
+    Euclidean); see `exact`. Memory: 4 D bytes per vector, 0.4 GB for a million chunks of 48 x 2.
     """
 
     def __init__(self, sample_ND: Tensor, capacity: int, approximate: bool | None = None) -> None:
-        """sample_ND: vectors like those to come, from all over; an approximate index takes its lists from them.
+        """sample_ND: a representative sample of the vectors, from which an approximate index learns its lists.
 
-        capacity: how many vectors will be added at most. approximate: None chooses by capacity.
-        Raises ValueError for a sample that is not `[N, D]`, finite and not empty, or FAISS that is needed but missing.
+        capacity: maximum number of vectors. approximate: None chooses by capacity. Raises ValueError for a sample that is not
+        `[N, D]`, finite and non-empty, or if FAISS is needed and missing.
         """
         if sample_ND.ndim != 2 or not sample_ND.numel() or not bool(torch.isfinite(sample_ND).all()):
             raise ValueError(f"got a sample {tuple(sample_ND.shape)}, expected finite vectors [N, D], at least one")
         if approximate and not faiss_available():
             raise ValueError("an approximate index needs FAISS; pip install faiss-cpu, or take approximate=None")
         if approximate is None and capacity >= IVF_FROM and not faiss_available():
-            say_faiss_is_missing()
+            log_missing_faiss()
         self.exact = not (capacity >= IVF_FROM and faiss_available() if approximate is None else approximate)
         self.capacity, self.count = capacity, 0
         self._centre_D = sample_ND.float().mean(0)  # a search by products loses digits far from the origin
@@ -118,8 +118,8 @@ class HypothesisIndex:
     def search(self, query_MD: Tensor, count: int, own_M: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Euclidean distances to and indices of the `count` nearest vectors, `[M, count]`, nearest first.
 
-        own_M: the queries' own places in the index, which are not to be found. Among vectors equally far up to
-        rounding any may come first. Ask for many at once: the exact kind reads every vector at each call.
+        own_M: the queries' own positions in the index, which are excluded. Vectors at the same distance up to rounding may
+        come in any order. Search many queries at once: the exact index reads every vector per call.
         Raises ValueError when the index has fewer vectors, or a query is not finite.
         """
         wanted = count + (own_M is not None)
@@ -136,7 +136,7 @@ class HypothesisIndex:
         if own_M is None:
             return distance_Mk, index_Mk
         is_own_Mk = index_Mk == own_M.to(index_Mk)[:, None]
-        is_own_Mk[:, -1] |= ~is_own_Mk.any(-1)  # it was not found among its copies: the last goes in its place
+        is_own_Mk[:, -1] |= ~is_own_Mk.any(-1)  # not found among its duplicates: drop the last instead
         return distance_Mk[~is_own_Mk].view(-1, count), index_Mk[~is_own_Mk].view(-1, count)
 
     def _probe(self, query_MD: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -144,7 +144,7 @@ class HypothesisIndex:
 
         query = np.ascontiguousarray(query_MD.cpu().numpy())
         squared, index = self._index.search(query, count)
-        short = (index < 0).any(1)  # the lists looked through hold fewer than asked for: look through all
+        short = (index < 0).any(1)  # the probed lists hold too few vectors: search all lists
         if short.any():
             everywhere = faiss.SearchParametersIVF()
             everywhere.nprobe = self.lists
@@ -155,16 +155,16 @@ class HypothesisIndex:
     def of_cache(
         cls, dataset: HypothesisDataset, vectors: Callable[[Tensor, Tensor], Tensor], approximate: bool | None = None
     ) -> HypothesisIndex:
-        """All hypotheses of a cache, read shard by shard: hypothesis k of row n is vector n * K + k.
+        """An index of all hypotheses of a cache, read shard by shard: hypothesis k of row n is vector n * K + k.
 
         vectors: raw states `[n, O, S]` and normalised chunks `[n, K, T, A]` to `[n*K, D]`, see `pooled_vectors`.
         """
         per_row = int(dataset.index["num_hypotheses"])
         capacity = len(dataset) * per_row
-        # rows spread evenly: the cache is in the order of the episodes, its beginning is not like the rest
+        # evenly spaced rows: the cache is in episode order, so its beginning is not representative
         enough = -(-SAMPLES_PER_LIST * _lists(capacity) // per_row)
-        spread = np.unique(np.linspace(0, len(dataset) - 1, min(enough, len(dataset))).round().astype(int)).tolist()
-        sample = torch.cat([vectors(*block) for block in cache_blocks(dataset, spread)])
+        sampled_rows = np.unique(np.linspace(0, len(dataset) - 1, min(enough, len(dataset))).round().astype(int)).tolist()
+        sample = torch.cat([vectors(*block) for block in cache_blocks(dataset, sampled_rows)])
         order = torch.randperm(len(sample), generator=torch.Generator().manual_seed(0))
         index = cls(sample[order], capacity, approximate)
         for block in cache_blocks(dataset):
@@ -173,7 +173,7 @@ class HypothesisIndex:
 
 
 def _lists(capacity: int) -> int:
-    """Lists of an approximate index: about as many as vectors in one, so that neither choosing nor looking is long."""
+    """Lists of an approximate index: about as many as vectors per list, which balances the two searches."""
     return max(1, int(2 * math.sqrt(capacity)))
 
 
@@ -183,10 +183,10 @@ def _lists(capacity: int) -> int:
 def pooled_fidelity(policy_ND: Tensor, teacher_LD: Tensor, neighbours: int = 5) -> dict[str, float]:
     """precision, recall, density, coverage of a policy's pooled vectors against the teacher's; exact.
 
-    Balls reach to the `neighbours`-th nearest other vector of the same set. precision, recall: share of vectors in any
-    ball of the other set (Kynkaanniemi et al. 2019, eq. 1-2); density: mean number of the teacher's balls a policy
-    vector is in, over `neighbours`, may pass 1; coverage: share of the teacher's balls with a policy vector in
-    (Naeem et al. 2020, section 3). They complement the figures per observation, see `pooled_vectors`.
+    Balls reach to the `neighbours`-th nearest other vector of the same set. precision, recall: share of vectors in any ball of
+    the other set (Kynkaanniemi et al. 2019, eq. 1-2). density: mean number of the teacher's balls that a policy vector is in,
+    over `neighbours`; may exceed 1. coverage: share of the teacher's balls that contain a policy vector (Naeem et al. 2020,
+    section 3). They complement the figures per observation, see `pooled_vectors`.
     Raises ValueError when a set has fewer than `neighbours` + 1 vectors.
     """
     smallest = min(len(policy_ND), len(teacher_LD))
@@ -215,7 +215,7 @@ def pooled_fidelity(policy_ND: Tensor, teacher_LD: Tensor, neighbours: int = 5) 
 
 
 def _radii(points_ND: Tensor, neighbours: int) -> Tensor:
-    """Distance `[N]` to the `neighbours`-th nearest other point: of N points at least one at distance 0 is itself."""
+    """Distance `[N]` to the `neighbours`-th nearest other point; the nearest of all is the point itself."""
     return nearest_k(points_ND[None], points_ND[None], neighbours + 1, strict=False)[0][0, :, -1]
 
 
@@ -223,7 +223,7 @@ def _radii(points_ND: Tensor, neighbours: int) -> Tensor:
 
 
 def distinct(chunks_BKD: Tensor, radius: float) -> Tensor:
-    """Keep mask `[B, K]`: a vector goes when an earlier one of the same observation that stays is within `radius`."""
+    """Mask `[B, K]` of the vectors kept: one within `radius` of an earlier kept one of the same observation is dropped."""
     close_BKK = torch.cdist(chunks_BKD, chunks_BKD, compute_mode="donot_use_mm_for_euclid_dist") <= radius
     keep_BK = torch.ones(chunks_BKD.shape[:2], dtype=torch.bool, device=chunks_BKD.device)
     for k in range(1, chunks_BKD.shape[1]):
@@ -232,10 +232,10 @@ def distinct(chunks_BKD: Tensor, radius: float) -> Tensor:
 
 
 def distinct_in_pool(blocks: Iterable[Tensor], index: HypothesisIndex, radius: float) -> Tensor:
-    """Keep mask `[N]` over all blocks `[n, D]`: a vector goes when an earlier one that stays is within `radius`.
+    """Mask `[N]` of the vectors kept over all blocks `[n, D]`: one within `radius` of an earlier kept one is dropped.
 
-    Those that stay are added to `index`, which is empty at first. Where it is approximate, a neighbour it misses makes
-    a copy stay, never an original go.
+    The kept ones are added to `index`, which is empty at first. If it is approximate, a missed neighbour keeps a duplicate; an
+    original is never dropped.
     """
     kept = []
     for block_nD in blocks:
@@ -250,6 +250,6 @@ def distinct_in_pool(blocks: Iterable[Tensor], index: HypothesisIndex, radius: f
 
 
 def novelty(index: HypothesisIndex, vectors_ND: Tensor, first: int, neighbours: int = 5) -> Tensor:
-    """Distance `[N]` of vectors first, first + 1, .. of an index to their `neighbours`-th other vector in it."""
+    """Distance `[N]` of vectors first, first + 1, .. of an index to their `neighbours`-th nearest other vector in it."""
     own_N = torch.arange(first, first + len(vectors_ND), device=vectors_ND.device)
     return index.search(vectors_ND, neighbours, own_N)[0][:, -1]

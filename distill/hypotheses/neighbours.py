@@ -1,4 +1,4 @@
-"""Nearest neighbours between two sets of vectors per observation: batched matmul or FAISS, one answer."""
+"""Nearest neighbours between two sets of vectors per observation: batched matrix products or FAISS, same result."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from torch import Tensor
 Backend = Literal["auto", "matmul", "faiss"]
 
 FAISS_FROM = 2**40
-"""From this many pairs per observation on, "auto" takes FAISS's exact search: out of reach, because it lost nearly throughout.
+"""From this many pairs per observation on, "auto" uses FAISS's exact search. No search reaches it.
 
 benchmarks/neighbours.py finds products faster at every size it measures, 8 x 8 to 20,000 x 20,000, but one: 128 x 128
 of 32 numbers, where FAISS takes 0.91 of their time (AVX-512 Xeon, one thread, torch with MKL). Set it to a size where
-your CPU's table says otherwise. FAISS is worth its installation for the approximate index of large pools
+your CPU's table says otherwise. FAISS is worth installing for the approximate index of large pools
 (distill/hypotheses/index.py).
 """
 
 CANDIDATES = 4
-"""Neighbours per query, beyond those asked for, whose distances are computed again exactly, so that both back ends agree."""
+"""Extra candidates per query whose distances are recomputed exactly, so that both back ends give the same result."""
 
 KEYS_AT_ONCE = 2**16
 PAIRS_AT_ONCE = 2**24
-"""Larger searches go block by block: at most this many float32 distances (64 MB) are held at a time."""
+"""Larger searches run in blocks: at most this many float32 distances (64 MB) are held at a time."""
 
 
 def faiss_available() -> bool:
+    """Whether FAISS is installed."""
     return importlib.util.find_spec("faiss") is not None
 
 
@@ -42,8 +43,8 @@ def faiss_sees_gpu() -> bool:
     return int(getattr(faiss, "get_num_gpus", lambda: 0)()) > 0
 
 
-def faiss_in_words() -> str:
-    """One line for the doctor: what does the large searches on this machine."""
+def describe_faiss() -> str:
+    """One line for the doctor: what runs the large searches on this machine."""
     if not faiss_available():
         return "not installed: exact search by matrix products everywhere, the same neighbours; pools of millions are slow"
     if faiss_sees_gpu():
@@ -52,15 +53,15 @@ def faiss_in_words() -> str:
 
 
 @functools.cache
-def say_faiss_is_missing() -> None:
-    """Once per process, and only where FAISS would have been taken."""
-    logging.getLogger(__name__).info("FAISS is %s; pip install faiss-cpu", faiss_in_words())
+def log_missing_faiss() -> None:
+    """Log once per process, only where FAISS would have been used."""
+    logging.getLogger(__name__).info("FAISS is %s; pip install faiss-cpu", describe_faiss())
 
 
 def choose_backend(num_queries: int, num_keys: int, device: torch.device, backend: Backend = "auto") -> str:
-    """The back end that `nearest` will take. Raises ValueError for an unknown one, or FAISS where it is missing.
+    """The back end that `nearest` uses. Raises ValueError for an unknown one, or for FAISS if it is not installed.
 
-    On a GPU "auto" stays with matrix products: nobody has measured FAISS against them there.
+    On a GPU "auto" uses matrix products: FAISS was never measured there.
     """
     if backend not in ("auto", "matmul", "faiss"):
         raise ValueError(f"unknown back end {backend!r}; expected auto, matmul or faiss")
@@ -71,7 +72,7 @@ def choose_backend(num_queries: int, num_keys: int, device: torch.device, backen
     if num_queries * num_keys <= FAISS_FROM or device.type != "cpu":
         return "matmul"
     if not faiss_available():
-        say_faiss_is_missing()
+        log_missing_faiss()
         return "matmul"
     return "faiss"
 
@@ -88,14 +89,13 @@ def nearest_k(
 ) -> tuple[Tensor, Tensor]:
     """Distances to and indices of the `count` nearest keys of the same observation, `[B, M, count]`, nearest first.
 
-    Ties go to the lowest index. Both back ends propose `CANDIDATES` keys more than are asked for by
-    |q|^2 - 2 q.k + |k|^2; those are compared again by direct differences, and a query whose candidates are too close
-    for that formula's rounding is compared with every key. So the answer does not depend on the back end. No gradient.
-    strict=False leaves that last comparison out, which is dear in a large pool full of copies: the distances are still
-    those of the indices, but neighbours that are equally far up to rounding may stand for each other.
+    Ties go to the lowest index. Both back ends propose `count` + `CANDIDATES` - 1 keys by |q|^2 - 2 q.k + |k|^2; these are
+    compared again by direct differences, and a query whose candidates are too close for that formula's rounding is compared
+    with every key. The result therefore does not depend on the back end. No gradient.
+    strict=False omits that last comparison, which is expensive in a large pool with duplicates: the distances still belong to
+    the indices, but neighbours at equal distance up to rounding may be swapped.
 
-    Raises ValueError for shapes that do not match, an empty set of keys, values that are not finite, or a count that
-    is not in 1 .. K.
+    Raises ValueError for shapes that do not match, no keys, values that are not finite, or a count outside 1 .. K.
     """
     if query_BMD.ndim != 3 or key_BKD.ndim != 3 or query_BMD.shape[::2] != key_BKD.shape[::2]:
         raise ValueError(f"got {tuple(query_BMD.shape)} and {tuple(key_BKD.shape)}, expected [B, M, D] and [B, K, D]")
@@ -126,7 +126,7 @@ def _search(
     if strict and candidates < key_BKD.shape[1]:
         eps = torch.finfo(query_BMD.dtype).eps
         if backend == "faiss":
-            eps = max(eps, torch.finfo(torch.float32).eps)  # FAISS searches in float32 whatever it is given
+            eps = max(eps, torch.finfo(torch.float32).eps)  # FAISS always searches in float32
         scale_BM = query_BMD.square().sum(-1) + key_BKD.square().sum(-1).amax(-1, keepdim=True)
         unsure_BM = exact_BMC.amax(-1) - squared_BMk[..., -1] <= 64 * eps * scale_BM
         rows = max(1, PAIRS_AT_ONCE // key_BKD[0].numel())
@@ -139,7 +139,7 @@ def _search(
 
 
 def _lowest(values: Tensor, count: int) -> Tensor:
-    """Where the `count` lowest values of the last dimension stand, lowest first; of equals the first."""
+    """Positions of the `count` lowest values of the last dimension, lowest first; ties by position."""
     return values.argmin(-1, keepdim=True) if count == 1 else values.argsort(dim=-1, stable=True)[..., :count]
 
 
@@ -159,11 +159,11 @@ def _matmul_candidates(query_BMD: Tensor, key_BKD: Tensor, count: int) -> Tensor
 
 def _faiss_candidates(query_BMD: Tensor, key_BKD: Tensor, count: int) -> Tensor:
     """Indices `[B, M, count]` of the nearest keys in float32, one FAISS call per observation."""
-    import faiss  # imported only when used: loading it beside torch has crashed people
+    import faiss  # imported only when used: loading it together with torch has caused crashes
 
     found = []
     if query_BMD.is_cuda and faiss_sees_gpu():
-        import faiss.contrib.torch_utils  # lets knn_gpu take tensors where they lie
+        import faiss.contrib.torch_utils  # lets knn_gpu accept GPU tensors
 
         for query, key in zip(query_BMD.float(), key_BKD.float(), strict=True):
             _, index = faiss.knn_gpu(gpu_resources(), query.contiguous(), key.contiguous(), count)
@@ -177,7 +177,7 @@ def _faiss_candidates(query_BMD: Tensor, key_BKD: Tensor, count: int) -> Tensor:
 
 @functools.cache
 def gpu_resources() -> Any:
-    """FAISS's scratch memory on the GPU, made once per process."""
+    """FAISS's scratch memory on the GPU, created once per process."""
     import faiss
 
     return faiss.StandardGpuResources()

@@ -1,4 +1,4 @@
-"""Perturbed observations: a teacher can be queried anywhere, and few demonstrations leave much of the state space out."""
+"""Perturbed observations: a teacher can be queried at any state, and few demonstrations cover little of the state space."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from envs.specs import STATE
 
 
 def with_copies(frames_N: np.ndarray, num_frames: int, count: int, seed: int) -> np.ndarray:
-    """`[count]` the frames, and numbers of copies of them, each frame as often as another (one more or less).
+    """`[count]` frame numbers: the frames, then perturbed copies of them, each frame equally often (up to one).
 
-    Number v * num_frames + f, v >= 1, is the v-th copy of frame f. As they are where there are `count` or more.
+    Number v * num_frames + f, v >= 1, is the v-th copy of frame f. With `count` frames or more, the frames alone.
     """
     rng, numbers, round_ = np.random.default_rng([seed, 78]), [np.asarray(frames_N, dtype=np.int64)], 1
     while (missing := count - sum(map(len, numbers))) > 0:
@@ -22,10 +22,10 @@ def with_copies(frames_N: np.ndarray, num_frames: int, count: int, seed: int) ->
 
 
 def perturbed(state_NOS: np.ndarray, numbers_N: np.ndarray, num_frames: int, spread_S: np.ndarray, seed: int) -> np.ndarray:
-    """The states, those of copies moved by normal noise of standard deviation `spread_S`, raw units.
+    """The raw states, with normal noise of standard deviation `spread_S` added to copies.
 
-    All O steps of an observation are moved alike, so that its velocities stay; a copy's noise depends on its number and the
-    seed alone.
+    All O steps of an observation get the same noise, so that its velocities do not change. A copy's noise depends only on its
+    number and the seed.
     """
     moved_NOS = state_NOS.copy()
     for row, number in enumerate(numbers_N.tolist()):
@@ -38,7 +38,7 @@ def perturbed(state_NOS: np.ndarray, numbers_N: np.ndarray, num_frames: int, spr
 def with_perturbed(
     observe: Callable[[np.ndarray], Mapping[str, np.ndarray]], num_frames: int, spread_S: np.ndarray, seed: int
 ) -> Callable[[np.ndarray], Mapping[str, np.ndarray]]:
-    """`observe` (frames to what was seen there) for the numbers of `with_copies`, too: the states of copies are perturbed."""
+    """`observe` (frames to raw observations), extended to the numbers of `with_copies`: copies have perturbed states."""
 
     def look(numbers_N: np.ndarray) -> Mapping[str, np.ndarray]:
         seen = observe(numbers_N % num_frames)

@@ -1,5 +1,5 @@
-"""What stages read beside each other's results: teachers, observations, rollout settings, policies to measure.
+"""What stages read apart from each other's results: teachers, observations, rollout settings, policies to evaluate.
 
 Needs: the contract in `distill.runtime.stage`. Each has a key, so that a stage depends on exactly the part that it reads.
-Not here: making anything on disk (distill.stages).
+Not here: writing anything to disk (distill.stages).
 """

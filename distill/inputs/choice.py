@@ -1,4 +1,4 @@
-"""Which checkpoint is taken: by rollouts where there is a world to roll out in, else by the distance of sets."""
+"""The choice among checkpoints: by rollouts where there is a world, else by the distance of sample sets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Starts(Input, Protocol):
 
 
 class Choice(Protocol):
-    """inputs, settings: what the chosen checkpoint depends on beside the candidates."""
+    """inputs, settings: what the chosen checkpoint depends on, apart from the candidates."""
 
     @property
     def inputs(self) -> Mapping[str, Input]: ...
@@ -41,15 +41,15 @@ class Choice(Protocol):
     def settings(self, student: bool) -> Mapping[str, Any]: ...
 
     def choose(self, context: Context, folder: Path, trained: Path, load: Callable[[Path], Policy]) -> None:
-        """Copy one of the ``candidate-*`` folders in `trained` to `folder`, and say in ``validation.json`` why that one."""
+        """Copy one of the ``candidate-*`` folders in `trained` to `folder`; write the reason to ``validation.json``."""
         ...
 
 
 @dataclass(frozen=True)
 class ByRollouts:
-    """The best mean of success rate and mode entropy on the validation starts.
+    """The best mean of success rate and mode entropy on the validation starts; on ties the latest.
 
-    Loss is no proxy for either, and success alone would take a policy that knows one mode only. Of equals the last.
+    Loss is no proxy for either, and success alone would accept a policy with a single mode.
     """
 
     rollouts: Rollouts
@@ -72,14 +72,14 @@ class ByRollouts:
             rows.append({"step": step_of(path), "success_rate": success, "entropy": summary["entropy"]})
         best = max(range(len(rows)), key=lambda row: (rows[row]["success_rate"] + (rows[row]["entropy"] or 0.0), row))
         if context.is_main:
-            take(folder, candidates, rows, best)
+            save_choice(folder, candidates, rows, best)
 
 
 @dataclass(frozen=True)
 class BySets:
-    """The least energy distance to fresh samples of the reference at validation observations. Of equals the last.
+    """The lowest energy distance to fresh samples of the reference on validation observations; on ties the latest.
 
-    samples: S of a set; executed: actions between replans, which a selection looks at; weights_A: of the distance.
+    samples: S per set. executed: actions between replans, for the selection. weights_A: of the distance.
     """
 
     reference: MeasuredPolicy
@@ -112,7 +112,7 @@ class BySets:
             figures: dict[str, Any] = {name: average(parts)[name] for name in ("energy_distance", "off_support_share")}
             rows.append({"step": step_of(path), **figures})
         best = min(range(len(rows)), key=lambda row: (rows[row]["energy_distance"], -row))
-        take(folder, candidates, rows, best)
+        save_choice(folder, candidates, rows, best)
 
     def _sets(self, context: Context, policy: Policy, seen: RawObservation) -> list[Tensor]:
         """Normalised chunks `[1, S, T, A]` of a policy for each observation."""
@@ -131,8 +131,8 @@ def step_of(candidate: Path) -> int:
     return int(candidate.name.rsplit("-", 1)[1])
 
 
-def take(folder: Path, candidates: Sequence[Path], rows: Sequence[Mapping[str, Any]], best: int) -> None:
-    """Copy the best candidate to `folder` and write ``validation.json``, a row for each."""
+def save_choice(folder: Path, candidates: Sequence[Path], rows: Sequence[Mapping[str, Any]], best: int) -> None:
+    """Copy the best candidate to `folder` and write ``validation.json``, one row per candidate."""
     for name in ("config.json", "model.safetensors"):
         shutil.copyfile(candidates[best] / name, folder / name)
     write_json(folder / "validation.json", [{**row, "chosen": index == best} for index, row in enumerate(rows)])

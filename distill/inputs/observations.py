@@ -1,4 +1,4 @@
-"""Observations that stages read: where hypotheses are drawn, and the held-out ones that sets are compared at."""
+"""Observations that stages read: those to draw hypotheses for, and held-out ones to compare sets at."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from envs.demonstrations import Demonstrations
 from teachers.networks.shapes import PolicyShape
 
 Observe = Callable[[np.ndarray], RawObservation]
-"""Frame numbers `[n]` to what was observed there, raw, `[n, O, ..]`, the state always among it."""
+"""Frame numbers `[n]` to raw observations, `[n, O, ..]`, always with the state."""
 
 
 class ObservationSource(Input, Protocol):
@@ -34,12 +34,12 @@ class ObservationSource(Input, Protocol):
     def num_frames(self, context: Context) -> int: ...
 
     def observe(self, context: Context, shape: PolicyShape) -> Observe:
-        """Reads what a policy of this shape sees."""
+        """A reader of what a policy of this shape observes."""
         ...
 
 
 class HeldOut(Input, Protocol):
-    """Observations that nothing is trained on, at which sets are compared and calls are timed."""
+    """Observations not used in training, at which sets are compared and calls are timed."""
 
     def held_out(self, context: Context) -> RawObservation:
         """`[F, O, ..]` each."""
@@ -64,13 +64,14 @@ class DemonstratedObservations:
         return np.arange(self.num_frames(context))
 
     def episode_index(self, context: Context) -> np.ndarray:
-        return self.demonstrations.remembered(context).episode_index
+        return self.demonstrations.cached_result(context).episode_index
 
     def num_frames(self, context: Context) -> int:
-        return self.demonstrations.remembered(context).num_frames
+        return self.demonstrations.cached_result(context).num_frames
 
     def observe(self, context: Context, shape: PolicyShape) -> Observe:
-        dataset = windows_for(self.demonstrations.remembered(context), shape, shape.observation_steps, 1, context.share.world)
+        demonstrations = self.demonstrations.cached_result(context)
+        dataset = windows_for(demonstrations, shape, shape.observation_steps, 1, context.share.world)
 
         def at(frames: np.ndarray) -> RawObservation:
             return {name: value.numpy() for name, value in observation_of(dataset[frames]).items()}

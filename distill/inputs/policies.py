@@ -1,4 +1,4 @@
-"""Policies to measure, each with the name of its results and what its results depend on."""
+"""Policies to evaluate, each with the name of its results and what they depend on."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Kind = Literal["teacher", "student", "baseline"]
 
 
 class MeasuredPolicy(Protocol):
-    """name: of its results and of its random streams; label: in the report; num_steps: solver steps, None without a solver.
+    """name: of its results and random streams. label: in the report. num_steps: solver steps, None without a solver.
 
-    inputs, settings: what its results depend on, for `Stage`.
+    inputs, settings: what its results depend on, as in `Stage`.
     """
 
     @property
@@ -40,7 +40,8 @@ class MeasuredPolicy(Protocol):
     def policy(self, context: Context) -> Policy: ...
 
 
-def steps_in_words(steps: int) -> str:
+def teacher_label(steps: int) -> str:
+    """Label of a teacher at a number of solver steps."""
     return f"Teacher, {steps} step{'s' if steps > 1 else ''}"
 
 
@@ -58,7 +59,7 @@ class TeacherAt:
 
     @property
     def label(self) -> str:
-        return steps_in_words(self.num_steps)
+        return teacher_label(self.num_steps)
 
     @property
     def inputs(self) -> Mapping[str, Input]:
@@ -76,7 +77,7 @@ class TeacherAt:
 
 @dataclass(frozen=True)
 class DistilledStudent:
-    """The student of one recipe. stage: its chosen checkpoint."""
+    """The student of one recipe. stage: the stage of its chosen checkpoint."""
 
     name: str
     label: str
@@ -98,7 +99,7 @@ class DistilledStudent:
 
 @dataclass(frozen=True)
 class NearestDemonstrationBaseline:
-    """The chunk of the nearest demonstration by the whole state, whatever the others see."""
+    """The chunk of the nearest demonstration, by the whole state, whatever the other policies observe."""
 
     demonstrations: Stage[Demonstrations]
     source: TeacherSource
@@ -116,7 +117,7 @@ class NearestDemonstrationBaseline:
         return {}
 
     def policy(self, context: Context) -> Policy:
-        teacher, demonstrations = self.source.teacher(context), self.demonstrations.remembered(context)
+        teacher, demonstrations = self.source.teacher(context), self.demonstrations.cached_result(context)
         assert isinstance(teacher, TrainedTeacher)
         shape = replace(teacher.shape, encoder=None)
         memory = DemonstrationMemory(demonstrations, shape, normaliser_of(demonstrations, shape))

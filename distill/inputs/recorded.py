@@ -1,4 +1,4 @@
-"""Recorded observations as stages read them: split into training, validation and test frames, and opened policies on them."""
+"""Recorded observations as stages read them, split into training, validation and test frames, and the opened policies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from distill.evaluation.external import AdapterPolicy, Statistics
 from distill.evaluation.policies import Policy, RawObservation, StudentPolicy, TeacherPolicy
 from distill.inputs.observations import Observe
-from distill.inputs.policies import Kind, steps_in_words
+from distill.inputs.policies import Kind, teacher_label
 from distill.inputs.teachers import TeacherSource
 from distill.runtime.context import Context
 from distill.runtime.stage import Input, Stage
@@ -29,16 +29,19 @@ from teachers.networks.shapes import PolicyShape
 from teachers.trained import TrainedTeacher
 
 
-def spread(frames: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of the frames, evenly."""
+def evenly_spaced(frames: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` of the frames, evenly spaced."""
     chosen: np.ndarray = frames[np.unique(np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int))]
     return chosen
 
 
 def read_features(
-    recorded: RecordedObservations, rows: np.ndarray, steps: int, features: Sequence[str], whose: str = "looked at"
+    recorded: RecordedObservations, rows: np.ndarray, steps: int, features: Sequence[str], whose: str = "needed"
 ) -> dict[str, np.ndarray]:
-    """These features of the recorded observations, `[n, O, ..]`. Raises ValueError for one that was not recorded."""
+    """These features of the recorded observations, `[n, O, ..]`. Raises ValueError for one that was not recorded.
+
+    whose: completes the error "<feature> is ..., but was not recorded".
+    """
     for name in features:
         if name not in recorded.features:
             raise ValueError(f"features: {name!r} is {whose}, but was not recorded; there are {list(recorded.features)}"
@@ -49,9 +52,9 @@ def read_features(
 
 @dataclass(frozen=True)
 class Recording:
-    """Recorded observations, O frames each, as an observation source. `frames` are those of each split.
+    """Recorded observations, O frames each, as an observation source. frames: those of each split.
 
-    features: everything that any of the policies sees, the state always among it.
+    features: everything that any of the policies observes, always with the state.
     """
 
     recorded: RecordedObservations
@@ -71,7 +74,7 @@ class Recording:
         return self.recorded.split(self.observation_steps)
 
     def at(self, frames: np.ndarray, features: tuple[str, ...] = ()) -> RawObservation:
-        """What was observed at these frames, raw, `[n, O, ..]`."""
+        """The raw observations at these frames, `[n, O, ..]`."""
         return read_features(self.recorded, frames, self.observation_steps, features or self.features)
 
     # -- an observation source (distill.inputs.observations) --------------------------------------------------------
@@ -92,7 +95,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class HeldOutRecording:
-    """So many frames of one split, evenly."""
+    """`count` frames of one split, evenly spaced."""
 
     recording: Recording
     split: str
@@ -109,7 +112,7 @@ class HeldOutRecording:
     def held_out(self, context: Context) -> RawObservation:
         place = ("held_out", self.key)
         if place not in context.memory:
-            context.memory[place] = self.recording.at(spread(self.recording.frames[self.split], self.count))
+            context.memory[place] = self.recording.at(evenly_spaced(self.recording.frames[self.split], self.count))
         found: RawObservation = context.memory[place]
         return found
 
@@ -119,7 +122,7 @@ class HeldOutRecording:
 
 @dataclass(frozen=True)
 class NamedTeacher(TeacherPolicy):
-    """A teacher of ours under the name of its results, as several may be compared at the same number of steps."""
+    """One of our teachers under the name of its results; several may be compared at the same number of steps."""
 
     called: str
 
@@ -130,10 +133,10 @@ class NamedTeacher(TeacherPolicy):
 
 @dataclass(frozen=True)
 class Opened:
-    """A policy that the command line names, opened and checked (distill.cli.opening).
+    """A policy named on the command line, opened and checked (distill.cli.opening).
 
-    label: as it was named; key: of its files, and of what it makes; shape: what it sees and makes; num_steps: solver steps
-    it is used with, 1 for a student. policy: one of ours, or an adapter.
+    label: as the user named it. key: of its files, and of its output. shape: its features and chunk size. num_steps: solver
+    steps it is used with, 1 for a student. policy: one of ours, or an adapter.
     """
 
     label: str
@@ -152,7 +155,7 @@ class Opened:
 
     @property
     def external(self) -> bool:
-        """Whether it runs in a process of its own, and brings no statistics."""
+        """Whether it runs in its own process and has no normaliser."""
         return isinstance(self.policy, AdapterTeacher)
 
     def close(self) -> None:
@@ -162,7 +165,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class OpenedTeacher:
-    """An opened policy as a teacher source. ranges: the stage that measured statistics, where it brings none of its own."""
+    """An opened policy as a teacher source. ranges: the stage that measures its normaliser, if it has none."""
 
     opened: Opened
     ranges: Stage[Normaliser] | None
@@ -184,7 +187,7 @@ class OpenedTeacher:
 
     def normaliser(self, context: Context) -> Normaliser:
         if self.ranges is not None:
-            return self.ranges.remembered(context).to(context.device)
+            return self.ranges.cached_result(context).to(context.device)
         assert isinstance(self.opened.policy, torch.nn.Module)
         own: Normaliser = self.opened.policy.to(context.device).normaliser
         return own
@@ -192,7 +195,7 @@ class OpenedTeacher:
 
 @dataclass(frozen=True)
 class OpenedAt:
-    """An opened policy at a number of solver steps, under the name of its results. by_steps: labelled so."""
+    """An opened policy at a number of solver steps, under the name of its results. by_steps: label it by its steps."""
 
     opened: Opened
     steps: int
@@ -202,7 +205,7 @@ class OpenedAt:
 
     @property
     def label(self) -> str:
-        return steps_in_words(self.steps) if self.by_steps else self.opened.label
+        return teacher_label(self.steps) if self.by_steps else self.opened.label
 
     @property
     def kind(self) -> Kind:

@@ -1,4 +1,4 @@
-"""How policies are rolled out and what of it a stage depends on; and the monitor that watches the observations."""
+"""How policies are rolled out, and what a stage's key takes of it; the source of the out-of-distribution monitor."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from teachers.networks.shapes import PolicyShape
 
 @dataclass(frozen=True)
 class MonitorSource:
-    """The out-of-distribution monitor of the training demonstrations, by the whole state whatever the policies see."""
+    """The out-of-distribution monitor of the training demonstrations, by the whole state, whatever policies observe."""
 
     demonstrations: Stage[Demonstrations]
     shape: PolicyShape
@@ -39,16 +39,16 @@ class MonitorSource:
         return self.demonstrations.needs
 
     def monitor(self, context: Context) -> SupportMonitor | None:
-        """None where only one start was demonstrated: how far two starts are apart is then not known."""
+        """None with demonstrations of one start only: the distance between starts is then unknown."""
         place = ("monitor", self.key)
         if place not in context.memory:
-            context.memory[place] = monitor_of(self.demonstrations.remembered(context), self.shape)
+            context.memory[place] = monitor_of(self.demonstrations.cached_result(context), self.shape)
         found: SupportMonitor | None = context.memory[place]
         return found
 
 
 def monitor_of(demonstrations: Demonstrations, shape: PolicyShape) -> SupportMonitor | None:
-    """The monitor of demonstrations; None where they have one start only."""
+    """The monitor of demonstrations; None if they have one start only."""
     if len(np.unique(demonstrations.start_index)) < 2:
         return None
     states, _ = windows(demonstrations, np.arange(demonstrations.num_frames), shape.observation_steps, 1)
@@ -58,7 +58,7 @@ def monitor_of(demonstrations: Demonstrations, shape: PolicyShape) -> SupportMon
 
 @dataclass(frozen=True)
 class Rollouts:
-    """The same for every policy of a run: where, how far between replans, and how a student chooses among its samples."""
+    """The settings shared by all policies of a run: world, execution horizon, and how a student selects its sample."""
 
     world: World
     seed: int
@@ -68,18 +68,18 @@ class Rollouts:
 
     @property
     def inputs(self) -> Mapping[str, Input]:
-        """What must be there before anything is rolled out."""
+        """What must exist before a rollout."""
         return {} if self.monitor is None else {"monitored": self.monitor}
 
     def settings(self, student: bool) -> Mapping[str, Any]:
-        """What a stage depends on that rolls out a student, or another policy."""
+        """What a stage that rolls out a student, or another policy, depends on."""
         chosen = selection_settings(self.selection) if student else {}
-        return {**self.world.origin, **self.world.seen, "execution_horizon": self.execution_horizon, **chosen}
+        return {**self.world.origin, **self.world.camera_key, "execution_horizon": self.execution_horizon, **chosen}
 
     def run(
         self, context: Context, policy: Policy, starts: np.ndarray, split: str, folder: Path, name: str, keep_actions: int = 0
     ) -> list[Episode]:
-        """Every start once, over all processes. folder, name: where a world may write each episode down as it ends."""
+        """Every start once, over all processes. folder, name: where a world may store each episode as it ends."""
         monitor = None if self.monitor is None else self.monitor.monitor(context)
         job = RolloutJob(
             split, name, folder, self.execution_horizon, episode_seed(self.seed, split, 0, 0),
@@ -89,12 +89,12 @@ class Rollouts:
 
 
 def selection_for(policy: Policy, students: Selection) -> Selection:
-    """How a policy's samples are chosen from: a student's speed can buy that, a teacher would pay for every candidate."""
+    """The selection of a policy: students draw several candidates at little cost; a teacher would pay for each."""
     return students if isinstance(policy, StudentPolicy) else SINGLE_SAMPLE
 
 
 def selection_settings(how: Selection) -> dict[str, object]:
-    """What of a selection matters: a single sample knows neither candidates nor forgetting."""
+    """The settings that matter for a kind of selection: a single sample needs neither candidates nor forget_every."""
     selection: dict[str, object] = {} if how.kind == "single" else {"selection": how.kind}
     if how.has_memory:
         selection |= {"forget_every": how.forget_every}

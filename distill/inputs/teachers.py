@@ -1,4 +1,4 @@
-"""Teachers that hypotheses are drawn from and students start from: a chosen checkpoint, a folder, an opened policy."""
+"""Teachers that hypotheses are drawn from and students are initialised from: a checkpoint, a folder, an opened policy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from teachers.trained import TrainedTeacher
 
 
 class TeacherSource(Input, Protocol):
-    """A teacher, and the statistics that its chunks are stored and compared in."""
+    """A teacher, and the normaliser that its chunks are stored and compared in."""
 
     def teacher(self, context: Context) -> Teacher: ...
 
@@ -28,7 +28,7 @@ class TeacherSource(Input, Protocol):
 
 @dataclass(frozen=True)
 class TeacherFolder:
-    """A trained teacher that lies in a folder (teacher.path); nothing is trained then."""
+    """An existing trained teacher in a folder (teacher.path); no teacher is trained."""
 
     path: Path
 
@@ -54,7 +54,7 @@ def folder_key(folder: Path) -> str:
 
 @contextlib.contextmanager
 def solved_by(teacher: Teacher | None, solver: str) -> Iterator[None]:
-    """Within, a trained teacher's chunks are drawn by this solver ("": the one its kind draws a cache with)."""
+    """Within this context a trained teacher uses this solver ("": the one its kind draws hypotheses with)."""
     if not isinstance(teacher, TrainedTeacher):
         yield
         return

@@ -1,9 +1,9 @@
-"""The rivals: other ways to a one-step generator, each as one loss on the student `FlowMapStudent`.
+"""One-step baselines: other ways to train a one-step generator, each as a loss on the student `FlowMapStudent`.
 
-All chunks are normalised, `[N, T, A]`, N a multiple of the B observations: the first N / B rows belong to the first
-observation, and so on. Time runs from noise (t = 0) to data (t = 1), so the papers' equations stand here turned round.
-x_t = (1 - t) x_0 + t x_1. Beside each loss stand its random draws, in the order in which the loss takes them.
-weights_TA: how much each entry of a chunk counts, `[A]` or `[T, A]`; none: all the same.
+All chunks are normalised, `[N, T, A]`, with N a multiple of the B observations: the first N / B rows belong to the first
+observation, and so on. Time runs from noise (t = 0) to data (t = 1), so the papers' equations appear with time reversed:
+x_t = (1 - t) x_0 + t x_1. Next to each loss are its random draws, in the order in which the loss takes them.
+weights_TA: weight of each entry of a chunk, `[A]` or `[T, A]`; None: all equal.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from teachers.solvers import euler_step, heun_step
 
 
 def reflow_draws(batch_size: int, chunk_shape: tuple[int, int], generator: torch.Generator) -> tuple[Tensor]:
-    """Times `[N]`: zero for about half of the rows, uniform for the others. The noise is that of the pairs.
+    """Times `[N]`: zero for about half of the rows, uniform for the others. The noise is that of the teacher's pairs.
 
-    A one-step generator is asked at t = 0 only, which is the last stage of the paper ("distillation", section 2.2).
-    These rows do that stage from the start, so that both stages fit into the steps of one.
+    A one-step generator is evaluated at t = 0 only, which is the last stage of the paper ("distillation", section 2.2). These
+    rows train that stage from the start, so that both stages fit into one training.
     """
     return ((2 * torch.rand(batch_size, generator=generator) - 1).clamp(min=0),)
 
@@ -39,8 +39,8 @@ def reflow_loss(
 ) -> Tensor:
     """E || (x_1 - x_0) - v(x_t, t) ||^2 over the teacher's own pairs of noise x_0 and end point x_1.
 
-    (Liu et al. 2022, arXiv 2209.03003, eq. 1 on the coupling of its section 2.2.) Flow matching on pairs that a flow
-    has joined gives a straighter flow; where it is straight one step is exact.
+    (Liu et al. 2022, arXiv 2209.03003, eq. 1 on the coupling of its section 2.2.) Flow matching on pairs that a flow has
+    coupled gives a straighter flow; where it is straight, one step is exact.
     """
     condition_NC = _conditions(student, observation, len(noise_NTA))
     x_NTA = _between(noise_NTA, end_NTA, time_N)
@@ -54,7 +54,7 @@ def reflow_loss(
 def consistency_draws(
     batch_size: int, chunk_shape: tuple[int, int], generator: torch.Generator, num_scales: int = 16
 ) -> tuple[Tensor, Tensor]:
-    """Noise `[N, T, A]` and which of the `num_scales` steps of the flow `[N]`, int64 in 0 .. num_scales - 1, uniform."""
+    """Noise `[N, T, A]` and a uniform step of the flow `[N]`, int64 in 0 .. num_scales - 1."""
     noise_NTA = torch.randn(batch_size, *chunk_shape, generator=generator)
     return noise_NTA, torch.randint(num_scales, (batch_size,), generator=generator)
 
@@ -71,19 +71,19 @@ def consistency_loss(
 ) -> Tensor:
     """E || f(x_t, t) - sg f(x_t', t') ||^2, x_t' = one Heun step of the teacher from x_t, t' = t + 1 / num_scales.
 
-    (Song et al. 2023, arXiv 2303.01469, eq. 7 and 8.) f(x, t) = `jump` over the rest of the way, so f(x, 1) = x by
+    (Song et al. 2023, arXiv 2303.01469, eq. 7 and 8.) f(x, t) = `jump` over the remaining time, so f(x, 1) = x by
     construction. The target is the student itself without gradient, not its average (Song and Dhariwal 2023, arXiv
-    2310.14189, section 3.2). Their pseudo-Huber distance is not taken: it weighs every row alike, however small its
-    error, and only the rows of the last step know where the data are. The squares let those speak when the rest drifts.
+    2310.14189, section 3.2). Their pseudo-Huber distance is not used: it weighs every row alike, however small its error, and
+    only the rows of the last step know the data. Squared errors let those rows dominate when the others drift.
     """
     condition_NC = _conditions(student, observation, len(action_NTA))
     time_N, next_N = step_N / num_scales, (step_N + 1) / num_scales
     x_NTA = _between(noise_NTA, action_NTA, time_N)
     with torch.no_grad():
-        shown_NC = _conditions(teacher, observation, len(action_NTA))
+        teacher_condition_NC = _conditions(teacher, observation, len(action_NTA))
 
         def velocity(x_NTA: Tensor, time_N: Tensor) -> Tensor:
-            return teacher.velocity(x_NTA, time_N, shown_NC)
+            return teacher.velocity(x_NTA, time_N, teacher_condition_NC)
 
         # Heun's second evaluation of the last step would be at t = 1: there it is an Euler step, as in `SOLVERS`
         next_NTA = torch.where(
@@ -105,10 +105,10 @@ def shortcut_draws(
     halvings: int = 7,
     self_share: float = 0.25,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Noise `[N, T, A]`, times `[N]` and spans `[N]`: 0 for the rows of flow matching, 2^-i for those of two halves.
+    """Noise `[N, T, A]`, times `[N]` and spans `[N]`: span 0 for the flow-matching rows, 2^-i for the self-consistency rows.
 
-    The halves are as fine as 2^-halvings (128 steps, as in the paper); i is uniform, t uniform over the multiples of
-    the span. The last quarter of the rows goes to self-consistency, the paper's share.
+    Half spans go down to 2^-halvings (128 steps, as in the paper); i is uniform, t uniform over the multiples of the span. The
+    last quarter of the rows is for self-consistency, the paper's share.
     """
     noise_NTA = torch.randn(batch_size, *chunk_shape, generator=generator)
     flow_N = torch.arange(batch_size) < batch_size - round(self_share * batch_size)
@@ -131,9 +131,9 @@ def shortcut_loss(
 ) -> Tensor:
     """E || v(x_t, t, 0) - (x_1 - x_0) ||^2 + || v(x_t, t, 2d) - sg (v(x_t, t, d) + v(x_{t+d}, t + d, d)) / 2 ||^2.
 
-    (Frans et al. 2024, arXiv 2410.12557, eq. 5.) The first where the span is 0, the second where it is 2d > 0; halves
-    of 2^-halvings ask for the span 0 instead, as in the paper. With a teacher its velocity at x_t stands for x_1 - x_0:
-    the same minimum without the noise of the pairs.
+    (Frans et al. 2024, arXiv 2410.12557, eq. 5.) The first term where the span is 0, the second where it is 2d > 0; half spans
+    of 2^-halvings use the span 0 instead, as in the paper. With a teacher, its velocity at x_t replaces x_1 - x_0: the same
+    minimum without the noise of the pairs.
     """
     condition_NC = _conditions(student, observation, len(action_NTA))
     x_NTA = _between(noise_NTA, action_NTA, time_N)
@@ -142,10 +142,10 @@ def shortcut_loss(
         if teacher is not None:
             target_NTA = teacher.velocity(x_NTA, time_N, _conditions(teacher, observation, len(x_NTA)))
         half, time, condition = span_N[halved] / 2, time_N[halved], condition_NC[halved]
-        asked = torch.where(half > 2.0**-halvings, half, 0.0)
-        first = student.velocity(x_NTA[halved], time, asked, condition)
+        half_span = torch.where(half > 2.0**-halvings, half, 0.0)
+        first = student.velocity(x_NTA[halved], time, half_span, condition)
         middle = x_NTA[halved] + half[:, None, None] * first
-        target_NTA[halved] = (first + student.velocity(middle, time + half, asked, condition)) / 2
+        target_NTA[halved] = (first + student.velocity(middle, time + half, half_span, condition)) / 2
     predicted_NTA = student.velocity(x_NTA, time_N, span_N, condition_NC)
     return _mean_square((predicted_NTA - target_NTA) * _end_weight(time_N), weights_TA)
 
@@ -156,12 +156,12 @@ def shortcut_loss(
 def mean_flow_draws(
     batch_size: int, chunk_shape: tuple[int, int], generator: torch.Generator, span_share: float = 0.25
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Noise `[N, T, A]`, times `[N]` and spans `[N]`, from two logit-normal times (-0.4, 1) of the paper's clock.
+    """Noise `[N, T, A]`, times `[N]` and spans `[N]`, from two logit-normal times (-0.4, 1) in the paper's time direction.
 
-    A quarter of the rows, the last, has a span; the others have none, which is flow matching (the paper's table 1).
+    The last quarter of the rows has a span; the others have none, which is flow matching (the paper's table 1).
     """
     noise_NTA = torch.randn(batch_size, *chunk_shape, generator=generator)
-    # the paper's clock runs from data at 0 to noise at 1
+    # the paper's time runs from data at 0 to noise at 1
     two_2N = 1 - torch.sigmoid(torch.randn(2, batch_size, generator=generator) - 0.4)
     spanned_N = torch.arange(batch_size) >= batch_size - round(span_share * batch_size)
     return noise_NTA, two_2N.amin(0), torch.where(spanned_N, two_2N.amax(0) - two_2N.amin(0), 0.0)
@@ -178,10 +178,10 @@ def mean_flow_loss(
 ) -> Tensor:
     """E || v(x_t, t, s) - sg (w + s dv/dt) ||^2, w = x_1 - x_0, dv/dt = (w d_x + d_t - d_s) v along the flow.
 
-    (Geng et al. 2025, arXiv 2505.13447, eq. 9 to 11; each row over its own size, p = 1 and c = 1e-3, as in their
-    eq. 22.) The slope is taken backwards twice, which costs as much as forward mode here; the fused attention knows
-    neither on the CPU, so the slope takes the plain one. No teacher: with its velocity for w the errors of the rows
-    without a span are nearly nothing, and over their own size they drown the others.
+    (Geng et al. 2025, arXiv 2505.13447, eq. 9 to 11; each row divided by its own size, p = 1 and c = 1e-3, as in their eq.
+    22.) The derivative uses two backward passes, as costly here as forward mode; the fused attention supports neither on the
+    CPU, so it uses the plain one. Without a teacher: with its velocity for w the errors of the rows without a span are nearly
+    zero, and divided by their own size they drown the others.
     """
     condition_NC = _conditions(student, observation, len(action_NTA))
     x_NTA, flow_NTA = _between(noise_NTA, action_NTA, time_N), action_NTA - noise_NTA
@@ -201,7 +201,7 @@ def mean_flow_loss(
 
 
 def _conditions(policy: FlowMapStudent | FlowTeacher, observation: Observation, rows: int) -> Tensor:
-    """The condition of every row `[N, C]`; the encoder runs once per observation."""
+    """The condition of every row `[N, C]`; the encoder runs once per observation. Raises ValueError unless B divides N."""
     condition_BC = policy.encode(observation)
     if rows % len(condition_BC):
         raise ValueError(f"got {rows} chunks for {len(condition_BC)} observations, expected as many for each of them")
@@ -219,7 +219,7 @@ def _end_weight(time_N: Tensor) -> Tensor:
 
 
 def _weighted(error_NTA: Tensor, weights_TA: Tensor | None) -> Tensor:
-    """The error times the root of the weights, which are scaled to a mean of one over the chunk."""
+    """The error times the square root of the weights, which are scaled to a mean of one over the chunk."""
     if weights_TA is None:
         return error_NTA
     weights_TA = weights_TA.expand(error_NTA.shape[1:])

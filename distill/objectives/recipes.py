@@ -1,4 +1,4 @@
-"""Recipes: how a student is made. One for every set objective, and one for each rival among one-step generators."""
+"""Recipes: how a student is trained. One per set objective, and one per one-step baseline."""
 
 from __future__ import annotations
 
@@ -31,10 +31,9 @@ from teachers.trained import TrainedTeacher
 class TrainingContext:
     """What a recipe may use.
 
-    shape: of the student's network; normaliser: the statistics it is given; teacher: None for a student that needs none;
-    num_hypotheses: K; weights_TA: of the distance between chunks; chunks_JTA: hypotheses of other observations each, one for
-    every code to begin with, normalised; None where there are none; frozen_encoder: whether a student keeps its teacher's
-    encoder as it is.
+    shape: of the student's network. normaliser: copied into the student. teacher: None for a student that needs none.
+    num_hypotheses: K. weights_TA: of the distance between chunks. chunks_JTA: normalised hypotheses of different observations,
+    an initial value per code; None without codes. frozen_encoder: whether a student keeps its teacher's encoder unchanged.
     """
 
     shape: PolicyShape
@@ -48,8 +47,11 @@ class TrainingContext:
 
 
 class Recipe(Protocol):
-    """label: in the report; data: what a batch is read from; teacher: whether it needs one. A student that needs none
-    replaces the teacher, so it is trained as many steps as that."""
+    """label: in the report. data: what a batch is read from. teacher: whether it needs one. cheap: trains much faster than
+    others.
+
+    A student without a teacher replaces it, so it is trained for as many steps as the teacher.
+    """
 
     @property
     def label(self) -> str: ...
@@ -61,19 +63,19 @@ class Recipe(Protocol):
     @property
     def cheap(self) -> bool: ...
     def learns_shares(self, settings: StudentConfig) -> bool:
-        """Whether its student learns how often it takes each of its codes, which is set right after training."""
+        """Whether its student learns the shares of its codes, which are calibrated after training."""
         ...
 
     def settings(self, config: Config) -> StudentConfig:
-        """`config.student` as this recipe takes it."""
+        """`config.student` with this recipe's changes."""
         ...
 
     def check(self, name: str, config: Config) -> None:
-        """Raise ValueError for settings that this recipe cannot be trained with."""
+        """Raise ValueError for settings that this recipe does not support."""
         ...
 
     def rows(self, settings: StudentConfig) -> int:
-        """Observations a step, such that all recipes make about as many chunks with a gradient."""
+        """Observations per step, such that all recipes train on about as many chunks."""
         ...
 
     def build(self, given: TrainingContext) -> nn.Module:
@@ -91,8 +93,8 @@ class Recipe(Protocol):
 class SetRecipe:
     """A `OneStepStudent` whose set of M chunks is compared with a set of K by an objective.
 
-    The K are the teacher's hypotheses, or the one chunk that was demonstrated (data: demonstrations), which is IMLE
-    Policy's training (arXiv 2502.12371): no teacher, and no warm start.
+    The K chunks are the teacher's hypotheses, or the one demonstrated chunk (data: demonstrations), which is the training of
+    IMLE Policy (arXiv 2502.12371): no teacher, and no warm start.
     """
 
     objective: Objective
@@ -108,12 +110,12 @@ class SetRecipe:
         return self.objective.one_sample
 
     def learns_shares(self, settings: StudentConfig) -> bool:
-        # a single sample has no others to share with
+        # shares are learned by comparing several samples
         several = not self.objective.one_sample and not self.objective.noise and self.data == "hypotheses"
         return several and settings.code_shares and settings.codes > 0
 
     def settings(self, config: Config) -> StudentConfig:
-        # a student that needs no teacher replaces it, and is trained as long
+        # a student without a teacher replaces it, and is trained as long
         steps = config.student.training_steps if self.teacher else config.teacher.training_steps
         return replace(config.student, training_steps=steps)
 
@@ -124,13 +126,13 @@ class SetRecipe:
         if self.objective.noise and settings.num_latents > config.sample.num_hypotheses:
             raise ValueError(
                 f"student.num_latents: got {settings.num_latents}, but {name} has only the {config.sample.num_hypotheses} "
-                "noises of the cache an observation; lower it or raise sample.num_hypotheses"
+                "cached noises per observation; lower it or raise sample.num_hypotheses"
             )
         kind = TEACHERS.get(config.teacher.kind) if config.teacher.path is None else None
         if self.objective.noise and kind is not None and not kind.is_deterministic(config.sample.solver):
             raise ValueError(
-                f"{name} pairs each chunk with the one noise it was made from, and this teacher takes new noise at every "
-                "step; use --student.objectives chamfer --student.default chamfer"
+                f"{name} pairs each chunk with the one noise it was generated from, and this teacher draws new noise at "
+                "every step; use --student.objectives chamfer --student.default chamfer"
             )
 
     def rows(self, settings: StudentConfig) -> int:
@@ -140,10 +142,10 @@ class SetRecipe:
         settings = given.settings
         if self.objective.noise and (given.teacher is None or not given.teacher.is_deterministic(given.teacher.solver)):
             raise ValueError(
-                f"{self.label} pairs each chunk with the one noise it was made from; {type(given.teacher).__name__} takes "
-                "more than one. Use the objective chamfer"
+                f"{self.label} pairs each chunk with the one noise it was generated from; {type(given.teacher).__name__} "
+                "takes more than one. Use the objective chamfer"
             )
-        if self.objective.noise or not self.teacher:  # IMLE Policy's latent, too, is a noise of the chunk's shape
+        if self.objective.noise or not self.teacher:  # IMLE Policy's latent is also noise of the chunk's shape
             student = OneStepStudent(given.shape, given.shape.horizon * given.shape.action_size, identity=True)
         else:
             shares = self.learns_shares(settings)
@@ -158,9 +160,9 @@ class SetRecipe:
 
     def draws(self, student: nn.Module, given: TrainingContext, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         assert isinstance(student, OneStepStudent)
-        if self.objective.noise:  # which of the K hypotheses are looked at in this step
+        if self.objective.noise:  # which of the K hypotheses this step uses
             return torch.rand(rows, given.num_hypotheses, generator=generator), *student.encoder_draws(rows, generator)
-        samples = 1 if self.objective.one_sample else given.settings.num_latents * self.objective.tried
+        samples = 1 if self.objective.one_sample else given.settings.num_latents * self.objective.pool_factor
         latents_BMZ = torch.randn(rows, samples, student.latent_size, generator=generator)
         return latents_BMZ, *student.encoder_draws(rows, generator)
 
@@ -172,13 +174,13 @@ class SetRecipe:
         else:
             teacher_BKTA = student.normaliser.normalise_action(batch["action"])[:, None]
         if self.objective.noise:
-            order_BK = draws[0].argsort(-1)  # the first M of a fresh order are the partners
+            order_BK = draws[0].argsort(-1)  # the first M of a random order are the partners
             teacher_BKTA = teacher_BKTA.gather(1, order_BK[..., None, None].expand(-1, -1, *teacher_BKTA.shape[2:]))
             seeds = batch["seed"].gather(1, order_BK[:, : given.settings.num_latents]).cpu().numpy()
             latents_BMZ = noise_of(seeds, tuple(teacher_BKTA.shape[2:])).flatten(2).to(teacher_BKTA.device)
         condition_BC = student.encode(observation_of(batch), *seeds_B)
         log_share_BJ = student.log_shares(condition_BC)
-        drawn_BMZ = latents_BMZ  # what is tried is drawn as the shares say, the winners among it are not
+        drawn_BMZ = latents_BMZ  # the pool follows the learned shares, the winners chosen from it do not
         if self.objective.choose is not None:
             with torch.no_grad():
                 drawn_BMTA = student.generate_from_lifted(condition_BC, student.lift(latents_BMZ, log_share_BJ))
@@ -187,23 +189,23 @@ class SetRecipe:
         student_BMTA = student.generate_from_lifted(condition_BC, student.lift(latents_BMZ, log_share_BJ))
         loss = self.objective.loss(student_BMTA, teacher_BKTA, given.weights_TA)
         if log_share_BJ is not None:
-            taken_BM = log_share_BJ.gather(1, student.choose_codes(drawn_BMZ, log_share_BJ))
+            selected_BM = log_share_BJ.gather(1, student.choose_codes(drawn_BMZ, log_share_BJ))
             chunks = student_BMTA if self.objective.choose is None else drawn_BMTA
-            loss = loss + share_loss(taken_BM, chunks, teacher_BKTA, given.weights_TA)
+            loss = loss + share_loss(selected_BM, chunks, teacher_BKTA, given.weights_TA)
         return loss
 
 
 def _begins_with(teacher: PolicyShape, student: PolicyShape) -> bool:
-    """Whether a student of this shape can take the teacher's weights: it may have fewer blocks."""
+    """Whether a student of this shape can start from the teacher's weights; it may have fewer blocks."""
     return student.depth <= teacher.depth and replace(teacher, depth=student.depth) == student
 
 
 @dataclass(frozen=True)
 class FlowMapRecipe:
-    """A `FlowMapStudent`, from the teacher's noise to a chunk, trained by one of `distill.objectives.flow_maps`.
+    """A `FlowMapStudent`, from the teacher's noise to a chunk, trained with a loss of `distill.objectives.flow_maps`.
 
-    train: (student, ingredients, batch, draws) to the loss; draw: (rows, chunk shape, generator) to the draws;
-    learning_rate: the best of those tried (docs/lab-notes.md): the students' own would make some of them diverge.
+    train: (student, training context, batch, draws) to the loss. draw: (rows, chunk shape, generator) to the draws.
+    learning_rate: the best of those tried (docs/lab-notes.md); some of these losses diverge at the set objectives' rate.
     """
 
     label: str
@@ -225,7 +227,7 @@ class FlowMapRecipe:
 
     def check(self, name: str, config: Config) -> None:
         if config.teacher.kind != "flow" and config.teacher.path is None:
-            raise ValueError(f"{name} follows a teacher's flow: expected teacher.kind 'flow', got {config.teacher.kind!r}")
+            raise ValueError(f"{name} needs a flow teacher: expected teacher.kind 'flow', got {config.teacher.kind!r}")
         if not config.observation.frozen and not config.observation.is_plain:
             raise ValueError(f"{name} keeps its teacher's encoder; leave observation.frozen at true")
         if config.student.width or config.student.depth:
@@ -299,16 +301,16 @@ RECIPES: dict[str, Recipe] = {
     "shortcut": FlowMapRecipe("Shortcut model", "demonstrations", _shortcut, flow_maps.shortcut_draws, 1.5e-3),
     "mean_flow": FlowMapRecipe("MeanFlow", "demonstrations", _mean_flow, flow_maps.mean_flow_draws, 1.5e-3),
 }
-"""What ``student.objectives`` may name, beside weighted sums of set objectives (`distill.objectives.sets.objective`)."""
+"""What ``student.objectives`` may name, besides weighted sums of set objectives (`distill.objectives.sets.objective`)."""
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe of a name. Raises ValueError for an unknown one, with the nearest that there is."""
+    """The recipe of a name. Raises ValueError for an unknown one, with the nearest known name."""
     if name in RECIPES:
         return RECIPES[name]
     if name in OBJECTIVES:
         return SetRecipe(OBJECTIVES[name], OBJECTIVES[name].label)
-    if re.fullmatch("[a-z_]+", name):  # no sum
+    if re.fullmatch("[a-z_]+", name):  # not a sum
         raise ValueError(f"student.objectives: unknown {name!r}; expected one of {sorted(RECIPES)}, or a weighted sum such as "
                          f"'chamfer+0.5energy_distance'{nearest_name(name, RECIPES)}")
     chosen = objective(name)
@@ -316,12 +318,12 @@ def recipe(name: str) -> Recipe:
 
 
 class LossModule(nn.Module):
-    """A student together with its loss, so that every way of training calls one `forward` (several processes need that)."""
+    """A student together with its loss, so that training always calls one `forward`, as several processes require."""
 
     def __init__(self, student: nn.Module, recipe: Recipe, given: TrainingContext) -> None:
         super().__init__()
         self.student = student
-        # a dataclass, and the teacher in it is no part of what is trained, averaged or saved
+        # not submodules: the teacher in the context is neither trained, averaged nor saved
         self._recipe, self._given = recipe, given
 
     def forward(self, batch: Batch, *draws: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
-"""Results in, tables, figures and one page that opens offline out; `page.write_report` for every kind of command.
+"""Results in; tables, figures and one offline page out. `page.write_report` serves every kind of command.
 
-Needs: the dictionary that the stage `report` collects. What is shown is a list of sections (`contents.py`), one thing each.
+Needs: the dictionary that the stage `report` collects. The content is a list of sections (`contents.py`).
 Not here: reading a run's files, measuring.
 """

@@ -1,4 +1,4 @@
-"""The sections of every report, in their order. A new one is a file in distill.report.sections, and its name here."""
+"""The sections of every report, in order. A new one is a file in distill.report.sections, and its name here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recording as a page: what it is, its units, ranges, time, tasks and split, and one frame as policies would see it."""
+"""The page of a recording: format, units, ranges, time, tasks and split, and one frame as policies observe it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from envs.recorded.observations import RecordedObservations
 from envs.specs import DEPTH, IMAGES, POINTS
 
 PICTURE = 160
-"""Height of a picture [px], larger ones are drawn smaller."""
+"""Maximum height of an image [px]; larger ones are scaled down."""
 
 
-def write_data_page(file: Path, recorded: RecordedObservations, told: Mapping[str, Any]) -> None:
-    """One HTML page that opens offline. told: `envs.recorded.inspection.inspect` of the recording."""
-    frame = told["frame"]["index"]
+def write_data_page(file: Path, recorded: RecordedObservations, inspection: Mapping[str, Any]) -> None:
+    """One HTML page that opens offline. inspection: `envs.recorded.inspection.inspect` of the recording."""
+    frame = inspection["frame"]["index"]
     seen = recorded.read([frame], 1)
     pictures = [(name, picture_of(name, value[0, 0])) for name, value in seen.items()
                 if name.startswith((IMAGES, DEPTH)) or name == POINTS]  # fmt: skip
-    sections = [("How it is read", recording_table(told)), ("Ranges", ranges_table(told))]
-    text = template("data.html.j2").render(told=told, pictures=pictures, sections=sections)
+    sections = [("How it is read", recording_table(inspection)), ("Ranges", ranges_table(inspection))]
+    text = template("data.html.j2").render(inspection=inspection, pictures=pictures, sections=sections)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(file, text.encode())
 

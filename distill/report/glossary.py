@@ -1,4 +1,4 @@
-"""What the page explains before its numbers: the words it uses, and the four numbers one wants first."""
+"""What the page explains before its numbers: its terms, and the four most important numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Tile:
 
 
 def terms(results: Results) -> list[tuple[str, str]]:
-    """(word, meaning) of what these results speak of."""
+    """(term, meaning) for the terms that these results use."""
     kind, modes = results["kind"], len(results["task"]["modes"])
     words = []
     if kind == "run":
@@ -47,7 +47,7 @@ def terms(results: Results) -> list[tuple[str, str]]:
 
 
 def tiles(results: Results) -> list[Tile]:
-    """The numbers one wants first; none without a teacher and a student."""
+    """The most important numbers; none without a teacher and a student."""
     teacher, student = reference_policy(results), default_student(results)
     if teacher is None or student is None:
         return []

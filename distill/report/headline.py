@@ -1,4 +1,4 @@
-"""The results in one sentence and a few more, whatever the numbers say."""
+"""The results in one sentence and a few supporting ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distill.report.tables import is_missing, number, p_value, percent, points
 
 @dataclass(frozen=True)
 class Headline:
-    """tone: "worse", "lower", "same", "higher", "better" or "none"; title: one sentence; lead: what stands under it."""
+    """tone: "worse", "lower", "same", "higher", "better" or "none". title: one sentence. lead: the lines under it."""
 
     tone: str
     title: str
@@ -18,7 +18,7 @@ class Headline:
 
 
 def headline(results: Results) -> Headline:
-    """The outcome in a sentence, and what one must know to judge it."""
+    """The outcome in a sentence, and the facts needed to judge it."""
     return _of_run(results) if results["kind"] == "run" else _of_existing(results)
 
 

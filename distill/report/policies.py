@@ -25,6 +25,7 @@ def reference_name(results: Results) -> str:
 
 
 def default_student(results: Results) -> Policy | None:
+    """The student that the report presents; None without one."""
     return next((policy for policy in results["policies"] if policy.get("is_default_student")), None)
 
 

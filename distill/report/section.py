@@ -1,4 +1,4 @@
-"""A section of the report: what it holds as functions of the results, and the part of a page that they give."""
+"""A section of the report: functions of the results, and the part of a page they produce."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from distill.report.policies import Results
 from distill.report.tables import Table
 
 KINDS = ("run", "conversion", "comparison")
-"""What is reported: `results["kind"]`."""
+"""The kinds of reports: `results["kind"]`."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """source: a data URI, "" for one that is not in the page; alt: what it shows; caption: lines above it, the first bold.
+    """source: a data URI, "" for one that is not in the page. alt: what it shows. caption: lines above it, the first bold.
 
-    note: said below the pictures, such as why one is not in the page; file: where it lies beside the page, if it does.
+    note: printed below the pictures, such as why one is missing. file: its path next to the page, if any.
     """
 
     source: str
@@ -39,7 +39,7 @@ class LegendEntry:
 
 @dataclass(frozen=True)
 class Part:
-    """What a section says of some results. level: of its heading; missing: said in place of everything else."""
+    """The content of a section for some results. level: of its heading. missing: printed instead of everything else."""
 
     title: str
     level: int
@@ -71,13 +71,12 @@ def _no_legend(results: Results) -> Sequence[LegendEntry]:
 
 @dataclass(frozen=True)
 class Section:
-    """One thing that the report shows: every field but the first may be left out. Listed in distill.report.contents.
+    """One topic of the report; every field but the first is optional. Listed in distill.report.contents.
 
-    table: None where the results hold nothing for it; pictures: given the report's folder, where clips lie; lines: a list of
-    sentences, or of commands when `code`. A section without table, pictures and lines is left out, in a run's report
-    replaced by `missing`, what was not measured, where that is given.
-    text: paragraphs that introduce the rest; notes: paragraphs below it; legend: of the pictures.
-    kinds: of reports it stands in; level: 2, or 3 for one that stands under the section before it.
+    table: None when the results hold nothing for it. pictures: get the report's folder, which holds the clips. lines:
+    sentences, or commands when `code`. A section without table, pictures and lines is omitted; in a run's report it is
+    replaced by `missing`, if given. text: paragraphs before the rest. notes: paragraphs after it. legend: of the pictures.
+    kinds: of reports it belongs to. level: 2, or 3 for a sub-section of the section before it.
     """
 
     title: str
@@ -93,7 +92,7 @@ class Section:
     level: int = 2
 
     def part(self, results: Results, folder: Path) -> Part | None:
-        """What it says of these results; None where it is left out."""
+        """Its content for these results; None when it is omitted."""
         if results["kind"] not in self.kinds:
             return None
         table, pictures, lines = self.table(results), tuple(self.pictures(results, folder)), tuple(self.lines(results))
@@ -108,7 +107,7 @@ class Section:
 
 
 def parts(sections: Sequence[Section], results: Results, folder: Path) -> list[Part]:
-    """What all sections say, in their order; one whose heading would stand under a section left out moves up."""
+    """The content of all sections, in order; a sub-section whose section is omitted moves up a level."""
     filled: list[Part] = []
     headed = True
     for section in sections:

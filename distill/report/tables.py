@@ -1,4 +1,4 @@
-"""How numbers, shares and tables are written: values in, text out; what any part of the report may use."""
+"""Formatting of numbers, shares and tables for all parts of the report."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def is_missing(value: Any) -> bool:
 
 
 def percent(share: float | None) -> str:
+    """A share as a percentage."""
     return NOTHING if is_missing(share) else f"{100 * float(share):.1f} %"  # type: ignore[arg-type]
 
 
@@ -54,12 +55,14 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def p_value(value: float | None) -> str:
+    """A p-value, small ones as p < 0.001."""
     if is_missing(value):
         return f"p {NOTHING}"
     return "p < 0.001" if float(value) < 0.001 else f"p = {float(value):.3f}"  # type: ignore[arg-type]
 
 
 def duration(seconds: float | None) -> str:
+    """Seconds as text with suitable units."""
     if is_missing(seconds):
         return NOTHING
     total = float(seconds)  # type: ignore[arg-type]

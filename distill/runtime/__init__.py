@@ -1,4 +1,4 @@
-"""What stages share while they run: the context, the contract of a stage and of what it reads, and doing what is missing.
+"""What stages share while they run: the context, the contracts of stages and their inputs, and running what is missing.
 
-Needs: the store on disk, accelerate. Not here: any particular stage (distill.stages), which stages there are (distill.graphs).
+Needs: the store on disk, accelerate. Not here: any particular stage (distill.stages), which stages exist (distill.graphs).
 """

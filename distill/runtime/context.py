@@ -1,4 +1,4 @@
-"""What every stage is given while it runs: the run's folder, the processes, the log, progress bars."""
+"""What every stage gets while it runs: the run's folder, the processes, the log, progress bars."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ T = TypeVar("T")
 
 @dataclass
 class Context:
-    """folder: of the run; accelerator: the processes; wandb: its run, None where it is off.
+    """folder: of the run. accelerator: the processes. wandb: its run, None when off. lock: the open lock file of the run's
+    folder.
 
-    finished: folders of the stages that this process has seen done; memory: what stages loaded and will be read again.
-    alone: this process works by itself, whatever the others do: it is its own first process and waits for nobody.
+    finished: folders of the stages that this process has seen done. memory: results that are read again.
+    alone: this process works on its own: it counts as the first process and waits for no other.
     """
 
     folder: Path
@@ -45,9 +46,9 @@ class Context:
 
         Raises ValueError when another flow2one works in the same folder, or when wandb is wanted and not installed.
         """
-        # a stage that only the first process does (latency, report) may keep the others waiting
+        # the others may wait long for a stage that runs on the first process only (latency, report)
         accelerator = Accelerator(
-            cpu=not torch.accelerator.is_available(),  # without it accelerate takes every worker on a CPU for the only one
+            cpu=not torch.accelerator.is_available(),  # otherwise accelerate treats every CPU worker as the only process
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
         )
         world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -69,7 +70,7 @@ class Context:
         except BlockingIOError as error:
             self.lock.close()
             raise ValueError(
-                f"another flow2one is working in {self.folder}; wait for it or end it, or use another --name"
+                f"another flow2one is working in {self.folder}; wait for it or stop it, or use another --name"
             ) from error
         if wandb_mode != "disabled":
             try:
@@ -94,11 +95,11 @@ class Context:
         return Share() if self.alone else Share(self.accelerator.process_index, self.accelerator.num_processes)
 
     def by_itself(self) -> Context:
-        """The same context for work that this process does without the others."""
+        """The same context for work that this process does on its own."""
         return replace(self, alone=True)
 
     def on_main(self, call: Callable[[], T]) -> T:
-        """Do it on the first process only; its result or its ValueError reaches all of them."""
+        """Call it on the first process only; its result or its ValueError reaches all processes."""
         message: list[Any] = [None, None]
         if self.is_main:
             try:
@@ -113,14 +114,15 @@ class Context:
         return result
 
     def my_share(self, items: Sequence[T]) -> Sequence[T]:
+        """The items that this process works on."""
         return items[self.share.rank :: self.share.world]
 
     def gather(self, items: list[T]) -> list[T]:
-        """The items of all processes, in the order of the processes, on every process."""
+        """The items of all processes, in process order, on every process."""
         return list(gather_object(items)) if self.share.world > 1 else items
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes are here."""
         if not self.alone:
             self.accelerator.wait_for_everyone()
 
@@ -130,17 +132,18 @@ class Context:
     # -- log and progress -------------------------------------------------------------------------------------------
 
     def say(self, text: str) -> None:
+        """Print a line, on the first process."""
         if self.is_main:
             print(text, flush=True)
 
     def log(self, stage: str, values: Mapping[str, float]) -> None:
-        """One line in metrics.jsonl, and wandb where it is on; from the first process, or one that trains alone."""
+        """Write one line to metrics.jsonl and, when on, to wandb. Call it on the first process or on one that works alone."""
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"time": round(time.time(), 2), "stage": stage, **values}) + "\n")
         self.log_remote(stage, values)
 
     def log_remote(self, stage: str, values: Mapping[str, float]) -> None:
-        """To wandb alone, where it is on."""
+        """Log to wandb only, when it is on."""
         if self.wandb is not None:
             self.wandb.log({f"{stage}/{name}": value for name, value in values.items()})
 
@@ -149,7 +152,7 @@ class Context:
         return tqdm(items, desc=title, unit=unit, mininterval=1.0, disable=not self.is_main)
 
     def counter(self, total: int, title: str, unit: str) -> tqdm[Any]:
-        """A progress bar that is moved by hand; shown on the first process."""
+        """A progress bar that is advanced by hand, shown on the first process."""
         return tqdm(total=total, desc=title, unit=unit, disable=not self.is_main)
 
     def close(self) -> None:

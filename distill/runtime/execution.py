@@ -1,4 +1,4 @@
-"""Doing what is missing: a stage's inputs first, each stage once, several one-process stages side by side."""
+"""Runs what is missing: a stage's inputs first, each stage once, several single-process stages in parallel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from distill.store.manifest import commit, finished, partial_folder, place_of, r
 
 
 def in_order(stages: Iterable[Stage[Any]]) -> list[Stage[Any]]:
-    """These stages and all that they need, each once, after what it reads."""
+    """These stages and all that they need, each once, after its inputs."""
     ordered: dict[str, Stage[Any]] = {}
 
     def visit(stage: Stage[Any]) -> None:
@@ -30,7 +30,7 @@ def in_order(stages: Iterable[Stage[Any]]) -> list[Stage[Any]]:
 
 
 def ensure(context: Context, stages: Sequence[Stage[Any]]) -> None:
-    """Do these stages and what they need, unless they are there; all processes call it together.
+    """Run these stages and what they need, unless they are done; all processes call it together.
 
     Raises ValueError when a finished stage's files do not match their manifest.
     """
@@ -41,11 +41,11 @@ def ensure(context: Context, stages: Sequence[Stage[Any]]) -> None:
         if stage.side_by_side and context.share.world > 1:
             _side_by_side(context, _ready(context, wanted[position:]))
         if stage.name not in context.finished:
-            context.finished[stage.name] = do(context, stage)
+            context.finished[stage.name] = run_stage(context, stage)
 
 
 def _ready(context: Context, stages: Sequence[Stage[Any]]) -> list[Stage[Any]]:
-    """Those that can be done side by side now: each needs one process only, and everything that it reads is done."""
+    """Stages that can run in parallel now: each needs one process only, and all its inputs are done."""
     return [
         stage for stage in stages
         if stage.side_by_side and stage.name not in context.finished
@@ -53,11 +53,11 @@ def _ready(context: Context, stages: Sequence[Stage[Any]]) -> list[Stage[Any]]:
     ]  # fmt: skip
 
 
-def do(context: Context, stage: Stage[Any]) -> Path:
-    """One stage whose inputs are done: reused where it is there, else run and committed. Returns its folder."""
+def run_stage(context: Context, stage: Stage[Any]) -> Path:
+    """Run one stage whose inputs are done, or reuse its result. Returns its folder."""
     folder = stage.folder(context)
     if _is_done(context, stage):
-        context.say(f"[{stage.name}] done before, reused: {folder}")
+        context.say(f"[{stage.name}] already done, reused: {folder}")
         return folder
     unfinished = partial_folder(folder, stage.key)
     if context.is_main:
@@ -72,34 +72,34 @@ def do(context: Context, stage: Stage[Any]) -> Path:
 
 
 def _side_by_side(context: Context, stages: Sequence[Stage[Any]]) -> None:
-    """Run those of the stages that are not there yet, each on one process, several at a time.
+    """Run those of the stages that are missing in parallel, each on one process.
 
-    Twice as fast on two cores as one after the other on both: nothing waits for the other half of its gradient. One that was
-    interrupted goes on whichever process gets it.
+    On two cores it is twice as fast as running them in turn on both: no process waits for the other half of a gradient. An
+    interrupted stage resumes on whichever process gets it.
     """
-    # the cheap ones last, so that they fill up what the long ones leave
-    todo = [stage for stage in sorted(stages, key=lambda stage: stage.cheap) if not _is_done(context, stage)]
-    if len(todo) < 2:
+    # cheap ones last, to fill the time that the long ones leave
+    pending = [stage for stage in sorted(stages, key=lambda stage: stage.cheap) if not _is_done(context, stage)]
+    if len(pending) < 2:
         return
-    folders = [partial_folder(stage.folder(context), stage.key) for stage in todo]
+    folders = [partial_folder(stage.folder(context), stage.key) for stage in pending]
     if context.is_main:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
     context.wait()
-    context.say(f"[{', '.join(stage.name for stage in todo)}] side by side ...")
-    for number in context.my_share(range(len(todo))):
+    context.say(f"[{', '.join(stage.name for stage in pending)}] in parallel ...")
+    for number in context.my_share(range(len(pending))):
         with accounting(folders[number]):
-            todo[number].run(context.by_itself(), folders[number])
+            pending[number].run(context.by_itself(), folders[number])
     context.wait()
-    for number, stage in enumerate(todo):
+    for number, stage in enumerate(pending):
         _commit(context, stage)
         context.finished[stage.name] = stage.folder(context)
-        if number not in context.my_share(range(len(todo))) and context.is_main:
+        if number not in context.my_share(range(len(pending))) and context.is_main:
             stage.relay(context)
 
 
 def _is_done(context: Context, stage: Stage[Any]) -> bool:
-    """Whether the stage is there and whole; all processes ask together."""
+    """Whether the stage is done and its files are intact; all processes ask together."""
     return context.on_main(lambda: finished(stage.folder(context), stage.key))
 
 
@@ -115,11 +115,11 @@ def _commit(context: Context, stage: Stage[Any]) -> None:
 
 
 def state_of(run: Path, stage: Stage[Any]) -> str:
-    """Whether a stage of the run in this folder is there, in words."""
+    """The state of a stage in this run folder, as text."""
     folder = run / stage.name
     place = place_of(folder, stage.key)
     if place is not None:
-        return "done" if place == folder else "done (put aside, comes back)"
+        return "done" if place == folder else "done (archived, will be restored)"
     if partial_folder(folder, stage.key).is_dir():
-        return "begun, goes on"
-    return "to do" if read_manifest(folder) is None else "to do (settings changed; the old result is put aside)"
+        return "started, will resume"
+    return "to do" if read_manifest(folder) is None else "to do (settings changed; the old result will be archived)"

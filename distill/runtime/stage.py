@@ -1,7 +1,7 @@
 """The contract of a stage, and of everything a stage reads.
 
-A stage is a frozen dataclass whose fields are what it reads and what of the config its result depends on. Its key is a hash of
-both, so a stage is done again exactly when its result would differ, and an old result comes back with the old settings.
+A stage is a frozen dataclass whose fields are its inputs and the settings that its result depends on. Its key is a hash of
+both, so a stage runs again exactly when its result would differ, and an old result is reused with the old settings.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Input(Protocol):
-    """What a stage reads: another stage, a part of one, or something that was there before the run.
+    """What a stage reads: another stage, a part of one, or something that existed before the run.
 
     key: changes exactly when its content does. needs: the stages that must be done before it can be read.
     """
@@ -32,13 +32,13 @@ class Input(Protocol):
 
 
 class Stage(ABC, Generic[T_co]):
-    """One folder of results, ``<run>/<name>``: what it is made from, how it is made, and how it is read back.
+    """One folder of results, ``<run>/<name>``: what it depends on, how it is computed, and how it is read back.
 
-    Subclasses are frozen dataclasses. `run` is called by all processes together, unless `side_by_side` is set.
+    Subclasses are frozen dataclasses. All processes call `run` together, unless `side_by_side` is set.
     """
 
     side_by_side: ClassVar[bool] = False
-    """Whether `run` needs one process only, so that several such stages are done at a time, one on each process."""
+    """Whether `run` uses one process only, so that several such stages run in parallel, one per process."""
 
     @property
     @abstractmethod
@@ -48,7 +48,7 @@ class Stage(ABC, Generic[T_co]):
     @property
     @abstractmethod
     def inputs(self) -> Mapping[str, Input | tuple[Input, ...]]:
-        """What it reads, by the names under which their keys stand in the manifest."""
+        """What it reads, by the names of their keys in the manifest."""
 
     @property
     @abstractmethod
@@ -57,23 +57,23 @@ class Stage(ABC, Generic[T_co]):
 
     @abstractmethod
     def run(self, context: Context, folder: Path) -> None:
-        """Make the result in `folder`, which holds what an interrupted attempt left there."""
+        """Write the result to `folder`, which keeps the files of an interrupted attempt."""
 
     @abstractmethod
     def load(self, folder: Path) -> T_co:
-        """The result, read back from the finished stage's folder."""
+        """The result, read from the finished stage's folder."""
 
     @property
     def cheap(self) -> bool:
-        """Whether it takes little time beside others that are done side by side with it."""
+        """Whether it takes little time compared with stages that run in parallel with it."""
         return False
 
     def relay(self, context: Context) -> None:
-        """On the first process, once done: log to wandb what another process logged while it did this stage."""
+        """On the first process, once done: log to wandb what another process logged during this stage."""
 
     @property
     def read(self) -> tuple[Input, ...]:
-        """All inputs, in their order."""
+        """All inputs, in order."""
         found: list[Input] = []
         for value in self.inputs.values():
             found += value if isinstance(value, tuple) else [value]
@@ -81,7 +81,7 @@ class Stage(ABC, Generic[T_co]):
 
     @cached_property
     def made_from(self) -> Mapping[str, Any]:
-        """Settings and the inputs' keys: what the manifest holds and the key is a hash of."""
+        """Settings and the inputs' keys: stored in the manifest, and hashed to the key."""
         keys = {name: [each.key for each in value] if isinstance(value, tuple) else value.key
                 for name, value in self.inputs.items()}  # fmt: skip
         twice = keys.keys() & self.settings.keys()
@@ -100,11 +100,11 @@ class Stage(ABC, Generic[T_co]):
         return context.folder / self.name
 
     def result(self, context: Context) -> T_co:
-        """`load` of the finished stage, fresh every time."""
+        """`load` of the finished stage, read anew at every call."""
         return self.load(self.folder(context))
 
-    def remembered(self, context: Context) -> T_co:
-        """The same, read once a process: for results that nobody changes."""
+    def cached_result(self, context: Context) -> T_co:
+        """The same, read once per process; callers must not change it."""
         place = (self.name, self.key)
         if place not in context.memory:
             context.memory[place] = self.result(context)
@@ -113,7 +113,7 @@ class Stage(ABC, Generic[T_co]):
 
 
 class FolderStage(Stage[Path]):
-    """A stage whose result is its files."""
+    """A stage whose result is its folder."""
 
     def load(self, folder: Path) -> Path:
         return folder

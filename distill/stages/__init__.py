@@ -1,4 +1,4 @@
-"""One file per stage: what it depends on, what it does, how its result is read back; and the graphs made of them.
+"""One file per stage: what it depends on, what it does, and how its result is read back.
 
-Needs: everything above it. Not here: how a result is shown (distill.report), what the user typed (distill.cli).
+Needs: everything above it. Not here: how a result is presented (distill.report), command-line arguments (distill.cli).
 """

@@ -1,4 +1,4 @@
-"""The stages `distill/<recipe>`: a student, chosen among its checkpoints, the shares of its codes calibrated."""
+"""The stages `distill/<recipe>`: the chosen checkpoint of a student, with calibrated code shares."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from distill.evaluation.policies import StudentPolicy
 from distill.inputs.choice import Choice
-from distill.objectives.code_shares import calibrate, constants
+from distill.objectives.code_shares import calibrate, calibration_settings
 from distill.runtime.context import Context
 from distill.runtime.stage import Input, Stage
 from distill.stages.train_student import TrainStudent, student_weights
@@ -39,7 +39,7 @@ class ChooseStudent(Stage[Student]):
     @property
     def settings(self) -> Mapping[str, Any]:
         learns = self.candidates.recipe.learns_shares(self.candidates.config)
-        return {**self.choice.settings(student=True), **({"calibration": constants()} if learns else {})}
+        return {**self.choice.settings(student=True), **({"calibration": calibration_settings()} if learns else {})}
 
     def run(self, context: Context, folder: Path) -> None:
         self.choice.choose(
@@ -50,7 +50,7 @@ class ChooseStudent(Stage[Student]):
             self._calibrate(context, folder)
 
     def _calibrate(self, context: Context, folder: Path) -> None:
-        """Set the shares of the student's codes right on the hypotheses, where it learns any (objectives.code_shares)."""
+        """Calibrate the shares of the student's codes on the hypotheses, if it learns any (objectives.code_shares)."""
         student = load_student(folder).to(context.device)
         if not isinstance(student, OneStepStudent) or student.share_head is None:
             return

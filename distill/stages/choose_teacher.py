@@ -1,4 +1,4 @@
-"""The stage `teach`: the teacher, chosen among its checkpoints by rollouts from the validation starts."""
+"""The stage `teach`: the teacher's checkpoint, chosen by rollouts from the validation starts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from teachers.trained import TrainedTeacher
 
 @dataclass(frozen=True)
 class ChooseTeacher(Stage[TrainedTeacher]):
-    """num_steps: solver steps that the checkpoints are rolled out with."""
+    """num_steps: solver steps of the checkpoints' rollouts."""
 
     candidates: TrainTeacher
     choice: ByRollouts

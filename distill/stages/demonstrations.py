@@ -16,7 +16,7 @@ from envs.demonstrations import Demonstrations
 
 @dataclass(frozen=True)
 class RecordDemonstrations(Stage[Demonstrations]):
-    """Every training start, solved by the world's expert."""
+    """Demonstrations of the world's expert from every training start."""
 
     world: World
     config: DemosConfig
@@ -28,7 +28,7 @@ class RecordDemonstrations(Stage[Demonstrations]):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        return {**self.world.origin, **self.world.seen, "demos": asdict(self.config)}
+        return {**self.world.origin, **self.world.camera_key, "demos": asdict(self.config)}
 
     def run(self, context: Context, folder: Path) -> None:
         self.world.record_demonstrations(context, folder)

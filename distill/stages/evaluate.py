@@ -1,4 +1,4 @@
-"""The stages `evaluate/<policy>`: rollouts from the stored test starts, and the policy's sets against the reference's."""
+"""The stages `evaluate/<policy>`: rollouts from the stored test starts, and sample sets against the reference's."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ from envs.specs import TaskSpec
 from teachers.networks.normalisation import Normaliser
 
 CLIP_EPISODES = 3
-"""Episodes that keep their actions, to be replayed before a camera."""
+"""Number of episodes that keep their actions, to be replayed for clips."""
 
 
 @dataclass(frozen=True)
 class EvaluatePolicy(Stage[dict[str, Any]]):
-    """rollouts, test: None where the world cannot roll out, and success is not measured.
+    """rollouts, test: None when there is no world, and success is not measured.
 
-    statistics: whose action space sets are compared in; None: the policy's own. selection is that of `reference.sets`.
+    statistics: source of the normaliser in which sets are compared; None: the policy's own. selection: that of
+    `reference.sets`.
     """
 
     policy: MeasuredPolicy
@@ -79,8 +80,8 @@ class EvaluatePolicy(Stage[dict[str, Any]]):
                 self.rollouts.world.write_evaluation(folder, episodes)
 
     def _set_figures(self, context: Context, policy: Policy) -> dict[str, Any]:
-        """How the policy's sets are like the reference's, on every held-out observation; on every process the same."""
-        reference, device = self.reference.remembered(context), device_of(policy)
+        """Fidelity and mode shares of the policy's sets on every held-out observation; the same on every process."""
+        reference, device = self.reference.cached_result(context), device_of(policy)
         rows = context.my_share(range(len(reference["reference"])))
         drawn = {row: torch.from_numpy(self.reference.sets.draw(context, policy, row, policy.name)) for row in rows}
         normaliser: Any = policy.module.normaliser if self.statistics is None else self.compared_in(context)
@@ -92,7 +93,7 @@ class EvaluatePolicy(Stage[dict[str, Any]]):
             parts.append((1, set_fidelity(sets[0], sets[1], weights_A)))
             modes.append(mode_figures(sets[0][0], sets[1][0], sets[2][0], weights_A))
         parts, modes = context.gather(parts), context.gather(modes)
-        shown = widest(reference["reference"])
+        shown = most_diverse_observation(reference["reference"])
         every = sorted(context.gather([(row, chunks.numpy()) for row, chunks in drawn.items()]), key=lambda each: each[0])
         planned = context.gather([np.round(drawn[shown].numpy()[:32], 4).tolist()] if shown in drawn else [])
         return {
@@ -102,12 +103,12 @@ class EvaluatePolicy(Stage[dict[str, Any]]):
         }  # fmt: skip
 
     def compared_in(self, context: Context) -> Normaliser:
-        """The action space of `statistics`, without ranges that the reference never uses: a glitch may have set them."""
+        """The normaliser of `statistics`, with inflated ranges replaced: a glitch may have set them."""
         assert self.statistics is not None
-        return measuring_normaliser(self.statistics.normaliser(context), self.reference.remembered(context)["reference"])
+        return measuring_normaliser(self.statistics.normaliser(context), self.reference.cached_result(context)["reference"])
 
     def _own_units(self, chunks_FSTA: np.ndarray, reference_FSTA: Tensor) -> dict[str, Any]:
-        """Errors in each action dimension's own unit, of policies on recordings."""
+        """Errors in each action dimension's own unit, for policies on recordings."""
         if self.statistics is None:
             return {}
         return {"dimensions": dimension_figures(torch.from_numpy(chunks_FSTA), reference_FSTA, self.spec.action.names)}
@@ -117,13 +118,13 @@ class EvaluatePolicy(Stage[dict[str, Any]]):
         return found
 
 
-def widest(chunks_FSTA: Tensor) -> int:
-    """The one of `F` observations at which a policy's `S` chunks differ most in their first two numbers, x and y."""
+def most_diverse_observation(chunks_FSTA: Tensor) -> int:
+    """The one of `F` observations with the largest variance of the `S` chunks in their first two dimensions, x and y."""
     return int(chunks_FSTA[..., :2].var(dim=1, correction=0).mean((1, 2)).argmax())
 
 
 def parameters_of(policy: Policy) -> int | None:
-    """Numbers in a policy's networks; of an adapter's what its worker counted, None where it could not."""
+    """Number of parameters of a policy's networks; an adapter's as counted in its process, None if it could not be."""
     if isinstance(policy, AdapterPolicy):
         return policy.teacher.description.parameters
     return sum(value.numel() for value in policy.module.parameters())

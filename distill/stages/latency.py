@@ -1,4 +1,4 @@
-"""The stage `latency`: all policies timed side by side, in the first process alone."""
+"""The stage `latency`: all policies timed in turn, in the first process only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distill.evaluation.latency import measure
+from distill.evaluation.latency import measure_latency
 from distill.inputs.rollouts import selection_for, selection_settings
 from distill.runtime.context import Context
 from distill.runtime.stage import Input, Stage
@@ -21,9 +21,9 @@ from distill.worlds.contract import World
 
 @dataclass(frozen=True)
 class MeasureLatency(Stage[dict[str, Any]]):
-    """evaluated: the evaluations of the policies that are timed; their held-out observations are what is timed at.
+    """evaluated: the evaluations of the timed policies; the calls use their held-out observations.
 
-    calls, warmup: timed calls, and calls before them.
+    calls, warmup: timed calls, and untimed calls before them.
     """
 
     evaluated: tuple[EvaluatePolicy, ...]
@@ -49,12 +49,12 @@ class MeasureLatency(Stage[dict[str, Any]]):
             return
         sets = self._sets
         policies = [each.policy.policy(context.by_itself()) for each in self.evaluated]
-        measured = measure(
+        measured = measure_latency(
             policies, sets.observations.held_out(context), self.calls, self.warmup, sets.executed, sets.seed,
             partial(selection_for, students=sets.selection),
         )  # fmt: skip
         camera_ms = self.world.camera_ms(self.calls, self.warmup)
-        if camera_ms is not None:  # every policy of a run sees with the same cameras
+        if camera_ms is not None:  # all policies of a run use the same cameras
             for latency in measured.values():
                 latency["read_ms"] = camera_ms
         write_json(folder / "latency.json", measured)

@@ -1,4 +1,4 @@
-"""The stage `evaluate/oracle`: the test starts' own demonstrations, replayed; no policy can be expected to do better."""
+"""The stage `evaluate/oracle`: the test starts' own demonstrations, replayed; an upper bound for all policies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distill.stages.starts import RecordStarts
 
 @dataclass(frozen=True)
 class ReplayDemonstrations(Stage[dict[str, Any]]):
-    """Only of a world that has an oracle (`World.has_oracle`)."""
+    """Only for a world with an oracle (`World.has_oracle`)."""
 
     starts: RecordStarts
     name = "evaluate/oracle"

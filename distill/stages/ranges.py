@@ -1,4 +1,4 @@
-"""The stage `observations`: ranges of what was recorded, and of the chunks that an external policy makes of it."""
+"""The stage `observations`: ranges of the recorded observations, and of the chunks of an external policy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from distill.hypotheses.cache import draw_hypotheses, hypothesis_seeds
-from distill.inputs.recorded import Opened, Recording, read_features, spread
+from distill.inputs.recorded import Opened, Recording, evenly_spaced, read_features
 from distill.runtime.context import Context
 from distill.runtime.stage import Input, Stage
 from envs.recorded.outliers import robust_range, without_diverged
@@ -24,15 +24,15 @@ from teachers.networks.observations import sources_of
 from teachers.networks.shapes import PolicyShape
 
 PILOT = 64
-"""Observations at which an external policy is queried for the range of its actions, before any chunk can be normalised."""
+"""Observations at which an external policy is queried for the range of its actions, before chunks can be normalised."""
 PILOT_STREAM = 0x9107
 MOST_FRAMES = 4096
-"""Frames that the ranges of what was observed are taken from, spread over all there are."""
+"""At most this many evenly spaced frames determine the ranges of the observations."""
 
 
 @dataclass(frozen=True)
 class MeasureRanges(Stage[Normaliser]):
-    """The statistics of students of an external policy. shape: theirs; batch_size: observations a query."""
+    """The normaliser of an external policy's students. shape: theirs. batch_size: observations per query."""
 
     opened: Opened
     recording: Recording
@@ -53,7 +53,7 @@ class MeasureRanges(Stage[Normaliser]):
         if not context.is_main:
             return
         shape, recorded = self.shape, self.recording.recorded
-        frames = spread(self.recording.frames["train"], MOST_FRAMES)
+        frames = evenly_spaced(self.recording.frames["train"], MOST_FRAMES)
         features = tuple(dict.fromkeys((STATE, *sources_of(shape))))
         states = []
 
@@ -67,21 +67,21 @@ class MeasureRanges(Stage[Normaliser]):
         pilot_nTA = self._pilot().flatten(0, 1).numpy()
         kept_n = without_diverged(pilot_nTA)
         if not kept_n.all():
-            context.say(f"  {int((~kept_n).sum())} of {len(kept_n)} chunks of the teacher are far from all others: they do not "
-                        "set the range of its actions")  # fmt: skip
+            context.say(f"  {int((~kept_n).sum())} of {len(kept_n)} chunks of the teacher are outliers: they do not set "
+                        "the range of its actions")  # fmt: skip
         for name, rows in (("state", np.concatenate(states)), ("action", pilot_nTA[kept_n].reshape(-1, shape.action_size))):
-            ranges[name] = dict(zip(("min", "max"), robust_range(rows), strict=True))  # which pass NaN on
+            ranges[name] = dict(zip(("min", "max"), robust_range(rows), strict=True))  # robust_range keeps NaN
         tensors = {f"{name}.{end}": torch.from_numpy(np.asarray(value, dtype=np.float64))
                    for name, ends in ranges.items() for end, value in ends.items()}  # fmt: skip
         wrong = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
         if wrong:
-            raise ValueError(f"{', '.join(wrong)}: NaN or infinity, expected finite ranges of what was recorded and of the "
-                             "teacher's actions; nothing can be normalised by them")  # fmt: skip
+            raise ValueError(f"{', '.join(wrong)}: NaN or infinity, expected finite ranges of the observations and of the "
+                             "teacher's actions; they cannot be normalised")  # fmt: skip
         save_file(tensors, str(folder / "ranges.safetensors"))
 
     def _pilot(self) -> Tensor:
-        """Chunks of the policy at a few training observations."""
-        frames = spread(self.recording.frames["train"], PILOT)
+        """Chunks of the policy at a few training observations, `[n, 8, T, A]`."""
+        frames = evenly_spaced(self.recording.frames["train"], PILOT)
         seeds_NK = hypothesis_seeds(self.seed ^ PILOT_STREAM, frames, 8)
         teacher, host = self.opened.policy, torch.device("cpu")
         assert isinstance(teacher, Teacher)
@@ -94,8 +94,8 @@ class MeasureRanges(Stage[Normaliser]):
 
     def load(self, folder: Path) -> Normaliser:
         tensors = load_file(str(folder / "ranges.safetensors"))
-        told = {name: {end: tensors[f"{name}.{end}"].numpy() for end in ("min", "max")}
-                for name in {key.split(".")[0] for key in tensors}}  # fmt: skip
+        ranges = {name: {end: tensors[f"{name}.{end}"].numpy() for end in ("min", "max")}
+                  for name in {key.split(".")[0] for key in tensors}}  # fmt: skip
         made = Normaliser.of(self.shape)
-        made.fit(told)
+        made.fit(ranges)
         return made

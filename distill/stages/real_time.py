@@ -1,4 +1,4 @@
-"""The stages `real_time/<policy>`: rollouts in which the world goes on while the policy computes."""
+"""The stages `real_time/<policy>`: rollouts in which the simulation goes on while the policy computes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from distill.worlds.contract import World
 from students.selection import Selection
 
 STREAM = "moving"
-"""The name of the random stream that all these rollouts draw from; another name gives other draws."""
+"""Name of the random stream of all these rollouts; another name gives other draws."""
 
 
 @dataclass(frozen=True)
 class RollOutInRealTime(Stage[dict[str, Any]]):
-    """One policy at every time of `config`, undisturbed and disturbed.
+    """One policy at every latency of `config`, with and without the disturbance.
 
-    latency: whose measured times are scaled; student: the name of the one whose call sets the scale of the control period.
+    latency: the stage of the measured latencies. student: the policy whose call `scale_to_clock` scales to one control period.
     """
 
     policy: MeasuredPolicy
@@ -48,7 +48,7 @@ class RollOutInRealTime(Stage[dict[str, Any]]):
 
     @property
     def inputs(self) -> Mapping[str, Input | tuple[Input, ...]]:
-        # measured times are what the rollouts are made from; stated ones are settings
+        # measured latencies come from a stage; stated ones are settings
         measured = {"latency": self.latency} if self.config.measures else {}
         return {**self.policy.inputs, "test_starts": self.test, **measured}
 
@@ -56,9 +56,10 @@ class RollOutInRealTime(Stage[dict[str, Any]]):
     def settings(self) -> Mapping[str, Any]:
         config = self.config
         settings: dict[str, Any] = {
-            **self.policy.settings, **self.world.origin, **self.world.seen,
+            **self.policy.settings, **self.world.origin, **self.world.camera_key,
             "disturbance": asdict(self.world.disturbance), "latency_ms": [float(value) for value in config.latency_ms],
-            "execution_horizon": self.execution_horizon, "starts": config.starts, "patience": float(config.patience),
+            "execution_horizon": self.execution_horizon, "starts": config.starts,
+            "delays_per_query": float(config.delays_per_query),
         }  # fmt: skip
         if self.policy.kind == "student":
             settings |= selection_settings(self.selection)
@@ -75,9 +76,9 @@ class RollOutInRealTime(Stage[dict[str, Any]]):
         done: dict[Clock, dict[str, list[RealTimeEpisode]]] = {}
         times = self._times(context)
         for time in times:
-            clock = Clock(delay_steps(time["latency_ms"], dt_s), every, self.config.patience)
+            clock = Clock(delay_steps(time["latency_ms"], dt_s), every, self.config.delays_per_query)
             time |= {"delay_steps": clock.delay, "period_steps": clock.period}
-            if clock not in done:  # times that take as many control steps are one and the same rollout
+            if clock not in done:  # equal control delays give the same rollout
                 done[clock] = {
                     condition: self.world.roll_out_in_real_time(
                         context, policy, starts, clock, seed, condition == "disturbed",
@@ -87,14 +88,15 @@ class RollOutInRealTime(Stage[dict[str, Any]]):
                 }  # fmt: skip
         if context.is_main:
             for time in times:
-                rolled = done[Clock(time["delay_steps"], every, self.config.patience)]
+                rolled = done[Clock(time["delay_steps"], every, self.config.delays_per_query)]
                 time |= {condition: [outcome(each) for each in rolled[condition]] for condition in CONDITIONS}
             write_json(folder / "result.json", {
-                "policy": policy.name, "dt_s": dt_s, "every_steps": every, "patience": self.config.patience, "times": times,
+                "policy": policy.name, "dt_s": dt_s, "every_steps": every,
+                "delays_per_query": self.config.delays_per_query, "times": times,
             })  # fmt: skip
 
     def _times(self, context: Context) -> list[dict[str, Any]]:
-        """The times [ms] that a call is given: the stated ones, then the policy's measured one scaled."""
+        """The latencies [ms] of a call: the stated ones, then the policy's measured one times each scale."""
         config = self.config
         times: list[dict[str, Any]] = [{"scale": None, "latency_ms": float(stated)} for stated in config.latency_ms]
         if config.measures:

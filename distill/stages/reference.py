@@ -1,4 +1,4 @@
-"""The stage `reference`: two independent fresh sets of the reference per held-out observation, for fidelity and its floor."""
+"""The stage `reference`: two independent sets of the reference per held-out observation, for fidelity and its floor."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ STREAMS = ("reference", "floor")
 
 @dataclass(frozen=True)
 class HeldOutSets:
-    """How sets are drawn at held-out observations, by every policy alike.
+    """How sets are drawn at held-out observations, the same for every policy.
 
-    samples: S of a set; executed: actions between replans; selection: how a student chooses among its samples.
+    samples: S per set. executed: actions between replans. selection: how a student selects its sample.
     """
 
     observations: HeldOut
@@ -38,7 +38,7 @@ class HeldOutSets:
     seed: int
 
     def draw(self, context: Context, policy: Policy, row: int, stream: str) -> np.ndarray:
-        """Fresh samples `[S, T, A]`, raw units, at observation `row`; stream: the name of their randomness."""
+        """Fresh raw samples `[S, T, A]` at observation `row`; stream: name of their random stream."""
         seen = {name: values[row : row + 1] for name, values in self.observations.held_out(context).items()}
         generator = torch.Generator().manual_seed(episode_seed(self.seed, stream, row, 0))
         selection = selection_for(policy, self.selection)
@@ -47,7 +47,7 @@ class HeldOutSets:
 
 @dataclass(frozen=True)
 class DrawReference(Stage[dict[str, Tensor]]):
-    """``reference`` and ``floor``, `[F, S, T, A]` raw each."""
+    """``reference`` and ``floor``, raw, `[F, S, T, A]` each."""
 
     policy: MeasuredPolicy
     sets: HeldOutSets

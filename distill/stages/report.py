@@ -1,4 +1,4 @@
-"""The stage `report`: everything that was measured, collected into one dictionary, and the page that is made of it."""
+"""The stage `report`: collects all measurements into one dictionary and writes the report from it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ KINDS = ("run", "conversion", "comparison")
 
 @dataclass(frozen=True)
 class WriteReport(FolderStage):
-    """kind: of the command; evaluated: every policy, the reference first; statistics: whose action space sets are compared in.
+    """kind: of the command. evaluated: every policy, the reference first. statistics: source of the normaliser that sets are
+    compared in.
 
     What a command does not have is None or (): a comparison trains nothing, a conversion has no demonstrations.
     """
@@ -93,7 +94,7 @@ class WriteReport(FolderStage):
     # -- the whole --------------------------------------------------------------------------------------------------
 
     def collect(self, context: Context, results: dict[str, Any], clips: Mapping[str, str]) -> dict[str, Any]:
-        """The report's `results`; see distill.report.page for their form. clips: paths by the policies' names."""
+        """The report's `results` (see distill.report.page). clips: paths by the policies' names."""
         spec, config = self.world.spec, self.config
         policies = self._policies(context, results)
         collected: dict[str, Any] = {
@@ -115,7 +116,7 @@ class WriteReport(FolderStage):
             collected |= self._seen_from_above(context, results)
             collected["distilling"] = self.distilling(context.folder)
             collected["real_time"] = self._real_time(context, policies)
-        # of runs from the whole state nothing is said of what is observed, so that their reports stay as they were
+        # reports of state-only runs have no entry for the observation
         if not config.observation.is_plain:
             collected["observation"] = asdict(config.observation)
         if self.demonstrations is not None:
@@ -145,7 +146,7 @@ class WriteReport(FolderStage):
         }  # fmt: skip
 
     def _data(self, context: Context) -> dict[str, Any]:
-        """What policies learned from, and the hypotheses that were drawn."""
+        """What policies were trained on, and the hypotheses."""
         data: dict[str, Any] = {"observations": None, "hypotheses_per_observation": None, "cache_num_steps": None,
                                 "cache_bytes": None}  # fmt: skip
         if self.demonstrations is not None:
@@ -194,7 +195,7 @@ class WriteReport(FolderStage):
             "fidelity": result["fidelity"], "observation_modes": result.get("observation_modes"),
             "dimensions": result.get("dimensions"), "validation": None,
             "warm_start": None if chosen is None else self._warm(chosen),
-            "sees": list(sources_of(policy.policy(context).shape)),
+            "observes": list(sources_of(policy.policy(context).shape)),
         }  # fmt: skip
         if chosen is not None:
             row["validation"] = read_json(chosen.folder(context) / "validation.json")
@@ -211,14 +212,14 @@ class WriteReport(FolderStage):
         return student.candidates.fresh_shape is None and student.candidates.config.warm_start
 
     def _external(self, opened: Opened) -> dict[str, Any]:
-        """What runs in the other process, and with what."""
+        """An adapter's process: interpreter, packages and device."""
         assert isinstance(opened.policy, AdapterTeacher)
-        told = opened.policy.description
-        return {"label": opened.label, "kind": told.kind, "device": told.device, "hardware": told.hardware,
-                "torch": told.torch, "python": told.python, "separable": told.separable}  # fmt: skip
+        facts = opened.policy.description
+        return {"label": opened.label, "kind": facts.kind, "device": facts.device, "hardware": facts.hardware,
+                "torch": facts.torch, "python": facts.python, "separable": facts.separable}  # fmt: skip
 
     def _floor(self, context: Context) -> dict[str, Any]:
-        """Fresh samples of the reference against others of it: the distance that sampling alone makes."""
+        """Fresh samples of the reference against others of it: the distance due to sampling alone."""
         sets = self.evaluated[0].reference.result(context)
         first = self.evaluated[0]
         compared_in = self.statistics.normaliser(context) if first.statistics is None else first.compared_in(context)
@@ -240,7 +241,7 @@ class WriteReport(FolderStage):
         """The scene, the paths of the test episodes, and the sets of chunks for one observation."""
         assert self.starts is not None
         reference = self.evaluated[0].policy.name
-        observation = self.starts.remembered(context)["observations"][results[reference]["planned_at"], -1]
+        observation = self.starts.cached_result(context)["observations"][results[reference]["planned_at"], -1]
         return {
             "scene": self.world.scene(),
             "trajectories": {
@@ -266,10 +267,10 @@ class WriteReport(FolderStage):
         evaluate = self.config.evaluate
         job = RolloutJob("test", "test", folder, evaluate.execution_horizon, self.config.seed, evaluate.student_selection,
                          keep_actions=CLIP_EPISODES)  # fmt: skip
-        return self.world.clips(self.starts.remembered(context)["test"].numpy(), shown, job, folder)
+        return self.world.clips(self.starts.cached_result(context)["test"].numpy(), shown, job, folder)
 
     def _real_time(self, context: Context, policies: list[dict[str, Any]]) -> dict[str, Any] | None:
-        """What the real-time rollouts gave; None where there were none."""
+        """Results of the real-time rollouts; None without any."""
         if not self.real_time:
             return None
         results = [stage.result(context) for stage in self.real_time]
@@ -277,13 +278,14 @@ class WriteReport(FolderStage):
         return {
             "disturbance": self.world.disturbance.summary, "dt_s": self.world.spec.dt_s,
             "every_steps": results[0]["every_steps"], "selection": asdict(self.config.real_time_selection),
-            "patience": results[0]["patience"], "rows": paired_rows(results, labels, self.config.student.default),
+            "delays_per_query": results[0]["delays_per_query"],
+            "rows": paired_rows(results, labels, self.config.student.default),
         }  # fmt: skip
 
     def distilling(self, run: Path) -> dict[str, Any]:
-        """Seconds of all processors together, and share: what the default student cost, by the teacher's training.
+        """Processor seconds of all processes; share: cost of the default student relative to the teacher's training.
 
-        sample_cpu_s is None when that student is not made from the teacher's samples.
+        sample_cpu_s is None for a student that is not trained on the teacher's samples.
         """
         default = next(each for each in self.chosen if each.candidates.recipe_name == self.config.student.default)
         sampled = default.candidates.hypotheses is not None
@@ -297,17 +299,18 @@ class WriteReport(FolderStage):
 
 
 def read_json(path: Path) -> Any:
+    """The content of a JSON file."""
     return json.loads(path.read_text())
 
 
 def cpu_seconds(run: Path, stage: Stage[Any] | None) -> float | None:
-    """Processor seconds that a stage of the run in this folder took; None where that was not measured."""
+    """Processor seconds of a stage of the run in this folder; None when not measured."""
     manifest = None if stage is None else read_manifest(run / stage.name)
     return (manifest or {}).get("cpu_seconds") or None
 
 
 def student_seconds(run: Path, name: str) -> float | None:
-    """Processor seconds of a student's training and of calibrating the shares of its codes; None where not measured."""
+    """Processor seconds of a student's training and calibration; None when not measured."""
     trained = (read_manifest(run / f"train/{name}") or {}).get("cpu_seconds") or None
     calibration = run / f"distill/{name}/calibration.json"
     return trained + read_json(calibration)["cpu_seconds"] if trained and calibration.is_file() else trained

@@ -22,10 +22,10 @@ from teachers.trained import TrainedTeacher
 
 @dataclass(frozen=True)
 class SampleHypotheses(Stage[HypothesisDataset]):
-    """shape: what the teacher sees; label: who draws, in words, "" for a trained teacher's kind and solver.
+    """shape: of the teacher's observation. label: of what draws the chunks; "": the trained teacher's kind and solver.
 
-    execution_horizon: a share of the observations is taken where a policy replans. features: whether the teacher's features
-    are stored, too: of a trained teacher with an encoder for more than the state.
+    execution_horizon: determines the replanning frames. features: whether the encoder features of a trained teacher are
+    stored.
     """
 
     teacher: TeacherSource
@@ -44,13 +44,13 @@ class SampleHypotheses(Stage[HypothesisDataset]):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        # without perturbed copies a cache is what it was before there could be any
+        # without perturbed copies the key does not contain the setting
         drawn = {name: value for name, value in asdict(self.config).items() if name != "perturbation" or value}
         return {"sample": drawn, "seed": self.seed, "execution_horizon": self.execution_horizon}
 
     def run(self, context: Context, folder: Path) -> None:
         teacher = self.teacher.teacher(context)
-        settings = settled(self.config, type(teacher)) if isinstance(teacher, TrainedTeacher) else self.config
+        settings = with_solver_defaults(self.config, type(teacher)) if isinstance(teacher, TrainedTeacher) else self.config
         normaliser, count = self.teacher.normaliser(context), self.source.num_frames(context)
         observe = self.source.observe(context, self.shape)
         chosen = training_frames(
@@ -59,9 +59,9 @@ class SampleHypotheses(Stage[HypothesisDataset]):
         )  # fmt: skip
         frames = self.source.training_frames(context)[chosen]
         if len(frames) < settings.num_observations:
-            context.say(f"  there are only {len(frames)} training observations, all are taken")
+            context.say(f"  only {len(frames)} training observations exist; all are used")
             if settings.perturbation:
-                context.say(f"  perturbed copies of them make it {settings.num_observations}")
+                context.say(f"  perturbed copies are added up to {settings.num_observations}")
                 frames = with_copies(frames, count, settings.num_observations, self.seed)
                 observe = with_perturbed(observe, count, settings.perturbation * normaliser.state_spread(), self.seed)
         plan = CachePlan(
@@ -80,10 +80,10 @@ class SampleHypotheses(Stage[HypothesisDataset]):
         return HypothesisDataset(folder, features_of=self.teacher.key if self.features else "")
 
     def with_frames(self, context: Context) -> HypothesisDataset:
-        """Without features, with the numbers of the frames: for a student whose encoder is trained on."""
+        """Without features, with frame numbers: for a student that trains its encoder."""
         return HypothesisDataset(self.folder(context), frames=True)
 
 
-def settled(config: SampleConfig, kind: type[TrainedTeacher]) -> SampleConfig:
-    """The config with what "" and 0 stand for with a kind of trained teacher."""
+def with_solver_defaults(config: SampleConfig, kind: type[TrainedTeacher]) -> SampleConfig:
+    """The config with "" and 0 replaced by the defaults of a kind of trained teacher."""
     return replace(config, solver=config.solver or kind.CACHE_SOLVER, num_steps=config.num_steps or kind.CACHE_STEPS)

@@ -1,4 +1,4 @@
-"""The stage `starts`: validation and test starts, and held-out observations along demonstrations from validation starts."""
+"""The stage `starts`: validation and test starts, and held-out observations from demonstrations of validation starts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from teachers.networks.shapes import PolicyShape
 
 @dataclass(frozen=True)
 class RecordStarts(Stage[dict[str, Tensor]]):
-    """shape: of the policies, whose observation is held out."""
+    """shape: of the policies, for their held-out observations."""
 
     world: World
     config: EvaluateConfig
@@ -40,7 +40,7 @@ class RecordStarts(Stage[dict[str, Tensor]]):
     @property
     def settings(self) -> Mapping[str, Any]:
         return {
-            **self.world.origin, **self.world.seen, "validation": self.config.validation_starts,
+            **self.world.origin, **self.world.camera_key, "validation": self.config.validation_starts,
             "test": self.config.test_starts, "observations": self.config.fidelity_observations,
             "observation_steps": self.shape.observation_steps,
         }  # fmt: skip
@@ -52,10 +52,10 @@ class RecordStarts(Stage[dict[str, Tensor]]):
         return read_starts(folder)
 
     def held_out(self, context: Context) -> RawObservation:
-        """The held-out observations, raw, `[F, O, ..]` each."""
+        """The held-out raw observations, `[F, O, ..]` each."""
         place = ("held_out", self.key)
         if place not in context.memory:
-            stored = self.remembered(context)
+            stored = self.cached_result(context)
             seen = {STATE: stored["observations"].numpy()}
             if self.world.cameras is not None:
                 demonstrations = Demonstrations.load(self.folder(context) / HELD_OUT_FOLDER, self.world.spec)
@@ -69,7 +69,7 @@ class RecordStarts(Stage[dict[str, Tensor]]):
 
 @dataclass(frozen=True)
 class StartsOf:
-    """The starts of one split. Its key changes with that split alone, so that other test starts train nothing again."""
+    """The starts of one split. Its key changes with that split only, so that other test starts need no new training."""
 
     stage: RecordStarts
     split: str
@@ -77,7 +77,7 @@ class StartsOf:
     @property
     def key(self) -> str:
         world = self.stage.world
-        return make_key({"split": self.split, **world.origin, **world.seen, "count": self.stage.settings[self.split]})
+        return make_key({"split": self.split, **world.origin, **world.camera_key, "count": self.stage.settings[self.split]})
 
     @property
     def needs(self) -> tuple[Stage[Any], ...]:
@@ -85,13 +85,13 @@ class StartsOf:
 
     def starts(self, context: Context) -> np.ndarray:
         """`[E, D]` float64."""
-        found: np.ndarray = self.stage.remembered(context)[self.split].numpy()
+        found: np.ndarray = self.stage.cached_result(context)[self.split].numpy()
         return found
 
 
 @dataclass(frozen=True)
 class DrawnStarts:
-    """Starts of a split that the world draws, where no stage stored them: policies on recordings of an embedded task."""
+    """Starts of a split, drawn by the world instead of read from a stage: for policies on recordings of an embedded task."""
 
     world: World
     seed: int

@@ -1,4 +1,4 @@
-"""The stages `train/<recipe>`: a one-step student trained by one recipe, and the checkpoints that compete to be chosen."""
+"""The stages `train/<recipe>`: a one-step student trained by one recipe, and its candidate checkpoints."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from teachers.trained import TrainedTeacher
 
 @dataclass(frozen=True)
 class Basis:
-    """What a student begins with. teacher: None where it begins with nothing; shape: of its network; normaliser: statistics."""
+    """What a student is initialised with. teacher: None for random weights; shape: of its network; normaliser: statistics."""
 
     teacher: TrainedTeacher | None
     shape: PolicyShape
@@ -38,12 +38,13 @@ class Basis:
 
 
 class BasisSource(Input, Protocol):
+    """Provides a student's initialisation."""
     def basis(self, context: Context) -> Basis: ...
 
 
 @dataclass(frozen=True)
 class FromTeacher:
-    """A student of a trained teacher: its shape, its statistics and, with a warm start, its weights."""
+    """A student of a trained teacher: its shape, its normaliser and, with a warm start, its weights."""
 
     source: TeacherSource
 
@@ -78,12 +79,12 @@ class FromDemonstrations:
         return self.demonstrations.needs
 
     def basis(self, context: Context) -> Basis:
-        return Basis(None, self.shape, normaliser_of(self.demonstrations.remembered(context), self.shape))
+        return Basis(None, self.shape, normaliser_of(self.demonstrations.cached_result(context), self.shape))
 
 
 @dataclass(frozen=True)
 class FromStatistics:
-    """A fresh student of an external policy: the statistics that its chunks are compared in, weights from nothing."""
+    """A student of an external policy: its measured normaliser, random initial weights."""
 
     source: TeacherSource
     shape: PolicyShape
@@ -102,12 +103,12 @@ class FromStatistics:
 
 @dataclass(frozen=True)
 class TrainStudent(FolderStage):
-    """recipe_name: what ``student.objectives`` calls `recipe`; config: as the recipe takes it (`Recipe.settings`).
+    """recipe_name: name of `recipe` in ``student.objectives``. config: as the recipe takes it (`Recipe.settings`).
 
-    basis: what it begins with. hypotheses: what it is trained on, with `source` where its encoder is trained on; or
-    demonstrations. weights: `[A]` of the distance between chunks. num_hypotheses: K. solver: the hypotheses'.
-    encoder_frozen: whether it keeps its teacher's encoder as it is, None without one. fresh_shape: of its network, where that
-    is not a trained teacher's.
+    basis: what it is initialised with. hypotheses: what it is trained on, together with `source` when it trains its encoder;
+    or demonstrations. weights: `[A]` of the distance between chunks. num_hypotheses: K. solver: of the hypotheses.
+    encoder_frozen: whether it keeps its teacher's encoder unchanged, None without one. fresh_shape: of a network that does not
+    have a trained teacher's shape.
     """
 
     recipe_name: str
@@ -137,18 +138,18 @@ class TrainStudent(FolderStage):
     @property
     def inputs(self) -> Mapping[str, Input | tuple[Input, ...]]:
         if self.hypotheses is not None:
-            # the sample's key holds the teacher's; a fresh student's statistics are its teacher's, too
+            # the sample's key includes the teacher's
             return {"sample": self.hypotheses, "basis": self.basis}
         assert self.demonstrations is not None
         return {"demos": self.demonstrations, "basis": self.basis}
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        # which other recipes there are, and which is presented, changes no student
+        # other recipes and the default do not affect this student
         student = {name: value for name, value in asdict(self.config).items() if name not in ("objectives", "default")}
         settings: dict[str, Any] = {"objective": self.recipe_name, "student": student, "seed": self.seed,
                                     "execution_horizon": self.execution_horizon}  # fmt: skip
-        if self.fresh_shape is not None:  # without a trained teacher the network's sizes are settings
+        if self.fresh_shape is not None:  # without a trained teacher the network sizes are settings
             settings["shape"] = self.fresh_shape.to_json()
             if self.fresh_shape.encoder is not None:
                 settings["augmentation"] = asdict(self.fresh_shape.encoder.augmentation)
@@ -191,7 +192,7 @@ class TrainStudent(FolderStage):
             context.log_remote(f"distill/{self.recipe_name}", row)
 
     def _code_chunks(self, context: Context, weights_TA: Tensor) -> Tensor | None:
-        """A hypothesis `[T, A]` of another observation for every code to begin with; None where there are no codes."""
+        """An initial chunk `[T, A]` per code, hypotheses of different observations; None without codes."""
         if self.hypotheses is None or not self.config.codes:
             return None
         dataset, generator = self.hypotheses.result(context), torch.Generator().manual_seed(self.seed)
@@ -201,21 +202,21 @@ class TrainStudent(FolderStage):
     def _batches(self, context: Context, shape: PolicyShape, rows: int) -> Batches:
         if self.hypotheses is None:
             assert self.demonstrations is not None
-            demonstrations = self.demonstrations.remembered(context)
+            demonstrations = self.demonstrations.cached_result(context)
             windows = windows_for(demonstrations, shape, shape.observation_steps, shape.horizon, context.share.world)
             return batches_of(lambda frames: context.to_device(windows[frames.numpy()]), len(windows), rows, self.seed)
         read, count = self.read_hypotheses(context, shape)
         return batches_of(lambda chosen: context.to_device(read(chosen)), count, rows, self.seed)
 
     def read_hypotheses(self, context: Context, shape: PolicyShape) -> tuple[Callable[[Tensor], Batch], int]:
-        """Rows of the cache to what a student of this shape is trained on, and how many rows there are.
+        """A reader from cache rows to a training batch for a student of this shape, and the number of rows.
 
-        That is the state, the features that are in the cache or, where the encoder is trained on, all that was observed.
+        A batch holds the state, the cached features or, when the encoder is trained, the whole observation.
         """
         assert self.hypotheses is not None
         if shape.encoder is None or (self.encoder_frozen and self.hypotheses.features):
-            kept = self.hypotheses.result(context)
-            return kept.batch, len(kept)
+            dataset = self.hypotheses.result(context)
+            return dataset.batch, len(dataset)
         assert self.source is not None
         cache = self.hypotheses.with_frames(context)
         frames_N = cache.batch(range(len(cache)))["frame_index"].numpy()

@@ -1,4 +1,4 @@
-"""The stage `train/teacher`: a teacher trained on the demonstrations, and the checkpoints that compete to be chosen."""
+"""The stage `train/teacher`: a teacher trained on the demonstrations, and its candidate checkpoints."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class TrainTeacher(FolderStage):
     def settings(self) -> Mapping[str, Any]:
         teacher = asdict(self.config)
         teacher["solver"] = teacher["solver"] or TEACHERS[self.config.kind].SOLVERS[0]
-        # a plain observation has no encoder, and its key none either
+        # a plain observation has no encoder
         encoder = {} if self.shape.encoder is None else {"encoder": asdict(self.shape.encoder)}
         return {"teacher": teacher, "seed": self.seed, **encoder}
 
     def run(self, context: Context, folder: Path) -> None:
-        config, demonstrations = self.config, self.demonstrations.remembered(context)
+        config, demonstrations = self.config, self.demonstrations.cached_result(context)
         torch.manual_seed(self.seed)
         teacher = make_teacher(config.kind, self.shape, config.solver, config.time_power)
         teacher.normaliser.load_state_dict(normaliser_of(demonstrations, self.shape).state_dict())
@@ -56,7 +56,7 @@ class TrainTeacher(FolderStage):
         )
 
         def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-            # drawn for the whole batch, then shared out: the draws do not depend on the number of processes
+            # drawn for the whole batch, then divided: the draws do not depend on the number of processes
             draws = [context.share.of(draw) for draw in teacher.training_draws(config.batch_size, generator)]
             observation, action_BTA = observation_of(batch), batch["action"]
             teacher_loss: Tensor = model(observation, action_BTA, *(draw.to(action_BTA.device) for draw in draws))

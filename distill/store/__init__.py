@@ -1,4 +1,4 @@
-"""Stages on disk: folders that are there whole or not at all, verified when opened, with what they cost.
+"""Stages on disk: folders written atomically and verified when opened, and their stage cost.
 
-Needs: nothing of ours. Not here: what is in the files.
+Needs: nothing of ours. Not here: the content of the files.
 """

@@ -1,4 +1,4 @@
-"""What a stage has cost, all its goes together: also those that were stopped, or killed without a word."""
+"""The stage cost: time spent in all attempts at a stage, including interrupted and killed ones."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from distill.store.manifest import COST_FOLDER, write_json
 
 @contextlib.contextmanager
 def accounting(partial: Path, leads: bool = True, every_s: float = 5.0) -> Iterator[None]:
-    """Write down what this process spends within, every so often and at the end, however that comes.
+    """Record the time that this process spends in the block, every `every_s` seconds and at its end, also after an exception.
 
-    leads: whether its time on the clock is that of the whole go; of several processes one's is.
+    leads: whether its wall time counts as that of the attempt; true for one of several processes.
     """
     folder = partial / COST_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,6 +44,6 @@ def accounting(partial: Path, leads: bool = True, every_s: float = 5.0) -> Itera
 
 
 def cost_of(partial: Path) -> tuple[float, float]:
-    """Seconds on the clock, and of all processors together, of all goes that are written down."""
+    """Wall seconds, and processor seconds of all processes, summed over all recorded attempts."""
     rows = [json.loads(path.read_text()) for path in sorted((partial / COST_FOLDER).glob("*.json"))]
     return sum(row["seconds"] for row in rows), sum(row["cpu_seconds"] for row in rows)

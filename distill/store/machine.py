@@ -1,4 +1,4 @@
-"""The machine that something was measured on, in words."""
+"""A description of this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def hardware(device: torch.device | None) -> str:
-    """The processor (and GPU) in words."""
+    """The processor (and GPU), as text."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():

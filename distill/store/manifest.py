@@ -1,4 +1,4 @@
-"""Stages on disk: a folder is there whole or not at all, says what it was made from, and is verified when opened."""
+"""Stages on disk: a folder is complete or absent, records what it was made from, and is verified when opened."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from typing import Any
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 COST_FOLDER = ".cost"
-"""Where, in the folder of an unfinished stage, each go of each process keeps account of its time (distill.store.cost)."""
+"""Subfolder of an unfinished stage in which every attempt of each process records its time (distill.store.cost)."""
 _PACKAGES = ("torch", "numpy", "mujoco", "gymnasium", "accelerate", "torchcfm", "safetensors")
 
 
 def make_key(made_from: Mapping[str, Any]) -> str:
-    """sha256 of everything a stage was made from, as canonical JSON; equal inputs, equal key."""
+    """sha256 of everything a stage was made from, as canonical JSON; equal inputs give equal keys."""
     text = json.dumps({"schema_version": SCHEMA_VERSION, **made_from}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
+    """sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write whole or not at all: a temporary file beside it, fsync, rename."""
+    """Write atomically: a temporary file in the same folder, fsync, rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as file:
         file.write(data)
@@ -41,12 +42,12 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Strict JSON (NaN refused), whole or not at all."""
+    """Strict JSON (NaN refused), written atomically."""
     write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a finished stage, None when there is none; ValueError when it cannot be read."""
+    """The manifest of a finished stage, None without one; ValueError when it cannot be read."""
     path = folder / MANIFEST
     if not path.is_file():
         return None
@@ -54,7 +55,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         manifest = json.loads(path.read_text())
         manifest["key"], manifest["files"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read ({error}). Delete {folder} to have this stage made again") from error
+        raise ValueError(f"{path} cannot be read ({error}). Delete {folder} to run this stage again") from error
     return dict(manifest)
 
 
@@ -65,39 +66,38 @@ def verify(folder: Path) -> dict[str, Any]:
     """
     manifest = read_manifest(folder)
     if manifest is None:
-        raise ValueError(f"{folder} holds no finished stage (no {MANIFEST}); run the stage that makes it")
+        raise ValueError(f"{folder} holds no finished stage (no {MANIFEST}); run that stage")
     for name, expected in manifest["files"].items():
         path = folder / name
         if not path.is_file():
-            raise ValueError(f"{path} is missing, {MANIFEST} lists it. Delete {folder} to have this stage made again")
+            raise ValueError(f"{path} is missing, {MANIFEST} lists it. Delete {folder} to run this stage again")
         got = sha256_file(path)
         if got != expected:
             raise ValueError(
                 f"{path} was changed since it was written: sha256 is {got[:12]}, {MANIFEST} says {expected[:12]}. "
-                f"Delete {folder} to have this stage made again"
+                f"Delete {folder} to run this stage again"
             )
     return manifest
 
 
 def finished(folder: Path, key: str) -> bool:
-    """Whether the stage of this key is there and whole.
+    """Whether the stage of this key is done and its files are intact.
 
-    An earlier stage of this key that was put aside by a change of settings is brought back. Raises ValueError as
-    `verify` does when the files do not match their manifest.
+    An archived stage of this key is restored. Raises ValueError as `verify` does when files do not match their manifest.
     """
     place = place_of(folder, key)
     if place is None:
         return False
     if place != folder:
-        _put_aside(folder)
+        _archive(folder)
         os.rename(place, folder)
     verify(folder)
     return True
 
 
 def place_of(folder: Path, key: str) -> Path | None:
-    """Where the finished stage of this key stands: in its folder, or put aside by a change of settings. None: nowhere."""
-    for place in (folder, _aside(folder, key)):
+    """Where the finished stage of this key is: in its folder or archived; None: nowhere."""
+    for place in (folder, _archived(folder, key)):
         manifest = read_manifest(place)
         if manifest is not None and manifest["key"] == key:
             return place
@@ -105,18 +105,18 @@ def place_of(folder: Path, key: str) -> Path | None:
 
 
 def partial_folder(folder: Path, key: str) -> Path:
-    """Where an unfinished stage of this key collects its files, so that it goes on where it stopped."""
+    """The folder in which an unfinished stage of this key collects its files, to resume where it stopped."""
     return folder.with_name(f"{folder.name}.{key[:8]}.partial")
 
 
 def commit(folder: Path, key: str, made_from: Mapping[str, Any], seconds: float, cpu_seconds: float = 0.0) -> None:
     """Turn the partial folder into the finished stage: manifest, fsync, rename.
 
-    A finished stage of another key is renamed to `<stage>.<its key>`, never deleted.
-    seconds: time the work took; cpu_seconds: of all processors together, which other work on the machine does not change.
+    A finished stage of another key is archived as `<stage>.<its key>`, never deleted.
+    seconds: wall time. cpu_seconds: of all processes together, which other work on the machine does not change.
     """
     partial = partial_folder(folder, key)
-    for left in partial.rglob(".*.tmp"):  # by a write that was killed, see write_bytes
+    for left in partial.rglob(".*.tmp"):  # of a killed write, see write_bytes
         left.unlink()
     shutil.rmtree(partial / COST_FOLDER, ignore_errors=True)
     files = {
@@ -132,13 +132,13 @@ def commit(folder: Path, key: str, made_from: Mapping[str, Any], seconds: float,
     for name in files:
         _fsync_file(partial / name)
     write_json(partial / MANIFEST, manifest)
-    _put_aside(folder)
+    _archive(folder)
     os.rename(partial, folder)
     _fsync_folder(folder.parent)
 
 
 def publish(partial: Path, folder: Path) -> None:
-    """Turn a folder whose files are all written into `folder`, which must not be there: fsync, rename."""
+    """Turn a fully written folder into `folder`, which must not exist: fsync, rename."""
     for path in sorted(partial.rglob("*")):
         _fsync_file(path)
     os.rename(partial, folder)
@@ -146,11 +146,12 @@ def publish(partial: Path, folder: Path) -> None:
 
 
 def discard(folder: Path, key: str) -> None:
-    """Remove what an unfinished stage left."""
+    """Remove the files of an unfinished stage."""
     shutil.rmtree(partial_folder(folder, key), ignore_errors=True)
 
 
 def installed_packages() -> dict[str, str]:
+    """Versions of the packages that results depend on."""
     found = {}
     for name in _PACKAGES:
         try:
@@ -160,18 +161,18 @@ def installed_packages() -> dict[str, str]:
     return found
 
 
-def _aside(folder: Path, key: str) -> Path:
+def _archived(folder: Path, key: str) -> Path:
     return folder.with_name(f"{folder.name}.{key[:8]}")
 
 
-def _put_aside(folder: Path) -> None:
+def _archive(folder: Path) -> None:
     manifest = read_manifest(folder)
     if manifest is None:
         if folder.exists():
             raise ValueError(f"{folder} exists but is no finished stage of flow2one; move it away, then start again")
         return
-    target = _aside(folder, manifest["key"])
-    if target.exists():  # the same key twice: the newer one is as good
+    target = _archived(folder, manifest["key"])
+    if target.exists():  # same key, same content
         shutil.rmtree(target)
     os.rename(folder, target)
 
@@ -184,4 +185,4 @@ def _fsync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-_fsync_folder = _fsync_file  # a folder's entry is made durable by the same two calls
+_fsync_folder = _fsync_file  # works for folders too

@@ -1,4 +1,4 @@
-"""What networks are trained on: windows of demonstrations, their statistics, and batches in an order that a resume repeats."""
+"""Training data: windows of demonstrations, their statistics, and batches in a reproducible order."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from teachers.networks.normalisation import Normaliser, observed_ranges
 from teachers.networks.shapes import PolicyShape
 
 Batch = dict[str, Tensor]
-"""What was observed (``observation.*`` `[B, O, ..]`, or ``features`` `[B, F]`), and
-``hypotheses`` `[B, K, T, A]` with ``seed`` `[B, K]`, or ``action`` `[B, T, A]`."""
+"""An observation (``observation.*`` `[B, O, ..]`, or ``features`` `[B, F]`), and ``hypotheses`` `[B, K, T, A]` with ``seed``
+`[B, K]`, or ``action`` `[B, T, A]`."""
 
 Batches = Callable[[int, int, Share], Iterator[Batch]]
-"""First step, last step and this process's share to its part of each step's batch."""
+"""(first step, last step, this process's share) to its part of each step's batch."""
 
 
 def windows_for(
     demonstrations: Demonstrations, shape: PolicyShape, observation_steps: int, horizon: int, processes: int = 1
 ) -> WindowDataset:
-    """Windows of demonstrations with all that a policy of this shape sees, the state always among it."""
+    """Windows of demonstrations with all features that a policy of this shape observes, always with the state."""
     # every process keeps its own images in memory, and they may all be on one machine
     return WindowDataset(
         demonstrations, camera_sources(shape), observation_steps=observation_steps, horizon=horizon,
@@ -34,7 +34,7 @@ def windows_for(
 
 
 def normaliser_of(demonstrations: Demonstrations, shape: PolicyShape) -> Normaliser:
-    """The statistics that a policy of this shape needs, from the ranges of the demonstrations."""
+    """The normaliser of a policy of this shape, from the ranges of the demonstrations."""
     normaliser, statistics = Normaliser.of(shape), demonstrations.statistics()
     if camera_sources(shape):
         dataset = WindowDataset(demonstrations, camera_sources(shape), observation_steps=1, horizon=1, cache_mb=0)
@@ -45,7 +45,7 @@ def normaliser_of(demonstrations: Demonstrations, shape: PolicyShape) -> Normali
 
 
 def batches_of(read: Callable[[Tensor], Batch], count: int, batch_size: int, seed: int) -> Batches:
-    """Batches of so many of `count` rows, in the order that the seed says; read: rows `[b]` to their part of a batch."""
+    """Batches of `batch_size` of `count` rows, in an order given by the seed; read: rows `[b]` to their part of a batch."""
 
     def batches(first: int, last: int, share: Share) -> Iterator[Batch]:
         for step in range(first, last):

@@ -54,9 +54,9 @@ class Share:
 
 
 def batch_indices(seed: int, step: int, batch_size: int, length: int) -> Tensor:
-    """Rows `[B]` of the global batch of a step: epoch after epoch in a fresh order, a function of (seed, step) only.
+    """Rows `[B]` of the global batch of a step: every epoch in a new order, a function of (seed, step) only.
 
-    So nothing of the data order has to be saved for a resume, and every number of processes sees the same batches.
+    The data order therefore needs no saving for a resume, and any number of processes sees the same batches.
     """
     positions = torch.arange(step * batch_size, (step + 1) * batch_size)
     rows = torch.empty(batch_size, dtype=torch.long)
@@ -81,7 +81,7 @@ def learning_rate(settings: Settings, step: int) -> float:
 
 
 def candidate_steps(settings: Settings) -> list[int]:
-    """The steps whose averaged weights compete on the validation starts: evenly over the last 40 % of training."""
+    """The steps whose averaged weights become candidates: evenly spaced over the last 40 % of training."""
     steps, count = settings.training_steps, settings.candidates
     return sorted({steps - round(0.4 * steps * index / count) for index in range(count)} - {0})
 
@@ -104,13 +104,14 @@ def fit(
     stop_after: int | None = None,
     alone: bool = False,
 ) -> list[dict[str, float]]:
-    """Train `model` with AdamW and an average of its weights, from wherever `folder` says it stopped.
+    """Train `model` with AdamW and an average of its weights, from where `folder` says training stopped.
 
-    batches: (first step, last step, this process's share) to the batches; loss_of_step: (wrapped model, batch, generator
-    of the step) to a scalar; save_candidate: (averaged model, folder) writes a policy; stop_after: leave early at this
-    step, as an interruption would (for tests); alone: this process trains by itself, whatever the others do.
-    Returns the loss curve; the averaged weights of `candidate_steps` stand in ``candidate-<step>`` folders.
-    Raises FloatingPointError, on every process alike, when the gradient is not finite.
+    batches: (first step, last step, this process's share) to the batches. loss_of_step: (wrapped model, batch, generator of
+    the step) to a scalar. save_candidate: (averaged model, folder) writes a policy. stop_after: stop at this step, as an
+    interruption would (for tests). alone: this process trains on its own.
+    Returns the loss curve; the averaged weights of `candidate_steps` are written to ``candidate-<step>`` folders.
+    Raises ValueError for a batch smaller than the number of processes, and FloatingPointError, on every process, when the
+    gradient is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
     alone = alone or accelerator.num_processes == 1
@@ -165,7 +166,7 @@ def fit(
 
 
 def finish(folder: Path, curve: list[dict[str, float]]) -> None:
-    """Write ``curve.json``; what a resume would have needed goes."""
+    """Write ``curve.json`` and delete the resume file."""
     write_json(folder / "curve.json", curve)
     (folder / RESUME).unlink(missing_ok=True)
 
@@ -178,7 +179,7 @@ def _save_resume(
     path: Path, step: int, model: nn.Module, average: ExponentialAverage, optimizer: torch.optim.Optimizer,
     curve: Sequence[dict[str, float]], summed: tuple[float, int],
 ) -> None:  # fmt: skip
-    """One safetensors file: weights, averaged weights and optimizer state, with step and curve in its header."""
+    """One safetensors file: weights, averaged weights and optimizer state; step and curve in its header."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"average.{name}": value for name, value in average.model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():

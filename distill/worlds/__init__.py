@@ -1,6 +1,6 @@
-"""Where policies are demonstrated and rolled out: the embedded tasks, RLBench, or nowhere (recordings alone).
+"""Where policies are demonstrated and rolled out: the embedded tasks, RLBench, or nowhere (recordings only).
 
-Needs: `contract.py` says what each world answers; a new world is one file and one line in `WORLDS`. Not here: stages, keys.
+Needs: `contract.py`, the interface of a world; a new world is one file and one line in `WORLDS`. Not here: stages, keys.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from distill.worlds.rlbench import RLBenchWorld
 from envs.specs import nearest_name
 
 WORLDS: dict[str, type[World]] = {"embedded": EmbeddedWorld, "rlbench": RLBenchWorld}
-"""Every world by name; a task belongs to the first that takes it. A new world is one file and one line here."""
+"""Every world by name; a task belongs to the first one that supports it. A new world is one file and one line here."""
 
 
 def open_world(config: Config) -> World:
-    """The world of the config's task. Raises ValueError, with the nearest name, for a task that none has."""
+    """The world of the config's task. Raises ValueError, with the nearest name, for an unknown task."""
     for world in WORLDS.values():
-        if world.takes(config.task):
+        if world.supports(config.task):
             return world.open(config)
     names = [name for world in WORLDS.values() for name in world.task_names()]
     raise ValueError(f"unknown task {config.task!r}, the tasks are {sorted(names)}"

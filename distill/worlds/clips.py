@@ -1,4 +1,4 @@
-"""Rollout frames into an animated WebP, which plays by itself in a browser and in the report."""
+"""Rollout frames as an animated WebP, which plays in browsers and in the report."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from PIL import Image
 
 
 def write_clip(path: Path, frames: Sequence[np.ndarray], fps: float, quality: int = 70) -> None:
-    """Write frames `[H, W, 3]` uint8 as a WebP that loops for ever, `fps` frames a second.
+    """Write frames `[H, W, 3]` uint8 as a WebP that loops, `fps` frames per second.
 
-    The file is replaced whole or not at all. Raises ValueError for no frames, frames of other kinds or sizes, or an
-    fps that is not positive.
+    The file is replaced atomically. Raises ValueError for no frames, frames of other types or sizes, or a non-positive fps.
     """
     path = Path(path)
     if not frames:

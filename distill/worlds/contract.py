@@ -1,6 +1,6 @@
-"""What stages ask of a world: demonstrations, starts, rollouts, real-time rollouts, clips. A new world is one file here.
+"""The contract of a world: demonstrations, starts, rollouts, real-time rollouts, clips. A new world is one file here.
 
-A world that cannot do something keeps the default of that method, which says so. Nothing that measures asks which world it is.
+A world that does not support something keeps the default method, which says so. Measuring code never asks which world it is.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from students.selection import SINGLE_SAMPLE, Selection
 class RolloutJob:
     """How a policy is rolled out from starts.
 
-    split: of the starts; name: of the candidate or the evaluation; folder: the stage's, where a world may write each episode
-    down as it ends and go on from there; seed: of all randomness; keep_actions: episodes below it keep their actions.
+    split: of the starts. name: of the candidate or the evaluation. folder: the stage's, where a world may store each episode
+    as it ends, to resume. seed: of all randomness. keep_actions: episodes with a lower index keep their actions.
     """
 
     split: str
@@ -43,7 +43,7 @@ class RolloutJob:
 
 @dataclass(frozen=True)
 class Clip:
-    """A policy whose first test episodes are shown. result: its ``result.json``; folder: of its evaluation."""
+    """A policy whose first test episodes are shown. result: its ``result.json``. folder: of its evaluation."""
 
     name: str
     policy: Policy | None
@@ -52,21 +52,21 @@ class Clip:
 
 
 class World(ABC):
-    """One task of one simulator, as a config runs it. DerivedValue before anything runs: simulators start when they are needed.
+    """One task of one simulator, as a config runs it. Cheap to create: simulators start when they are needed.
 
-    spec: the task; cameras: what demonstrations are recorded with and policies see with, None where no camera is needed.
+    spec: the task. cameras: what demonstrations are recorded with and policies use; None when no camera is needed.
     """
 
     rolls_out: ClassVar[bool] = True
-    """Whether policies can be rolled out; without it success is not measured."""
+    """Whether policies can be rolled out; if not, success is not measured."""
     has_oracle: ClassVar[bool] = False
-    """Whether the test starts' own demonstrations are replayed beside the policies."""
+    """Whether the test starts' own demonstrations are replayed as an oracle."""
     real_time: ClassVar[bool] = False
-    """Whether it can go on while a policy computes."""
+    """Whether it supports real-time rollouts."""
     repeats_demonstrations: ClassVar[bool] = True
     """Whether a start can be demonstrated several times, and in every mode."""
     named_by_preset: ClassVar[bool] = True
-    """Whether runs that see with cameras are named by their preset, as the task's name is that of the runs from the state."""
+    """Whether runs with cameras are named by their preset; the task's name is that of state-only runs."""
 
     spec: TaskSpec
     cameras: CameraSettings | None
@@ -75,13 +75,13 @@ class World(ABC):
 
     @classmethod
     @abstractmethod
-    def takes(cls, task: str) -> bool:
-        """Whether a task of this name is one of this world's."""
+    def supports(cls, task: str) -> bool:
+        """Whether this world has a task of this name."""
 
     @classmethod
     @abstractmethod
     def task_names(cls) -> Sequence[str]:
-        """Names to suggest where an unknown one was given."""
+        """Task names to suggest for an unknown one."""
 
     @classmethod
     @abstractmethod
@@ -89,46 +89,46 @@ class World(ABC):
         """The world of a config's task. Raises ValueError for a task that it does not have."""
 
     def check(self, config: Config) -> None:
-        """Raise ValueError for settings that this world cannot take."""
+        """Raise ValueError for settings that this world does not support."""
         if config.real_time.is_on and not self.real_time:
-            raise ValueError(f"real_time: the world of {config.task} waits for the policy; leave out all that starts with "
-                             "--real-time")  # fmt: skip
+            raise ValueError(f"real_time: {config.task} does not support real-time evaluation; leave out all "
+                             "--real-time flags")  # fmt: skip
         if config.demos.per_mode != 1 and not self.repeats_demonstrations:
             raise ValueError(f"demos.per_mode: got {config.demos.per_mode}, expected 1: {config.task} demonstrates each start "
                              "once")  # fmt: skip
 
     @property
     def origin(self) -> Mapping[str, Any]:
-        """What demonstrations, starts and rollouts depend on, without the cameras: part of the stages' keys."""
+        """What demonstrations, starts and rollouts depend on, apart from the cameras: part of the stages' keys."""
         return {}
 
     @property
-    def seen(self) -> Mapping[str, Any]:
-        """The cameras, as part of the stages' keys; nothing where no camera is opened."""
+    def camera_key(self) -> Mapping[str, Any]:
+        """The cameras, as part of the stages' keys; empty when no camera is opened."""
         return {} if self.cameras is None else {"cameras": asdict(self.cameras)}
 
     # -- demonstrations and starts ----------------------------------------------------------------------------------
 
     def record_demonstrations(self, context: Context, folder: Path) -> None:
         """Write the training demonstrations into `folder` (envs.demonstrations)."""
-        raise ValueError(f"{self.spec.name} has no expert: give observations that were recorded")
+        raise ValueError(f"{self.spec.name} has no expert: use recorded observations")
 
     def record_starts(self, context: Context, folder: Path) -> None:
         """Write ``starts.safetensors`` (distill.worlds.starts) and the held-out demonstrations into `folder`."""
-        raise ValueError(f"{self.spec.name} has no starts: give observations that were recorded")
+        raise ValueError(f"{self.spec.name} has no starts: use recorded observations")
 
     def drawn_starts(self, seed: int, split: str, count: int) -> np.ndarray:
-        """`[count, D]` float64 starts of a split, where none were stored. Raises ValueError where there are none."""
-        raise ValueError(f"{self.spec.name} draws no starts; success cannot be measured there without a run")
+        """`[count, D]` float64 starts of a split, where none are stored. Raises ValueError for a world that draws none."""
+        raise ValueError(f"{self.spec.name} draws no starts; success cannot be measured without a run")
 
     # -- rollouts ---------------------------------------------------------------------------------------------------
 
     def roll_out(self, context: Context, policy: Policy, starts: np.ndarray, job: RolloutJob) -> list[Episode]:
-        """Every start `[E, D]` once, over all processes; the same list on each, in the starts' order."""
+        """Roll out every start `[E, D]` once, over all processes; the same list on each, in the order of the starts."""
         raise ValueError(f"{self.spec.name} cannot be simulated here, so success is not measured")
 
     def write_evaluation(self, folder: Path, episodes: Sequence[Episode]) -> None:  # noqa: B027  (most write nothing)
-        """On the first process, further files of a policy's evaluation beside ``result.json``."""
+        """On the first process: write more files of a policy's evaluation, besides ``result.json``."""
 
     def replay_demonstrations(self, context: Context, starts: Path, folder: Path) -> None:
         """The oracle: replay the test starts' demonstrations, into ``result.json``. starts: the stage's folder."""
@@ -138,24 +138,24 @@ class World(ABC):
 
     @property
     def disturbance(self) -> Any:
-        """What moves while the policy is at work (envs.panda.disturbances). Raises ValueError where nothing does."""
+        """The disturbance of real-time rollouts (envs.panda.disturbances). Raises ValueError for a task without one."""
         raise ValueError(f"{self.spec.name} has no disturbance")
 
     def roll_out_in_real_time(
         self, context: Context, policy: Policy, starts: np.ndarray, clock: Clock, seed: int, disturbed: bool,
         selection: Selection, title: str,
     ) -> list[RealTimeEpisode]:  # fmt: skip
-        """Every start once, the world going on while the policy computes."""
-        raise ValueError(f"the world of {self.spec.name} waits for the policy")
+        """Every start once, with the simulation going on while the policy computes."""
+        raise ValueError(f"{self.spec.name} does not support real-time evaluation")
 
     # -- latency and report -----------------------------------------------------------------------------------------
 
     def camera_ms(self, calls: int, warmup: int) -> float | None:
-        """Median time [ms] in which the cameras give one observation; None where it is not known."""
+        """Median time [ms] to render one observation; None when unknown."""
         return None
 
     def scene(self) -> list[dict[str, Any]]:
-        """The scene from above, as dictionaries of `envs.specs.Shape`; [] where nothing is known of it."""
+        """The scene from above, as dictionaries of `envs.specs.Shape`; [] when unknown."""
         return []
 
     def clips(self, starts: np.ndarray, shown: Sequence[Clip], job: RolloutJob, folder: Path) -> dict[str, str]:
@@ -163,8 +163,8 @@ class World(ABC):
         return {}
 
     def report_facts(self, demonstrations: Path, evaluated: Mapping[str, Path]) -> dict[str, Any]:
-        """Further parts of the report's results. evaluated: the folders of the evaluations by the policies' labels."""
+        """Further entries of the report's results. evaluated: the evaluations' folders by the policies' labels."""
         return {}
 
     def close(self) -> None:  # noqa: B027  (most hold nothing)
-        """End the simulators, if any run."""
+        """Stop running simulators."""

@@ -31,9 +31,9 @@ from envs.specs import TaskSpec
 from students.selection import Selection
 
 VERSION = 1
-"""Raised when a task's physics, expert or starts change, so that old demonstrations are not taken for new ones."""
+"""Increased when a task's physics, expert or starts change, so that old results are not reused."""
 TRIES = 5
-"""So often the expert, which shakes its hand, may fail at a start before the run stops."""
+"""How often the expert, whose actions are disturbed, may fail at a start before the run stops."""
 
 
 class EmbeddedWorld(World):
@@ -45,7 +45,7 @@ class EmbeddedWorld(World):
         self.config, self.spec, self.cameras = config, spec, cameras
 
     @classmethod
-    def takes(cls, task: str) -> bool:
+    def supports(cls, task: str) -> bool:
         return task in envs.TASKS
 
     @classmethod
@@ -68,7 +68,7 @@ class EmbeddedWorld(World):
     # -- demonstrations and starts ----------------------------------------------------------------------------------
 
     def record_demonstrations(self, context: Context, folder: Path) -> None:
-        """Every training start, solved by the expert in every mode; or `demos.episodes` of these, the modes in turn."""
+        """Every training start in every mode; with `demos.episodes` a random, mode-balanced subset."""
         config = self.config
         starts = stored_starts(self.spec.name, config.seed, "train", config.demos.train_starts)
         jobs = [
@@ -100,7 +100,7 @@ class EmbeddedWorld(World):
     def _record(
         self, context: Context, folder: Path, starts: np.ndarray, jobs: list[tuple[int, str, int]], split: str, noise_m: float
     ) -> None:
-        """Record the jobs (start, mode, repeat) over all processes; the order does not depend on how many there are."""
+        """Record the jobs (start, mode, repeat) over all processes; their order does not depend on the number of processes."""
         env = envs.make(self.spec.name, self.cameras)
         mine: list[tuple[int, int, Demonstration]] = []
         failed = 0
@@ -154,7 +154,7 @@ class EmbeddedWorld(World):
     # -- latency and report -----------------------------------------------------------------------------------------
 
     def camera_ms(self, calls: int, warmup: int) -> float | None:
-        """Of the simulated cameras: a robot's take another time."""
+        """Of the simulated cameras; real ones differ."""
         if self.cameras is None:
             return None
         env = envs.make(self.spec.name, cameras=self.cameras)

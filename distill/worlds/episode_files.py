@@ -1,4 +1,4 @@
-"""Episodes on disk as they end, a line each, and LeRobot's ``eval_info.json`` made of them."""
+"""Episodes on disk, one JSON line each as they end, and LeRobot's ``eval_info.json`` derived from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from envs.rlbench.spec import task_names, which_task
 
 
 def read_episodes(folder: Path, name: str) -> dict[int, Episode]:
-    """The episodes that are written down, by their index; a line that was cut off by a crash is none."""
+    """The stored episodes by index; a line truncated by a crash is skipped."""
     return {row["episode"]["index"]: Episode(**row["episode"]) for row in _rows(folder, name)}
 
 
@@ -31,7 +31,7 @@ def _rows(folder: Path, name: str) -> Iterable[dict[str, Any]]:
 
 
 def write_eval_info(task: str, folder: Path, episodes: Sequence[Episode], name: str = "test") -> None:
-    """``eval_info.json`` with LeRobot's keys: per_task, per_group, overall. Only failures have no reward."""
+    """``eval_info.json`` with LeRobot's keys: per_task, per_group, overall. The reward is 1 for a success, else 0."""
     rows = {row["episode"]["index"]: row for row in _rows(folder, name)}
     seconds = {index: row["seconds"] for index, row in rows.items()}
     names = task_names(task)
@@ -49,7 +49,7 @@ def write_eval_info(task: str, folder: Path, episodes: Sequence[Episode], name: 
 
 
 def _figures(episodes: Sequence[Episode], seconds: Mapping[int, float]) -> dict[str, Any]:
-    """LeRobot's aggregates of a set of episodes, with the 95 % Wilson interval of the success."""
+    """LeRobot's aggregates of a set of episodes, with the 95 % Wilson interval of the success rate."""
     successes, count = sum(episode.success for episode in episodes), len(episodes)
     low, high = wilson_interval(successes, count)
     took = sum(seconds[episode.index] for episode in episodes)
@@ -60,12 +60,13 @@ def _figures(episodes: Sequence[Episode], seconds: Mapping[int, float]) -> dict[
     }  # fmt: skip
 
 
-def task_rows(told: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row per policy and in it, per task, episodes, successes with their 95 % Wilson interval, and failures by name.
+def task_rows(evaluations: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row per policy and task: episodes, successes with their 95 % Wilson interval, failures by name.
 
-    told: the policies' ``eval_info.json`` by the name that the report gives them.
+    evaluations: the policies' ``eval_info.json`` by their labels in the report.
     """
-    return [{"label": label, "tasks": [_task_figures(each) for each in info["per_task"]]} for label, info in told.items()]
+    return [{"label": label, "tasks": [_task_figures(task) for task in info["per_task"]]}
+            for label, info in evaluations.items()]  # fmt: skip
 
 
 def _task_figures(task: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""No world at all: recordings of a task that cannot be simulated here. Sets are compared, success is not measured."""
+"""No world: recordings of a task that cannot be simulated here. Sets are compared, success is not measured."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from teachers.networks.shapes import PolicyShape
 
 
 class RecordedWorld(World):
-    """What is known of the task that recorded observations are of."""
+    """What is known of the task of recorded observations."""
 
     rolls_out: ClassVar[bool] = False
 
     def __init__(self, shape: PolicyShape, where: Path) -> None:
-        """shape: of the policies on these recordings; where: the recordings lie."""
+        """shape: of the policies on these recordings. where: path of the recordings."""
         everything = (-np.inf,) * shape.action_size, (np.inf,) * shape.action_size
         self.cameras = None
         self.spec = TaskSpec(
@@ -30,7 +30,7 @@ class RecordedWorld(World):
         )  # fmt: skip
 
     @classmethod
-    def takes(cls, task: str) -> bool:
+    def supports(cls, task: str) -> bool:
         return False
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Rollouts once more before a camera, with the sets of chunks that the policy had in mind drawn over them."""
+"""Clips of rollouts: the episodes replayed with a camera, the policy's sampled chunks drawn over them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from students.selection import SINGLE_SAMPLE
 CLIP_SIZE = (240, 180)
 CAMERA = "front"
 PLANS = 24
-"""Plans of a set that are drawn."""
+"""Number of sampled chunks that are drawn."""
 
 _INK = (209, 114, 15, 110)
 _HOLD_FRAMES = 12
@@ -36,10 +36,10 @@ _HOLD_FRAMES = 12
 def replay_clips(
     spec: TaskSpec, cameras: CameraSettings | None, starts: np.ndarray, shown: Sequence[Clip], job: RolloutJob, folder: Path
 ) -> dict[str, str]:
-    """Replay the first test episodes of each policy before a camera; the clips' paths in the folder by policy.
+    """Replay the first test episodes of each policy with a camera; the clips' paths in the folder, by policy.
 
-    The actions are those that were executed; our simulator is deterministic, so the replay is the rollout. Over it lie, from
-    replan to replan, `PLANS` chunks that the policy draws from what it sees there. job.seed: of the run.
+    The executed actions are replayed; our simulator is deterministic, so the replay equals the rollout. At every replan,
+    `PLANS` chunks sampled by the policy are drawn until the next one. job.seed: of the run.
     """
     (folder / "clips").mkdir(exist_ok=True)
     clips: dict[str, str] = {}
@@ -93,7 +93,7 @@ def to_pixels(points_L3: np.ndarray, camera: CameraSpec) -> np.ndarray:
 
 
 def draw_plans(frame: np.ndarray, plans: Sequence[np.ndarray]) -> np.ndarray:
-    """The frame `[H, W, 3]` uint8 with a line through each plan's pixels `[L, 2]`; where many lie it is darker."""
+    """The frame `[H, W, 3]` uint8 with a line through each chunk's pixels `[L, 2]`; overlapping lines are darker."""
     picture = Image.fromarray(frame).convert("RGBA")
     for pixels_L2 in plans:
         layer = Image.new("RGBA", picture.size, (*_INK[:3], 0))

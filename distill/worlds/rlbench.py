@@ -1,4 +1,4 @@
-"""RLBench as a world: live or stored demonstrations, rollouts in several simulators at once, the oracle, clips."""
+"""RLBench as a world: live or stored demonstrations, rollouts in parallel simulators, the oracle, clips."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tqdm import tqdm
 import envs
 from distill.config import Config
 from distill.evaluation.policies import Policy
-from distill.evaluation.rollouts import Episode, run_wave, summarise, to_json
+from distill.evaluation.rollouts import Episode, run_batch, summarise, to_json
 from distill.evaluation.statistics import wilson_interval
 from distill.observation import cameras_for
 from distill.runtime.context import Context
@@ -38,15 +38,15 @@ from envs.rlbench.starts import draw_start, split_starts
 from envs.specs import TaskSpec
 
 VERSION = 1
-"""Raised when demonstrations or rollouts of RLBench are made differently, so that old ones are not taken for new ones."""
+"""Increased when demonstrations or rollouts of RLBench change, so that old results are not reused."""
 TRIES = 10
-"""A live start that can not be demonstrated is replaced by another one so many times."""
+"""How often a live start that cannot be demonstrated is replaced."""
 HOLD_STEPS = 10
-"""The oracle holds its last action so long: some tasks come to rest after the last move."""
+"""Steps for which the oracle repeats its last action: some tasks settle after the last move."""
 
 
 class RLBenchWorld(World):
-    """``rlbench/<task>``. Placements are repeated exactly, episodes are not: planners and IK seed from the clock."""
+    """``rlbench/<task>``. Placements are reproducible, episodes are not: planners and IK seed from the clock."""
 
     has_oracle: ClassVar[bool] = True
     repeats_demonstrations: ClassVar[bool] = False
@@ -57,7 +57,7 @@ class RLBenchWorld(World):
         self.simulators = Simulators(config, cameras)
 
     @classmethod
-    def takes(cls, task: str) -> bool:
+    def supports(cls, task: str) -> bool:
         return names_rlbench_task(task)
 
     @classmethod
@@ -67,7 +67,7 @@ class RLBenchWorld(World):
     @classmethod
     def open(cls, config: Config) -> Self:
         cameras, settings = config.observation.camera_settings(), config.rlbench
-        if cameras is not None:  # thinned by a grid first, so that random points are even over the surfaces
+        if cameras is not None:  # the cloud is voxelised first, so random points cover surfaces evenly
             cameras = replace(cameras, sampling="random", crop_low=settings.crop_low, crop_high=settings.crop_high)
         return cls(config, envs.task_spec(config.task, settings), cameras)
 
@@ -98,7 +98,7 @@ class RLBenchWorld(World):
     def record_starts(self, context: Context, folder: Path) -> None:
         """Validation and test starts; held-out observations; the test starts' demonstrations, for the oracle.
 
-        A live start that RLBench's planner does not solve is replaced: nothing could tell then whether it can be solved.
+        A live start that RLBench's planner does not solve is replaced, as it might not be solvable at all.
         """
         config, drawn = self.config, self._splits()
         validation = drawn["validation"]
@@ -112,43 +112,43 @@ class RLBenchWorld(World):
         context.wait()
 
     def _record(self, context: Context, folder: Path, starts: np.ndarray, split: str, with_cameras: bool) -> None:
-        """Demonstrations from the starts into `folder`. Each is kept as soon as it is there, so that a stopped run goes on."""
-        kept = folder / "episodes"
-        mine = [number for number in context.my_share(range(len(starts))) if not (kept / f"{number}" / "info.json").is_file()]
+        """Record demonstrations from the starts into `folder`. Each is stored as it ends, so that a stopped run resumes."""
+        stored = folder / "episodes"
+        mine = [number for number in context.my_share(range(len(starts))) if not (stored / f"{number}" / "info.json").is_file()]
         failures: list[str] = []
-        told: dict[str, Any] = {}
+        simulator: dict[str, Any] = {}
         with context.counter(len(mine), f"demos ({split})", "episode") as bar:
 
             def work(env: RLBenchEnv, number: int) -> Demonstration:
-                shown = self._demonstration(env, starts[number], split, number, with_cameras, failures)
-                told.update(told or env.describe())
-                return shown
+                demonstration = self._demonstration(env, starts[number], split, number, with_cameras, failures)
+                simulator.update(simulator or env.describe())
+                return demonstration
 
-            def keep(number: int, shown: Demonstration) -> None:
-                half = kept / f".{number}.partial"
-                shutil.rmtree(half, ignore_errors=True)
-                Demonstrations.from_episodes(self.spec, [shown], [number]).save(half)
-                half.rename(kept / f"{number}")
+            def keep(number: int, demonstration: Demonstration) -> None:
+                partial = stored / f".{number}.partial"
+                shutil.rmtree(partial, ignore_errors=True)
+                Demonstrations.from_episodes(self.spec, [demonstration], [number]).save(partial)
+                partial.rename(stored / f"{number}")
                 bar.update()
 
-            kept.mkdir(parents=True, exist_ok=True)
+            stored.mkdir(parents=True, exist_ok=True)
             side_by_side(self.simulators, self.cameras, mine, work, keep)
         context.wait()
-        failed, simulators = context.gather(failures), [each for each in context.gather([told]) if each]
+        failed, simulators = context.gather(failures), [each for each in context.gather([simulator]) if each]
         if context.is_main:
-            parts = [Demonstrations.load(kept / f"{number}", self.spec) for number in range(len(starts))]
+            parts = [Demonstrations.load(stored / f"{number}", self.spec) for number in range(len(starts))]
             join(parts).save(folder)
             write_json(folder / "recording.json", {
                 "episodes": len(parts), "expert_failures_repeated": len(failed), "failures": failed,
                 "simulator": simulators[0]["versions"] if simulators else {},
             })  # fmt: skip
-            shutil.rmtree(kept)
+            shutil.rmtree(stored)
         context.wait()
 
     def _demonstration(
         self, env: RLBenchEnv, start: np.ndarray, split: str, number: int, with_cameras: bool, failures: list[str]
     ) -> Demonstration:
-        """The demonstration of a start, or of the first of its replacements that has one. ValueError when none has."""
+        """The demonstration of a start, or of its first solvable replacement. Raises ValueError when none is solvable."""
         config = self.config
         for attempt in range(TRIES):
             if attempt:
@@ -158,43 +158,43 @@ class RLBenchWorld(World):
             except WorkerFailure as failure:
                 failures.append(failure.name)
                 last = failure
-                if start[1] >= 0:  # a stored one is no better the second time
+                if start[1] >= 0:  # a stored one cannot improve
                     break
-                # minutes can go by so, and a bar that stands still says nothing
+                # this can take minutes, during which the progress bar stands still
                 line = f"  {split}, start {number}: no demonstration ({failure.name}), try {attempt + 1} of {TRIES}"
                 tqdm.write(line, file=sys.stderr)
         raise ValueError(
-            f"got no demonstration of {config.task} at start {number} of {split}: {last}; `distill.py doctor --rlbench` says "
-            "what is wrong with this machine"
+            f"got no demonstration of {config.task} at start {number} of {split}: {last}; `distill.py doctor --rlbench` "
+            "checks this machine"
         )
 
     # -- rollouts ---------------------------------------------------------------------------------------------------
 
     def roll_out(self, context: Context, policy: Policy, starts: np.ndarray, job: RolloutJob) -> list[Episode]:
-        """Each episode is a line of ``<name>-<process>.jsonl`` as soon as it has ended, and is not done again."""
+        """Each episode is appended to ``<name>-<process>.jsonl`` as it ends, and is not repeated."""
 
         def work(env: RLBenchEnv, index: int) -> Episode:
             try:
                 with filmed(env, job.folder, job.name, index):
-                    return run_wave(
+                    return run_batch(
                         policy, [env], starts, [index], job.execution_horizon, job.seed, 0, job.selection, job.monitor
                     )[0]
-            except WorkerFailure as failure:  # at the reset, or while the cameras looked
+            except WorkerFailure as failure:  # at the reset, or while rendering
                 return Episode(index=index, failure=failure.name)
 
         cameras = cameras_for(policy.shape, self.cameras)
         return self._episodes(context, cameras, len(starts), job.folder, job.name, policy.name, work)
 
     def replay_demonstrations(self, context: Context, starts: Path, folder: Path) -> None:
-        """By the same action mode as the policies: none of them can be expected to do better."""
-        shown = Demonstrations.load(starts / TEST_FOLDER, self.spec)
+        """With the same action mode as the policies: an upper bound for all of them."""
+        demonstrations = Demonstrations.load(starts / TEST_FOLDER, self.spec)
 
         def work(env: RLBenchEnv, index: int) -> Episode:
             episode = Episode(index=index)
-            actions = shown.action[shown.episode_index == index]
+            actions = demonstrations.action[demonstrations.episode_index == index]
             try:
                 with filmed(env, folder, "test", index):
-                    env.reset(options={"start": shown.episode_start[index]})
+                    env.reset(options={"start": demonstrations.episode_start[index]})
                     for action in [*actions, *[actions[-1]] * HOLD_STEPS]:
                         _, _, terminated, truncated, info = env.step(action)
                         episode.steps += 1
@@ -207,7 +207,7 @@ class RLBenchWorld(World):
                 episode.failure = failure.name
             return episode
 
-        episodes = self._episodes(context, self.cameras, shown.num_episodes, folder, "test", "oracle", work)
+        episodes = self._episodes(context, self.cameras, demonstrations.num_episodes, folder, "test", "oracle", work)
         if context.is_main:
             write_json(folder / "result.json", {
                 "policy": "oracle", "summary": summarise(self.spec, episodes), "episodes": to_json(episodes),
@@ -249,18 +249,18 @@ class RLBenchWorld(World):
     # -- report -----------------------------------------------------------------------------------------------------
 
     def clips(self, starts: np.ndarray, shown: Sequence[Clip], job: RolloutJob, folder: Path) -> dict[str, str]:
-        """Filmed while they were rolled out: no simulator of it repeats an episode."""
+        """Recorded during the rollouts, as RLBench episodes are not reproducible."""
         return join_clips(shown, folder)
 
     def report_facts(self, demonstrations: Path, evaluated: Mapping[str, Path]) -> dict[str, Any]:
-        """How RLBench was run, the oracle's successes, and where there are several tasks the success in each."""
+        """RLBench settings, the oracle's successes, and success by task when there are several."""
         recording = json.loads((demonstrations / "recording.json").read_text())
         summary = json.loads((evaluated["Oracle"] / "result.json").read_text())["summary"]
         low, high = wilson_interval(summary["successes"], summary["episodes"])
         oracle = {"episodes": summary["episodes"], "successes": summary["successes"], "success_low": low, "success_high": high,
                   "failures": summary["failures"]}  # fmt: skip
-        told = {label: json.loads((folder / "eval_info.json").read_text()) for label, folder in evaluated.items()}
-        tasks = task_rows(told) if len(task_names(self.config.task)) > 1 else []
+        evaluations = {label: json.loads((folder / "eval_info.json").read_text()) for label, folder in evaluated.items()}
+        tasks = task_rows(evaluations) if len(task_names(self.config.task)) > 1 else []
         return {"oracle": oracle, "rlbench": {**self.config.rlbench.result_depends_on(), **recording["simulator"]},
                 "tasks": tasks}  # fmt: skip
 
@@ -269,7 +269,7 @@ class RLBenchWorld(World):
 
 
 def join(parts: Sequence[Demonstrations]) -> Demonstrations:
-    """One after the other; the start index is each one's place. ValueError when their cameras differ."""
+    """All demonstrations in one; the start index is their position. Raises ValueError when their cameras differ."""
     episodes: list[Demonstration] = []
     for part in parts:
         if part.cameras is not None and parts[0].cameras is not None:

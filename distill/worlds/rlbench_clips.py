@@ -1,4 +1,4 @@
-"""Clips of RLBench's episodes: what its front camera saw, kept beside the episodes' lines and put together for the report."""
+"""Clips of RLBench episodes: front-camera images stored next to the episodes, joined for the report."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from distill.worlds.contract import Clip
 from envs.rlbench.env import RLBenchEnv
 
 FILMED = 2
-"""So many of a policy's test episodes, the first ones, are filmed."""
+"""Number of a policy's first test episodes that are recorded as clips."""
 FPS = 5
-"""A picture is taken after every action, however long its path; so many of them are shown in a second."""
+"""Frames per second of a clip; one image is taken after every action, however long its path."""
 HOLD = 5
-"""Pictures for which a clip stands still at the end of an episode."""
+"""Number of frames for which a clip holds the end of an episode."""
 
 
 @contextlib.contextmanager
 def filmed(env: RLBenchEnv, folder: Path, name: str, index: int) -> Iterator[None]:
-    """What the front camera sees meanwhile becomes ``<name>-<index>.webp`` in the folder, for the first test episodes."""
+    """Write the front camera's images during the block to ``<name>-<index>.webp``, for the first test episodes."""
     if name != "test" or index >= FILMED:
         yield
         return
@@ -37,9 +37,9 @@ def filmed(env: RLBenchEnv, folder: Path, name: str, index: int) -> Iterator[Non
 
 
 def join_clips(shown: Sequence[Clip], folder: Path) -> dict[str, str]:
-    """One clip for each of these policies, ``clips/<name>.webp``; the paths in the folder by the policies' names.
+    """One clip per policy, ``clips/<name>.webp``; the paths in the folder by the policies' names.
 
-    Those of which nothing was filmed are left out.
+    Policies without recorded images are left out.
     """
     clips: dict[str, str] = {}
     for each in shown:
@@ -56,7 +56,7 @@ def _pictures(path: Path) -> list[np.ndarray]:
         return []
     with Image.open(path) as clip:
         shown = []
-        for frame in ImageSequence.Iterator(clip):  # pictures that were alike are one, shown for longer
+        for frame in ImageSequence.Iterator(clip):  # equal images are stored once, with a longer duration
             picture = np.asarray(frame.convert("RGB"))
             shown += [picture] * max(1, round(frame.info.get("duration", 0) * FPS / 1000))
     return shown + shown[-1:] * HOLD

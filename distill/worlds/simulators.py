@@ -1,4 +1,4 @@
-"""Several RLBench simulators at once, each in a process of its own, that stay from stage to stage."""
+"""Several RLBench simulators in parallel, each in its own process, reused across stages."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ T = TypeVar("T")
 
 
 class Simulators:
-    """The simulators of this process, which stay from stage to stage while they are asked for with the same cameras."""
+    """The simulators of this process, reused while the same cameras are requested."""
 
     def __init__(self, config: Config, cameras: CameraSettings | None) -> None:
-        """cameras: those that most stages see with."""
+        """cameras: those that most stages use."""
         self._config, self._cameras = config, cameras
         self._made: list[RLBenchEnv] = []
         self.most = config.rlbench.workers
 
-    def take(self, cameras: CameraSettings | None, count: int) -> list[RLBenchEnv]:
-        """So many environments, each with a process of its own, that look only when they are asked to."""
+    def acquire(self, cameras: CameraSettings | None, count: int) -> list[RLBenchEnv]:
+        """`count` environments, each with its own process, that render only on demand."""
         if cameras != self._cameras:
             self.close()
             self._cameras = cameras
@@ -36,7 +36,7 @@ class Simulators:
         return self._made[:count]
 
     def close(self) -> None:
-        """End them all; the next `take` starts others."""
+        """Stop all simulators; the next `acquire` starts new ones."""
         for env in self._made:
             env.close()
         self._made = []
@@ -46,15 +46,15 @@ def side_by_side(
     simulators: Simulators, cameras: CameraSettings | None, items: Sequence[int], work: Callable[[RLBenchEnv, int], T],
     keep: Callable[[int, T], None],
 ) -> None:  # fmt: skip
-    """`work` on every item, as many at a time as there are simulators; `keep` gets what it gave, one at a time.
+    """Call `work` on every item, as many at a time as there are simulators; `keep` gets each result, one at a time.
 
-    The first exception ends all of it, Ctrl-C too; what was not finished then is not kept.
+    The first exception stops everything, Ctrl-C included; unfinished items are dropped.
     """
     count = min(simulators.most, len(items))
     if not count:
         return
     stopped, keeping, free = threading.Event(), threading.Lock(), SimpleQueue[RLBenchEnv]()
-    made = simulators.take(cameras, count)
+    made = simulators.acquire(cameras, count)
     for env in made:
         free.put(env)
 

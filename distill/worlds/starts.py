@@ -1,4 +1,4 @@
-"""The stored starts of a run, and the held-out observations along demonstrations from some of the validation starts."""
+"""The stored starts of a run, and held-out observations along demonstrations from some of the validation starts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from envs.demonstrations import Demonstrations, windows
 
 HELD_OUT = 32
-"""At most so many validation starts are demonstrated for the held-out observations."""
+"""At most this many validation starts are demonstrated for the held-out observations."""
 
 FILE = "starts.safetensors"
 HELD_OUT_FOLDER = "held_out"
@@ -23,9 +23,9 @@ def write_starts(
     folder: Path, held_out: Demonstrations, validation: np.ndarray, test: np.ndarray, observations: int,
     observation_steps: int, generator: np.random.Generator,
 ) -> None:  # fmt: skip
-    """Write ``starts.safetensors``: the starts `[E, D]`, and so many observations drawn from the held-out demonstrations.
+    """Write ``starts.safetensors``: the starts `[E, D]`, and observations sampled from the held-out demonstrations.
 
-    With cameras what they saw stays packed in ``held_out/``; ``frames`` `[F]` says which of its frames are meant.
+    With cameras, images stay packed in ``held_out/``; ``frames`` `[F]` are the frame numbers of the observations.
     """
     frames = generator.permutation(held_out.num_frames)[:observations]
     states, _ = windows(held_out, frames, observation_steps, 1)
@@ -37,6 +37,7 @@ def write_starts(
 
 
 def read_starts(folder: Path) -> dict[str, Tensor]:
-    """``validation``, ``test``: starts `[E, D]`; ``observations``: held-out state histories `[F, O, S]`; with cameras also
-    ``frames`` `[F]`: which frames of the held-out demonstrations these are."""
+    """``validation``, ``test``: starts `[E, D]`. ``observations``: held-out state histories `[F, O, S]`. With cameras also
+    ``frames`` `[F]`: their frames in the held-out demonstrations.
+    """
     return load_file(str(folder / FILE))

@@ -139,7 +139,7 @@ def _with(section: str, **changes: Any) -> Config:
         (
             "demos",
             {"episodes": 961},
-            r"demos\.episodes: got 961, but train_starts x modes x per_mode are only 960; raise demos.train_starts",
+            r"demos\.episodes: got 961, but train_starts x modes x per_mode is only 960; raise demos",
         ),
         ("demos", {"episodes": 49, "train_starts": 1, "per_mode": 2}, r"demos\.episodes: got 49.* only 48"),
         ("demos", {"episodes": -1}, r"demos\.episodes: got -1, expected at least 0"),
@@ -149,10 +149,10 @@ def _with(section: str, **changes: Any) -> Config:
         (
             "sample",
             {"num_hypotheses": 1},
-            r"sample\.num_hypotheses: got 1, expected at least 2: one hypothesis is no set",
+            r"sample\.num_hypotheses: got 1, expected at least 2: a single hypothesis is not a set",
         ),
         ("sample", {"num_steps": -1}, r"sample\.num_steps: got -1, expected at least 0"),
-        ("sample", {"solver": "euler"}, r"sample\.num_steps: got 0 with sample\.solver 'euler', expected how many"),
+        ("sample", {"solver": "euler"}, r"sample\.num_steps: got 0 with sample\.solver 'euler', expected the number"),
         ("sample", {"shard_size": 0}, r"sample\.shard_size: got 0"),
         ("teacher", {"solver": "heum"}, r"teacher\.solver: unknown 'heum'.*Did you mean 'heun'"),
         ("teacher", {"kind": "difusion"}, r"teacher\.kind: unknown 'difusion'.*Did you mean 'diffusion'"),
@@ -198,7 +198,7 @@ def _with(section: str, **changes: Any) -> Config:
         ("real_time", {"time_scales": (1.0,), "teacher_steps": ()}, r"real_time\.teacher_steps: got \[\]"),
         ("real_time", {"latency_ms": (0.0,), "execution_horizon": 17}, r"real_time\.execution_horizon: got 17, .*only 16"),
         ("real_time", {"latency_ms": (0.0,), "starts": 481}, r"real_time\.starts: got 481, there are only 480 test starts"),
-        ("real_time", {"latency_ms": (0.0,), "patience": 0.5}, r"real_time\.patience: got 0.5, expected at least 1"),
+        ("real_time", {"latency_ms": (0.0,), "delays_per_query": 0.5}, r"real_time\.delays_per_query: got 0.5"),
         ("real_time", {"starts": -1}, r"real_time\.starts: got -1, expected at least 0"),
         ("evaluate", {"execution_horizon": 0}, r"evaluate\.execution_horizon: got 0"),
         ("evaluate", {"selection": "temporal_consistancy"}, r"selection: unknown .*mean 'temporal_consistency'"),
@@ -270,7 +270,7 @@ def test_in_real_time_who_draws_several_plans_stays_with_the_last_one() -> None:
     assert elsewhere.kind == "outlier_rejection"
     # among as many samples, so a call takes as long
     assert config.real_time_selection == replace(elsewhere, kind="temporal_consistency")
-    assert replace(config, real_time=replace(config.real_time, consistent=False)).real_time_selection == elsewhere
+    assert replace(config, real_time=replace(config.real_time, temporal_consistency=False)).real_time_selection == elsewhere
     for kind in ("single", "kept_latent"):
         alone = replace(config, evaluate=replace(config.evaluate, selection=kind))
         assert alone.real_time_selection == alone.evaluate.student_selection

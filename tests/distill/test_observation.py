@@ -13,7 +13,7 @@ import envs
 from distill.checks import validate
 from distill.config import Config, ObservationConfig
 from distill.evaluation.histories import History, stacked
-from distill.evaluation.rollouts import blind_pool
+from distill.evaluation.rollouts import make_env_pool
 from distill.graphs.run import run_graph
 from distill.hypotheses.cache import CachePlan, HypothesisDataset, draw_hypotheses, hypothesis_seeds, write_index, write_shards
 from distill.observation import camera_sources, cameras_for, observation_of
@@ -71,7 +71,7 @@ def test_a_part_of_the_state_needs_no_camera() -> None:
         ({"cameras": ()}, "observation.cameras: got none, but"),
         ({"image_size": (8, 64)}, "observation.image_size"),
         ({"num_points": 0}, "observation.num_points: got 0, expected at least 1"),
-        ({"sources": ("images",), "state_names": (), "colours": True}, "observation.colours: only points"),
+        ({"sources": ("images",), "state_names": (), "colours": True}, "observation.colours: only point clouds"),
         ({"channels": 20}, "observation.channels: got 20"),
         ({"dropout": 1.0}, "observation.colour|observation.dropout"),
         ({"point_jitter_m": -1.0}, "observation.point_jitter_m: got -1.0"),
@@ -130,7 +130,7 @@ def test_a_change_of_what_is_seen_makes_again_what_depends_on_it() -> None:
 
 
 def test_cameras_are_looked_through_only_for_frames_that_are_asked_for() -> None:
-    env = blind_pool("detour", CameraSettings(cameras=("wrist",), width=16, height=16, num_points=0, depth=False), 1)[0]
+    env = make_env_pool("detour", CameraSettings(cameras=("wrist",), width=16, height=16, num_points=0, depth=False), 1)[0]
     looks: list[int] = []
     observe = env.observe_cameras
     env.observe_cameras = lambda: looks.append(env._steps) or observe()  # type: ignore[func-returns-value,method-assign]

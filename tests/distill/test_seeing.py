@@ -175,4 +175,4 @@ def test_a_narrower_student_keeps_the_encoder_too(tmp_path: Path, main: Main) ->
 def test_a_teacher_that_sees_otherwise_is_refused(points: Path, main: Main, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["--runs-dir", str(points.parent), "--task", "detour", "--teacher.path", str(points / "teach")]
     assert main(["sample", *command, "--teacher.horizon", "32", "--dry-run"]) == 2
-    assert "give the section observation of the config it was trained with" in capsys.readouterr().err
+    assert "use the section observation of the config it was trained with" in capsys.readouterr().err

@@ -166,7 +166,7 @@ def test_real_time_is_measured_and_reported_where_it_is_asked_for(copied_run, ma
         for given in times:
             assert given["period_steps"] == max(4, 2 * given["delay_steps"])
             assert [each["index"] for each in given["calm"]] == [each["index"] for each in given["disturbed"]] == [0, 1, 2]
-            assert all(each["moved_at"] is None for each in given["calm"])
+            assert all(each["disturbed_at"] is None for each in given["calm"])
     told = _report(copied_run.run)["real_time"]
     assert [(row["policy"], row["scale"]) for row in told["rows"]] == [
         (name, scale) for scale in (None, None, 1.5, fits) for name in ("teacher_4", DEFAULT)
@@ -264,7 +264,7 @@ def test_a_second_run_by_accelerate_does_nothing_again(copied_run, whole) -> Non
     done = whole.run_command(copied_run.folder, "--config", str(copied_run.config), launcher=ACCELERATE)
     assert done.returncode == 0, done.stderr
     assert whole.stamps(copied_run.run) == before
-    reused = set(re.findall(r"^\[(.+?)\] done before, reused", done.stdout, re.MULTILINE))
+    reused = set(re.findall(r"^\[(.+?)\] already done, reused", done.stdout, re.MULTILINE))
     assert reused == OTHERS | OF_STUDENTS | END
     assert " done in " not in done.stdout and "step/s" not in done.stderr
 
@@ -440,7 +440,7 @@ def test_sampling_goes_on_where_it_was_stopped(
     _wait(lambda: not any(map(_alive, workers)), 10)  # none of them goes on writing without its launcher
     if number == signal.SIGINT:
         assert process.returncode == 130
-        assert told.count("interrupted; the same command goes on from here") == 1 and "Traceback" not in told
+        assert told.count("interrupted; the same command resumes from here") == 1 and "Traceback" not in told
     else:
         assert process.returncode == -signal.SIGKILL
 

@@ -1,4 +1,4 @@
-"""The clips of the first test episodes: inside the page as far as they fit, beside it in any case."""
+"""Clips of the first test episodes: embedded in the page up to a size limit, and always as files next to it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from distill.report.section import Picture, Section, data_uri
 
 CLIP_KINDS = {".webp": "image/webp", ".png": "image/png", ".gif": "image/gif", ".jpg": "image/jpeg"}
 CLIP_BYTES = 16_000_000
-"""Clips are put into the page up to this many bytes together; the rest is named and left beside it."""
+"""Clips are embedded in the page up to this many bytes in total; the others are linked."""
 
 
 def clips(results: Results, folder: Path) -> Sequence[Picture]:
-    """Every clip, inside the page or with a note that says why not."""
+    """Every clip, embedded or with a note on why not."""
     shown, total, root = [], 0, folder.resolve()
     for name, path in (results.get("clips") or {}).items():
         if not path:
@@ -26,7 +26,7 @@ def clips(results: Results, folder: Path) -> Sequence[Picture]:
         elif not place.is_file():
             note = f"{label}: {path} was not found."
         elif total + place.stat().st_size > CLIP_BYTES:
-            note = f"{label}: {path} is too large for the page; open it beside this file."
+            note = f"{label}: {path} is too large for the page; open the file next to it."
         else:
             total += place.stat().st_size
             source = data_uri(place.read_bytes(), kind)

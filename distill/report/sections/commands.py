@@ -9,6 +9,7 @@ from distill.report.section import Section
 
 
 def commands(results: Results) -> Sequence[str]:
+    """The command lines of the run."""
     return [" ".join(str(line).split()) for line in results["made"].get("commands") or []]
 
 

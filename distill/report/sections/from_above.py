@@ -31,6 +31,7 @@ def _panel(role: str, policy: Policy, text: str, picture: bytes) -> Picture:
 
 
 def paths(results: Results, folder: Path) -> Sequence[Picture]:
+    """A top view per policy with the paths of its test episodes."""
     trajectories, scene = results.get("trajectories") or {}, results.get("scene") or []
     colours, shown = figures.mode_colours(results["task"]["modes"]), _shown(results, trajectories)
     limits = figures.view_limits(scene, [episode["xy"] for _, policy in shown for episode in trajectories[policy["name"]]])
@@ -65,6 +66,7 @@ def _paths_text(results: Results) -> Sequence[str]:
 
 
 def action_chunks(results: Results, folder: Path) -> Sequence[Picture]:
+    """A top view per policy with the chunks it samples for one observation."""
     chunks, scene = results.get("planned_sets") or {}, results.get("scene") or []
     shown = _shown(results, chunks)
     limits = figures.view_limits(scene, [chunk for _, policy in shown for chunk in chunks[policy["name"]]])

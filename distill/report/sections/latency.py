@@ -1,4 +1,4 @@
-"""How long a policy call takes, and where that time goes."""
+"""Latency of a policy call, and of its stages."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ def stage_table(results: Results) -> Table | None:
 
 
 def stage_picture(results: Results, folder: Path) -> Sequence[Picture]:
+    """A bar per policy with the time of each stage of a call."""
     if not any(policy["latency"].get("stages") for policy in _timed(results)):
         return []
     return [Picture(data_uri(figures.latency_stages(results["policies"])), "latency of one policy call by stage")]

@@ -1,4 +1,4 @@
-"""How the results were made: data, hardware, seeds, versions."""
+"""How the results were produced: data, hardware, seeds, versions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from distill.report.tables import NOTHING, Table, fact_table, is_missing, percen
 
 
 def made_table(results: Results) -> Table:
-    """A row per fact; of a run also those that are not known, of other kinds only what there is."""
+    """A row per fact; in a run's report also unknown ones, in others only known ones."""
     made, data = results["made"], results["data"]
     versions, simulated = made.get("packages") or {}, results.get("rlbench") or {}
     rows = [
@@ -50,7 +50,7 @@ def _recorded_data(data: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _samples(data: Mapping[str, Any]) -> str:
-    if data.get("observations") is None:  # no student is made from them
+    if data.get("observations") is None:  # no student is trained on them
         return NOTHING
     size = data.get("cache_bytes")
     return (
@@ -61,7 +61,7 @@ def _samples(data: Mapping[str, Any]) -> str:
 
 
 def _observed(results: Results) -> str:
-    """What the policies of the run observe, in words."""
+    """What the policies of the run observe, as text."""
     seen = results.get("observation")
     if not seen:
         return "the whole state"
@@ -76,7 +76,7 @@ def _observed(results: Results) -> str:
 
 
 def _modes(data: Mapping[str, Any]) -> str:
-    """How many modes the cached observations have, and how many of their samples say nothing new."""
+    """How many modes the cached observations have, and the share of near-duplicate samples."""
     counts = data.get("observations_by_modes") or []
     if not counts:
         return NOTHING

@@ -1,4 +1,4 @@
-"""How to read the report, for who has not read one."""
+"""How to read the report, for first-time readers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from distill.report.section import Section
 
 
 def reading(results: Results) -> Sequence[str]:
+    """Sentences that explain how to read these results."""
     success = (
         "Look at the interval, not only at the rate: when two intervals overlap widely, more episodes are needed to tell the "
         "policies apart.",
-        f"“Against the {reference_name(results)}” compares episode by episode from the same starts, so it sees smaller "
+        f"“Against the {reference_name(results)}” compares episode by episode from the same starts, so it detects smaller "
         "differences than the two rates alone. Only episodes in which the two policies fare differently count.",
     )
     collapse = (
@@ -25,7 +26,7 @@ def reading(results: Results) -> Sequence[str]:
         "Hz counts policy calls. Each call yields several actions, so actions per second is a larger number with a column of "
         "its own.",
         "Times hold for the hardware named above, one observation at a time. On another machine measure again.",
-        "All numbers of this page, and every episode's outcome, are in report.json beside it.",
+        "All numbers of this page, and every episode's outcome, are in report.json in the same folder.",
     )
 
 

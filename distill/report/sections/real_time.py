@@ -1,4 +1,4 @@
-"""Real-time evaluation: success when the world goes on while a policy computes."""
+"""Real-time evaluation: success when the simulation goes on while a policy computes."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ SELECTIONS = {
 
 def real_time_table(results: Results) -> Table | None:
     """Success at every latency of a policy call, or None where there were no real-time rollouts."""
-    told = results.get("real_time")
-    if not told or not told["rows"]:
+    measured = results.get("real_time")
+    if not measured or not measured["rows"]:
         return None
     columns = (
         ("Latency", "of a policy call; stated: the same for all policies; measured: each policy's own one times a factor"),
         ("Policy", ""),
-        ("Control delay [steps]", "control steps from an observation to the first executed action of the chunk made from it; "
-         "below: from one query of the policy to the next"),
+        ("Control delay [steps]", "control steps from an observation to the first executed action of its chunk; below: "
+         " from one query of the policy to the next"),
         ("Success, disturbed", "share of episodes solved under the disturbance, 95 % Wilson interval"),
         ("Student against it", "success of the default student minus this policy's at the same latency, under the disturbance, "
          "in percentage points; paired: 95 % bootstrap interval, exact McNemar p"),
-        ("Reaction [ms]", "mean time from the onset of the disturbance to the first executed action of a chunk made from a "
+        ("Reaction [ms]", "mean time from the onset of the disturbance to the first executed action of a chunk computed from a "
          "later observation; below: in control steps, and in how many of the disturbed episodes"),
         ("Collisions", "disturbed episodes that ended in a collision"),
         ("Other failures", "disturbed episodes that failed otherwise, by cause"),
         ("Success, calm", "the same without the disturbance: what the control delay costs by itself; below: the student's "
          "success minus this policy's"),
     )  # fmt: skip
-    return Table(columns, tuple(_row(row) for row in told["rows"]))
+    return Table(columns, tuple(_row(row) for row in measured["rows"]))
 
 
 def _row(row: Mapping[str, Any]) -> tuple[Cell, ...]:
@@ -63,6 +63,7 @@ def _row(row: Mapping[str, Any]) -> tuple[Cell, ...]:
 
 
 def stated_or_measured(row: Mapping[str, Any]) -> str:
+    """Where a row's latency comes from."""
     return "stated" if row["scale"] is None else f"measured × {number(row['scale'])}"
 
 
@@ -76,17 +77,18 @@ def _against(disturbed: Mapping[str, Any]) -> Cell:
 
 def real_time_line(results: Results) -> str:
     """How the real-time rollouts were made, in a few sentences; "" where there were none."""
-    told = results.get("real_time")
-    if not told:
+    measured = results.get("real_time")
+    if not measured:
         return ""
-    selection = told["selection"]
+    selection = measured["selection"]
     choice = SELECTIONS.get(selection["kind"], "").format(**selection)
     return (
-        f"Disturbance: {told['disturbance']} The simulation goes on at its {number(1 / told['dt_s'])} Hz clock while a policy "
-        "computes: meanwhile the last chunk is executed, the actions of the new chunk whose time has passed are skipped, and "
-        f"where a chunk runs out its last target is held. A policy is queried every {told['every_steps']} control steps of "
-        f"{number(1000 * told['dt_s'])} ms; one that is too slow for that, every {number(told['patience'])} times the steps "
-        "that a call takes. The first chunk is there when the clock starts. All policies meet the same disturbances. " + choice
+        f"Disturbance: {measured['disturbance']} The simulation goes on at its {number(1 / measured['dt_s'])} Hz clock "
+        "while a policy computes: meanwhile the last chunk is executed. The actions of a new chunk whose time has passed are "
+        "skipped; where a chunk runs out, its last target is held. A policy is queried every "
+        f"{measured['every_steps']} control steps of {number(1000 * measured['dt_s'])} ms; one that is too slow for that, "
+        f"every {number(measured['delays_per_query'])} × its control delay. The first chunk is ready when the clock starts. "
+        "All policies face the same disturbances. " + choice
     ).rstrip()
 
 
@@ -101,6 +103,6 @@ def _picture(results: Results, folder: Path) -> Sequence[Picture]:
 
 REAL_TIME = Section(
     "Real-time evaluation", table=real_time_table, text=_text, pictures=_picture, kinds=("run",),
-    missing="Real-time rollouts, in which the world goes on while a policy computes, were not part of this run "
+    missing="Real-time rollouts, in which the simulation goes on while a policy computes, were not part of this run "
     "(--real-time.latency-ms, --real-time.time-scales, --real-time.scale-to-clock).",
 )  # fmt: skip

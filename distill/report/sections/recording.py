@@ -11,7 +11,7 @@ from distill.report.tables import NOTHING, Cell, Table, number, percent
 from envs.recorded.splitting import in_words
 
 MOST_ROWS = 64
-"""Numbers of a state or action that are shown."""
+"""Maximum number of state or action dimensions in a table."""
 
 
 def recording_table(recording: Mapping[str, Any]) -> Table:
@@ -21,10 +21,10 @@ def recording_table(recording: Mapping[str, Any]) -> Table:
     if recording["stride"] > 1:
         rate += f", one of {recording['stride']} frames recorded every {recorded_s:.4g} s"
     rows = [("Rate", rate)]
-    rows += [(f"Made of: {name}", ", ".join(keys)) for name, keys in recording["parts"].items()]
+    rows += [(f"Keys of {name}", ", ".join(keys)) for name, keys in recording["parts"].items()]
     rows += [(f"Unit: {name}", unit) for name, unit in recording["units"].items()]
     rows += [("Left out", ", ".join(f"{key} ({why})" for key, why in recording["left_out"].items()) or "nothing"),
-             ("Tasks", "; ".join(f"{task}: {count} frames" for task, count in recording["tasks"].items()) or "none is told"),
+             ("Tasks", "; ".join(f"{task}: {count} frames" for task, count in recording["tasks"].items()) or "none recorded"),
              ("Split", in_words(recording["split"])),
              ("Frames used", f"{recording['used_frames']} of {recording['frames']}")]  # fmt: skip
     rows += [("Note", note) for note in recording["notes"]]
@@ -32,24 +32,24 @@ def recording_table(recording: Mapping[str, Any]) -> Table:
 
 
 def ranges_table(recording: Mapping[str, Any]) -> Table | None:
-    """Least and most of every number of states and actions, in its own unit, and the frames that set them."""
+    """Minimum and maximum of every state and action dimension, in its own unit, and the frames that set them."""
     rows = [(name, row) for name, each in recording["ranges"].items() for row in each[:MOST_ROWS]]
     if not rows:
         return None
-    columns = (("Feature", ""), ("Number", ""), ("Least", "in its own unit, as recorded"), ("in frame", ""),
-               ("Most", ""), ("in frame", ""), ("", "whether it moves"))  # fmt: skip
+    columns = (("Feature", ""), ("Dimension", ""), ("Minimum", "in its own unit, as recorded"), ("in frame", ""),
+               ("Maximum", ""), ("in frame", ""), ("", "whether it is constant"))  # fmt: skip
     return Table(columns, tuple(
         (Cell(name), Cell(row["name"]), Cell(f"{row['low']:.6g}"), Cell(str(row["low_frame"])), Cell(f"{row['high']:.6g}"),
-         Cell(str(row["high_frame"])), Cell("never moves" if row["low"] == row["high"] else "")) for name, row in rows
+         Cell(str(row["high_frame"])), Cell("constant" if row["low"] == row["high"] else "")) for name, row in rows
     ))  # fmt: skip
 
 
 def dimensions_table(results: Mapping[str, Any]) -> Table | None:
-    """How far each policy's chunks are from the reference's, number by number, in its own unit."""
+    """Distance of each policy's chunks from the reference's, per action dimension and in its own unit."""
     rows = [(policy["label"], row) for policy in results["policies"] for row in policy.get("dimensions") or ()]
     if not rows:
         return None
-    columns = (("Policy", ""), ("Number", "of an action, in its own unit, as recorded"), ("Range", "of the reference's chunks"),
+    columns = (("Policy", ""), ("Dimension", "of an action, in its recorded unit"), ("Range", "of the reference's chunks"),
                ("Mean error", "of the mean of a set, averaged over observations and steps"), ("of the range", ""),
                ("Spread error", "the same of the standard deviation"))  # fmt: skip
     return Table(columns, tuple(

@@ -31,6 +31,7 @@ class _Column:
 
 
 def main_table(results: Results) -> Table:
+    """A row per policy, and the oracle's, with the columns that these results have."""
     it = reference_name(results)
     columns = [column for column in _columns() if column.shown(results)]
     rows = [tuple(column.cell(policy, results) for column in columns) for policy in results["policies"]]
@@ -99,20 +100,20 @@ def _modes_cell(policy: Policy, results: Results) -> Cell:
 
 def _mode_shares_cell(policy: Policy, results: Results) -> Cell:
     error, floor = policy.get("mode_share_error"), policy.get("mode_share_floor")
-    told = policy.get("observation_modes") or {}
+    shares = policy.get("observation_modes") or {}
     here: tuple[str, ...] = ()
-    if not is_missing(told.get("share_error")):
-        here = (f"per observation {told['share_error']:.3f}", f"floor {told['share_error_floor']:.3f}")
+    if not is_missing(shares.get("share_error")):
+        here = (f"per observation {shares['share_error']:.3f}", f"floor {shares['share_error_floor']:.3f}")
     if error is None or is_missing(error):
         return Cell("reference" if policy.get("is_reference_teacher") else NOTHING, here)
     return Cell(f"{error:.3f}", (f"floor {floor:.3f}", *here))
 
 
 def _set_mode_shares_cell(policy: Policy, results: Results) -> Cell:
-    told = policy.get("observation_modes") or {}
-    if is_missing(told.get("share_error")):
+    shares = policy.get("observation_modes") or {}
+    if is_missing(shares.get("share_error")):
         return Cell(NOTHING)
-    return Cell(f"{told['share_error']:.3f}", (f"floor {told['share_error_floor']:.3f}",))
+    return Cell(f"{shares['share_error']:.3f}", (f"floor {shares['share_error_floor']:.3f}",))
 
 
 def _nfe_cell(policy: Policy, results: Results) -> Cell:
@@ -146,8 +147,8 @@ def _distance_cell(policy: Policy, results: Results) -> Cell:
     if not fidelity:
         return Cell(NOTHING, ("not measured",))
     to, back = fidelity.get("chamfer_student_to_teacher"), fidelity.get("chamfer_teacher_to_student")
-    beside = (f"floor {number(floor['energy_distance'])}",) if floor and results["kind"] != "run" else ()
-    return Cell(number(fidelity.get("energy_distance")), (*beside, "Chamfer", f"{number(to)} / {number(back)}"))
+    floor_note = (f"floor {number(floor['energy_distance'])}",) if floor and results["kind"] != "run" else ()
+    return Cell(number(fidelity.get("energy_distance")), (*floor_note, "Chamfer", f"{number(to)} / {number(back)}"))
 
 
 def _off_support_cell(policy: Policy, results: Results) -> Cell:

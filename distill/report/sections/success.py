@@ -11,6 +11,7 @@ from distill.report.section import Picture, Section, data_uri
 
 
 def against_speed(results: Results, folder: Path) -> Sequence[Picture]:
+    """Success rate over policy calls per second; none without latencies."""
     policies = results["policies"]
     if not results["measured_success"] or not any(policy.get("latency") for policy in policies):
         return []
@@ -25,6 +26,7 @@ def _speed_text(results: Results) -> Sequence[str]:
 
 
 def mode_shares(results: Results, folder: Path) -> Sequence[Picture]:
+    """Histogram of the modes reached by the reference and the default student."""
     pair = (reference_policy(results), default_student(results))
     series = [
         (policy["label"], colour, policy["mode_counts"])

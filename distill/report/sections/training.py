@@ -1,4 +1,4 @@
-"""How the training went: the losses, and the checkpoints that were chosen among."""
+"""Training losses, and the choice among checkpoints."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ MEANINGS = {
 
 
 def curves(results: Results, folder: Path) -> Sequence[Picture]:
+    """The training losses."""
     losses = results.get("curves") or {}
     return [Picture(data_uri(figures.training_curves(losses)), "training losses")] if any(losses.values()) else []
 
@@ -53,7 +54,7 @@ def checkpoint_table(results: Results) -> Table | None:
 def _checkpoints_text(results: Results) -> Sequence[str]:
     if results["measured_success"]:
         return ("Rolled out on validation starts, which are others than the starts of the results above.",)
-    return ("PolicyFigures on validation observations, which nothing else looks at.",)
+    return ("Measured on validation observations, which nothing else uses.",)
 
 
 CURVES = Section(

@@ -10,6 +10,7 @@ from distill.report.tables import Table, distilling_line, duration, fact_table
 
 
 def wall_table(results: Results) -> Table | None:
+    """The wall time of every stage; None when not measured."""
     walls = results["made"].get("wall_s") or {}
     rows = [(str(stage), duration(seconds)) for stage, seconds in walls.items()]
     return fact_table(rows, ("Stage", "Wall time")) if rows else None

@@ -42,7 +42,7 @@ def test_it_says_what_a_recording_is_and_shows_one_frame(
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["nowhere"], "nowhere: there is nothing"), (["set", "--names", "img"], "names: got ['img'], expected key=feature"),
-    (["set", "--out", "page.pdf"], "out: got page.pdf, expected a page"),
+    (["set", "--out", "page.pdf"], "out: got page.pdf, expected an HTML file"),
     (["set", "--features", "observation.images.x"], "was not recorded"),
     (["set", "--dt-s", "0.15"], "expected a whole number of frames"),
     (["set", "--leave-out", "77"], "leave_out: got episodes [77]"),

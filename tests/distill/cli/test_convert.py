@@ -193,8 +193,8 @@ def test_a_student_of_a_foreign_teacher_learns_to_see(main: Main, place: SimpleN
     student = load_student("out/distill/chamfer")
     assert student.shape.encoder is not None and student.shape.encoder.sources == ("observation.images.front",)
     told = report()
-    assert told["policies"][0]["sees"] == [STATE, "observation.images.front"]
-    assert told["policies"][-1]["sees"] == ["observation.images.front"]
+    assert told["policies"][0]["observes"] == [STATE, "observation.images.front"]
+    assert told["policies"][-1]["observes"] == ["observation.images.front"]
 
 
 def test_what_does_not_fit_into_memory_is_read_each_time() -> None:
@@ -231,10 +231,10 @@ def test_a_mistake_in_the_command_is_said_in_a_line(main: Main, place: SimpleNam
     refused(main, capsys, line("teacher", "--observations", "user"), "user: got ['envs', 'my_policy.py'], expected our demo")
     refused(main, capsys, line("teacher", "--task", "aviod"), "task: unknown 'aviod'", "Did you mean 'avoid'?")
     refused(main, capsys, line("teacher", "--task", "detour"), "teacher is for task 'avoid', not 'detour'")
-    refused(main, capsys, line("teacher", "--student.objectives", "shortcut"), "is trained on demonstrations, convert has none")
+    refused(main, capsys, line("teacher", "--student.objectives", "shortcut"), "needs demonstrations, which convert")
     refused(main, capsys, line("teacher", "--evaluate.execution-horizon", "9"), "a chunk has only 8 actions")
-    refused(main, capsys, line("teacher", "--sample.num-hypotheses", "1"), "one hypothesis is no set")
-    refused(main, capsys, line("teacher", "--adapter.arguments", "nothing", out="user"), "--out: user holds other files")
+    refused(main, capsys, line("teacher", "--sample.num-hypotheses", "1"), "a single hypothesis is not a set")
+    refused(main, capsys, line("teacher", "--adapter.arguments", "nothing", out="user"), "--out: user contains other files")
     refused(main, capsys, line("teacher", out="tiny.yaml"), "--out: tiny.yaml is a file; name a new folder")
     spec, there = envs.task_spec("avoid"), np.full((16, 2), 0.4, np.float32)
     start = stored_starts("avoid", 0, "train", 1)[0]

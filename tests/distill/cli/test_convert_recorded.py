@@ -82,7 +82,7 @@ def refusals(tmp_path: Path) -> dict[str, tuple[str, Path, tuple[str, ...], str]
     return {
         "rate": (policy(tmp_path / "rate.py", more="dt_s = 0.05"), plain, (), "30 Hz.*policy's control period is 0.05 s"),
         "instruction": (policy(tmp_path / "told.py", more="instruction = 'open it'"), two, (),
-                        "has 2 tasks.* the policy is told 'open it' in all frames; .*--instructions 'open it'"),
+                        "has 2 tasks.* the policy is given 'open it' in all frames; .*--instructions 'open it'"),
         "names": (policy(tmp_path / "names.py"), plain, ("--names", "staet=observation.state"), "speaks of 'staet'"),
         "features": (policy(tmp_path / "seen.py"), plain, ("--features", "observation.images.top"), "was not recorded"),
         "split": (policy(tmp_path / "split.py"), plain, ("--split.test", "0.9"), "split.test: got 0.9"),

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from distill.cli import doctor
-from distill.cli.doctor import Check, Needed
+from distill.cli.doctor import Check, Requirement
 from distill.hypotheses import neighbours
 
 HERE = {
@@ -46,7 +46,7 @@ def test_all_is_well(machine, capsys):
     assert [check for check in doctor.checks() if check.status == "missing"] == []
     assert doctor.run_doctor() == 0
     printed = capsys.readouterr().out
-    assert "mujoco" in printed and "3.8.1" in printed and "Ready: everything required is here." in printed
+    assert "mujoco" in printed and "3.8.1" in printed and "Ready: everything required is installed." in printed
     assert "MISSING" not in printed
 
 
@@ -132,7 +132,7 @@ def test_faiss(machine, monkeypatch, cpu, gpu, status, found):
     machine.installed.pop("faiss-cpu")
     machine.installed |= {name: version for name, version in (("faiss-cpu", cpu), ("faiss-gpu", gpu)) if version}
     check = _find("faiss")
-    words = neighbours.faiss_in_words().removeprefix("installed, ")
+    words = neighbours.describe_faiss().removeprefix("installed, ")
     assert words.startswith("CPU only: " if cpu or gpu else "not installed: ")
     assert (check.status, check.found) == (status, found.replace("WORDS", words))
     assert ("pip install faiss-cpu" in check.advice) == (not cpu and not gpu)
@@ -145,13 +145,13 @@ def test_a_faiss_that_is_listed_but_not_there_or_there_but_not_listed(machine, m
     assert check.advice == "pip install --force-reinstall faiss-cpu"
     monkeypatch.setattr(neighbours, "faiss_available", lambda: True)
     del machine.installed["faiss-cpu"]
-    assert _find("faiss") == Check("faiss", "ok", neighbours.faiss_in_words())
-    assert neighbours.faiss_in_words().startswith("installed, ")
+    assert _find("faiss") == Check("faiss", "ok", neighbours.describe_faiss())
+    assert neighbours.describe_faiss().startswith("installed, ")
 
     def refuse():
         raise OSError("libfaiss.so: cannot open")
 
-    monkeypatch.setattr(neighbours, "faiss_in_words", refuse)
+    monkeypatch.setattr(neighbours, "describe_faiss", refuse)
     assert _find("faiss").found == "not usable: OSError: libfaiss.so: cannot open"
     assert _find("faiss").status == "optional"
 
@@ -159,7 +159,7 @@ def test_a_faiss_that_is_listed_but_not_there_or_there_but_not_listed(machine, m
 def test_renderers(machine):
     assert _find("renderer egl") == Check("renderer egl", "ok", "works")
     osmesa = _find("renderer osmesa")  # EGL works, so nothing is to be done
-    assert osmesa == Check("renderer osmesa", "ok", "not needed beside EGL (library libOSMesa not found)")
+    assert osmesa == Check("renderer osmesa", "ok", "not needed next to EGL (library libOSMesa not found)")
     machine.backends["egl"] = "library libEGL not found"
     assert _find("renderer egl").status == _find("renderer osmesa").status == "optional"
     assert "libegl1" in _find("renderer egl").advice and "libosmesa6" in _find("renderer osmesa").advice
@@ -230,7 +230,7 @@ def test_a_status_of_another_kind_is_refused():
 
 
 def test_wanted_is_written_as_pip_reads_it():
-    assert Needed("a", "1.0").wanted == ">=1.0" and Needed("a", "1.0", "2").wanted == ">=1.0,<2"
+    assert Requirement("a", "1.0").wanted == ">=1.0" and Requirement("a", "1.0", "2").wanted == ">=1.0,<2"
 
 
 def test_the_real_machine_can_be_looked_at():

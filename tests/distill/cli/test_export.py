@@ -189,7 +189,7 @@ def test_an_existing_folder_is_never_overwritten(
     export_student(options, print)
     capsys.readouterr()
     line = refused(main, capsys, tmp_path, "--student", str(options.student), "--out", str(options.out), "--formats")
-    assert "exists already and is left as it is" in line
+    assert "already exists and is not overwritten" in line
 
 
 def test_a_graph_that_differs_is_refused_and_nothing_of_it_stays(

@@ -40,7 +40,7 @@ FLAGS = [
     "evaluate.latency_warmup",
     "real_time.latency_ms", "real_time.time_scales", "real_time.scale_to_clock",
     "real_time.teacher_steps", "real_time.execution_horizon",
-    "real_time.patience", "real_time.starts", "real_time.consistent",
+    "real_time.delays_per_query", "real_time.starts", "real_time.temporal_consistency",
     "rlbench.program", "rlbench.python", "rlbench.workers", "rlbench.dataset", "rlbench.arm", "rlbench.collision_checking",
     "rlbench.per_action_collision_checking",
     "rlbench.keyframes", "rlbench.subsample", "rlbench.gripper_threshold", "rlbench.variations", "rlbench.max_steps",
@@ -82,7 +82,7 @@ def test_the_package_wins_over_the_script_of_the_same_name() -> None:
         ("--task avoid --sample.num-hypotheses 0", "sample.num_hypotheses: got 0, expected at least .*"),
         (
             "sample --sample.num-hypotheses 1",
-            "sample.num_hypotheses: got 1, expected at least 2: one hypothesis is no set",
+            "sample.num_hypotheses: got 1, expected at least 2: a single hypothesis is not a set",
         ),
         ("--config nowhere.yaml", "no config at nowhere.yaml, and no preset of this name. Presets: .*"),
         ("--seed 1 --config", "--config: got nothing, expected a preset or a YAML file, such as avoid"),
@@ -224,7 +224,7 @@ def test_a_dry_run_says_what_is_done_and_what_a_change_would_make_again(main, ca
     assert before == {path: path.stat().st_mtime_ns for path in copied_run.run.rglob("*")}
     manifest = json.loads((copied_run.run / "sample" / "manifest.json").read_text())
     (copied_run.run / "sample").rename(copied_run.run / f"sample.{manifest['key'][:8]}")
-    assert plan()["sample"] == "done (put aside, comes back)"
+    assert plan()["sample"] == "done (archived, will be restored)"
 
 
 # -- processes -----------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distill.cli.measured import figures_of, run_time_of
+from distill.cli.measured import figures_of, inference_settings_of
 from distill.store.manifest import commit, partial_folder
 from students.export.card import PolicyFigures, Provenance
 from students.selection import Selection
@@ -60,7 +60,7 @@ def test_the_figures_are_those_of_the_students_own_stages(run: Path) -> None:
     assert found.teacher is not None
     assert (found.teacher.label, found.teacher.successes, found.teacher.hz) == ("teacher, 50 steps", 90, 250.0)
     assert found.provenance == Provenance("a-run", "3", "today", "a core")
-    assert run_time_of(run / "distill/chamfer", 8).selection == Selection("temporal_consistency", 8, 2)
+    assert inference_settings_of(run / "distill/chamfer", 8).selection == Selection("temporal_consistency", 8, 2)
 
 
 def test_figures_of_another_student_of_that_name_are_not_taken(run: Path) -> None:
@@ -68,7 +68,7 @@ def test_figures_of_another_student_of_that_name_are_not_taken(run: Path) -> Non
     assert figures_of(run / "distill/chamfer").student == PolicyFigures("student")
     # the one that was put aside still has its own
     assert figures_of(run / "distill/chamfer.student-").student.successes == 50
-    assert run_time_of(run / "distill/chamfer", 8).selection.kind == "single"  # nothing is said of a choice
+    assert inference_settings_of(run / "distill/chamfer", 8).selection.kind == "single"  # nothing is said of a choice
 
 
 def test_measured_again_with_another_student_the_old_figures_are_found_aside(run: Path) -> None:
@@ -92,7 +92,7 @@ def test_what_was_not_measured_is_none(run: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
     alone.mkdir()
     assert figures_of(alone).student == PolicyFigures("student") and figures_of(alone).provenance == Provenance()
-    assert run_time_of(alone, 6).source == "default" and run_time_of(alone, 6).execution_horizon == 6
+    assert inference_settings_of(alone, 6).source == "default" and inference_settings_of(alone, 6).execution_horizon == 6
 
 
 def test_figures_that_were_changed_are_refused(run: Path) -> None:

@@ -35,7 +35,7 @@ def test_the_folder_of_coppeliasim(root: Path, tmp_path: Path) -> None:
     assert doctor.root_check({"COPPELIASIM_ROOT": str(root)}) == Check("COPPELIASIM_ROOT", "ok", str(root))
     status, found, advice = told(doctor.root_check({}))
     assert (status, found) == ("missing", "not set") and "export COPPELIASIM_ROOT=" in advice
-    assert told(doctor.root_check({"COPPELIASIM_ROOT": "/nowhere"}))[1] == "/nowhere is no folder"
+    assert told(doctor.root_check({"COPPELIASIM_ROOT": "/nowhere"}))[1] == "/nowhere is not a folder"
     outer = told(doctor.root_check({"COPPELIASIM_ROOT": str(tmp_path)}))
     assert outer[0] == "missing" and outer[2] == f"export COPPELIASIM_ROOT={root}"
     (root / "libcoppeliaSim.so").unlink()
@@ -76,7 +76,7 @@ def test_qt(environment: dict[str, str], status: str, advice: str) -> None:
 def test_pyrep_and_the_strangers_pyrep() -> None:
     assert doctor.pyrep_check(TOLD).status == "ok"
     status, found, advice = told(doctor.pyrep_check({**TOLD, "backend": False}))
-    assert (status, found) == ("missing", "/there/pyrep is another project's")
+    assert (status, found) == ("missing", "/there/pyrep belongs to another project")
     assert advice.startswith("pip uninstall -y pyrep; ") and "git+https://github.com/stepjam/PyRep.git" in advice
     status, _, advice = told(doctor.pyrep_check({**TOLD, "modules": {}}))
     assert status == "missing" and "never `pip install pyrep`" in advice

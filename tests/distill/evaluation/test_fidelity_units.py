@@ -19,17 +19,17 @@ def _reference() -> torch.Tensor:
     return torch.rand(6, 16, 4, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def test_a_policy_that_is_off_by_its_whole_range_is_outside_however_wide_the_statistics_are() -> None:
+def test_a_policy_that_is_off_by_its_whole_range_is_off_support_however_wide_the_statistics_are() -> None:
     reference, wide = _reference(), _fitted([-1.0, -1.0], [1.0, 1e4])
     off, weights = reference + torch.tensor([0.0, 2.0]), torch.ones(2)
 
-    def outside(normaliser: Normaliser) -> float:
+    def off_support(normaliser: Normaliser) -> float:
         sets = [normaliser.normalise_action(each[:1]) for each in (off, reference)]
         return set_fidelity(sets[0], sets[1], weights)["off_support_share"]
 
-    assert outside(wide) == 0.0  # what is not to be believed
+    assert off_support(wide) == 0.0  # what is not to be believed
     mended = measuring_normaliser(wide, reference)
-    assert outside(mended) == 1.0
+    assert off_support(mended) == 1.0
     assert float(mended.action_high[1]) < 1.2 and float(wide.action_high[1]) == 1e4
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.evaluation import latency
-from distill.evaluation.latency import STAGES, measure
+from distill.evaluation.latency import STAGES, measure_latency
 from distill.evaluation.policies import Policy, StudentPolicy, TeacherPolicy
 from envs.specs import STATE
 from students.selection import SINGLE_SAMPLE, Selection
@@ -52,7 +52,7 @@ class Fake:
 
 
 def _measure(policies: list[Any], calls: int = 3, warmup: int = 2, execution_horizon: int = 5) -> dict[str, Any]:
-    return measure(policies, STATES, calls=calls, warmup=warmup, execution_horizon=execution_horizon)
+    return measure_latency(policies, STATES, calls=calls, warmup=warmup, execution_horizon=execution_horizon)
 
 
 def test_policies_are_asked_in_turns_on_the_same_observation() -> None:
@@ -129,7 +129,7 @@ def test_every_candidate_is_part_of_the_call_and_of_its_head(
         return selection if policy.name == "student" else SINGLE_SAMPLE
 
     policies = [NotingTeacher(teacher, 2), Noting(student, "student")]
-    rows = measure(policies, STATES, calls=2, warmup=1, execution_horizon=horizon, selection=chosen)
+    rows = measure_latency(policies, STATES, calls=2, warmup=1, execution_horizon=horizon, selection=chosen)
     assert set(rows) == {"teacher_2", "student"}
     # in each of three rounds once for the whole and once for its stages, and one evaluation is of all candidates
     assert heads == ([("teacher_2", (1, 1, 8, 2))] * 2 + [("student", (1, candidates, 1))] * 2) * 3
@@ -147,7 +147,7 @@ def test_what_is_timed_as_the_last_stage_is_the_choice(make_student) -> None:
         return plain(chunks)
 
     student.normaliser.unnormalise_action = noting  # type: ignore[method-assign]
-    measure([StudentPolicy(student, "student")], STATES, 2, 1, 5, selection=lambda _: Selection("outlier_rejection", 7))
+    measure_latency([StudentPolicy(student, "student")], STATES, 2, 1, 5, selection=lambda _: Selection("outlier_rejection", 7))
     assert left == [(1, 8, 2)] * 6
 
 
@@ -162,7 +162,7 @@ def test_a_policy_remembers_from_call_to_call() -> None:
 
     journal: list[tuple[str, float]] = []
     kept = Selection("kept_latent", forget_every=2)
-    measure([Drawing("a", journal)], STATES, 5, 0, 5, selection=lambda _: kept)  # type: ignore[list-item]
+    measure_latency([Drawing("a", journal)], STATES, 5, 0, 5, selection=lambda _: kept)  # type: ignore[list-item]
     # a round encodes twice: rounds 0, 2 and 4 begin after 0, 4 and 8, and their stages have encoded twice more
     assert drawn == [0, 2, 4, 6, 8, 10]
 

@@ -13,7 +13,7 @@ from distill.evaluation import monitor as monitoring
 from distill.evaluation.monitor import SupportMonitor
 from distill.evaluation.nearest_demonstration import DemonstrationMemory, NearestDemonstration
 from distill.evaluation.policies import device_of, postprocess, sample_set
-from distill.evaluation.rollouts import decide
+from distill.evaluation.rollouts import query_policy
 from distill.inputs.rollouts import monitor_of
 from envs import task_spec
 from envs.demonstrations import Demonstration, Demonstrations
@@ -111,7 +111,7 @@ def test_one_of_several_neighboursis_drawn_each_from_another_episode(
 
     def plans(states: np.ndarray, first_seed: int) -> np.ndarray:
         generators = [torch.Generator().manual_seed(first_seed + row) for row in range(len(states))]
-        return decide(policy, {STATE: states}, generators, SINGLE_SAMPLE, [Memory() for _ in states], 8)[0]
+        return query_policy(policy, {STATE: states}, generators, SINGLE_SAMPLE, [Memory() for _ in states], 8)[0]
 
     chunks = plans(states.repeat(200, 0), 0).reshape(2, 200, 8, 2)
     for row, frames in ((0, (4, 16)), (1, (28, 16))):  # the second row's nearest other episode is the middle one

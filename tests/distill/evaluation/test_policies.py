@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from distill.evaluation.policies import Policy, StudentPolicy, TeacherPolicy, postprocess, preprocess, sample_set
-from distill.evaluation.rollouts import decide
+from distill.evaluation.rollouts import query_policy
 from envs.specs import STATE
 from students.selection import KINDS, SAME_PLAN, SINGLE_SAMPLE, Memory, Selection, first_inlier
 
@@ -49,7 +49,7 @@ def _decide(
     policy: Policy, states: np.ndarray, generators: list[torch.Generator], selection: Selection = SINGLE_SAMPLE
 ) -> np.ndarray:
     """The raw chunks `[B, T, A]` of episodes at their first replan, three actions of each carried out."""
-    return decide(policy, {STATE: states}, generators, selection, [Memory() for _ in states], 3)[0]
+    return query_policy(policy, {STATE: states}, generators, selection, [Memory() for _ in states], 3)[0]
 
 
 def _set(policy: Policy, seed: int, samples: int, selection: Selection = SINGLE_SAMPLE) -> np.ndarray:

@@ -49,27 +49,27 @@ def test_without_delay_a_plan_is_carried_out_from_its_first_action_on() -> None:
 
 def test_a_late_plan_is_entered_where_time_is() -> None:
     """Asked at 3, there at 5: its actions for steps 3 and 4 are skipped."""
-    assert _table(Clock(2, 3, patience=1), 8, 9) == [
+    assert _table(Clock(2, 3, delays_per_query=1), 8, 9) == [
         (0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (3, 2), (3, 3), (3, 4), (6, 2)
     ]  # fmt: skip
 
 
 def test_a_policy_makes_one_plan_at_a_time_and_follows_it_as_long_as_it_is_patient() -> None:
-    assert [Clock(5, 3, patience).period for patience in (1, 1.5, 2)] == [5, 8, 10]  # 7.5 is rounded up
+    assert [Clock(5, 3, delays_per_query).period for delays_per_query in (1, 1.5, 2)] == [5, 8, 10]  # 7.5 is rounded up
     assert [Clock(delay, 4).period for delay in (0, 1, 2, 3, 4)] == [4, 4, 4, 6, 8]
     # asked at 2, 4, ..: the plan that comes in when the next is asked for is the one before it
-    assert _table(Clock(2, 1, patience=1), 8, 8) == [(0, 0), (0, 1), (0, 2), (0, 3), (2, 2), (2, 3), (4, 2), (4, 3)]
+    assert _table(Clock(2, 1, delays_per_query=1), 8, 8) == [(0, 0), (0, 1), (0, 2), (0, 3), (2, 2), (2, 3), (4, 2), (4, 3)]
 
 
 def test_a_plan_that_runs_out_holds_its_last_target() -> None:
-    assert _table(Clock(3, 4, patience=1), 4, 9) == [
+    assert _table(Clock(3, 4, delays_per_query=1), 4, 9) == [
         (0, 0), (0, 1), (0, 2), (0, 3), (0, 3), (0, 3), (0, 3), (4, 3), (4, 3)
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("wrong", [{"delay": -1}, {"every": 0}, {"patience": 0.5}, {"patience": math.inf}])
+@pytest.mark.parametrize("wrong", [{"delay": -1}, {"every": 0}, {"delays_per_query": 0.5}, {"delays_per_query": math.inf}])
 def test_a_clock_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="delay >= 0 and every >= 1|patience: got"):
+    with pytest.raises(ValueError, match="delay >= 0 and every >= 1|delays_per_query: got"):
         Clock(**{"delay": 0, "every": 1, **wrong})
 
 
@@ -97,7 +97,7 @@ def test_with_no_latency_and_no_disturbance_an_episode_is_that_of_the_synchronou
     moving = run_in_real_time("avoid", policy, STARTS, indices, Clock(0, every), 7, False, 9, at_once=3, selection=selection)
     assert [run.episode for run in moving] == waiting
     assert len({episode.steps for episode in waiting}) > 1 and sum(episode.compared for episode in waiting) > 0 or every == 8
-    assert {(run.moved_at, run.reaction_steps) for run in moving} == {(None, None)}
+    assert {(run.disturbed_at, run.reaction_steps) for run in moving} == {(None, None)}
 
 
 @pytest.mark.parametrize("task", ["detour", "handles"])
@@ -151,7 +151,7 @@ def _roll(
 
 def test_what_is_carried_out_is_what_the_clock_says(counting: Counting) -> None:
     """Every 3 steps, 2 late, plans of 4 actions: the second plan is asked at 3, comes at 5, and is at its end at 6."""
-    run = _roll(counting, Clock(2, 3, patience=1))[0]
+    run = _roll(counting, Clock(2, 3, delays_per_query=1))[0]
     assert _carried_out(run, 12) == [
         (0, 0), (0, 1), (0, 2), (0, 3), (0, 3), (1, 2), (1, 3), (1, 3), (2, 2), (2, 3), (2, 3), (3, 2)
     ]  # fmt: skip
@@ -160,7 +160,7 @@ def test_what_is_carried_out_is_what_the_clock_says(counting: Counting) -> None:
 
 
 def test_a_plan_is_made_from_what_was_seen_when_it_was_asked_for(counting: Counting) -> None:
-    run = _roll(counting, Clock(2, 3, patience=1))[0]
+    run = _roll(counting, Clock(2, 3, delays_per_query=1))[0]
     seen = torch.stack([state[0, -1] for state in counting.asked])
     path = torch.tensor(run.episode.path)
     torch.testing.assert_close(seen, path[0:100:3].float(), atol=6e-5, rtol=0)  # the path is rounded to 0.1 mm
@@ -177,7 +177,7 @@ def test_a_broken_plan_ends_the_episode_when_it_is_entered(make_teacher: Callabl
 
 
 def test_who_is_asked_less_often_than_it_plans_is_refused(counting: Counting) -> None:
-    with pytest.raises(ValueError, match="teacher_1 has 4 actions, the policy is asked every 5 steps; ask at least every 4"):
+    with pytest.raises(ValueError, match="teacher_1 has 4 actions, .* queried every 5 steps; query at least every 4"):
         _roll(counting, Clock(0, 5))
 
 
@@ -190,7 +190,7 @@ def _disturb_at(monkeypatch: pytest.MonkeyPatch, first: int, last: int | None = 
 
 
 @pytest.mark.parametrize(
-    ("delay", "every", "moved_at", "reaction"),
+    ("delay", "every", "disturbed_at", "reaction"),
     [
         (0, 1, 5, 1),  # seen at 6, asked at 6, carried out at 6: no one can be faster
         (0, 4, 3, 1),  # asked at 4
@@ -202,27 +202,27 @@ def _disturb_at(monkeypatch: pytest.MonkeyPatch, first: int, last: int | None = 
     ],
 )
 def test_the_reaction_is_counted_from_the_begin_of_the_move_to_the_first_answer_carried_out(
-    counting: Counting, monkeypatch: pytest.MonkeyPatch, delay: int, every: int, moved_at: int, reaction: int
+    counting: Counting, monkeypatch: pytest.MonkeyPatch, delay: int, every: int, disturbed_at: int, reaction: int
 ) -> None:
-    _disturb_at(monkeypatch, moved_at)
+    _disturb_at(monkeypatch, disturbed_at)
     run = _roll(counting, Clock(delay, every), disturbed=True)[0]
-    assert (run.moved_at, run.reaction_steps) == (moved_at, reaction)
+    assert (run.disturbed_at, run.reaction_steps) == (disturbed_at, reaction)
     assert outcome(run) == {
         "index": 0, "success": False, "failure": "timeout", "mode": "", "steps": 100, "queries": run.episode.queries,
-        "moved_at": moved_at, "reaction_steps": reaction,
+        "disturbed_at": disturbed_at, "reaction_steps": reaction,
     }  # fmt: skip
 
 
 def test_who_has_ended_before_is_not_disturbed(counting: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
     _disturb_at(monkeypatch, 100)
     run = _roll(counting, Clock(0, 4), disturbed=True)[0]
-    assert run.episode.steps == 100 and (run.moved_at, run.reaction_steps) == (None, None)
+    assert run.episode.steps == 100 and (run.disturbed_at, run.reaction_steps) == (None, None)
 
 
 def test_an_answer_that_comes_after_the_end_is_none(counting: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
     _disturb_at(monkeypatch, 97)
     run = _roll(counting, Clock(3, 4), disturbed=True)[0]  # asked at 102
-    assert (run.moved_at, run.reaction_steps) == (97, None)
+    assert (run.disturbed_at, run.reaction_steps) == (97, None)
 
 
 def test_all_policies_and_latencies_meet_the_same_disturbances(
@@ -235,7 +235,7 @@ def test_all_policies_and_latencies_meet_the_same_disturbances(
         (Counting(make_teacher(horizon=8), 1), Clock(2, 3), (3, 1, 0, 2), 2),
     ):
         runs = _roll(policy, clock, indices, disturbed=True, at_once=at_once)
-        steps.append({run.episode.index: run.moved_at for run in runs})
+        steps.append({run.episode.index: run.disturbed_at for run in runs})
     assert steps[0] == steps[1] and len(set(steps[0].values())) > 1
 
 
@@ -244,7 +244,7 @@ def test_a_disturbed_episode_is_the_same_alone_and_in_company(make_student: Call
     together = {run.episode.index: run for run in _roll(policy, Clock(1, 4), tuple(range(5)), disturbed=True)}
     for index in (3, 1):
         alone = _roll(policy, Clock(1, 4), (index,), disturbed=True)[0]
-        assert (alone.moved_at, alone.reaction_steps) == (together[index].moved_at, together[index].reaction_steps)
+        assert (alone.disturbed_at, alone.reaction_steps) == (together[index].disturbed_at, together[index].reaction_steps)
         np.testing.assert_allclose(alone.episode.path[:20], together[index].episode.path[:20], atol=2e-3)
 
 

@@ -188,10 +188,10 @@ def test_real_time_has_stages_only_when_it_is_asked_for_and_changes_no_other_but
         ("real_time.latency_ms", (0.0,), REAL_TIME | {"report"}),
         ("real_time.time_scales", (2.0,), REAL_TIME | {"report"}),
         ("real_time.scale_to_clock", True, REAL_TIME | {"report"}),
-        ("real_time.consistent", False, {"real_time/chamfer", "report"}),
+        ("real_time.temporal_consistency", False, {"real_time/chamfer", "report"}),
         ("real_time.execution_horizon", 2, REAL_TIME | {"report"}),
         ("real_time.execution_horizon", 0, REAL_TIME | {"report"}),
-        ("real_time.patience", 1.0, REAL_TIME | {"report"}),
+        ("real_time.delays_per_query", 1.0, REAL_TIME | {"report"}),
         ("real_time.starts", 9, REAL_TIME | {"report"}),
         ("real_time.teacher_steps", (4, 1), {"real_time/teacher_1", "report"}),
         ("evaluate.execution_horizon", 9, {"teach", "sample", "reference"} | TRAINED | CHOSEN | EVALUATED | END | REAL_TIME),
@@ -224,7 +224,7 @@ def test_no_flag_of_a_stage_is_forgotten() -> None:
             values: dict[type, Any] = {bool: lambda v: not v, int: lambda v: 2 * v or 9, float: lambda v: v / 2 or 0.1}
             if type(old) in values and not _changed(f"{section}.{item.name}", values[type(old)](old), base):
                 forgotten.append(f"{section}.{item.name}")
-    assert forgotten == ["real_time.consistent"]  # which changes nothing where evaluate.selection is that already
+    assert forgotten == ["real_time.temporal_consistency"]  # which changes nothing where evaluate.selection is that already
 
 
 # -- a teacher from elsewhere --------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ def test_a_teacher_that_fits_is_accepted(make_teacher, tmp_path: Path) -> None:
         (
             {"observation_steps": 1},
             {},
-            "sees 1 observation steps, the config says 2; add --teacher.observation-steps 1",
+            "observes 1 steps, the config has 2; add --teacher.observation-steps 1",
         ),
         ({"horizon": 4}, {}, "execution_horizon is 8, .* plans 4 actions"),
         ({}, {"sample": replace(BASE.sample, solver="ddpm")}, r"sample\.solver: unknown 'ddpm'; expected one of \['euler'"),
@@ -291,7 +291,7 @@ def test_a_student_without_a_teacher_plans_as_far_as_the_teacher_it_is_compared_
     make_teacher().save_pretrained(tmp_path)  # plans 8 actions, the config's own teacher would plan 16
     student = replace(BASE.student, objectives=("imle_policy", "chamfer"))
     config = _with_teacher(tmp_path, student=student)
-    with pytest.raises(ValueError, match=r"imle_policy needs no teacher .* = 16 actions.* plans 8; add --teacher.horizon 8"):
+    with pytest.raises(ValueError, match=r"imle_policy needs no teacher .* = 16 actions.* predicts 8; add --teacher.horizon 8"):
         check_teacher_folder(config)
     check_teacher_folder(_with(config, "teacher.horizon", 8))
     check_teacher_folder(_with_teacher(tmp_path))  # whoever learns from the teacher has its horizon

@@ -107,9 +107,9 @@ def test_an_approximate_index_finds_nearly_all_neighbours_and_fills_short_lists(
 def test_the_size_and_faiss_choose_the_kind_of_index(monkeypatch) -> None:
     sample = _randn(100, 3)
     monkeypatch.setattr(support, "faiss_available", lambda: False)
-    neighbours.say_faiss_is_missing.cache_clear()
+    neighbours.log_missing_faiss.cache_clear()
     assert HypothesisIndex(sample, support.IVF_FROM).exact
-    assert neighbours.say_faiss_is_missing.cache_info().currsize == 1  # it was said
+    assert neighbours.log_missing_faiss.cache_info().currsize == 1  # it was said
     with pytest.raises(ValueError, match="needs FAISS; pip install faiss-cpu"):
         HypothesisIndex(sample, 10, approximate=True)
     monkeypatch.undo()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distill.hypotheses import neighbours
-from distill.hypotheses.neighbours import FAISS_FROM, choose_backend, faiss_in_words, nearest, nearest_k
+from distill.hypotheses.neighbours import FAISS_FROM, choose_backend, describe_faiss, nearest, nearest_k
 
 BACKENDS = [
     "matmul",
@@ -209,20 +209,20 @@ def test_without_faiss_it_is_said_once_and_only_where_it_would_be_taken(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(neighbours, "faiss_available", lambda: False)
-    neighbours.say_faiss_is_missing.cache_clear()
+    neighbours.log_missing_faiss.cache_clear()
     with caplog.at_level(logging.INFO, "distill.hypotheses.neighbours"):
         choose_backend(1, FAISS_FROM, CPU), choose_backend(2, FAISS_FROM, torch.device("cuda"))
         assert caplog.messages == []
         choose_backend(2, FAISS_FROM, CPU), choose_backend(2, FAISS_FROM, CPU)
     assert len(caplog.messages) == 1 and "FAISS is not installed" in caplog.messages[0]
-    assert "pip install faiss-cpu" in caplog.messages[0] and faiss_in_words() in caplog.messages[0]
+    assert "pip install faiss-cpu" in caplog.messages[0] and describe_faiss() in caplog.messages[0]
 
 
 def test_faiss_in_words_when_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "faiss_available", lambda: True)
     for sees, words in ((False, "installed, CPU only"), (True, "never measured")):
         monkeypatch.setattr(neighbours, "faiss_sees_gpu", lambda sees=sees: sees)
-        assert words in faiss_in_words()
+        assert words in describe_faiss()
 
 
 def test_faiss_asked_for_but_missing_is_said_clearly(monkeypatch: pytest.MonkeyPatch) -> None:

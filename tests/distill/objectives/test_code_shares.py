@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distill.hypotheses.distances import embed
 from distill.objectives import code_shares as shares
-from distill.objectives.code_shares import calibrate, energy_of_shares, outside, share_loss
+from distill.objectives.code_shares import calibrate, energy_of_shares, off_support_distance, share_loss
 from envs.specs import STATE
 from students.one_step import CODE_GAIN, SHARE_GAIN, OneStepStudent
 from students.selection import SAME_PLAN
@@ -154,13 +154,13 @@ def test_how_far_outside_on_a_line() -> None:
     teacher = torch.stack([_line(0.0, 0.1, 0.3), _line(5.0, 5.5, 6.0)])  # and .5 in the second observation
     codes = torch.stack([_line(0.0, 0.15, 0.45, 0.7, -1.0), _line(5.2, 6.5, 6.6, 4.0, 4.6)])
     expected = torch.tensor([[0.0, 0.0, 0.0, 0.2, 0.8], [0.0, 0.0, 0.1, 0.5, 0.0]]).double()
-    torch.testing.assert_close(outside(codes, teacher), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(off_support_distance(codes, teacher), expected, rtol=0, atol=1e-6)
 
 
 def test_plans_that_differ_by_less_than_alike_are_within() -> None:
     # a teacher that always plans the same: without the floor every other plan would be outside
     teacher, codes = _line(1.0, 1.0, 1.0)[None], _line(1.0, 1.0 + 0.9 * SAME_PLAN, 1.0 - 0.9 * SAME_PLAN, 1.05)[None]
-    torch.testing.assert_close(outside(codes, teacher), torch.tensor([[0.0, 0.0, 0.0, 0.05 - SAME_PLAN]]).double())
+    torch.testing.assert_close(off_support_distance(codes, teacher), torch.tensor([[0.0, 0.0, 0.0, 0.05 - SAME_PLAN]]).double())
 
 
 # -- calibration ------------------------------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ def _shares(student: OneStepStudent, state_NOS: Tensor) -> Tensor:
 @pytest.fixture
 def unfaithful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing holds to the shares that were learned in training: the least energy alone."""
-    monkeypatch.setattr(shares, "FAITH", 0.0)
+    monkeypatch.setattr(shares, "DIVERGENCE_WEIGHT", 0.0)
 
 
 def _near(got: Tensor, expected: list[float], each: float = 0.02, mean: float = 0.005) -> None:
@@ -236,12 +236,12 @@ def test_calibration_finds_the_shares_of_two_ways(fixed) -> None:
     # even shares: 2 (1/2 2/5 + 1/2 8/5) - 2 1/4 2, the teacher's: 2 (4/5 2/5 + 1/5 8/5) - 2 4/25 2
     assert figures["energy_before"] == pytest.approx(1.0, abs=1e-3)
     assert figures["energy_after"] == pytest.approx(0.64, abs=1e-3)
-    assert figures["outside_before"] == pytest.approx(0.0, abs=1e-6) == figures["outside_after"]
+    assert figures["off_support_before"] == pytest.approx(0.0, abs=1e-6) == figures["off_support_after"]
 
 
 @pytest.mark.parametrize("faith", [0.04, 1.0])
 def test_faith_holds_the_shares_to_those_learned_in_training(fixed, faith: float, monkeypatch) -> None:
-    monkeypatch.setattr(shares, "FAITH", faith)
+    monkeypatch.setattr(shares, "DIVERGENCE_WEIGHT", faith)
     student, state = fixed(-1.0, 1.0), _states(32)
     figures = calibrate(student, _batches(state, _ten(32, 8)), ONES_A, seed=0)
     # with even shares before, E + F KL = 0.64 + 4 (p - 4/5)^2 + F (log 2 + p log p + (1 - p) log(1 - p)) is least where its
@@ -275,8 +275,8 @@ def test_a_code_between_two_ways_is_hardly_taken(fixed) -> None:
     assert float(share_NJ[:, 1].max()) < 0.01
     _near(share_NJ, [0.2, 0.0, 0.8], mean=0.01)
     # a third of the plans is 1 from either way, the border is SAME_PLAN
-    assert figures["outside_before"] == pytest.approx((1 - SAME_PLAN) / 3, abs=1e-3)
-    assert figures["outside_after"] == pytest.approx(float(share_NJ[:, 1].mean()) * (1 - SAME_PLAN), abs=1e-4)
+    assert figures["off_support_before"] == pytest.approx((1 - SAME_PLAN) / 3, abs=1e-3)
+    assert figures["off_support_after"] == pytest.approx(float(share_NJ[:, 1].mean()) * (1 - SAME_PLAN), abs=1e-4)
 
 
 @pytest.mark.usefixtures("unfaithful")
@@ -300,27 +300,27 @@ def test_the_figures_are_the_students_own_and_weigh_every_observation_the_same(f
     # even shares: a is (8/5, 1, 2/5) in the first, (2, 1, 0) in the last, its mean 1 in both; D sums to 8; the stray is
     # 1 from either way, and where there is one way only the other code is 2 from it
     assert figures["energy_before"] == pytest.approx(2 - 8 / 9, abs=1e-3)
-    assert figures["outside_before"] == pytest.approx((1 - SAME_PLAN) / 3 + 6 / 70 * (2 - SAME_PLAN) / 3, abs=1e-3)
+    assert figures["off_support_before"] == pytest.approx((1 - SAME_PLAN) / 3 + 6 / 70 * (2 - SAME_PLAN) / 3, abs=1e-3)
     # what was learned is what the student does from now on
     share_NJ, codes = _shares(student, state), embed(_levels(-1.0, 0.0, 1.0), ONES_A).expand(70, -1, -1)
     teacher = embed(chunks, ONES_A)
-    energy, beyond = _energy(share_NJ, codes, teacher), (share_NJ * outside(codes, teacher)).sum(-1)
+    energy, beyond = _energy(share_NJ, codes, teacher), (share_NJ * off_support_distance(codes, teacher)).sum(-1)
     assert figures["energy_after"] == pytest.approx(float(energy.mean()), abs=1e-4)
-    assert figures["outside_after"] == pytest.approx(float(beyond.mean()), abs=1e-4)
+    assert figures["off_support_after"] == pytest.approx(float(beyond.mean()), abs=1e-4)
     divergence = (share_NJ * (3 * share_NJ).log()).sum(-1).mean()
     assert figures["divergence_after"] == pytest.approx(float(divergence), abs=1e-4)
 
 
 @pytest.mark.usefixtures("unfaithful")
 def test_only_the_codes_most_taken_are_tried_and_the_rest_counts_as_far_outside(fixed, monkeypatch) -> None:
-    monkeypatch.setattr(shares, "TRIED", 2)
+    monkeypatch.setattr(shares, "MAX_CODES", 2)
     student, state = fixed(-1.0, 1.0, 0.0), _states(32)
     with torch.no_grad():
         student.share_head.bias.copy_(torch.tensor([0.4, 0.4, 0.2]).log() / SHARE_GAIN)  # the stray is the least taken
     figures = calibrate(student, _batches(state, _ten(32, 8)), ONES_A, seed=0)
     # the two that are tried have 4/10 each: E is that of even ones, and the rest lies a half range outside
     assert figures["energy_before"] == pytest.approx(1.0, abs=1e-3)
-    assert figures["outside_before"] == pytest.approx(0.2, abs=1e-3)
+    assert figures["off_support_before"] == pytest.approx(0.2, abs=1e-3)
     share_NJ = _shares(student, state)
     assert float(share_NJ[:, 2].max()) < 0.01
     _near(share_NJ, [0.2, 0.8, 0.0], each=0.04)

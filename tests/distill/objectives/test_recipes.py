@@ -29,7 +29,7 @@ HYPOTHESES = 5
 SETTINGS = StudentConfig(batch_size=4, num_latents=3, latent_size=6)
 SETS = [name for name, chosen in RECIPES.items() if isinstance(chosen, SetRecipe)]
 NOISE = [name for name, chosen in OBJECTIVES.items() if chosen.noise]
-RIVALS = [name for name, chosen in RECIPES.items() if isinstance(chosen, FlowMapRecipe)]
+BASELINES = [name for name, chosen in RECIPES.items() if isinstance(chosen, FlowMapRecipe)]
 WEIGHTS_TA = torch.tensor([1.0, 3.0]).repeat(8, 1)
 
 
@@ -75,7 +75,7 @@ def _made(name: str, given: TrainingContext) -> tuple[nn.Module, Batch, tuple[Te
 
 
 def test_there_is_a_recipe_for_every_objective() -> None:
-    assert set(OBJECTIVES) < set(RECIPES) and set(SETS) | set(RIVALS) == set(RECIPES)
+    assert set(OBJECTIVES) < set(RECIPES) and set(SETS) | set(BASELINES) == set(RECIPES)
     assert all(RECIPES[name].label == chosen.label for name, chosen in OBJECTIVES.items())
     assert len({chosen.label for chosen in RECIPES.values()}) == len(RECIPES)
 
@@ -153,7 +153,7 @@ def test_a_student_begins_with_the_teachers_weights_unless_it_is_told_not_to(nam
 def test_a_recipe_costs_about_as_many_chunks_as_any_other(name: str) -> None:
     chosen = RECIPES[name]
     rows = chosen.rows(SETTINGS)
-    assert rows == (4 * 3 if name in RIVALS else 4)
+    assert rows == (4 * 3 if name in BASELINES else 4)
     assert chosen.cheap == (name == "regression") and chosen.teacher == (name != "imle_policy")
 
 
@@ -165,7 +165,7 @@ def test_a_set_recipe_compares_the_chunks_of_its_latents_with_the_hypotheses(nam
     ingredients = given()
     student, batch, (latents,) = _made(name, ingredients)
     objective = OBJECTIVES[name]
-    assert latents.shape == (4, 1 if name == "regression" else 3 * objective.tried, 6)
+    assert latents.shape == (4, 1 if name == "regression" else 3 * objective.pool_factor, 6)
     chunks = student({STATE: batch[STATE]}, latents, normalised=True).detach()
     got = float(RECIPES[name].loss(student, ingredients, batch, latents).detach())
     if objective.choose is None:
@@ -320,7 +320,7 @@ def test_imle_policy_needs_no_teacher_and_learns_from_the_demonstrated_chunk(giv
         student.trunk.from_tokens.weight.normal_(generator=_generator())
     batch = {key: value for key, value in _batch(make_teacher(), 4).items() if key in (STATE, "action")}
     (latents,) = chosen.draws(student, ingredients, 4, _generator())
-    assert latents.shape == (4, 3 * OBJECTIVES["rs_imle"].tried, 16)
+    assert latents.shape == (4, 3 * OBJECTIVES["rs_imle"].pool_factor, 16)
     made = student({STATE: batch[STATE]}, latents, normalised=True).detach()
     target = (batch["action"] - torch.tensor([0.5, -0.1])) / 0.3  # centres and half ranges of the fixture
     distance_BM = (embed(made, WEIGHTS_TA) - embed(target[:, None], WEIGHTS_TA)).norm(dim=-1)
@@ -395,7 +395,7 @@ def test_a_recipe_from_noise_has_only_the_noises_of_the_cache(name: str) -> None
     hypotheses = Config().sample.num_hypotheses
     recipe(name).check(name, _config({"num_latents": hypotheses}))
     more = _config({"num_latents": hypotheses + 1})
-    message = f"num_latents: got {hypotheses + 1}, but {name} has only the {hypotheses} noises .* raise sample.num_hypotheses"
+    message = f"num_latents: got {hypotheses + 1}, but {name} has only the {hypotheses} cached noises .* raise sample"
     _refused(name, more, message.replace("+", re.escape("+")))
     RECIPES["chamfer"].check("chamfer", more)
 
@@ -418,19 +418,19 @@ def test_a_recipe_from_noise_needs_chunks_that_were_made_from_one_noise_each(nam
     energy = EnergyTeacher(given().shape)
     energy.load_state_dict(given().teacher.state_dict())
     for other in (diffusion("ddpm"), energy):
-        with pytest.raises(ValueError, match=f"one noise it was made from; {type(other).__name__} takes more than one"):
+        with pytest.raises(ValueError, match=f"one noise it was generated from; {type(other).__name__} takes more than one"):
             recipe(name).build(given(teacher=other))
 
 
 @pytest.mark.parametrize("kind", ["diffusion", "energy"])
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_what_follows_a_flow_needs_a_flow(name: str, kind: str) -> None:
     RECIPES[name].check(name, _config())
     _refused(name, _config(teacher={"kind": kind}), f"{name} .*teacher.*'flow'")
     RECIPES["chamfer"].check("chamfer", _config(teacher={"kind": kind}))
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", BASELINES)
 @pytest.mark.parametrize("size", [{"width": 64}, {"depth": 2}])
 def test_a_rival_is_of_the_teachers_size(name: str, size: dict[str, int]) -> None:
     _refused(name, _config(size), f"{name} starts from the teacher's weights; leave student.width and student.depth at 0")
@@ -445,7 +445,7 @@ def test_a_set_of_one_is_no_set(name: str) -> None:
         _refused(name, _config({"num_latents": 1}), r"student\.num_latents: got 1, expected at least 2")
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_a_teacher_from_elsewhere_that_is_no_flow_is_refused_when_it_is_there(
     name: str, given, small_shape, statistics
 ) -> None:
@@ -456,7 +456,7 @@ def test_a_teacher_from_elsewhere_that_is_no_flow_is_refused_when_it_is_there(
     RECIPES["chamfer"].build(given(teacher=teacher))
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_a_rival_of_another_size_is_not_built(name: str, given, small_shape) -> None:
     with pytest.raises(ValueError, match="starts from the teacher's weights"):
         RECIPES[name].build(given(shape=replace(small_shape, width=24)))

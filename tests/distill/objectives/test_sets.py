@@ -532,7 +532,7 @@ def test_a_plain_name_is_the_objective_itself() -> None:
         ("chamfer+.3noise_regression", lambda *sets: chamfer(*sets) + 0.3 * paired(*sets)),
     ],
 )
-def test_a_name_may_be_a_weighted_sum_with_knobs(name: str, expected: Loss) -> None:
+def test_a_name_may_be_a_weighted_sum_with_parameters(name: str, expected: Loss) -> None:
     student, teacher, weights = _randn(3, 4, 3, 2), _randn(3, 5, 3, 2, seed=1), torch.tensor([0.7, 2.0])
     chosen = objective(name)
     assert float(chosen.loss(student, teacher, weights)) == pytest.approx(
@@ -541,11 +541,11 @@ def test_a_name_may_be_a_weighted_sum_with_knobs(name: str, expected: Loss) -> N
     assert chosen.label == name
 
 
-def test_a_knob_that_is_set_changes_the_loss() -> None:
+def test_a_parameter_that_is_set_changes_the_loss() -> None:
     student, teacher, weights = _randn(3, 4, 3, 2), _randn(3, 5, 3, 2, seed=1), torch.ones(2)
     for name in ("rs_imle@1.2", "rs_imle_adaptive@2", "sinkhorn@1", "soft_chamfer@1"):
         plain = OBJECTIVES[name.partition("@")[0]]
-        assert plain.knob
+        assert plain.parameter
         difference = objective(name).loss(student, teacher, weights) - plain.loss(student, teacher, weights)
         assert abs(float(difference)) > 0.01
 
@@ -555,9 +555,9 @@ def test_a_sum_needs_the_latents_that_its_terms_need() -> None:
     assert objective("0.5noise_regression").noise and not objective("chamfer+imle").noise
     # a term that needs the teacher's noise gives it to the others, wherever it stands
     for name in ("chamfer+noise_regression", "0.3noise_regression+imle", "2anchored", ANCHORED):
-        assert objective(name).noise and not objective(name).one_sample and objective(name).tried == 1
+        assert objective(name).noise and not objective(name).one_sample and objective(name).pool_factor == 1
     tried = objective("2set_imle")
-    assert tried.tried == 8 and tried.choose is best_set and objective("chamfer+imle").choose is None
+    assert tried.pool_factor == 8 and tried.choose is best_set and objective("chamfer+imle").choose is None
 
 
 @pytest.mark.parametrize(

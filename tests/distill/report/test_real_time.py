@@ -18,14 +18,14 @@ def _episodes(successes: str, reactions: list[int | None] | None = None, failure
     reactions = reactions or []
     return [
         {"index": index, "success": letter == "s", "failure": {"s": "", "f": failure, "t": "timeout"}[letter],
-         "moved_at": 3 if index < len(reactions) else None,
+         "disturbed_at": 3 if index < len(reactions) else None,
          "reaction_steps": reactions[index] if index < len(reactions) else None}
         for index, letter in enumerate(successes)
     ]  # fmt: skip
 
 
 def _result(policy: str, *times: dict[str, Any]) -> dict[str, Any]:
-    return {"policy": policy, "dt_s": 0.05, "every_steps": 4, "patience": 2.0, "times": list(times)}
+    return {"policy": policy, "dt_s": 0.05, "every_steps": 4, "delays_per_query": 2.0, "times": list(times)}
 
 
 def _time(
@@ -48,8 +48,8 @@ LABELS = {"teacher_50": "Teacher, 50 steps", "chamfer": "Student, Chamfer"}
 def results() -> dict[str, Any]:
     rows = paired_rows(RESULTS, LABELS, "chamfer")
     chosen = {"kind": "temporal_consistency", "candidates": 16, "forget_every": 5}
-    return {"real_time": {"disturbance": "The cube is pushed.", "dt_s": 0.05, "every_steps": 4, "patience": 2.0, "rows": rows,
-                       "selection": chosen}}  # fmt: skip
+    return {"real_time": {"disturbance": "The cube is pushed.", "dt_s": 0.05, "every_steps": 4, "delays_per_query": 2.0,
+                       "rows": rows, "selection": chosen}}  # fmt: skip
 
 
 def test_rows_stand_by_time_and_policy_with_what_was_counted(results: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from distill.config import Config
 from distill.runtime.context import Context
-from distill.runtime.execution import do, ensure, in_order
+from distill.runtime.execution import ensure, in_order, run_stage
 from distill.runtime.stage import FolderStage, Input
 from distill.store.manifest import partial_folder, read_manifest, verify
 
@@ -64,7 +64,7 @@ def _open(config: Config) -> Context:
 
 def _done(config: Config, stage: Toy) -> Path:
     with _open(config) as context:
-        return do(context, stage)
+        return run_stage(context, stage)
 
 
 def test_a_stage_is_done_once_and_then_reused(config: Config, capsys) -> None:
@@ -77,14 +77,14 @@ def test_a_stage_is_done_once_and_then_reused(config: Config, capsys) -> None:
     manifest = read_manifest(folder)
     assert manifest is not None and manifest["key"] == stage.key and manifest["made_from"] == {"a": 1}
     told = capsys.readouterr().out
-    assert told.count("[some/stage] done in") == 1 and told.count("[some/stage] done before, reused") == 1
+    assert told.count("[some/stage] done in") == 1 and told.count("[some/stage] already done, reused") == 1
 
 
 def test_a_stage_of_other_inputs_is_done_again_and_the_old_one_comes_back(config: Config) -> None:
     calls: list[Path] = []
     with _open(config) as context:
         for value in (1, 2, 1, 2, 1):
-            folder = do(context, Toy("stage", {"a": value}, _writes(calls, str(value))))
+            folder = run_stage(context, Toy("stage", {"a": value}, _writes(calls, str(value))))
             assert (folder / "file.txt").read_text() == str(value)
     assert len(calls) == 2
 
@@ -209,4 +209,4 @@ def test_a_result_is_read_back_fresh_or_once_a_process(config: Config) -> None:
     with _open(config) as context:
         ensure(context, [stage])
         assert stage.result(context) == config.folder / "stage"
-        assert stage.remembered(context) is stage.remembered(context)
+        assert stage.cached_result(context) is stage.cached_result(context)

@@ -77,7 +77,7 @@ def finished(config: Config) -> Path:
 def whole(config: Config) -> None:
     """Do everything that is missing, to the report."""
     with contextlib.closing(open_world(config)) as world, Context.open(config.folder) as context:
-        run_graph(config, world).do(context)
+        run_graph(config, world).run(context)
 
 
 @pytest.fixture
@@ -339,7 +339,7 @@ def test_what_changes_a_rollout_changes_the_keys_and_nothing_else_does(config: C
     ("line", "message"),
     [
         ("demos: {per_mode: 2}", "demos.per_mode: got 2, expected 1"),
-        ("real_time: {latency_ms: [50.0]}", "the world of rlbench/open_drawer waits for the policy"),
+        ("real_time: {latency_ms: [50.0]}", "rlbench/open_drawer does not support real-time evaluation"),
         ("rlbench: {arm: fly}", "rlbench.arm: unknown 'fly'"),
         ("rlbench: {workers: 0}", "must be at least 1"),
         ("observation: {state_names: [tool_x_m]}", "observation.state_names: unknown 'tool_x_m'"),
