@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from distill.cli.external_config import CompareConfig, ConvertConfig, read_external, resolved
+from distill.cli.in_place import settled_kind
 from distill.cli.launch import is_launched, launch, wanted_processes
 from distill.cli.opening import OUR_STEPS, external_shape, open_policy
 from distill.config import Config
@@ -29,11 +30,12 @@ from teachers.trained import TrainedTeacher
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a command will do: the settled config, its world and the graph of its stages."""
+    """What a command will do: the settled config, its world, the graph of its stages, and what one must know before."""
 
     config: Config
     world: World
     graph: Graph
+    note: str = ""
 
 
 def run_external(command: str, arguments: Sequence[str], script: str, leading: bool) -> int:
@@ -84,8 +86,9 @@ def _conversion(config: ConvertConfig, opened: Opened, recorded: RecordedObserva
             raise ValueError("features: a teacher of ours says itself what is seen; leave out --features")
         policy.check_steps(config.sample.num_steps or policy.CACHE_STEPS, "sample.num_steps")
     elif isinstance(policy, AdapterTeacher):
-        steps = (opened.num_steps, *((2, 1) if policy.description.kind == "velocity field" else ()))
         told = policy.description
+        fewer = told.kind == "velocity field" or not told.obstacle
+        steps = (opened.num_steps, *(each for each in (10, 4, 2, 1) if fewer and each < opened.num_steps))
         shape = its if not config.features else external_shape(
             recorded, config.features, told.observation_steps, its.horizon, its.action_size, config, told.action_names,
             told.dt_s,
@@ -107,9 +110,10 @@ def _conversion(config: ConvertConfig, opened: Opened, recorded: RecordedObserva
     if isinstance(policy, TrainedTeacher):
         for each in made.evaluate.teacher_steps:
             policy.check_steps(each, "evaluate.teacher_steps")
+    in_place, made, note = settled_kind(config, made, opened)
     world = _world(made, its, recorded)
     recording = _recording(made, recorded, [its, *([shape] if shape else [])])
-    return Prepared(made, world, conversion_graph(made, world, opened, recording, shape))
+    return Prepared(made, world, conversion_graph(made, world, opened, recording, shape, in_place), note)
 
 
 def _comparison(opened: Sequence[Opened], config: CompareConfig, recorded: RecordedObservations) -> Prepared:
@@ -133,13 +137,15 @@ def _plain(label: str) -> str:
 
 def _described(command: str, prepared: Prepared) -> str:
     folder = prepared.config.folder
-    lines = [f"{command} into {folder} (seed {prepared.config.seed})"]
+    lines = [f"{command} into {folder} (seed {prepared.config.seed})", *([prepared.note] if prepared.note else [])]
     return "\n".join([*lines, *(f"  {stage.name:28} {state_of(folder, stage)}" for stage in prepared.graph.stages)])
 
 
 def _do(prepared: Prepared) -> None:
     config, graph = prepared.config, prepared.graph
     with Context.open(config.folder, config.wandb) as context, contextlib.closing(prepared.world):
+        if prepared.note:
+            context.say(prepared.note)
         graph.do(context)
         for chosen in graph.named["distill"]:
             if chosen.name == f"distill/{config.student.default}":

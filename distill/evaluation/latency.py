@@ -23,8 +23,10 @@ STAGES = ("preprocess_ms", "encode_ms", "head_ms", "post_ms")
 class TimedElsewhere(Protocol):
     """A policy that runs in another process and takes its times there, so that the way to it is not counted."""
 
-    def time_call(self, seen: RawObservation, generator: torch.Generator) -> tuple[float, list[float]]:
-        """Milliseconds of one call for one observation: whole, and of the four stages."""
+    def time_call(
+        self, seen: RawObservation, generator: torch.Generator, selection: Selection, executed: int
+    ) -> tuple[float, list[float]]:
+        """Milliseconds of one call for one observation: whole, and of the four stages; the choice among samples is in both."""
         ...
 
 
@@ -88,7 +90,7 @@ def measure(
             for policy in policies:
                 chosen, memory = selection(policy), memories[policy.name]
                 if isinstance(policy, TimedElsewhere):
-                    milliseconds, staged = policy.time_call(seen, generator)
+                    milliseconds, staged = policy.time_call(seen, generator, chosen, execution_horizon)
                     if call >= 0:
                         whole[policy.name].append(milliseconds)
                         stages[policy.name].append(staged)

@@ -15,11 +15,12 @@ from distill.report.sections.real_time import REAL_TIME
 from distill.report.sections.results import RESULTS
 from distill.report.sections.success import MODES, SPEED
 from distill.report.sections.training import CHECKPOINTS, CURVES
+from distill.report.sections.verdict import VERDICT
 from distill.report.sections.wall_time import WALL_TIME
 
 SECTIONS: list[Section] = [
     PATHS, ACTION_CHUNKS,
-    RESULTS, BY_TASK, SPEED, MODES,
+    RESULTS, VERDICT, BY_TASK, SPEED, MODES,
     LATENCY, STAGES,
     FIDELITY,
     REAL_TIME,

@@ -14,7 +14,8 @@ and of its own network as a one-step student (one_step.py, training.py):
     check        the observation -> faults: what is wrong with what it offers for that
     train        losses (path), resume (path), what `InPlaceTraining` takes; its arrays -> state
     observe      first; the observation, hypotheses, seeds -> bytes, cached
-    steps        seeds, rates, averages, resume, state, write; rows `[S, B]` -> loss, seconds, cpu_seconds
+    steps        seeds, rates, averages; rows `[S, B]` -> loss, seconds, cpu_seconds
+    write        weights, resume (paths; the former may be ""), state: what `train` then answers
     use          weights (path): from then on chunks are the student's
     save         folder; one observation, seeds -> saved, difference between its chunks and those of what was saved
 """
@@ -82,8 +83,8 @@ class AdapterProgram:
         """See the module's docstring. Raises AdapterError for whatever the user's code raises."""
         commands: dict[str, Callable[..., Any]] = {
             "sample": self._sample, "draw": self._draw, "time": self._time, "evaluations": self._evaluations,
-            "check": self._check, "train": self._train, "observe": self._observe, "steps": self._steps, "use": self._use,
-            "save": self._save,
+            "check": self._check, "train": self._train, "observe": self._observe, "steps": self._steps,
+            "write": self._write, "use": self._use, "save": self._save,
         }  # fmt: skip
         try:
             answered: tuple[dict[str, Any], dict[str, np.ndarray]] = commands[message["command"]](message, arrays)
@@ -177,15 +178,15 @@ class AdapterProgram:
         return told, {}
 
     def _steps(self, message: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Some steps; then the averaged weights and what a resume needs are written, where paths for them are named."""
-        training = self._training
         with torch.enable_grad():
-            told = training.steps(arrays["rows"].tolist(), message["seeds"], message["rates"], message["averages"])
-        if message["write"]:
-            training.write(Path(message["write"]))
-        if message["resume"]:
-            training.write_resume(Path(message["resume"]), message["state"])
-        return told, {}
+            return self._training.steps(arrays["rows"].tolist(), message["seeds"], message["rates"], message["averages"]), {}
+
+    def _write(self, message: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """The averaged weights, where a path for them is named, and what a resume needs."""
+        if message["weights"]:
+            self._training.write(Path(message["weights"]))
+        self._training.write_resume(Path(message["resume"]), message["state"])
+        return {}, {}
 
     def _use(self, message: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         student, training = self._student(), self._load(HERE / "training.py")

@@ -27,14 +27,13 @@ from teachers.adapters.teacher import AdapterFile, AdapterGone, AdapterTeacher
 from teachers.adapters.training import InPlaceTraining, detached, joined, mapped, read_tensors, rows_of
 from teachers.contract import check_teacher
 
-HERE = Path(__file__).parent
-POLICIES = HERE / "in_place_policies.py"
+POLICIES = Path(__file__).parents[3] / "examples" / "own_network.py"
 SEEN = {STATE: torch.linspace(-1, 1, 24).view(6, 2, 2)}
 
 
 def policies() -> Any:
     """The module of the foreign policies, by its path as an adapter is loaded."""
-    spec = importlib.util.spec_from_file_location("in_place_policies", POLICIES)
+    spec = importlib.util.spec_from_file_location("own_network", POLICIES)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -355,8 +354,11 @@ def test_a_network_is_trained_saved_and_read_back_in_its_own_process(tmp_path: P
         return dict(told["state"])
 
     def steps(teacher: AdapterTeacher, write: str = "", save: str = "") -> dict[str, Any]:
-        return teacher.request("steps", {"rows": np.array([[0, 1], [2, 3]])}, seeds=[1, 2], rates=[1e-2, 1e-2],
-                               averages=[0.5, 0.5], write=write, resume=save, state={"step": 2})[0]  # fmt: skip
+        told = teacher.request("steps", {"rows": np.array([[0, 1], [2, 3]])}, seeds=[1, 2], rates=[1e-2, 1e-2],
+                               averages=[0.5, 0.5])[0]  # fmt: skip
+        if save:
+            teacher.request("write", weights=write, resume=save, state={"step": 2})
+        return told
 
     with AdapterTeacher(AdapterFile.parse(f"{POLICIES}:build")) as teacher:
         check_teacher(teacher, SEEN, action_size=2)

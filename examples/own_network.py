@@ -1,6 +1,9 @@
-"""Policies that someone else might have: three small flow networks of different kinds, with what fine-tuning them needs.
+"""An adapter of networks that someone else might have, with all that fine-tuning them in place needs: MLP, U-Net, transformer.
 
-Each is an adapter by itself, `build_mlp`, `build_unet`, `build_transformer`; they import torch alone. `flow_loss` trains them.
+    accelerate launch distill.py convert --teacher examples/own_network.py:build --adapter.arguments folder=my-policy \
+        --observations runs/avoid-seed0/demos --task avoid --out runs/own-network
+
+`Foreign.save` writes the folder, `flow_loss` is what trains one (benchmarks/in_place.py does). It imports nothing of flow2one.
 """
 
 from __future__ import annotations
