@@ -31,7 +31,7 @@ RESULTS = ROOT / "benchmarks/results/in_place.json"
 HORIZONS = {"avoid": (16, 8), "detour": (32, 24), "handles": (16, 16)}
 """Actions of a chunk, and those executed before the next, as in the tasks' presets."""
 
-WIDTH, TEACHER_STEPS, SOLVER_STEPS = 64, {"mlp": 8000, "unet": 3000, "transformer": 3000}, 20
+WIDTH, TEACHER_STEPS, SOLVER_STEPS = 96, {"mlp": 8000, "unet": 4000, "transformer": 4000}, 20
 SHORT = ("--sample.num-observations", "1024", "--evaluate.test-starts", "240", "--evaluate.validation-starts", "48",
          "--evaluate.fidelity-observations", "32", "--evaluate.latency-calls", "100", "--evaluate.latency-warmup",
          "10", "--evaluate.teacher-steps", "20", "4", "2", "1")  # fmt: skip
@@ -71,8 +71,8 @@ def trained(task: str, kind: str, seed: int, demos: Path, runs: Path) -> Path:
         getattr(policy, f"{name}_centre").copy_((low + high) / 2)
         getattr(policy, f"{name}_scale").copy_(((high - low) / 2).clamp(min=1e-6))
     generator, steps = torch.Generator().manual_seed(seed), TEACHER_STEPS[kind]
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=2e-3, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps, pct_start=0.05)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps, pct_start=0.03)
     average = [weight.detach().clone() for weight in policy.parameters()]
     began = time.process_time()
     for _ in range(steps):

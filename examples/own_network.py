@@ -24,7 +24,7 @@ def time_features(t: Tensor) -> Tensor:
 
 
 class Head(nn.Module):
-    """Condition `[N, C]`, x `[N, T, A]`, t `[N]` to a velocity of the shape of x."""
+    """Condition `[N, C]`, x `[N, T, A]`, t `[N]` to the clean chunk that is expected, of the shape of x."""
 
     def __init__(self, horizon: int, action_size: int, width: int) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class Foreign(nn.Module):
         return self.encoder(((state - self.state_centre) / self.state_scale).flatten(1))
 
     def velocity(self, condition: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        return self.head(condition, x, t)
+        return (self.head(condition, x, t) - x) / (1 - t[:, None, None]).clamp(min=0.05)
 
     def to_actions(self, x: Tensor) -> Tensor:
         return x * self.action_scale + self.action_centre
@@ -128,12 +128,13 @@ class Foreign(nn.Module):
         return load(folder)
 
     def flow_loss(self, observation: dict[str, Tensor], action_BTA: Tensor, generator: torch.Generator) -> Tensor:
-        """Flow matching: the squared error of the velocity data - noise at a random time."""
+        """Flow matching: the squared error of the velocity data - noise at a random time, of late times less."""
         data = (action_BTA - self.action_centre) / self.action_scale
         noise = torch.randn(data.shape, generator=generator)
         t = torch.rand(len(data), generator=generator)
         x = t[:, None, None] * data + (1 - t[:, None, None]) * noise
-        return (self.velocity(self.encode(observation), x, t) - (data - noise)).square().mean()
+        error = (self.head(self.encode(observation), x, t) - data) / (1 - t[:, None, None]).clamp(min=0.3)
+        return error.square().mean()
 
 
 def load(folder: str) -> Foreign:

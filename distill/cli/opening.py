@@ -88,8 +88,8 @@ def _refuse_lerobot(path: Path) -> None:
         return  # told by whoever reads it next
     if isinstance(told, dict) and "kind" not in told and "type" in told:
         raise ValueError(f"{path} describes a LeRobot policy of type {told['type']!r}; LeRobot's own classes load it: "
-                         "--teacher teachers/adapters/lerobot.py:build --adapter.python <LeRobot's python> --adapter.arguments "
-                         f"path={path.parent}")  # fmt: skip
+                         "--teacher teachers/adapters/lerobot_policies.py:build --adapter.python <LeRobot's python> "
+                         f"--adapter.arguments path={path.parent}")  # fmt: skip
 
 
 # -- adapters ----------------------------------------------------------------------------------------------------------

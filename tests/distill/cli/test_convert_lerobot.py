@@ -42,7 +42,7 @@ def _record(path: Path) -> None:
 def test_one_command_makes_a_student_of_a_lerobot_policy(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     _record(tmp_path / "recorded.zarr")
-    adapter = ROOT / "teachers/adapters/lerobot.py"
+    adapter = ROOT / "teachers/adapters/lerobot_policies.py"
     tiny = [LEROBOT, str(ROOT / "tests/teachers/adapters/tiny_lerobot.py"), kind, str(tmp_path / "tiny"), str(adapter)]
     made = subprocess.run(tiny, capture_output=True, text=True, check=True)
     told = json.loads(made.stdout.strip().splitlines()[-1])

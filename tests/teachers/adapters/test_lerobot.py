@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import teachers.adapters.lerobot as adapter
+import teachers.adapters.lerobot_policies as adapter
 
 HERE = Path(__file__).parent
 LEROBOT = os.environ.get("FLOW2ONE_LEROBOT", "")

@@ -1,6 +1,6 @@
 """Run by LeRobot's interpreter: a tiny policy with random weights, saved by LeRobot, and what the adapter makes of it.
 
-    python tiny_lerobot.py <kind> <folder> <teachers/adapters/lerobot.py>
+    python tiny_lerobot.py <kind> <folder> <teachers/adapters/lerobot_policies.py>
 
 Prints one line of JSON. Kinds: diffusion, multi_task_dit, smolvla.
 """
@@ -103,12 +103,29 @@ def smolvla(folder: Path) -> tuple[Any, Callable[[Any], Any]]:
     return config, lambda policy: policy.model.vlm_with_expert.get_vlm_model().vision_model
 
 
-def main(kind: str, folder: Path, adapter: Path) -> dict[str, Any]:
+def _small_gemma(folder: Path, model: Any) -> Path:
+    """A tokenizer of single characters, and pi0's networks of a few thousand weights instead of billions."""
+    import lerobot.processor.tokenizer_processor as tokenizers
+
+    small = model.GemmaConfig(width=32, depth=2, mlp_dim=64, num_heads=2, num_kv_heads=1, head_dim=16)
+    model.get_gemma_config = lambda variant: small
+    reader, load = words(folder / "paligemma"), tokenizers.AutoTokenizer.from_pretrained
+    tokenizers.AutoTokenizer.from_pretrained = lambda name, *given, **named: load(str(reader), *given, **named)
+    return reader
+
+
+KINDS: dict[str, Callable[[Path], tuple[Any, Callable[[Any], Any]]]] = {
+    "diffusion": diffusion, "multi_task_dit": multi_task_dit, "smolvla": smolvla
+}  # fmt: skip
+
+
+def saved_policy(kind: str, folder: Path) -> Path:
+    """A tiny policy with random weights, saved by LeRobot; the folder."""
     from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    config, eyes_of = {"diffusion": diffusion, "multi_task_dit": multi_task_dit, "smolvla": smolvla}[kind](folder)
+    config, _ = KINDS[kind](folder)
     policy = get_policy_class(kind)(config)
     with torch.no_grad():  # what a fresh network multiplies by zero would hide what it sees
         for value in policy.parameters():
@@ -117,6 +134,11 @@ def main(kind: str, folder: Path, adapter: Path) -> dict[str, Any]:
     policy.save_pretrained(str(saved))
     for processor in make_pre_post_processors(config, dataset_stats=STATISTICS):
         processor.save_pretrained(str(saved))
+    return saved
+
+
+def main(kind: str, folder: Path, adapter: Path) -> dict[str, Any]:
+    eyes_of, saved = KINDS[kind](folder)[1], saved_policy(kind, folder)
 
     spec = importlib.util.spec_from_file_location("flow2one_adapter", adapter)
     assert spec and spec.loader
