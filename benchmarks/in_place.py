@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from running import ROOT, run_distill
 
@@ -25,7 +26,7 @@ from envs.demonstrations import Demonstrations, windows
 from envs.specs import STATE
 
 sys.path.insert(0, str(ROOT / "examples"))
-import own_network  # noqa: E402
+import own_network
 
 RESULTS = ROOT / "benchmarks/results/in_place.json"
 HORIZONS = {"avoid": (16, 8), "detour": (32, 24), "handles": (16, 16)}
@@ -52,7 +53,8 @@ def demonstrated(task: str, seed: int, runs: Path) -> Path:
     """The folder of a task's demonstrations."""
     folder = runs / f"{task}-demos{seed}"
     if not (folder / "demos").is_dir():
-        run_distill("demos", "--config", f"configs/{task}.yaml", "--name", folder.name, "--runs-dir", str(runs), "--seed", str(seed))
+        where = ("--name", folder.name, "--runs-dir", str(runs))
+        run_distill("demos", "--config", f"configs/{task}.yaml", *where, "--seed", str(seed))
     return folder / "demos"
 
 
@@ -63,7 +65,8 @@ def trained(task: str, kind: str, seed: int, demos: Path, runs: Path) -> Path:
         return folder
     torch.set_num_threads(1)
     shown, (horizon, _) = Demonstrations.load(demos, task_spec(task)), HORIZONS[task]
-    states, actions = (torch.from_numpy(each).float() for each in windows(shown, torch.arange(shown.num_frames).numpy(), 2, horizon))
+    seen = windows(shown, np.arange(shown.num_frames), 2, horizon)
+    states, actions = (torch.from_numpy(each).float() for each in seen)
     policy = own_network.make(kind, seed, state_size=states.shape[-1], horizon=horizon, action_size=actions.shape[-1],
                               width=WIDTH, num_steps=SOLVER_STEPS).requires_grad_(True)  # fmt: skip
     for name, values in (("state", states), ("action", actions)):
@@ -124,7 +127,7 @@ def train_seconds(out: Path, name: str) -> float:
 
 
 def rows_for(task: str, kind: str, variants: list[str], seed: int, runs: Path) -> list[dict[str, Any]]:
-    """Teacher at its numbers of steps, each variant in place (with outlier rejection, and one sample of the first), and fresh."""
+    """Teacher at its numbers of steps, each variant in place, and a fresh student, at its default steps and at equal time."""
     demos = demonstrated(task, seed, runs)
     policy, out = trained(task, kind, seed, demos, runs), runs / f"{task}-{kind}-seed{seed}"
     rows: list[dict[str, Any]] = []
@@ -149,8 +152,10 @@ def rows_for(task: str, kind: str, variants: list[str], seed: int, runs: Path) -
 def print_rows(task: str, kind: str, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         seconds = "" if row["training_cpu_s"] is None else f"{row['training_cpu_s']:.0f}"
-        print(f"| {task} {kind} | {row['label']} | {100 * row['success']:.1f} % | {row['energy_distance']:.3f} | {row['recall']:.2f} | "
-              f"{row['coverage']:.2f} | {100 * row['off_support_share']:.1f} % | {row['median_ms']:.2f} | {seconds} |", flush=True)  # fmt: skip
+        cells = [f"{task} {kind}", row["label"], f"{100 * row['success']:.1f} %", f"{row['energy_distance']:.3f}",
+                 f"{row['recall']:.2f}", f"{row['coverage']:.2f}", f"{100 * row['off_support_share']:.1f} %",
+                 f"{row['median_ms']:.2f}", seconds]  # fmt: skip
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
