@@ -85,7 +85,7 @@ def _conversion(config: ConvertConfig, opened: Opened, recorded: RecordedObserva
         if config.features:
             raise ValueError("features: a teacher of ours says itself what is seen; leave out --features")
         policy.check_steps(config.sample.num_steps or policy.CACHE_STEPS, "sample.num_steps")
-    elif isinstance(policy, AdapterTeacher):
+    elif isinstance(policy, AdapterTeacher) and not policy.is_student:
         told = policy.description
         fewer = told.kind == "velocity field" or not told.obstacle
         steps = (opened.num_steps, *(each for each in (10, 4, 2, 1) if fewer and each < opened.num_steps))

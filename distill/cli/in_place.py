@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 from distill.cli.external_config import ConvertConfig
 from distill.config import Config, InPlaceConfig
 from distill.inputs.recorded import Opened
-from distill.stages.train_in_place import IN_PLACE, loss_terms
-from teachers.adapters.teacher import AdapterTeacher
+from distill.inputs.teachers import folder_key
+from distill.stages.train_in_place import IN_PLACE, loss_terms, read_student
+from teachers.adapters.teacher import AdapterFile, AdapterTeacher
+from teachers.networks.observations import sources_of
+from teachers.networks.shapes import PolicyShape
+
+
+def is_in_place(folder: Path) -> bool:
+    """Whether a policy that was fine-tuned in place lies there."""
+    try:
+        told = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(told, dict) and told.get("kind") == IN_PLACE
+
+
+def open_in_place(path: str, timeout_s: float) -> Opened:
+    """A policy that was fine-tuned in place, in its adapter's process. Raises ValueError where that cannot be opened."""
+    told = read_student(Path(path))
+    named, shape = told["adapter"], PolicyShape(**told["shape"])
+    arguments = tuple(sorted(named["arguments"].items()))
+    teacher = AdapterTeacher(AdapterFile(Path(named["file"]), named["function"], arguments, named["python"], timeout_s))
+    try:
+        teacher.features = sources_of(shape)
+        teacher.use(Path(path) / "model.safetensors")
+    except BaseException:
+        teacher.close()
+        raise
+    return Opened(path, folder_key(Path(path)), teacher, shape, 1)
 
 
 def settled_kind(config: ConvertConfig, made: Config, opened: Opened) -> tuple[InPlaceConfig | None, Config, str]:

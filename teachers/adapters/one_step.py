@@ -29,7 +29,7 @@ def one_step_of(built: Any) -> tuple[OneStep | None, str]:
     if callable(getattr(built, "velocity", None)):
         at = 0 if scheduler is not None else int(getattr(built, "noise_time", 0))
         sign = 1 - 2 * at
-        return lambda condition, x: x + sign * built.velocity(condition, x, x.new_full((len(x),), float(at))), ""
+        return lambda condition, x: x + sign * built.velocity(condition, x, x.new_full((x.shape[0],), float(at))), ""
     if callable(getattr(built, "denoise", None)) and scheduler is not None:
         return _of_denoiser(built, scheduler)
     return None, "it has neither one_step(condition, noise) nor velocity(condition, x, t)"
@@ -38,11 +38,11 @@ def one_step_of(built: Any) -> tuple[OneStep | None, str]:
 def _of_denoiser(built: Any, scheduler: Any) -> tuple[OneStep | None, str]:
     last = float(scheduler.config.num_train_timesteps)
     if not hasattr(scheduler, "alphas_cumprod"):  # of flow matching: sigma 1 is noise, the velocity is noise - data
-        return lambda condition, x: x - built.denoise(condition, x, x.new_full((len(x),), last)), ""
+        return lambda condition, x: x - built.denoise(condition, x, x.new_full((x.shape[0],), last)), ""
     kind, kept = scheduler.config.prediction_type, float(scheduler.alphas_cumprod[-1])
 
     def out(condition: Any, x: Tensor) -> Tensor:
-        return built.denoise(condition, x, torch.full((len(x),), int(last) - 1, device=x.device))
+        return built.denoise(condition, x, torch.full((x.shape[0],), int(last) - 1, device=x.device))
 
     if kind == "sample":
         return out, ""
@@ -113,8 +113,8 @@ class OneStepPolicy:
             raise ValueError(f"one_step gave {got}, expected {tuple(noise.shape)}, as its noise")
         to_actions = getattr(self.built, "to_actions", None)
         raw = to_actions(x) if callable(to_actions) else x
-        if raw.ndim != 3 or len(raw) != len(noise):
-            raise ValueError(f"to_actions gave {tuple(raw.shape)}, expected ({len(noise)}, T, A)")
+        if raw.ndim != 3 or raw.shape[0] != noise.shape[0]:  # len() would fix the size in a graph
+            raise ValueError(f"to_actions gave {tuple(raw.shape)}, expected ({noise.shape[0]}, T, A)")
         return raw.float()
 
     def head(self, condition: Any, seeds: Sequence[Sequence[int]], num_steps: int) -> Tensor:

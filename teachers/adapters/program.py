@@ -17,6 +17,7 @@ and of its own network as a one-step student (one_step.py, training.py):
     steps        seeds, rates, averages; rows `[S, B]` -> loss, seconds, cpu_seconds
     write        weights, resume (paths; the former may be ""), state: what `train` then answers
     use          weights (path): from then on chunks are the student's
+    export       path; the observation -> inputs, and what the graph that was written there should give
     save         folder; one observation, seeds -> saved, difference between its chunks and those of what was saved
 """
 
@@ -84,7 +85,7 @@ class AdapterProgram:
         commands: dict[str, Callable[..., Any]] = {
             "sample": self._sample, "draw": self._draw, "time": self._time, "evaluations": self._evaluations,
             "check": self._check, "train": self._train, "observe": self._observe, "steps": self._steps,
-            "write": self._write, "use": self._use, "save": self._save,
+            "write": self._write, "use": self._use, "save": self._save, "export": self._export,
         }  # fmt: skip
         try:
             answered: tuple[dict[str, Any], dict[str, np.ndarray]] = commands[message["command"]](message, arrays)
@@ -208,6 +209,11 @@ class AdapterProgram:
         observation = self._observation({name: value for name, value in arrays.items() if name != "seeds"})
         mine, its = (each.head(each.encode(observation), seeds, 1) for each in (student, again))
         return {"saved": True, "difference": float((mine - its).abs().max())}, {}
+
+    def _export(self, message: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        graph = self._load(HERE / "graph.py")
+        inputs, expected = graph.write_graph(self._student(), self._observation(arrays), Path(message["path"]))
+        return {"inputs": inputs}, expected
 
     def _one_line(self, error: BaseException) -> str:
         """In one line: the adapter's file and line, and what was raised there."""

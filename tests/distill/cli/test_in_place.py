@@ -16,11 +16,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import distill.hypotheses.distances as losses
 import envs
 from distill.stages.train_in_place import STARTS, ChooseInPlace, TrainInPlace, loss_terms
+from distill.store.manifest import sha256_file, write_json
 from envs.demonstrations import Demonstration, Demonstrations
 from envs.panda.recording import stored_starts
-from teachers.adapters.teacher import AdapterGone, AdapterTeacher
+from teachers.adapters.teacher import AdapterFile, AdapterGone, AdapterTeacher
+from teachers.networks.shapes import PolicyShape
 
 POLICIES = Path(__file__).parents[3] / "examples" / "own_network.py"
 SETTINGS = """\
@@ -182,3 +185,63 @@ def test_a_process_that_keeps_dying_is_told(tmp_path: Path) -> None:
     with pytest.raises(AdapterGone, match="SIGKILL"):
         Stage().run(SimpleNamespace(say=lambda text: None), tmp_path)  # type: ignore[arg-type]
     assert len(starts) == STARTS and ChooseInPlace.__name__
+
+
+@pytest.fixture
+def fine_tuned(place: SimpleNamespace, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A folder as `distill/in_place` makes one, of weights that were not trained, of the kind of policy that is asked."""
+    kind = getattr(request, "param", "mlp")
+    spec = envs.task_spec("avoid")
+    shape = PolicyShape(task="avoid", state_names=spec.state_names, action_names=spec.action.names, action_weights=(1.0, 1.0),
+                        dt_s=spec.dt_s, observation_steps=2, horizon=8)  # fmt: skip
+    folder = tmp_path / "student"
+    folder.mkdir()
+    policy = tmp_path / "my_policy.py"
+    write_json(folder / "config.json", {
+        "kind": "in_place", "step": 6, "objective": "chamfer", "shape": shape.to_json(),
+        "adapter": {"file": str(policy), "sha256": sha256_file(policy), "function": "build", "arguments": {"kind": kind},
+                    "python": ""},
+    })  # fmt: skip
+    with AdapterTeacher(AdapterFile.parse(str(policy), {"kind": kind})) as teacher:
+        teacher.request("train", {"weights": np.ones((8, 2), np.float32), "centre": np.zeros(2), "scale": np.ones(2)},
+                        losses=losses.__file__, resume="", terms=[[1.0, "chamfer"]], paired=False, samples=2, at_once=0,
+                        weight_decay=0.0, autocast="", budget_bytes=0, starting_noises=0, seed=0, rows=1)  # fmt: skip
+        teacher.request("write", weights=str(folder / "model.safetensors"), resume=str(tmp_path / "resume"), state={})
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fine_tuned", ["mlp", "unet", "transformer"], indirect=True)
+def test_its_head_is_exported_where_it_traces(main: Main, fine_tuned: Path, capsys) -> None:
+    pytest.importorskip("onnxscript")
+    assert main(["export", "--student", "student", "--out", "exported"]) == 0
+    assert "onnx: differs from the policy by at most" in capsys.readouterr().out
+    described = json.loads(Path("exported/export.json").read_text())
+    assert described["inputs"] == [{"name": "condition_0", "shape": [1, 8]}, {"name": "noise", "shape": [1, "samples", 8, 2]}]
+    assert set(described["files"]) == {"config.json", "head.onnx", "model.safetensors"}
+
+
+def test_a_head_that_cannot_be_traced_is_refused_and_others_are_compared(main: Main, fine_tuned: Path, capsys) -> None:
+    policy = Path("my_policy.py")
+    check = "if float(x.abs().max()) > 1e9:\n            raise ValueError('too far')\n        return (self.head"
+    changed = policy.read_text().replace("return (self.head(condition, x, t) - x)", f"{check}(condition, x, t) - x)")
+    assert main(["export", "--student", "student", "--out", "exported", "--formats", "torch"]) == 2
+    assert "formats: got ['torch'], expected onnx alone" in capsys.readouterr().err
+    policy.write_text(changed)
+    assert main(["export", "--student", "student", "--out", "exported"]) == 2
+    assert "my_policy.py was changed since; put it back, or convert again" in capsys.readouterr().err
+    config = json.loads((fine_tuned / "config.json").read_text())
+    config["adapter"]["sha256"] = sha256_file(policy)
+    write_json(fine_tuned / "config.json", config)
+    assert main(["export", "--student", "student", "--out", "exported"]) == 2
+    error = capsys.readouterr().err
+    assert "this policy's head cannot be traced as a graph" in error and error.count("\n") == 1
+    assert not Path("exported").exists()
+
+    Path("evaluate.yaml").write_text(SETTINGS[SETTINGS.index("evaluate:") :].replace("teacher_steps: [4, 1], ", ""))
+    line = ["compare", "my_policy.py@4", "student", "--config", "evaluate.yaml", "--observations", "demos", "--out", "compared"]
+    assert main(line) == 0
+    found = json.loads(Path("compared/report/report.json").read_text())["policies"]
+    assert [(each["label"], each["kind"], each["nfe"], each["candidates"]) for each in found] == [
+        ("my_policy.py@4", "teacher", 4, 1), ("student", "student", 1, 4),
+    ]  # fmt: skip
