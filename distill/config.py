@@ -214,7 +214,8 @@ class InPlaceConfig:
 
     objective: a set objective (those of train_in_place.LOSSES), or a weighted sum of them; num_latents: M, chunks per
     observation a step. starting_noises: how many noises are learned, with their shares, for chunks to start from; 0: Gaussian
-    noise, as the policy has it, which needs nothing of ours at run time.
+    noise, as the policy has it, which needs nothing of ours at run time. learning_rate: 0: by how many weights are trained
+    (train_in_place.rate_for).
     unexecuted_weight, candidates: as of StudentConfig. at_once: observations whose graph is held in memory at a time, 0 for the
     whole batch: less memory, the same gradient. bfloat16: autocast. memory_mb: encoded observations that take more are encoded
     again in every step [MiB].
@@ -227,7 +228,7 @@ class InPlaceConfig:
     training_steps: int = 1500
     batch_size: int = 32
     at_once: int = 0
-    learning_rate: float = 1e-3
+    learning_rate: float = 0.0
     weight_decay: float = 1e-4
     warmup_steps: int = 100
     ema_decay: float = 0.99

@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -70,6 +70,14 @@ def loss_terms(objective: str) -> list[tuple[float, str]]:
     return terms
 
 
+def rate_for(weights: int) -> float:
+    """The learning rate for so many weights: 2.5e-3 up to half a million, beyond that falling as their root.
+
+    Measured for small networks only (docs/lab-notes.md); the fall makes 1e-4 of 300 million, as such heads are trained with.
+    """
+    return 2.5e-3 * min(1.0, (5e5 / weights) ** 0.5)
+
+
 @dataclass(frozen=True)
 class TrainInPlace(FolderStage):
     """opened: the policy, behind an adapter; statistics: whose action space sets are compared in; weights: `[A]` there.
@@ -124,9 +132,9 @@ class TrainInPlace(FolderStage):
 
     def _train(self, context: Context, worker: AdapterTeacher, folder: Path) -> list[dict[str, float]]:
         """Train from wherever `folder` says it stopped. Returns the loss curve."""
-        config = self.config
         cache = self.hypotheses.with_frames(context)
-        state = self._begin(context, worker, folder, len(cache))
+        state, rate = self._begin(context, worker, folder, len(cache))
+        config = replace(self.config, learning_rate=rate)
         step, curve = int(state.get("step", 0)), list(state.get("curve", []))
         total, counted = state.get("summed", (0.0, 0))
         self._observe(context, worker, len(cache))
@@ -138,7 +146,7 @@ class TrainInPlace(FolderStage):
             while step < config.training_steps:
                 ends = [step + pace, (step // LOG_EVERY + 1) * LOG_EVERY, config.training_steps]
                 last = min([*ends, *(mark for mark in marks if mark > step)])
-                told = self._steps(worker, step, last, len(cache))
+                told = self._steps(worker, step, last, len(cache), config)
                 pace = max(1, round(MESSAGE_S * (last - step) / max(told["seconds"], 1e-6)))
                 total, counted, spent = total + told["loss"] * (last - step), counted + last - step, spent + told["cpu_seconds"]
                 bar.update(last - step)
@@ -154,8 +162,10 @@ class TrainInPlace(FolderStage):
                     saved = time.monotonic()
         return curve
 
-    def _begin(self, context: Context, worker: AdapterTeacher, folder: Path, rows: int) -> dict[str, Any]:
-        """Tell the process what to train; returns what was written last."""
+    def _begin(
+        self, context: Context, worker: AdapterTeacher, folder: Path, rows: int
+    ) -> tuple[dict[str, Any], float]:
+        """Tell the process what to train; returns what was written last, and the learning rate."""
         config, shape = self.config, self.opened.shape
         normaliser = self._normaliser(context)
         centre, scale = (np.broadcast_to(each.numpy(), shape.action_size) for each in normaliser.centre_scale("action"))
@@ -168,7 +178,9 @@ class TrainInPlace(FolderStage):
             autocast="bfloat16" if config.bfloat16 else "", budget_bytes=config.memory_mb << 20,
             starting_noises=config.starting_noises, seed=self.seed, rows=rows,
         )  # fmt: skip
-        return dict(told["state"])
+        rate = config.learning_rate or rate_for(told["weights"])
+        context.say(f"  {told['weights']} weights are trained, learning rate {rate:.1e}")
+        return dict(told["state"]), rate
 
     def _observe(self, context: Context, worker: AdapterTeacher, rows: int) -> None:
         """Give it all observations and hypotheses; it encodes each observation once, where the conditions fit in memory."""
@@ -194,8 +206,10 @@ class TrainInPlace(FolderStage):
     def _normaliser(self, context: Context) -> Normaliser:
         return copy.deepcopy(self.statistics.normaliser(context)).cpu()
 
-    def _steps(self, worker: AdapterTeacher, first: int, last: int, count: int) -> dict[str, Any]:
-        config, steps = self.config, range(first, last)
+    def _steps(
+        self, worker: AdapterTeacher, first: int, last: int, count: int, config: InPlaceConfig
+    ) -> dict[str, Any]:
+        steps = range(first, last)
         rows = np.stack([batch_indices(self.seed, step, config.batch_size, count).numpy() for step in steps])
         told, _ = worker.request(
             "steps", {"rows": rows}, seeds=[step_generator(self.seed, step).initial_seed() for step in steps],

@@ -12,7 +12,7 @@ packages of its own named envs, teachers, students or distill works. Python 3.9 
 and of its own network as a one-step student (one_step.py, training.py):
 
     check        the observation -> faults: what is wrong with what it offers for that
-    train        losses (path), resume (path), what `InPlaceTraining` takes; its arrays -> state
+    train        losses (path), resume (path), what `InPlaceTraining` takes; its arrays -> state, weights: how many
     observe      first; the observation, hypotheses, seeds -> bytes, cached
     steps        seeds, rates, averages; rows `[S, B]` -> loss, seconds, cpu_seconds
     write        weights, resume (paths; the former may be ""), state: what `train` then answers
@@ -171,7 +171,8 @@ class AdapterProgram:
         self._held = self._one_step.trainable(self._policy.built, student.trained())
         self._held.__enter__()  # as long as this process lives
         self._training = training.InPlaceTraining(student, losses, message, arrays)
-        return {"state": self._training.resume(Path(message["resume"]))}, {}
+        weights = sum(weight.numel() for weight in student.trained().values())
+        return {"state": self._training.resume(Path(message["resume"])), "weights": weights}, {}
 
     def _observe(self, message: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         seen = {name: value for name, value in arrays.items() if name not in ("hypotheses", "seeds")}

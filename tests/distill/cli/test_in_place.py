@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 import distill.hypotheses.distances as losses
 import envs
-from distill.stages.train_in_place import STARTS, ChooseInPlace, TrainInPlace, loss_terms
+from distill.stages.train_in_place import STARTS, ChooseInPlace, TrainInPlace, loss_terms, rate_for
 from distill.store.manifest import sha256_file, write_json
 from envs.demonstrations import Demonstration, Demonstrations
 from envs.panda.recording import stored_starts
@@ -70,11 +70,11 @@ def test_a_policy_becomes_its_own_one_step_student_though_its_process_is_killed(
     killed: list[int] = []
     steps = TrainInPlace._steps
 
-    def killing(self: TrainInPlace, worker: AdapterTeacher, first: int, last: int, count: int) -> dict[str, Any]:
+    def killing(self: TrainInPlace, worker: AdapterTeacher, first: int, last: int, count: int, config: Any) -> dict[str, Any]:
         if first >= 5 and not killed:  # after the first checkpoint was written
             killed.append(worker._process.pid)
             os.kill(worker._process.pid, signal.SIGKILL)
-        return steps(self, worker, first, last, count)
+        return steps(self, worker, first, last, count, config)
 
     monkeypatch.setattr(TrainInPlace, "_steps", killing)
     assert main(place.line("--task", "avoid", "--student.kind", "both")) == 0
@@ -158,6 +158,11 @@ def test_settings_that_cannot_be_are_refused(
     assert main(place.line(*flags)) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_the_learning_rate_falls_with_the_number_of_weights() -> None:
+    assert rate_for(1000) == rate_for(500_000) == 2.5e-3
+    assert rate_for(300_000_000) == pytest.approx(1.02e-4, rel=0.01)
 
 
 def test_a_weighted_sum_becomes_the_shared_functions() -> None:
