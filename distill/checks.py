@@ -19,6 +19,7 @@ from teachers.trained import TrainedTeacher
 _MAY_BE_ZERO = {
     "seed", "processes", "demos.episodes", "teacher.warmup_steps", "sample.num_steps", "student.width", "student.depth",
     "student.codes", "student.warmup_steps",
+    "in_place.starting_noises", "in_place.at_once", "in_place.warmup_steps",
     "evaluate.forget_every", "evaluate.latency_warmup", "observation.shift_px",
     "real_time.execution_horizon", "real_time.starts", "rlbench.restart_after",
 }  # fmt: skip

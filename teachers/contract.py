@@ -60,6 +60,15 @@ class RemoteTeacher(Protocol):
         ...
 
 
+@runtime_checkable
+class TrainableTeacher(Protocol):
+    """A teacher whose own network may be fine-tuned into a one-step student."""
+
+    def in_place_violations(self, observation: Observation) -> list[str]:
+        """What is wrong with what it offers for that, a line each; [] where it offers nothing."""
+        ...
+
+
 def check_teacher(
     teacher: Teacher, observation: Observation, action_size: int, num_steps: int = 2, num_hypotheses: int = 3
 ) -> None:
@@ -67,8 +76,8 @@ def check_teacher(
 
     Checked: shape, finiteness, dtype, no gradient; same seed same result, different seeds different results; hypotheses that
     differ within one observation; at least one network evaluation; for a `SeededTeacher`, chunks that do not depend on the
-    rest of the batch; an unchanged observation; and that a used feature that is missing or holds NaN is refused (NaN may also
-    appear in the chunks, and in depth it may be imputed).
+    rest of the batch; for a `TrainableTeacher`, what it offers to be trained; an unchanged observation; and that a used
+    feature that is missing or holds NaN is refused (NaN may also appear in the chunks, and in depth it may be imputed).
 
     observation: `[B, O, ..]`, e.g. by `teachers.networks.observations.fake_observation`; action_size: A.
     """
@@ -103,6 +112,8 @@ def check_teacher(
     wrong += teacher.contract_violations() if isinstance(teacher, RemoteTeacher) else []
     if not wrong and isinstance(teacher, SeededTeacher):
         wrong = _batch_dependence(teacher, observation, num_steps, num_hypotheses)
+    if not wrong and isinstance(teacher, TrainableTeacher):
+        wrong = teacher.in_place_violations(observation)
     if not wrong:
         wrong = _ignored_faults(lambda given: draw(0, given), observation, first)
     if wrong:

@@ -29,7 +29,7 @@ ROOMS = ("envs", "teachers", "students", "distill")
 LATE = ("faiss", "wandb", "torchcfm", "matplotlib", "diffusers", "rlbench", "onnxruntime", "huggingface_hub", "zarr", "h5py",
         "pyarrow", "av", "pyrep")  # fmt: skip
 """Large, optional or known to crash beside torch: imported by the function that needs them, never at start-up."""
-ELSEWHERE = ("lerobot",)
+ELSEWHERE = ("lerobot", "transformers")
 """Imported only by adapters, which run in another environment."""
 UNPICKLERS = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 FORBIDDEN_CALLS = {

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import tyro
 
+from distill.cli.export_in_place import write_in_place
+from distill.cli.in_place import is_in_place
 from distill.cli.measured import figures_of, inference_settings_of
 from distill.store.machine import hardware
 from distill.store.manifest import installed_packages, publish, read_manifest, sha256_file, verify, write_bytes, write_json
@@ -78,12 +80,17 @@ def export_student(options: ExportOptions, say: Callable[[str], object]) -> Path
     is left at `options.out` then.
     """
     check_options(options)
-    student = _open(options.student)
-    say(f"student {options.student}: {student.KIND} for {student.shape.task}")
+    in_place = is_in_place(options.student)
+    student = None if in_place else _open(options.student)
+    told = "fine-tuned in place" if student is None else f"{student.KIND} for {student.shape.task}"
+    say(f"student {options.student}: {told}")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{options.out.name}.", suffix=".partial", dir=options.out.parent))
     try:
-        _write(options, student, partial, say)
+        if student is None:
+            write_in_place(options.student, options.formats, partial, say)
+        else:
+            _write(options, student, partial, say)
         partial.chmod(0o755)  # mkdtemp creates it for its owner only
         publish(partial, options.out)
     finally:

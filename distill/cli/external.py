@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from distill.cli.external_config import CompareConfig, ConvertConfig, read_external, resolved
+from distill.cli.in_place import settled_kind
 from distill.cli.launch import is_launched, launch, wanted_processes
 from distill.cli.opening import OUR_STEPS, external_shape, observed_by, open_policy
 from distill.config import Config
@@ -30,12 +31,16 @@ from teachers.trained import TrainedTeacher
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a command will run: the complete config, its world and its graph. read_as: lines on how the recording is read."""
+    """What a command will run: the complete config, its world and its graph.
+
+    read_as: lines on how the recording is read; note: which students are trained, and why.
+    """
 
     config: Config
     world: World
     graph: Graph
     read_as: tuple[str, ...]
+    note: str = ""
 
 
 def run_external(command: str, arguments: Sequence[str], script: str, leading: bool) -> int:
@@ -105,9 +110,10 @@ def _conversion(config: ConvertConfig, opened: Opened, recorded: RecordedObserva
         if config.features:
             raise ValueError("features: a flow2one teacher defines its own features; leave out --features")
         policy.check_steps(config.sample.num_steps or policy.CACHE_STEPS, "sample.num_steps")
-    elif isinstance(policy, AdapterTeacher):
-        steps = (opened.num_steps, *((2, 1) if policy.description.kind == "velocity field" else ()))
+    elif isinstance(policy, AdapterTeacher) and not policy.is_student:
         described = policy.description
+        fewer = described.kind == "velocity field" or not described.obstacle
+        steps = (opened.num_steps, *(each for each in (10, 4, 2, 1) if fewer and each < opened.num_steps))
         shape = its if not config.features else external_shape(
             recorded, config.features, described.observation_steps, its.horizon, its.action_size, config,
             described.action_names, described.dt_s,
@@ -129,9 +135,11 @@ def _conversion(config: ConvertConfig, opened: Opened, recorded: RecordedObserva
     if isinstance(policy, TrainedTeacher):
         for each in made.evaluate.teacher_steps:
             policy.check_steps(each, "evaluate.teacher_steps")
+    in_place, made, note = settled_kind(config, made, opened)
     world = _world(made, its, recorded)
     recording = _recording(made, recorded, [its, *([shape] if shape else [])])
-    return Prepared(made, world, conversion_graph(made, world, opened, recording, shape), _read_as(recording, [opened]))
+    graph = conversion_graph(made, world, opened, recording, shape, in_place)
+    return Prepared(made, world, graph, _read_as(recording, [opened]), note)
 
 
 def _comparison(opened: Sequence[Opened], config: CompareConfig, recorded: RecordedObservations) -> Prepared:
@@ -155,13 +163,15 @@ def _plain(label: str) -> str:
 
 def _described(command: str, prepared: Prepared) -> str:
     folder = prepared.config.folder
-    lines = [f"{command} into {folder} (seed {prepared.config.seed})"]
+    lines = [f"{command} into {folder} (seed {prepared.config.seed})", *([prepared.note] if prepared.note else [])]
     return "\n".join([*lines, *(f"  {stage.name:28} {state_of(folder, stage)}" for stage in prepared.graph.stages)])
 
 
 def _do(prepared: Prepared) -> None:
     config, graph = prepared.config, prepared.graph
     with Context.open(config.folder, config.wandb) as context, contextlib.closing(prepared.world):
+        if prepared.note:
+            context.say(prepared.note)
         graph.run(context)
         for chosen in graph.named["distill"]:
             if chosen.name == f"distill/{config.student.default}":

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
 from distill.checks import check_choice, check_distilling, check_numbers
-from distill.config import Config, EvaluateConfig, SampleConfig, StudentConfig
+from distill.config import Config, EvaluateConfig, InPlaceConfig, SampleConfig, StudentConfig
 from distill.objectives.recipes import recipe
 from distill.presets import apply_preset
+from distill.stages.train_in_place import loss_terms
 from envs import TASKS
 from envs.recorded import open_recorded
 from envs.recorded.observations import RecordedObservations
@@ -109,6 +110,16 @@ class ExternalConfig:
 
 
 @dataclass(frozen=True)
+class ConvertStudentConfig(StudentConfig):
+    """kind: whose network the student is: in_place, the policy's own, fine-tuned in its own interpreter; fresh, a new one of
+    ours; both, side by side; auto, in_place where the adapter offers what that needs (docs/adapter.md)."""
+
+    kind: Literal["auto", "in_place", "fresh", "both"] = "auto"
+    objectives: tuple[str, ...] = ("chamfer",)
+    training_steps: int = 0
+
+
+@dataclass(frozen=True)
 class ConvertConfig(ExternalConfig):
     """Convert an external policy and recorded observations to a one-step student, and measure what it costs and gains.
 
@@ -118,12 +129,14 @@ class ConvertConfig(ExternalConfig):
     Attributes:
         teacher: a flow2one teacher folder, or an adapter, path/to/my_policy.py:build
         sample: the hypothesis cache
+        in_place: fine-tuning of the policy's own network, see `student.kind`; it has its own number of training steps
         student: the students
     """
 
     teacher: str = ""
     sample: SampleConfig = field(default_factory=SampleConfig)
-    student: StudentConfig = field(default_factory=lambda: StudentConfig(objectives=("chamfer",), training_steps=0))
+    student: ConvertStudentConfig = field(default_factory=ConvertStudentConfig)
+    in_place: InPlaceConfig = field(default_factory=InPlaceConfig)
 
 
 @dataclass(frozen=True)
@@ -185,9 +198,24 @@ def _check(command: str, config: ConvertConfig | CompareConfig) -> None:
     if config.recorded_dt_s < 0 or config.dt_s < 0:
         raise ValueError(f"dt_s, recorded_dt_s: got {config.dt_s}, {config.recorded_dt_s}, expected seconds, or 0")
     if isinstance(config, ConvertConfig):
+        _check_in_place(config)
         for name in config.student.objectives:
             if recipe(name).data != "hypotheses":
                 raise ValueError(f"student.objectives: {name} needs demonstrations, which convert does not have; use chamfer")
+
+
+def _check_in_place(config: ConvertConfig) -> None:
+    """Raise ValueError for settings that a policy's own network cannot be trained with."""
+    settings = config.in_place
+    check_numbers(config, ("in_place",))
+    terms = [name for _, name in loss_terms(settings.objective)]
+    if settings.num_latents < 2:
+        raise ValueError("in_place.num_latents: got 1, expected at least 2: with one chunk a set objective is plain L2")
+    if "paired" in terms and settings.num_latents > config.sample.num_hypotheses:
+        raise ValueError(f"in_place.num_latents: got {settings.num_latents}, but {settings.objective} has only the "
+                         f"{config.sample.num_hypotheses} noises an observation; raise --sample.num-hypotheses")  # fmt: skip
+    if "paired" in terms and settings.starting_noises:
+        raise ValueError(f"in_place.starting_noises: {settings.objective} starts from the teacher's own noise; leave it at 0")
 
 
 def resolved(
@@ -215,7 +243,7 @@ def resolved(
     )  # fmt: skip
     made = replace(made, teacher=replace(made.teacher, observation_steps=observation_steps, horizon=horizon, path=Path()))
     if isinstance(config, ConvertConfig):
-        student = config.student
+        student = StudentConfig(**{item.name: getattr(config.student, item.name) for item in fields(StudentConfig)})
         if not student.training_steps:
             student = replace(student, training_steps=WARM_STEPS if warm else FRESH_STEPS)
         made = replace(made, sample=config.sample, student=student)

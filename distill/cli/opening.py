@@ -15,6 +15,7 @@ import torch
 
 import envs
 from distill.cli.external_config import ExternalConfig
+from distill.cli.in_place import is_in_place, open_in_place
 from distill.inputs.recorded import Opened, read_features
 from distill.inputs.teachers import folder_key
 from distill.store.manifest import make_key, sha256_file
@@ -47,6 +48,10 @@ def open_policy(text: str, config: ExternalConfig, recorded: RecordedObservation
         raise ValueError(f"{text}: got @0, expected at least one solver step, such as {path}@10")
     if path.endswith(".py") or ".py:" in path:
         opened = _adapter(path, num_steps, config, recorded)
+    elif Path(path).is_dir() and is_in_place(Path(path)):
+        if num_steps:
+            raise ValueError(f"{text}: a student has no solver steps; leave out @{num_steps}")
+        opened = open_in_place(path, config.adapter.timeout_s)
     elif Path(path).is_dir():
         opened = _folder(path, num_steps)
     elif Path(path).suffix in PICKLES:
@@ -89,8 +94,8 @@ def _refuse_lerobot(path: Path) -> None:
         return  # reported by the next reader
     if isinstance(content, dict) and "kind" not in content and "type" in content:
         raise ValueError(f"{path} describes a LeRobot policy of type {content['type']!r}; LeRobot's own classes load it: "
-                         "--teacher teachers/adapters/lerobot.py:build --adapter.python <LeRobot's python> --adapter.arguments "
-                         f"path={path.parent}")  # fmt: skip
+                         "--teacher teachers/adapters/lerobot_policies.py:build --adapter.python <LeRobot's python> "
+                         f"--adapter.arguments path={path.parent}")  # fmt: skip
 
 
 # -- adapters ----------------------------------------------------------------------------------------------------------

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from distill.evaluation.policies import RawObservation, preprocess
+from students.selection import Memory, Selection, choose, draw_candidates
 from teachers.adapters.teacher import AdapterTeacher
 from teachers.contract import Observation
 from teachers.networks.normalisation import Normaliser
@@ -36,6 +38,11 @@ class AdapterPolicy:
     name: str
 
     @property
+    def is_student(self) -> bool:
+        """Whether it is the adapter's own network at one evaluation: its speed can buy a choice among samples."""
+        return self.teacher.is_student
+
+    @property
     def evaluations(self) -> int:
         return self.teacher.evaluations(self.num_steps)
 
@@ -55,7 +62,19 @@ class AdapterPolicy:
         raw_BSTA = self.teacher.sample_from_seeds(seen, draws.cpu().numpy(), self.num_steps)
         return self.module.normaliser.normalise_action(raw_BSTA)
 
-    def time_call(self, seen: RawObservation, generator: torch.Generator) -> tuple[float, list[float]]:
-        """See `distill.evaluation.latency.RemotelyTimed`."""
-        seed = int(torch.randint(2**62, (), generator=generator))
-        return self.teacher.time_call(preprocess(self, seen), seed, self.num_steps)
+    def time_call(
+        self, seen: RawObservation, generator: torch.Generator, selection: Selection, executed: int
+    ) -> tuple[float, list[float]]:
+        """See `distill.evaluation.latency.RemotelyTimed`. The choice among samples is timed here."""
+        observation = preprocess(self, seen)
+        draws, _ = draw_candidates(selection, Memory(), lambda samples: self.draw(samples, generator), executed,
+                                   self.shape.horizon)  # fmt: skip
+        whole_ms, stages_ms = self.teacher.time_call(observation, int(draws[0]) % 2**61, self.num_steps, len(draws))
+        if len(draws) == 1:
+            return whole_ms, stages_ms
+        candidates_1NTA = self.head(self.encode(observation), draws[None])
+        weights_A = torch.tensor(self.shape.action_weights, device=candidates_1NTA.device)
+        begin = time.perf_counter_ns()
+        choose(selection, candidates_1NTA, [Memory()], executed, weights_A)
+        choice_ms = (time.perf_counter_ns() - begin) / 1e6
+        return whole_ms + choice_ms, [*stages_ms[:-1], stages_ms[-1] + choice_ms]

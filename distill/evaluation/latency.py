@@ -23,8 +23,10 @@ STAGES = ("preprocess_ms", "encode_ms", "head_ms", "post_ms")
 class RemotelyTimed(Protocol):
     """A policy in another process that is timed there, so that the transfer between processes is not counted."""
 
-    def time_call(self, seen: RawObservation, generator: torch.Generator) -> tuple[float, list[float]]:
-        """Milliseconds of one call for one observation: the whole call, and its four stages."""
+    def time_call(
+        self, seen: RawObservation, generator: torch.Generator, selection: Selection, executed: int
+    ) -> tuple[float, list[float]]:
+        """Milliseconds of one call for one observation: whole, and of the four stages; the choice among samples is in both."""
         ...
 
 
@@ -88,7 +90,7 @@ def measure_latency(
             for policy in policies:
                 chosen, memory = selection(policy), memories[policy.name]
                 if isinstance(policy, RemotelyTimed):
-                    milliseconds, staged = policy.time_call(seen, generator)
+                    milliseconds, staged = policy.time_call(seen, generator, chosen, execution_horizon)
                     if call >= 0:
                         whole[policy.name].append(milliseconds)
                         stages[policy.name].append(staged)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from distill.config import Config
+from distill.config import Config, InPlaceConfig
 from distill.graphs.graph import Graph
 from distill.inputs.choice import ByRollouts, BySets, Choice
 from distill.inputs.policies import DistilledStudent, MeasuredPolicy
@@ -20,6 +20,7 @@ from distill.stages.reference import DrawReference, HeldOutSets
 from distill.stages.report import WriteReport
 from distill.stages.sample import SampleHypotheses, with_solver_defaults
 from distill.stages.starts import DrawnStarts
+from distill.stages.train_in_place import ChooseInPlace, InPlaceStudent, TrainInPlace
 from distill.stages.train_student import FromStatistics, FromTeacher, TrainStudent
 from distill.worlds.contract import World
 from teachers.networks.shapes import PolicyShape
@@ -27,11 +28,13 @@ from teachers.trained import TrainedTeacher
 
 
 def conversion_graph(
-    config: Config, world: World, opened: Opened, recording: Recording, shape: PolicyShape | None
-) -> Graph:
+    config: Config, world: World, opened: Opened, recording: Recording, shape: PolicyShape | None,
+    in_place: InPlaceConfig | None = None,
+) -> Graph:  # fmt: skip
     """One teacher, at every number of `evaluate.teacher_steps`, and the students distilled from it.
 
-    shape: of students with random initial weights; None: they start from the teacher's weights.
+    shape: of students with random initial weights; None: they start from the teacher's weights. in_place: how the policy's own
+    network is fine-tuned; None: it is not.
     """
     source = _statistics(config, opened, recording, shape or opened.shape)
     existing = [OpenedAt(opened, steps, f"teacher_{steps}", source, by_steps=True) for steps in config.evaluate.teacher_steps]
@@ -40,16 +43,25 @@ def conversion_graph(
     choice = _choice(config, world, existing[0], source, recording)
     basis = FromTeacher(source) if shape is None else FromStatistics(source, shape)
     frozen = config.observation.frozen if shape is None and opened.shape.encoder is not None else None
-    chosen = []
+    chosen: list[ChooseStudent | ChooseInPlace] = []
+    students: list[MeasuredPolicy] = []
+    if in_place is not None:
+        trained = TrainInPlace(
+            opened, source, sample, recording, in_place, world.spec.action.weights, config.evaluate.execution_horizon,
+            config.seed,
+        )  # fmt: skip
+        fine_tuned = ChooseInPlace(trained, choice)
+        chosen.append(fine_tuned)
+        students.append(InPlaceStudent(fine_tuned))
     for name in config.student.objectives:
         made = recipe(name)
         student = TrainStudent(
             name, made, made.settings(config), basis, sample, None, recording, world.spec.action.weights,
             config.sample.num_hypotheses, config.evaluate.execution_horizon, frozen, shape, sample.config.solver, config.seed,
         )  # fmt: skip
-        chosen.append(ChooseStudent(student, choice))
-    students = [DistilledStudent(each.candidates.recipe_name, each.candidates.recipe.label, each)
-                for each in chosen]  # fmt: skip
+        best = ChooseStudent(student, choice)
+        chosen.append(best)
+        students.append(DistilledStudent(name, f"Student, {made.label}", best))
     return _measured(config, world, [*existing, *students], sets, source, recording, (opened,), sample, tuple(chosen))
 
 
@@ -107,7 +119,7 @@ def _rollouts(config: Config, world: World) -> Rollouts:
 def _measured(
     config: Config, world: World, policies: Sequence[MeasuredPolicy], sets: HeldOutSets, source: OpenedTeacher,
     recording: Recording, opened: tuple[Opened, ...], sample: SampleHypotheses | None = None,
-    chosen: tuple[ChooseStudent, ...] = (),
+    chosen: tuple[ChooseStudent | ChooseInPlace, ...] = (),
 ) -> Graph:  # fmt: skip
     """Every policy evaluated against the first, timed, and reported."""
     reference = DrawReference(policies[0], sets)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from distill.hypotheses.neighbours import Backend, nearest
-
 TINY = 1e-12
 """The square root has no gradient at zero; below this squared distance two chunks count as equal."""
 
@@ -52,21 +50,30 @@ def neighbour_radii(points_BND: Tensor, neighbours: int) -> Tensor:
     return distances(points_BND, points_BND).sort(-1).values[..., neighbours]
 
 
-def _to_nearest(from_BMD: Tensor, to_BKD: Tensor, backend: Backend) -> Tensor:
-    """Mean over b and m of min_k d(from_bm, to_bk). The search has no gradient; the distance to the nearest chunk has."""
-    _, index_BM = nearest(from_BMD.detach(), to_BKD.detach(), backend)
+def _to_nearest(from_BMD: Tensor, to_BKD: Tensor) -> Tensor:
+    """Mean over b and m of min_k d(from_bm, to_bk); the search has no gradient, the distance to the nearest chunk has."""
+    exact = "donot_use_mm_for_euclid_dist"  # by differences: a product's rounding would choose among near ones
+    index_BM = torch.cdist(from_BMD.detach(), to_BKD.detach(), compute_mode=exact).argmin(-1)
     winner_BMD = to_BKD.gather(1, index_BM[..., None].expand(-1, -1, to_BKD.shape[-1]))
     return partner_distances(from_BMD, winner_BMD).mean()
 
 
-def coverage(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor, backend: Backend = "auto") -> Tensor:
+def coverage(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
     """1/K sum_k min_m d(t_k, s_m): every hypothesis of the teacher has a student sample near it (IMLE, 1809.09087)."""
-    return _to_nearest(embed(teacher_BKTA.detach(), weights_A), embed(student_BMTA, weights_A), backend)
+    return _to_nearest(embed(teacher_BKTA.detach(), weights_A), embed(student_BMTA, weights_A))
 
 
-def fidelity(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor, backend: Backend = "auto") -> Tensor:
+def fidelity(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
     """1/M sum_m min_k d(s_m, t_k): every student sample is near some hypothesis of the teacher."""
-    return _to_nearest(embed(student_BMTA, weights_A), embed(teacher_BKTA.detach(), weights_A), backend)
+    return _to_nearest(embed(student_BMTA, weights_A), embed(teacher_BKTA.detach(), weights_A))
+
+
+def chamfer(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
+    """Bidirectional Chamfer distance: 1/M sum_m min_k d(s_m, t_k) + 1/K sum_k min_m d(t_k, s_m).
+
+    Set-level IMLE of "From Flow to One Step" (arXiv 2603.09415), with un-squared distances.
+    """
+    return fidelity(student_BMTA, teacher_BKTA, weights_A) + coverage(student_BMTA, teacher_BKTA, weights_A)
 
 
 def energy_distance(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
@@ -85,3 +92,44 @@ def energy_distance(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tenso
         return (distances(points_BND, points_BND) * off_diagonal_NN).sum((-1, -2)).mean() / (count * (count - 1))
 
     return 2 * distances(student_BMD, teacher_BKD).mean() - within(student_BMD) - within(teacher_BKD)
+
+
+def chamfer_energy(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
+    """Chamfer + 0.5 x energy distance: also matches the mode frequencies."""
+    return chamfer(student_BMTA, teacher_BKTA, weights_A) + 0.5 * energy_distance(
+        student_BMTA, teacher_BKTA, weights_A
+    )
+
+
+def paired(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
+    """1/M sum_m d(s_m, t_m)^2, sample m generated from the same noise as the teacher's hypothesis m.
+
+    One-step distillation of a flow by regression on its end points (Luhman and Luhman 2021, arXiv 2101.02388, eq. 4).
+    Hypotheses beyond the first M have no partner. Raises ValueError for more samples than hypotheses.
+    """
+    samples = student_BMTA.shape[1]
+    if samples > teacher_BKTA.shape[1]:
+        raise ValueError(f"got {samples} samples and {teacher_BKTA.shape[1]} hypotheses, expected one for every sample")
+    student_BMD, teacher_BMD = embed(student_BMTA, weights_A), embed(teacher_BKTA[:, :samples].detach(), weights_A)
+    return (student_BMD - teacher_BMD).square().sum(-1).mean()
+
+
+def share_loss(log_share_BM: Tensor, student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
+    """A scalar whose gradient, in expectation over the sampled codes, is that of E(p); its value has no meaning.
+
+    The score-function estimator (Williams 1992): dE/dp_j = 2 a_j - 2 sum_i p_i D_ij, estimated for each of the M samples from
+    the hypotheses and the other samples, minus a baseline, the E(p) of the other samples. The baseline does not depend on the
+    sample itself; a mean over all samples would, would weaken the repulsion to (M - 2) / (M - 1) and let rare modes die out.
+    log_share_BM: log shares of the codes that the samples used. Chunks get no gradient. Raises ValueError for a single sample.
+    """
+    samples = student_BMTA.shape[1]
+    if samples < 2:
+        raise ValueError(f"got {samples} sample an observation, expected at least 2: a share is learned by comparing")
+    student_BMD, teacher_BKD = embed(student_BMTA.detach(), weights_A), embed(teacher_BKTA.detach(), weights_A)
+    to_teacher_BM = distances(student_BMD, teacher_BKD).mean(-1)
+    among_BM = distances(student_BMD, student_BMD).sum(-1)
+    slope_BM = 2 * to_teacher_BM - 2 * among_BM / (samples - 1)
+    others_BM = to_teacher_BM.sum(-1, keepdim=True) - to_teacher_BM
+    among_others_BM = among_BM.sum(-1, keepdim=True) - 2 * among_BM
+    baseline_BM = 2 * others_BM / (samples - 1) - 2 * among_others_BM / ((samples - 1) * max(samples - 2, 1))
+    return ((slope_BM - baseline_BM) * log_share_BM).mean()

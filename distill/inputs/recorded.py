@@ -151,7 +151,9 @@ class Opened:
 
     @property
     def kind(self) -> Kind:
-        return "teacher" if isinstance(self.policy, AdapterTeacher | TrainedTeacher) else "student"
+        if isinstance(self.policy, AdapterTeacher):
+            return "student" if self.policy.is_student else "teacher"
+        return "teacher" if isinstance(self.policy, TrainedTeacher) else "student"
 
     @property
     def external(self) -> bool:

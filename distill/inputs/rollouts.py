@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from distill.evaluation.external import AdapterPolicy
 from distill.evaluation.monitor import SupportMonitor
 from distill.evaluation.policies import Policy, StudentPolicy
 from distill.evaluation.rollouts import Episode
@@ -90,7 +91,8 @@ class Rollouts:
 
 def selection_for(policy: Policy, students: Selection) -> Selection:
     """The selection of a policy: students draw several candidates at little cost; a teacher would pay for each."""
-    return students if isinstance(policy, StudentPolicy) else SINGLE_SAMPLE
+    is_student = isinstance(policy, StudentPolicy) or (isinstance(policy, AdapterPolicy) and policy.is_student)
+    return students if is_student else SINGLE_SAMPLE
 
 
 def selection_settings(how: Selection) -> dict[str, object]:

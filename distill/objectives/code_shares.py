@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from distill.hypotheses.distances import distances, embed, neighbour_radii
+from distill.hypotheses.distances import embed, neighbour_radii
 from distill.observation import observation_of
 from students.one_step import OneStepStudent
 from students.selection import SAME_PLAN
@@ -36,27 +36,6 @@ def calibration_settings() -> dict[str, float]:
     """All constants of `calibrate`, for the keys of stages that use it."""
     return {"steps": STEPS, "rows": ROWS, "learning_rate": LEARNING_RATE, "weight_decay": WEIGHT_DECAY,
             "tried": MAX_CODES, "faith": DIVERGENCE_WEIGHT}  # fmt: skip
-
-
-def share_loss(log_share_BM: Tensor, student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
-    """A scalar whose gradient, in expectation over the sampled codes, is that of E(p); its value has no meaning.
-
-    The score-function estimator (Williams 1992): dE/dp_j = 2 a_j - 2 sum_i p_i D_ij, estimated for each of the M samples from
-    the hypotheses and the other samples, minus a baseline, the E(p) of the other samples. The baseline does not depend on the
-    sample itself; a mean over all samples would, would weaken the repulsion to (M - 2) / (M - 1) and let rare modes die out.
-    log_share_BM: log shares of the codes that the samples used. Chunks get no gradient. Raises ValueError for a single sample.
-    """
-    samples = student_BMTA.shape[1]
-    if samples < 2:
-        raise ValueError(f"got {samples} sample an observation, expected at least 2: a share is learned by comparing")
-    student_BMD, teacher_BKD = embed(student_BMTA.detach(), weights_A), embed(teacher_BKTA.detach(), weights_A)
-    to_teacher_BM = distances(student_BMD, teacher_BKD).mean(-1)
-    among_BM = distances(student_BMD, student_BMD).sum(-1)
-    slope_BM = 2 * to_teacher_BM - 2 * among_BM / (samples - 1)
-    others_BM = to_teacher_BM.sum(-1, keepdim=True) - to_teacher_BM
-    among_others_BM = among_BM.sum(-1, keepdim=True) - 2 * among_BM
-    baseline_BM = 2 * others_BM / (samples - 1) - 2 * among_others_BM / ((samples - 1) * max(samples - 2, 1))
-    return ((slope_BM - baseline_BM) * log_share_BM).mean()
 
 
 def energy_of_shares(share_BJ: Tensor, to_teacher_BJ: Tensor, among_BJJ: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from distill.config import Config, StudentConfig
 from distill.hypotheses.cache import noise_of
+from distill.hypotheses.distances import share_loss
 from distill.objectives import flow_maps
-from distill.objectives.code_shares import share_loss
 from distill.objectives.sets import OBJECTIVES, Objective, objective
 from distill.observation import observation_of
 from distill.training.data import Batch

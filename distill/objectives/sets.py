@@ -17,31 +17,19 @@ import torch
 from torch import Tensor
 
 from distill.hypotheses.distances import (
+    chamfer,
+    chamfer_energy,
     coverage,
     distances,
     embed,
     energy_distance,
     fidelity,
     neighbour_radii,
+    paired,
     partner_distances,
 )
 from distill.hypotheses.neighbours import nearest
 from envs.specs import nearest_name
-
-
-def chamfer(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
-    """Bidirectional Chamfer distance: 1/M sum_m min_k d(s_m, t_k) + 1/K sum_k min_m d(t_k, s_m).
-
-    Set-level IMLE of "From Flow to One Step" (arXiv 2603.09415), with un-squared distances.
-    """
-    return fidelity(student_BMTA, teacher_BKTA, weights_A) + coverage(student_BMTA, teacher_BKTA, weights_A)
-
-
-def chamfer_energy(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
-    """Chamfer + 0.5 x energy distance: also matches the mode frequencies."""
-    return chamfer(student_BMTA, teacher_BKTA, weights_A) + 0.5 * energy_distance(
-        student_BMTA, teacher_BKTA, weights_A
-    )
 
 
 def regression(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
@@ -146,19 +134,6 @@ def soft_chamfer(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor, 
     return -temperature * (fidelity_BM.mean() + coverage_BK.mean())
 
 
-def paired(student_BMTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor) -> Tensor:
-    """1/M sum_m d(s_m, t_m)^2, sample m generated from the same noise as the teacher's hypothesis m.
-
-    One-step distillation of a flow by regression on its end points (Luhman and Luhman 2021, arXiv 2101.02388, eq. 4).
-    Hypotheses beyond the first M have no partner. Raises ValueError for more samples than hypotheses.
-    """
-    samples = student_BMTA.shape[1]
-    if samples > teacher_BKTA.shape[1]:
-        raise ValueError(f"got {samples} samples and {teacher_BKTA.shape[1]} hypotheses, expected one for every sample")
-    student_BMD, teacher_BMD = embed(student_BMTA, weights_A), embed(teacher_BKTA[:, :samples].detach(), weights_A)
-    return (student_BMD - teacher_BMD).square().sum(-1).mean()
-
-
 def best_set(pool_BPTA: Tensor, teacher_BKTA: Tensor, weights_A: Tensor, num_latents: int) -> Tensor:
     """Index `[B, M]` of the set, among P / M sets of M = `num_latents` consecutive chunks, with the least Chamfer distance."""
     distance_BJMK = _pairs(pool_BPTA, teacher_BKTA, weights_A).unflatten(1, (-1, num_latents))
@@ -229,6 +204,19 @@ OBJECTIVES = {
 _TERM = re.compile(r"(?P<weight>\d*\.?\d+)?(?P<name>[a-z][a-z_]*)(@(?P<value>\d*\.?\d+))?")
 
 
+def terms_of(name: str) -> list[tuple[float, str, str]]:
+    """Weight, objective and knob ("" where none is set) of each term of a sum. Raises ValueError for an unknown objective."""
+    terms = []
+    for text in name.split("+"):
+        match = _TERM.fullmatch(text)
+        if match is None or match["name"] not in OBJECTIVES:
+            unknown = match["name"] if match else text
+            raise ValueError(f"unknown objective {unknown!r}; expected one of {sorted(OBJECTIVES)}, or a weighted sum "
+                             f"such as 'chamfer+0.5energy_distance'{nearest_name(unknown, OBJECTIVES)}")
+        terms.append((float(match["weight"] or 1.0), match["name"], match["knob"] or ""))
+    return terms
+
+
 def objective(name: str) -> Objective:
     """The objective of a name, or of a weighted sum such as ``chamfer+0.5energy_distance`` or ``rs_imle@0.1``.
 
@@ -238,18 +226,13 @@ def objective(name: str) -> Objective:
     if name in OBJECTIVES:
         return OBJECTIVES[name]
     terms: list[tuple[float, Objective]] = []
-    for text in name.split("+"):
-        match = _TERM.fullmatch(text)
-        if match is None or match["name"] not in OBJECTIVES:
-            unknown = match["name"] if match else text
-            raise ValueError(f"unknown objective {unknown!r}; expected one of {sorted(OBJECTIVES)}, or a weighted sum "
-                             f"such as 'chamfer+0.5energy_distance'{nearest_name(unknown, OBJECTIVES)}")
-        term = OBJECTIVES[match["name"]]
-        if match["value"]:
+    for weight, each, value in terms_of(name):
+        term = OBJECTIVES[each]
+        if value:
             if not term.parameter:
-                raise ValueError(f"objective {match['name']!r} has nothing to set by '@{match['value']}'; leave that out")
-            term = replace(term, loss=partial(term.loss, **{term.parameter: float(match["value"])}))
-        terms.append((float(match["weight"] or 1.0), term))
+                raise ValueError(f"objective {each!r} has nothing to set by '@{value}'; leave that out")
+            term = replace(term, loss=partial(term.loss, **{term.parameter: float(value)}))
+        terms.append((weight, term))
     noise = any(term.noise for _, term in terms)
     if len({(term.pool_factor, term.choose) for _, term in terms}) > 1 or (noise and terms[0][1].pool_factor > 1):
         raise ValueError(f"objective {name!r}: these terms need different latents and cannot be added; train them separately")

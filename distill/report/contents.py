@@ -16,11 +16,12 @@ from distill.report.sections.recording import OWN_UNITS, RANGES, RECORDING
 from distill.report.sections.results import RESULTS
 from distill.report.sections.success import MODES, SPEED
 from distill.report.sections.training import CHECKPOINTS, CURVES
+from distill.report.sections.verdict import VERDICT
 from distill.report.sections.wall_time import WALL_TIME
 
 SECTIONS: list[Section] = [
     PATHS, ACTION_CHUNKS,
-    RESULTS, BY_TASK, SPEED, MODES,
+    RESULTS, VERDICT, BY_TASK, SPEED, MODES,
     LATENCY, STAGES,
     FIDELITY, OWN_UNITS,
     REAL_TIME,

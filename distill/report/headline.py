@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from distill.report.policies import Policy, Results, comparison, default_student, reference_name, reference_policy
 from distill.report.tables import is_missing, number, p_value, percent, points
+from distill.report.verdict import verdict
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _of_existing(results: Results) -> Headline:
     """Of existing policies, whose success may not be known."""
     reference, student = reference_policy(results), default_student(results)
     assert reference is not None
-    lead = [*_set_lines(results, student)] if student is not None else []
+    lead = [*verdict(results), *(_set_lines(results, student) if student is not None else ())]
     if not results["measured_success"]:
         lead.append(f"Success was not measured: that needs a task to roll out in (--task). Action chunks that are like the "
                     f"{reference_name(results)}'s are no proof of success.")  # fmt: skip

@@ -34,6 +34,7 @@ from distill.stages.oracle import ReplayDemonstrations
 from distill.stages.real_time import RollOutInRealTime
 from distill.stages.sample import SampleHypotheses
 from distill.stages.starts import RecordStarts
+from distill.stages.train_in_place import ChooseInPlace
 from distill.stages.train_teacher import TrainTeacher
 from distill.store.machine import hardware
 from distill.store.manifest import installed_packages, read_manifest
@@ -60,7 +61,7 @@ class WriteReport(FolderStage):
     latency: MeasureLatency
     statistics: TeacherSource
     sample: SampleHypotheses | None = None
-    chosen: tuple[ChooseStudent, ...] = ()
+    chosen: tuple[ChooseStudent | ChooseInPlace, ...] = ()
     train_teacher: TrainTeacher | None = None
     choose_teacher: ChooseTeacher | None = None
     demonstrations: RecordDemonstrations | None = None
@@ -194,7 +195,7 @@ class WriteReport(FolderStage):
             "latency": latency[name], "speedup": latency[reference]["median_ms"] / latency[name]["median_ms"],
             "fidelity": result["fidelity"], "observation_modes": result.get("observation_modes"),
             "dimensions": result.get("dimensions"), "validation": None,
-            "warm_start": None if chosen is None else self._warm(chosen),
+            "warm_start": None if chosen is None else chosen.candidates.begins_with_teacher,
             "observes": list(sources_of(policy.policy(context).shape)),
         }  # fmt: skip
         if chosen is not None:
@@ -207,9 +208,6 @@ class WriteReport(FolderStage):
             row |= {"switch_rate": summary["switch_rate"], "jerk": summary["jerk_rms"],
                     "out_of_distribution_share": summary["out_of_distribution_share"]}  # fmt: skip
         return row
-
-    def _warm(self, student: ChooseStudent) -> bool:
-        return student.candidates.fresh_shape is None and student.candidates.config.warm_start
 
     def _external(self, opened: Opened) -> dict[str, Any]:
         """An adapter's process: interpreter, packages and device."""

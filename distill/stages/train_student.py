@@ -136,6 +136,11 @@ class TrainStudent(FolderStage):
         return self.recipe.cheap
 
     @property
+    def begins_with_teacher(self) -> bool:
+        """Whether it starts from its teacher's weights."""
+        return self.fresh_shape is None and self.config.warm_start
+
+    @property
     def inputs(self) -> Mapping[str, Input | tuple[Input, ...]]:
         if self.hypotheses is not None:
             # the sample's key includes the teacher's

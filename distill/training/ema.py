@@ -8,6 +8,11 @@ import torch
 from torch import nn
 
 
+def average_weight(decay: float, updates: int) -> float:
+    """By how much the average moves to the weights at its `updates`-th update, counted from 1."""
+    return 1 - min(decay, (1 + updates) / (10 + updates))
+
+
 class ExponentialAverage:
     """Keeps ``average <- decay * average + (1 - decay) * weights``.
 
@@ -23,5 +28,5 @@ class ExponentialAverage:
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         self.updates += 1
-        weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+        weight = average_weight(self.decay, self.updates)
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), weight)

@@ -6,8 +6,19 @@ packages of its own named envs, teachers, students or distill works. Python 3.9 
     options      file, function, arguments, threads, solvers (path of teachers/solvers.py) -> `AdapterProgram.opened`
     sample       num_hypotheses, num_steps, seed; the observation -> violations, evaluations; chunks `[B, K, T, A]`
     draw         num_steps; the observation and seeds `[B, K]` -> evaluations; chunks
-    time         num_steps, seed; one observation -> whole_ms, stages_ms; chunks
+    time         num_steps, seed, samples; one observation -> whole_ms, stages_ms; chunks
     evaluations  num_steps -> evaluations
+
+and of its own network as a one-step student (one_step.py, training.py):
+
+    check        the observation -> faults: what is wrong with what it offers for that
+    train        losses (path), resume (path), what `InPlaceTraining` takes; its arrays -> state, weights: how many
+    observe      first; the observation, hypotheses, seeds -> bytes, cached
+    steps        seeds, rates, averages; rows `[S, B]` -> loss, seconds, cpu_seconds
+    write        weights, resume (paths; the former may be ""), state: what `train` then answers
+    use          weights (path): from then on chunks are the student's
+    export       path; the observation -> inputs, and what the graph that was written there should give
+    save         folder; one observation, seeds -> saved, difference between its chunks and those of what was saved
 """
 
 from __future__ import annotations
@@ -27,12 +38,13 @@ import torch
 GRACE_S = 3.0
 """How long a user's code may take to end by itself [s]: its exit handlers run. See envs/process/serving.py."""
 
+HERE = Path(__file__).resolve().parent
 Arrays = Mapping[str, np.ndarray]
 
 
 def start(options: dict[str, Any], load: Callable[[Path], Any]) -> AdapterProgram:
     """The adapter that the options name. Raises AdapterError."""
-    program = AdapterProgram(load(Path(__file__).parent / "seeded.py"), load(Path(options["solvers"])))
+    program = AdapterProgram(load(Path(__file__).parent / "seeded.py"), load(Path(options["solvers"])), load)
     program.open(options)
     return program
 
@@ -50,11 +62,14 @@ class AdapterError(Exception):
 class AdapterProgram:
     """Answers the messages about one adapter. seeded, solvers: the modules teachers.adapters.seeded and teachers.solvers.
 
+    load: a Python file as a module, for what only training needs.
     opened: what the adapter is, for `teachers.adapters.teacher.AdapterDescription`; set by `open`.
     """
 
-    def __init__(self, seeded: Any, solvers: Any) -> None:
-        self._seeded, self._solvers = seeded, solvers
+    def __init__(self, seeded: Any, solvers: Any, load: Callable[[Path], Any]) -> None:
+        self._seeded, self._solvers, self._load = seeded, solvers, load
+        self._one_step = load(HERE / "one_step.py")
+        self._training: Any = None
         self._file = Path()
         self.opened: dict[str, Any] = {}
 
@@ -69,6 +84,8 @@ class AdapterProgram:
         """See the module's docstring. Raises AdapterError for whatever the user's code raises."""
         commands: dict[str, Callable[..., Any]] = {
             "sample": self._sample, "draw": self._draw, "time": self._time, "evaluations": self._evaluations,
+            "check": self._check, "train": self._train, "observe": self._observe, "steps": self._steps,
+            "write": self._write, "use": self._use, "save": self._save, "export": self._export,
         }  # fmt: skip
         try:
             answered: tuple[dict[str, Any], dict[str, np.ndarray]] = commands[message["command"]](message, arrays)
@@ -96,7 +113,8 @@ class AdapterProgram:
         return {
             "kind": policy.kind, "horizon": policy.horizon, "action_size": policy.action_size,
             "observation_steps": policy.observation_steps, "num_steps": policy.num_steps, "features": policy.features,
-            "separable": policy.separable, "device": str(policy.device),
+            "separable": policy.separable, "obstacle": self._one_step.obstacle(built),
+            "saves": callable(getattr(built, "save", None)), "device": str(policy.device),
             "action_names": None if names is None else [str(name) for name in names],
             "dt_s": None if dt_s is None else float(dt_s), "parameters": self._seeded.parameters(built),
             "instruction": str(getattr(built, "instruction", None) or ""),
@@ -121,7 +139,8 @@ class AdapterProgram:
 
     def _time(self, message: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """One call timed as a whole, from arrays to arrays, then once more part by part [ms]."""
-        policy, seeds, steps = self._policy, [[int(message["seed"])]], message["num_steps"]
+        policy, steps, first = self._policy, message["num_steps"], int(message["seed"])
+        seeds = [[first + number for number in range(int(message["samples"]))]]
 
         def whole() -> np.ndarray:
             return policy.head(policy.encode(self._observation(arrays)), seeds, steps).cpu().numpy()
@@ -136,6 +155,67 @@ class AdapterProgram:
 
     def _evaluations(self, message: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         return {"evaluations": self._policy.evaluations(message["num_steps"])}, {}
+
+    # -- its own network as a one-step student -----------------------------------------------------------------------
+
+    def _student(self) -> Any:
+        """The policy at one evaluation, of which `use` makes the policy that is asked."""
+        return self._policy if self._policy.kind == "one step" else self._one_step.OneStepPolicy(self._policy)
+
+    def _check(self, message: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        return {"faults": self._student().faults(self._observation(arrays))}, {}
+
+    def _train(self, message: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Begins to train, or goes on from what was written last."""
+        training, losses = self._load(HERE / "training.py"), self._load(Path(message["losses"]))
+        student = self._student()
+        self._held = self._one_step.trainable(self._policy.built, student.trained())
+        self._held.__enter__()  # as long as this process lives
+        self._training = training.InPlaceTraining(student, losses, message, arrays)
+        weights = sum(weight.numel() for weight in student.trained().values())
+        return {"state": self._training.resume(Path(message["resume"])), "weights": weights}, {}
+
+    def _observe(self, message: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        seen = {name: value for name, value in arrays.items() if name not in ("hypotheses", "seeds")}
+        told = self._training.observe(message["first"], self._observation(seen), arrays["hypotheses"], arrays["seeds"])
+        return told, {}
+
+    def _steps(self, message: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        with torch.enable_grad():
+            return self._training.steps(arrays["rows"].tolist(), message["seeds"], message["rates"], message["averages"]), {}
+
+    def _write(self, message: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """The averaged weights, where a path for them is named, and what a resume needs."""
+        if message["weights"]:
+            self._training.write(Path(message["weights"]))
+        self._training.write_resume(Path(message["resume"]), message["state"])
+        return {}, {}
+
+    def _use(self, message: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        student, training = self._student(), self._load(HERE / "training.py")
+        student.load(training.read_tensors(Path(message["weights"]))[0])
+        self._policy = student
+        return {}, {}
+
+    def _save(self, message: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """The student in its own format, read back by its own `reload`, where it has these."""
+        student, built = self._student(), self._policy.built
+        if not callable(getattr(built, "save", None)):
+            return {"saved": False, "difference": None}, {}
+        built.save(message["folder"])
+        if not callable(getattr(built, "reload", None)):
+            return {"saved": True, "difference": None}, {}
+        seeds = arrays["seeds"].tolist()
+        again = self._one_step.OneStepPolicy(self._seeded.adapt(built.reload(message["folder"]), self._solvers.integrate))
+        again.starting_noises = student.starting_noises
+        observation = self._observation({name: value for name, value in arrays.items() if name != "seeds"})
+        mine, its = (each.head(each.encode(observation), seeds, 1) for each in (student, again))
+        return {"saved": True, "difference": float((mine - its).abs().max())}, {}
+
+    def _export(self, message: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        graph = self._load(HERE / "graph.py")
+        inputs, expected = graph.write_graph(self._student(), self._observation(arrays), Path(message["path"]))
+        return {"inputs": inputs}, expected
 
     def _one_line(self, error: BaseException) -> str:
         """In one line: the adapter's file and line, and what was raised there."""

@@ -18,6 +18,7 @@ Observation = dict[str, Tensor]
 CALL_ARGUMENTS = {
     "sample": ("observation", "num_hypotheses", "num_steps", "generator"), "velocity": ("observation", "x", "t"),
     "denoise": ("observation", "x", "t"), "encode": ("observation",), "to_actions": ("x",),
+    "one_step": ("condition", "noise"), "trained": (), "save": ("folder",), "reload": ("folder",),
 }  # fmt: skip
 """Positional arguments of the functions of an adapter's object."""
 
@@ -65,6 +66,14 @@ class AdaptedPolicy:
         batch = len(next(iter(observation.values())))
         drawn = torch.randint(2**62, (batch, num_hypotheses), generator=torch.Generator().manual_seed(seed))
         return self.head(self.encode(observation), drawn.tolist(), num_steps)
+
+    def repeated(self, condition: Any, count: int) -> Any:
+        """Every row of every tensor of a condition `count` times."""
+        return _repeated(condition, count)
+
+    def tensors(self, condition: Any) -> list[Tensor]:
+        """All tensors in a condition."""
+        return _tensors(condition)
 
     def evaluations(self, num_steps: int) -> int:
         """Network evaluations (NFE) of a chunk: by the adapter's own `evaluations`, else one per step."""
@@ -257,7 +266,9 @@ def adapt(built: Any, integrate: Integrate) -> AdaptedPolicy:
     """Wraps an adapter's object. integrate: `teachers.solvers.integrate`. Raises ValueError, saying what it lacks, or which of
     its functions cannot be called with `CALL_ARGUMENTS`."""
     policy = _of_kind(built, integrate)
-    for name in ("sample",) if isinstance(policy, SamplerPolicy) else ("velocity", "denoise", "encode", "to_actions"):
+    trains = ("encode", "to_actions", "one_step", "trained", "save", "reload")
+    own = ("sample",) if isinstance(policy, SamplerPolicy) else ("velocity", "denoise", "encode", "to_actions")
+    for name in dict.fromkeys((*own, *(trains if callable(getattr(built, "trained", None)) else ()))):
         _check_call(built, name)
     return policy
 

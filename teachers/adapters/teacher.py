@@ -53,7 +53,8 @@ class AdapterFile:
 class AdapterDescription:
     """What an adapter says of itself; see `teachers.adapters.seeded.AdaptedPolicy`. None: it does not say.
 
-    parameters: weights of its networks; torch, python: versions in its process; hardware: what it runs on.
+    parameters: weights of its networks; torch, python: versions in its process; hardware: what it runs on. obstacle: why its
+    own network cannot become a one-step student, "" where it can; saves: whether it can write that in its own format.
     """
 
     kind: str
@@ -70,7 +71,13 @@ class AdapterDescription:
     torch: str
     python: str
     hardware: str
+    obstacle: str
+    saves: bool
     instruction: str = ""
+
+
+class AdapterGone(ValueError):
+    """The adapter's process ended: killed, out of memory, or by its own code."""
 
 
 class AdapterTeacher:
@@ -79,11 +86,13 @@ class AdapterTeacher:
     Every method raises ValueError in one line when the adapter raises (its file, its line), does not answer in time, or its
     process ends. Close it, or use it as a context manager: its process ends with it.
 
-    features: the features it is given of an observation; None: all.
+    features: the features it is given of an observation; None: all. is_student: whether its chunks are those of its own
+    network after fine-tuning, at one evaluation (`student`).
     """
 
     def __init__(self, adapter: AdapterFile) -> None:
-        self.adapter = adapter
+        self.adapter, self.is_student = adapter, False
+        self._student: AdapterTeacher | None = None
         self._violations: list[str] = []
         self._process = SupervisedProcess([adapter.python or sys.executable], Path(program.__file__).resolve())
         options = {
@@ -107,15 +116,15 @@ class AdapterTeacher:
     ) -> Tensor:
         """`[B, K, T, A]` raw actions; one seed, which everything is drawn from, is taken from the generator."""
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-        answer, arrays = self._request(
-            "sample", self._arrays(observation), num_hypotheses=num_hypotheses, num_steps=num_steps, seed=seed
+        answer, arrays = self.request(
+            "sample", self.arrays(observation), num_hypotheses=num_hypotheses, num_steps=num_steps, seed=seed
         )
         self._violations += [each for each in answer["violations"] if each not in self._violations]
         return _tensor(arrays, observation)
 
     def evaluations(self, num_steps: int) -> int:
         """Network evaluations (NFE) of a chunk in `num_steps` solver steps."""
-        return int(self._request("evaluations", num_steps=num_steps)[0]["evaluations"])
+        return int(self.request("evaluations", num_steps=num_steps)[0]["evaluations"])
 
     def contract_violations(self) -> list[str]:
         """Violations that the adapter's process saw in all calls of `sample`; the process boundary hides them here."""
@@ -125,25 +134,58 @@ class AdapterTeacher:
 
     def sample_from_seeds(self, observation: Observation, seeds_BK: np.ndarray, num_steps: int) -> Tensor:
         """`[B, K, T, A]` raw actions, each from its own seed (an adapter with `sample`: an observation's from its first)."""
-        arrays = {**self._arrays(observation), "seeds": np.ascontiguousarray(seeds_BK, dtype=np.int64)}
-        return _tensor(self._request("draw", arrays, num_steps=num_steps)[1], observation)
+        arrays = {**self.arrays(observation), "seeds": np.ascontiguousarray(seeds_BK, dtype=np.int64)}
+        return _tensor(self.request("draw", arrays, num_steps=num_steps)[1], observation)
 
-    def time_call(self, observation: Observation, seed: int, num_steps: int) -> tuple[float, list[float]]:
+    def time_call(
+        self, observation: Observation, seed: int, num_steps: int, samples: int = 1
+    ) -> tuple[float, list[float]]:
         """Milliseconds of one call for one observation, measured in the adapter's process: whole, then its four stages.
 
+        samples: chunks that are drawn in that call.
         The stages are those of distill.evaluation.latency: to tensors, encode, head, to arrays. Without an `encode` of the
         adapter, the head holds everything.
         """
-        answer, _ = self._request("time", self._arrays(observation), num_steps=num_steps, seed=seed)
+        answer, _ = self.request("time", self.arrays(observation), num_steps=num_steps, seed=seed, samples=samples)
         return float(answer["whole_ms"]), [float(value) for value in answer["stages_ms"]]
 
-    def _arrays(self, observation: Observation) -> dict[str, np.ndarray]:
+    def arrays(self, observation: Observation) -> dict[str, np.ndarray]:
+        """What is sent of an observation."""
         return {name: value.detach().cpu().numpy() for name, value in observation.items()
                 if self.features is None or name in self.features}  # fmt: skip
 
+    def in_place_violations(self, observation: Observation) -> list[str]:
+        """What is wrong with what it offers for training its own network, a line each; [] where it offers nothing."""
+        if self.description.obstacle or self.is_student:
+            return []
+        found: list[str] = self.request("check", self.arrays(observation))[0]["faults"]
+        return found
+
+    def another(self) -> AdapterTeacher:
+        """The same adapter in a further process, for weights that are to change."""
+        made = AdapterTeacher(self.adapter)
+        made.features = self.features
+        return made
+
+    def student(self, weights: Path) -> AdapterTeacher:
+        """Its own network with fine-tuned weights, at one evaluation: in a further process, which ends with this one.
+
+        Called again, that process takes the other weights. Raises ValueError for weights of another network.
+        """
+        if self._student is None:
+            self._student = self.another()
+        self._student.use(weights)
+        return self._student
+
+    def use(self, weights: Path) -> None:
+        """From now on its chunks are those of its own network with these weights, at one evaluation."""
+        self.request("use", weights=str(weights.resolve()))
+        self.is_student = True
+
     # -- the process -----------------------------------------------------------------------------------------------
 
-    def _request(self, command: str, arrays: Mapping[str, np.ndarray] | None = None, **fields: Any) -> Message:
+    def request(self, command: str, arrays: Mapping[str, np.ndarray] | None = None, **fields: Any) -> Message:
+        """The answer to a command of teachers/adapters/program.py. Raises ValueError, of which AdapterGone is one."""
         return self._exchange(command, {"command": command, **fields}, arrays)
 
     def _exchange(self, command: str, message: dict[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> Message:
@@ -156,7 +198,7 @@ class AdapterTeacher:
                              "--adapter.timeout-s, or see where it waits") from error  # fmt: skip
         except ProcessGone as error:
             self.close()
-            raise ValueError(f"{name} is gone ({self._process.status_text}) while asked to {command!r}; what it "
+            raise AdapterGone(f"{name} is gone ({self._process.status_text}) while asked to {command!r}; what it "
                              "said stands above") from error  # fmt: skip
         if "failed" in answer:
             raise ValueError(f"{name}: {answer['text']}")
@@ -164,6 +206,8 @@ class AdapterTeacher:
 
     def close(self) -> None:
         """Ends the process: its socket closes, and what is left after `program.GRACE_S` is killed."""
+        if self._student is not None:
+            self._student.close()
         self._process.stop(program.GRACE_S)
 
     def __enter__(self) -> Self:

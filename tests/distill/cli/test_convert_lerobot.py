@@ -21,6 +21,7 @@ SMALL = (
     "--sample.num-observations", "32", "--sample.num-hypotheses", "8", "--student.training-steps", "10", "--student.codes", "8",
     "--student.width", "32", "--evaluate.fidelity-observations", "4", "--evaluate.fidelity-samples", "8",
     "--evaluate.latency-calls", "5", "--evaluate.latency-warmup", "1",
+    "--in-place.training-steps", "10", "--in-place.warmup-steps", "2",
 )  # fmt: skip
 
 
@@ -38,18 +39,18 @@ def _record(path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not LEROBOT, reason="FLOW2ONE_LEROBOT names no interpreter with LeRobot")
-@pytest.mark.parametrize("kind", ["multi_task_dit", "smolvla", "diffusion"])
+@pytest.mark.parametrize("kind", ["multi_task_dit", "smolvla", "pi0", "diffusion"])
 def test_one_command_makes_a_student_of_a_lerobot_policy(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     _record(tmp_path / "recorded.zarr")
-    adapter = ROOT / "teachers/adapters/lerobot.py"
+    adapter = ROOT / "teachers/adapters/lerobot_policies.py"
     tiny = [LEROBOT, str(ROOT / "tests/teachers/adapters/tiny_lerobot.py"), kind, str(tmp_path / "tiny"), str(adapter)]
     made = subprocess.run(tiny, capture_output=True, text=True, check=True)
     told = json.loads(made.stdout.strip().splitlines()[-1])
     assert main([
         "convert", "--teacher", f"{adapter}:build", "--adapter.python", LEROBOT, "--adapter.arguments",
         f"path={tmp_path / 'tiny/pretrained_model'}", "instruction=push the cube", "--observations", "recorded.zarr",
-        "--names", "img=observation.images.front", "--dt-s", "0.1", "--out", "out", *SMALL,
+        "--names", "img=observation.images.front", "--dt-s", "0.1", "--out", "out", "--student.kind", "both", *SMALL,
     ]) == 0  # fmt: skip
     student = load_student(tmp_path / "out/distill/chamfer")
     seen = fake_observation(student.shape, 2)
@@ -57,4 +58,11 @@ def test_one_command_makes_a_student_of_a_lerobot_policy(kind: str, tmp_path: Pa
     chunks = student(seen, torch.randn(2, 5, *student.latent_shape))
     assert chunks.shape == (2, 5, told["horizon"], told["action_size"])
     report = json.loads((tmp_path / "out/report/report.json").read_text())
-    assert {policy["kind"] for policy in report["policies"]} == {"teacher", "student"}
+    names = [policy["name"] for policy in report["policies"] if policy["kind"] == "student"]
+    assert names == (["chamfer"] if kind == "diffusion" else ["in_place", "chamfer"])
+    if kind == "diffusion":
+        return
+    # an ordinary folder of LeRobot's, whose own chunks at one step are the fine-tuned ones
+    assert json.loads(Path("out/distill/in_place/saved.json").read_text())["difference"] <= 1e-6
+    files = {path.name for path in Path("out/distill/in_place/policy").iterdir()}
+    assert {"config.json", "model.safetensors", "policy_preprocessor.json", "policy_postprocessor.json"} <= files

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill.hypotheses.distances import embed
+from distill.hypotheses.distances import embed, share_loss
 from distill.objectives import code_shares as shares
-from distill.objectives.code_shares import calibrate, energy_of_shares, off_support_distance, share_loss
+from distill.objectives.code_shares import calibrate, energy_of_shares, off_support_distance
 from envs.specs import STATE
 from students.one_step import CODE_GAIN, SHARE_GAIN, OneStepStudent
 from students.selection import SAME_PLAN

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from distill.config import Config, StudentConfig
 from distill.hypotheses.cache import hypothesis_seeds, noise_of
-from distill.hypotheses.distances import coverage, embed, fidelity
+from distill.hypotheses.distances import coverage, embed, fidelity, share_loss
 from distill.objectives import flow_maps
-from distill.objectives.code_shares import share_loss
 from distill.objectives.recipes import RECIPES, Batch, FlowMapRecipe, LossModule, SetRecipe, TrainingContext, recipe
 from distill.objectives.sets import OBJECTIVES, chamfer
 from envs.specs import STATE

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from envs.process import serving
 from envs.specs import STATE
 from teachers import solvers
 from teachers.adapters import program, seeded
@@ -152,7 +153,7 @@ def refusal(write: Write, monkeypatch: pytest.MonkeyPatch) -> Iterator[Refusal]:
     def opened(text: str) -> str:
         options = {"file": str(write(text)), "function": "build", "arguments": {}, "threads": 1}
         with pytest.raises(program.AdapterError) as error:
-            program.AdapterProgram(seeded, solvers).open(options)
+            program.AdapterProgram(seeded, solvers, serving.load).open(options)
         return program.text_of(error.value)
 
     yield opened

@@ -1,8 +1,8 @@
 """Run by LeRobot's interpreter: a tiny policy with random weights, saved by LeRobot, and what the adapter makes of it.
 
-    python tiny_lerobot.py <kind> <folder> <teachers/adapters/lerobot.py>
+    python tiny_lerobot.py <kind> <folder> <teachers/adapters/lerobot_policies.py>
 
-Prints one line of JSON. Kinds: diffusion, multi_task_dit, smolvla.
+Prints one line of JSON. Kinds: diffusion, multi_task_dit, smolvla, pi0, pi05.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ STATISTICS = {
                "max": torch.tensor([15.0, 25.0])},
     FRONT: {name: torch.full((3, 1, 1), value) for name, value in (("mean", 0.5), ("std", 0.25), ("min", 0.0), ("max", 1.0))},
 }  # fmt: skip
+for each in STATISTICS.values():
+    each.update(q01=each["min"], q99=each["max"])
 FEATURES: dict[str, Any] = {
     "input_features": {
         STATE: PolicyFeature(FeatureType.STATE, (3,)), FRONT: PolicyFeature(FeatureType.VISUAL, (3, SIZE, SIZE)),
@@ -103,12 +105,60 @@ def smolvla(folder: Path) -> tuple[Any, Callable[[Any], Any]]:
     return config, lambda policy: policy.model.vlm_with_expert.get_vlm_model().vision_model
 
 
-def main(kind: str, folder: Path, adapter: Path) -> dict[str, Any]:
+def shrink(kind: str, folder: Path) -> None:
+    """pi0's and pi05's networks with thousands of weights instead of billions, and a tokenizer of single characters."""
+    import lerobot.processor.tokenizer_processor as tokenizers
+    from transformers import GemmaConfig, PaliGemmaConfig
+
+    model = importlib.import_module(f"lerobot.policies.{kind}.modeling_{kind}")
+    small = model.GemmaConfig(width=32, depth=2, mlp_dim=64, num_heads=2, num_kv_heads=1, head_dim=16)
+    model.get_gemma_config = lambda variant: small
+    fixed = {"projection_dim": 32, "intermediate_size": 64, "vocab_size": 300}  # LeRobot sets them to the full network's
+
+    def kept(config: Any) -> Any:
+        own = type(config)
+        changed = {"__setattr__": lambda self, name, value: own.__setattr__(self, name, fixed.get(name, value))}
+        config.__class__ = type(own.__name__, (own,), changed)
+        return config
+
+    def paligemma() -> Any:
+        eyes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 16, "image_size": SIZE,
+                "projection_dim": 32, "intermediate_size": 64}  # fmt: skip
+        made = PaliGemmaConfig(text_config={"model_type": "gemma", "vocab_size": 300, "hidden_size": 32}, vision_config=eyes)
+        kept(made.text_config), kept(made.vision_config)
+        return made
+
+    model.CONFIG_MAPPING = {"paligemma": paligemma, "gemma": lambda **given: GemmaConfig(**{**given, "vocab_size": 300})}
+    reader, load = words(folder / "paligemma"), tokenizers.AutoTokenizer.from_pretrained
+    tokenizers.AutoTokenizer.from_pretrained = lambda name, *given, **named: load(str(reader), *given, **named)
+
+
+def pi0(folder: Path, kind: str = "pi0") -> tuple[Any, Callable[[Any], Any]]:
+    shrink(kind, folder)
+    module = importlib.import_module(f"lerobot.policies.{kind}.configuration_{kind}")
+    config = getattr(module, f"{kind.upper()}Config")(
+        chunk_size=6, n_action_steps=6, max_state_dim=8, max_action_dim=5, num_inference_steps=5, image_resolution=(SIZE, SIZE),
+        tokenizer_max_length=96, **FEATURES,
+    )  # fmt: skip
+    return config, lambda policy: policy.model.paligemma_with_expert.paligemma.model.vision_tower
+
+
+def pi05(folder: Path) -> tuple[Any, Callable[[Any], Any]]:
+    return pi0(folder, "pi05")
+
+
+KINDS: dict[str, Callable[[Path], tuple[Any, Callable[[Any], Any]]]] = {
+    "diffusion": diffusion, "multi_task_dit": multi_task_dit, "smolvla": smolvla, "pi0": pi0, "pi05": pi05,
+}  # fmt: skip
+
+
+def saved_policy(kind: str, folder: Path) -> Path:
+    """A tiny policy with random weights, saved by LeRobot; the folder."""
     from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    config, eyes_of = {"diffusion": diffusion, "multi_task_dit": multi_task_dit, "smolvla": smolvla}[kind](folder)
+    config, _ = KINDS[kind](folder)
     policy = get_policy_class(kind)(config)
     with torch.no_grad():  # what a fresh network multiplies by zero would hide what it sees
         for value in policy.parameters():
@@ -117,6 +167,11 @@ def main(kind: str, folder: Path, adapter: Path) -> dict[str, Any]:
     policy.save_pretrained(str(saved))
     for processor in make_pre_post_processors(config, dataset_stats=STATISTICS):
         processor.save_pretrained(str(saved))
+    return saved
+
+
+def main(kind: str, folder: Path, adapter: Path) -> dict[str, Any]:
+    eyes_of, saved = KINDS[kind](folder)[1], saved_policy(kind, folder)
 
     spec = importlib.util.spec_from_file_location("flow2one_adapter", adapter)
     assert spec and spec.loader

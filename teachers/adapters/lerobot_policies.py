@@ -1,6 +1,6 @@
 """A trained LeRobot policy as a teacher: an adapter that runs in LeRobot's own environment, through LeRobot's own classes.
 
-    distill.py convert --teacher teachers/adapters/lerobot.py:build --adapter.python /path/to/lerobot/bin/python
+    distill.py convert --teacher teachers/adapters/lerobot_policies.py:build --adapter.python /path/to/lerobot/bin/python
                        --adapter.arguments path=outputs/train/checkpoints/last/pretrained_model
 
 It imports nothing of ours, so that it can be loaded by its path; see docs/lerobot.md. Policies: diffusion, multi_task_dit,
@@ -29,7 +29,7 @@ ALIASES = {"observation.images.front": "observation.image"}
 """Our names for features that a policy may name otherwise: `envs.recorded.observations` names a single camera so."""
 
 
-def build(path: str, instruction: str = "", device: str = "cpu", names: str = "", steps: str = "") -> LeRobotTeacher:
+def build(path: str, instruction: str = "", device: str = "cpu", names: str = "", steps: str = "") -> Any:
     """The policy in the folder `path`, as LeRobot saves it (``pretrained_model``).
 
     instruction: the task in words, for `TEXT_POLICIES`; device: where it runs; names: ``ours=its`` pairs, joined by commas, for
@@ -43,7 +43,20 @@ def build(path: str, instruction: str = "", device: str = "cpu", names: str = ""
         raise ValueError(f"{folder}: a {config.type} policy needs an instruction; give it: instruction=pick up the cube")
     kinds: dict[str, type[LeRobotTeacher]] = {"diffusion": Diffusion, "multi_task_dit": MultiTaskDiT}
     kind, num_steps = kinds.get(config.type, PrefixPolicy), int(steps) if steps else 0
-    return kind(policy, preprocessor, postprocessor, instruction, pairs, num_steps)
+    teacher = kind(policy, preprocessor, postprocessor, instruction, pairs, num_steps)
+    in_place = _beside("lerobot_in_place.py")
+    if in_place.why_not(policy, folder):
+        return teacher
+    return in_place.InPlace(teacher, folder, lambda other: build(other, instruction, device, names))
+
+
+def _beside(name: str) -> Any:
+    """The file of this name beside this one as a module, by its path, as this one is loaded."""
+    spec = importlib.util.spec_from_file_location("flow2one_" + Path(name).stem, Path(__file__).resolve().parent / name)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def load(folder: Path, device: str) -> tuple[Any, Any, Any, Any]:

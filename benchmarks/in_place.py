@@ -1,0 +1,189 @@
+"""A policy's own network, fine-tuned in place, against its teacher at few steps and a fresh student, at equal training time.
+
+    python benchmarks/in_place.py [--tasks avoid ..] [--kinds mlp unet transformer] [--variants chamfer ..] [--seed 0]
+
+Foreign flow policies of three kinds (examples/own_network.py) are trained here on demonstrations of the embedded tasks, then
+converted; a row is one `distill.py convert`, so what is finished is not done again. Writes benchmarks/results/in_place.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from running import ROOT, run_distill
+
+from distill.stages.report import cpu_seconds
+from distill.store.machine import hardware
+from envs import task_spec
+from envs.demonstrations import Demonstrations, windows
+from envs.specs import STATE
+
+sys.path.insert(0, str(ROOT / "examples"))
+import own_network
+
+RESULTS = ROOT / "benchmarks/results/in_place.json"
+HORIZONS = {"avoid": (16, 8), "detour": (32, 24), "handles": (16, 16)}
+"""Actions of a chunk, and those executed before the next, as in the tasks' presets."""
+
+WIDTH, TEACHER_STEPS, SOLVER_STEPS = 96, {"mlp": 8000, "unet": 4000, "transformer": 4000}, 20
+SHORT = ("--sample.num-observations", "1024", "--evaluate.test-starts", "240", "--evaluate.validation-starts", "48",
+         "--evaluate.fidelity-observations", "32", "--evaluate.latency-calls", "100", "--evaluate.latency-warmup",
+         "10", "--evaluate.teacher-steps", "20", "4", "2", "1")  # fmt: skip
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "chamfer": (),
+    "chamfer_energy": ("--in-place.objective", "chamfer_energy"),
+    "anchored": ("--in-place.objective", "anchored"),
+    "noises128": ("--in-place.starting-noises", "128"),
+    "chamfer_3000": ("--in-place.training-steps", "3000"),
+    "chamfer_500": ("--in-place.training-steps", "500"),
+    "slow": ("--in-place.learning-rate", "0.0003"),
+    "fast": ("--in-place.learning-rate", "0.0025"),
+    "noises128_fast": ("--in-place.starting-noises", "128", "--in-place.learning-rate", "0.0025"),
+}
+FRESH_STEP_S = 0.15
+"""Processor time of a training step of a fresh student (width 64, depth 4, 32 observations of 8 chunks), as measured [s]."""
+FIGURES = ("energy_distance", "recall", "coverage", "off_support_share")
+
+
+def demonstrated(task: str, seed: int, runs: Path) -> Path:
+    """The folder of a task's demonstrations."""
+    folder = runs / f"{task}-demos{seed}"
+    if not (folder / "demos").is_dir():
+        where = ("--name", folder.name, "--runs-dir", str(runs))
+        run_distill("demos", "--config", f"configs/{task}.yaml", *where, "--seed", str(seed))
+    return folder / "demos"
+
+
+def trained(task: str, kind: str, seed: int, demos: Path, runs: Path) -> Path:
+    """The folder of a foreign policy, trained by flow matching with an average of its weights."""
+    folder = runs / f"{task}-{kind}-policy{seed}"
+    if folder.is_dir():
+        return folder
+    torch.set_num_threads(1)
+    shown, (horizon, _) = Demonstrations.load(demos, task_spec(task)), HORIZONS[task]
+    seen = windows(shown, np.arange(shown.num_frames), 2, horizon)
+    states, actions = (torch.from_numpy(each).float() for each in seen)
+    policy = own_network.make(kind, seed, state_size=states.shape[-1], horizon=horizon, action_size=actions.shape[-1],
+                              width=WIDTH, num_steps=SOLVER_STEPS).requires_grad_(True)  # fmt: skip
+    for name, values in (("state", states), ("action", actions)):
+        low, high = values.amin((0, 1)), values.amax((0, 1))
+        getattr(policy, f"{name}_centre").copy_((low + high) / 2)
+        getattr(policy, f"{name}_scale").copy_(((high - low) / 2).clamp(min=1e-6))
+    generator, steps = torch.Generator().manual_seed(seed), TEACHER_STEPS[kind]
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps, pct_start=0.03)
+    average = [weight.detach().clone() for weight in policy.parameters()]
+    began = time.process_time()
+    for _ in range(steps):
+        row = torch.randint(len(states), (256,), generator=generator)
+        loss = policy.flow_loss({STATE: states[row]}, actions[row], generator)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        torch._foreach_lerp_(average, [weight.detach() for weight in policy.parameters()], 0.005)
+    with torch.no_grad():
+        for weight, mean in zip(policy.parameters(), average, strict=True):
+            weight.copy_(mean)
+    print(f"{folder.name}: {time.process_time() - began:.0f} CPU s, loss {float(loss.detach()):.4f}", flush=True)
+    policy.save(str(folder))
+    told = json.loads((folder / "policy.json").read_text())
+    (folder / "policy.json").write_text(json.dumps({**told, "num_steps": SOLVER_STEPS}))  # what is saved is no student
+    return folder
+
+
+def convert(task: str, seed: int, demos: Path, policy: Path, out: Path, *flags: str) -> dict[str, Any]:
+    """The report of one conversion."""
+    run_distill(
+        "convert", "--teacher", str(ROOT / "examples/own_network.py"), "--adapter.arguments", f"folder={policy}",
+        "--observations", str(demos), "--task", task, "--out", str(out), "--seed", str(seed),
+        "--evaluate.execution-horizon", str(HORIZONS[task][1]), *SHORT, *flags,
+    )  # fmt: skip
+    return dict(json.loads((out / "report" / "report.json").read_text()))
+
+
+def row_of(policy: dict[str, Any], label: str, seconds: float | None) -> dict[str, Any]:
+    """What the table shows of a policy."""
+    return {
+        "label": label, "success": policy["success_rate"], "difference": policy.get("difference"), "entropy": policy["entropy"],
+        **{name: policy["fidelity"][name] for name in FIGURES}, "median_ms": policy["latency"]["median_ms"],
+        "nfe": policy["nfe"], "candidates": policy["candidates"], "training_cpu_s": seconds,
+    }  # fmt: skip
+
+
+def train_seconds(out: Path, name: str) -> float:
+    """Processor seconds of a training, those of the adapter's process included."""
+
+    class Stage:
+        pass
+
+    Stage.name = f"train/{name}"  # type: ignore[attr-defined]
+    return float(cpu_seconds(out, Stage()) or 0.0)  # type: ignore[arg-type]
+
+
+def rows_for(task: str, kind: str, variants: list[str], seed: int, runs: Path, whole: bool) -> list[dict[str, Any]]:
+    """Teacher at its numbers of steps, each variant in place, and a fresh student trained as long as the longest of these.
+
+    whole: also the fresh student at its default number of steps, which takes many times as long.
+    """
+    demos = demonstrated(task, seed, runs)
+    policy, out = trained(task, kind, seed, demos, runs), runs / f"{task}-{kind}-seed{seed}"
+    rows: list[dict[str, Any]] = []
+    spent = 0.0
+    if not variants:
+        raise ValueError("variants: got none, expected at least one")
+    for name in variants:
+        told = convert(task, seed, demos, policy, out, "--student.kind", "in_place", *VARIANTS[name])
+        found = {each["name"]: each for each in told["policies"]}
+        if not rows:
+            rows = [row_of(each, each["label"], None) for each in told["policies"] if each["kind"] == "teacher"]
+        rows.append(row_of(found["in_place"], f"in place, {name}", train_seconds(out, "in_place")))
+        spent = max(spent, train_seconds(out, "in_place"))
+        print_rows(task, kind, rows[-1:])
+    for steps in sorted({max(120, round(spent / FRESH_STEP_S)), *([3000] if whole else [])}):
+        told = convert(task, seed, demos, policy, out, "--student.kind", "fresh", "--student.training-steps", str(steps))
+        rows.append(row_of(told["policies"][-1], f"fresh, {steps} steps", train_seconds(out, "chamfer")))
+        print_rows(task, kind, rows[-1:])
+    return rows
+
+
+def print_rows(task: str, kind: str, rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        seconds = "" if row["training_cpu_s"] is None else f"{row['training_cpu_s']:.0f}"
+        cells = [f"{task} {kind}", row["label"], f"{100 * row['success']:.1f} %", f"{row['energy_distance']:.3f}",
+                 f"{row['recall']:.2f}", f"{row['coverage']:.2f}", f"{100 * row['off_support_share']:.1f} %",
+                 f"{row['median_ms']:.2f}", seconds]  # fmt: skip
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tasks", nargs="*", default=["avoid", "detour", "handles"])
+    parser.add_argument("--kinds", nargs="*", default=["mlp", "unet", "transformer"])
+    parser.add_argument("--variants", nargs="*", default=["chamfer", "noises128"], choices=VARIANTS)
+    parser.add_argument("--whole", action="store_true", help="also the fresh student at its default of 3000 steps")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--runs-dir", type=Path, default=ROOT / "runs" / "in-place")
+    options = parser.parse_args()
+    told = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"rows": {}}
+    print("| policy | | success | energy distance | recall | coverage | off-support | call [ms] | training [CPU s] |")
+    for task in options.tasks:
+        for kind in options.kinds:
+            rows = rows_for(task, kind, options.variants, options.seed, options.runs_dir.resolve(), options.whole)
+            print_rows(task, kind, rows)
+            told["rows"][f"{task} {kind} seed {options.seed}"] = rows
+            told |= {"hardware": hardware(torch.device("cpu")), "test_starts": 240, "threads": 1}
+            RESULTS.write_text(json.dumps(told, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

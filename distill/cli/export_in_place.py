@@ -1,0 +1,67 @@
+"""`distill.py export` of a policy that was fine-tuned in place: its own format, and its head as ONNX where it traces."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill.cli.in_place import open_in_place
+from distill.stages.train_in_place import OWN_FORMAT, read_student
+from distill.store.manifest import read_manifest, sha256_file, verify, write_json
+from students.export.graph import check_format
+from students.export.parity import TOLERANCE
+from teachers.adapters.graph import ACTIONS, NOISE
+from teachers.networks.observations import fake_observation
+
+GRAPH = "head.onnx"
+
+
+def write_in_place(student: Path, formats: tuple[str, ...], folder: Path, say: Any) -> None:
+    """Write what travels of the student into `folder`. Raises ValueError for a format there is none of, a changed student, and
+    a graph that cannot be made or differs from the policy by more than the tolerance."""
+    wrong = [name for name in formats if name != "onnx"]
+    if wrong:
+        raise ValueError(f"formats: got {wrong}, expected onnx alone: a policy fine-tuned in place has no others")
+    told = read_student(student)
+    if read_manifest(student) is not None:
+        verify(student)
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(student / name, folder / name)
+    if (student / OWN_FORMAT).is_dir():
+        shutil.copytree(student / OWN_FORMAT, folder / OWN_FORMAT)
+    described: dict[str, Any] = {"kind": told["kind"], "adapter": told["adapter"], "inputs": [], "formats": {}}
+    if formats:
+        check_format("onnx")
+        described |= _write_onnx(student, folder, say)
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    described["files"] = {str(path.relative_to(folder)): sha256_file(path) for path in files}
+    write_json(folder / "export.json", described)
+
+
+def _write_onnx(student: Path, folder: Path, say: Any) -> dict[str, Any]:
+    """The graph of the head, compared with the policy itself at one observation and 16 noises."""
+    import onnxruntime
+
+    opened = open_in_place(str(student), 600.0)
+    try:
+        observation = fake_observation(opened.shape, 1)
+        policy: Any = opened.policy
+        told, arrays = policy.request("export", policy.arrays(observation), path=str((folder / GRAPH).resolve()))
+    finally:
+        opened.close()
+    session = onnxruntime.InferenceSession(str(folder / GRAPH), providers=["CPUExecutionProvider"])
+    wanted = {each.name for each in session.get_inputs()}  # an input that is not used is left out of a graph
+    (got,) = session.run([ACTIONS], {name: arrays[name] for name in wanted})
+    spread = max(float(np.abs(arrays[ACTIONS]).max()), 1.0)
+    largest = float(np.abs(got - arrays[ACTIONS]).max())
+    if not largest <= TOLERANCE * spread:
+        raise ValueError(f"onnx: the graph differs from the policy by {largest:g}, expected at most {TOLERANCE * spread:g}; "
+                         "nothing was written")  # fmt: skip
+    say(f"onnx: differs from the policy by at most {largest:.1e} in raw units, at 16 noises")
+    inputs = [{"name": name, "shape": shape} for name, shape in told["inputs"] if name in wanted]
+    samples = inputs[-1]["shape"][1]
+    return {"inputs": inputs, "output": {"name": ACTIONS, "shape": [1, samples, *got.shape[2:]]}, "noise": NOISE,
+            "formats": {"onnx": {"file": GRAPH, "largest_difference": largest}}}  # fmt: skip

@@ -1,0 +1,252 @@
+"""Convert in place, whole but tiny: the user's own network is fine-tuned, chosen, measured, saved in its own format."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import distill.hypotheses.distances as losses
+import envs
+from distill.stages.train_in_place import STARTS, ChooseInPlace, TrainInPlace, loss_terms, rate_for
+from distill.store.manifest import sha256_file, write_json
+from envs.demonstrations import Demonstration, Demonstrations
+from envs.panda.recording import stored_starts
+from teachers.adapters.teacher import AdapterFile, AdapterGone, AdapterTeacher
+from teachers.networks.shapes import PolicyShape
+
+POLICIES = Path(__file__).parents[3] / "examples" / "own_network.py"
+SETTINGS = """\
+sample: {num_hypotheses: 4, num_steps: 2, num_observations: 12, shard_size: 6, batch_size: 5}
+student: {training_steps: 4, batch_size: 4, num_latents: 3, codes: 4, warmup_steps: 1, candidates: 2, width: 16,
+  depth: 1, code_shares: false}
+in_place: {training_steps: 6, batch_size: 4, num_latents: 3, warmup_steps: 1, candidates: 2}
+evaluate: {fidelity_observations: 3, fidelity_samples: 6, latency_calls: 3, latency_warmup: 1, test_starts: 2,
+  validation_starts: 2, teacher_steps: [4, 1], execution_horizon: 8, selection_candidates: 4}
+"""
+
+Main = Callable[[Sequence[str]], int]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A working folder with recorded observations of `avoid`, a foreign policy and settings; and how to convert there."""
+    monkeypatch.chdir(tmp_path)
+    spec, starts, rng = envs.task_spec("avoid"), stored_starts("avoid", 0, "train", 2), np.random.default_rng(0)
+    low, high = np.array([[0.3, -0.2], [0.7, 0.2]], np.float32)
+    episodes = []
+    for number in range(12):
+        state = rng.uniform(low, high, (4, 2)).astype(np.float32)
+        tool = np.column_stack([state, np.full(4, 0.1)]).astype(np.float32)
+        episodes.append(Demonstration(state, state + np.float32(0.01), tool, starts[number % 2], spec.modes[number]))
+    Demonstrations.from_episodes(spec, episodes, [number % 2 for number in range(12)]).save(Path("demos"))
+    shutil.copy(POLICIES, "my_policy.py")
+    Path("tiny.yaml").write_text(SETTINGS)
+
+    def line(*more: str) -> list[str]:
+        there = ["--config", "tiny.yaml", "--observations", "demos", "--out", "out"]
+        return ["convert", "--teacher", "my_policy.py", *there, *more]
+
+    return SimpleNamespace(line=line)
+
+
+def told() -> dict[str, Any]:
+    return dict(json.loads(Path("out/report/report.json").read_text()))
+
+
+def test_a_policy_becomes_its_own_one_step_student_though_its_process_is_killed(
+    main: Main, place: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    killed: list[int] = []
+    steps = TrainInPlace._steps
+
+    def killing(self: TrainInPlace, worker: AdapterTeacher, first: int, last: int, count: int, config: Any) -> dict[str, Any]:
+        if first >= 5 and not killed:  # after the first checkpoint was written
+            killed.append(worker._process.pid)
+            os.kill(worker._process.pid, signal.SIGKILL)
+        return steps(self, worker, first, last, count, config)
+
+    monkeypatch.setattr(TrainInPlace, "_steps", killing)
+    assert main(place.line("--task", "avoid", "--student.kind", "both")) == 0
+    said = capsys.readouterr().out
+    assert "student: the policy's own network, fine-tuned in place, beside a fresh one" in said
+    assert len(killed) == 1 and "is gone (signal SIGKILL)" in said and "training goes on in a new process" in said
+    assert "conditions: 0.0 KB an observation, 0.0 MB in all: encoded once, kept in memory" in said
+    assert "saved in the policy's own format; read back, its chunks differ by 0.0e+00" in said
+
+    policies = {policy["name"]: policy for policy in told()["policies"]}
+    assert list(policies) == ["teacher_4", "teacher_1", "in_place", "chamfer"]
+    mine = policies["in_place"]
+    assert mine["is_default_student"] and mine["nfe"] == 1 and mine["candidates"] == 4 and mine["warm_start"]
+    assert mine["parameters"] == policies["teacher_4"]["parameters"] and mine["episodes"] == 2
+    assert {row["step"] for row in mine["validation"]} == {5, 6}
+    page = Path("out/report/report.html").read_text()
+    assert "Which one to take" in page and "Student, in place" in page
+
+    # the chosen weights are the ones that were saved, in the policy's own folder
+    chosen = Path("out/distill/in_place")
+    weights, own = load_file(chosen / "model.safetensors"), load_file(chosen / "policy" / "policy.safetensors")
+    assert all(torch.equal(own[name], value) for name, value in weights.items())
+    assert json.loads(Path("out/distill/in_place/policy/policy.json").read_text())["num_steps"] == 1
+    assert not list(Path("out").rglob("*.tmp")) and not list(Path("out").rglob("resume.safetensors"))
+
+    # killed or not, the same weights come out
+    monkeypatch.setattr(TrainInPlace, "_steps", steps)
+    shutil.rmtree("out/train/in_place")
+    shutil.move("out/distill/in_place", "before")
+    assert main(place.line("--task", "avoid", "--student.kind", "both")) == 0
+    again = load_file("out/distill/in_place/model.safetensors")
+    assert all(torch.equal(again[name], value) for name, value in weights.items())
+
+
+@pytest.mark.slow
+def test_without_a_task_sets_choose_and_auto_takes_the_policy_itself(main: Main, place: SimpleNamespace, capsys) -> None:
+    assert main(place.line("--in-place.starting-noises", "5", "--adapter.arguments", "kind=unet")) == 0
+    assert [policy["name"] for policy in told()["policies"]] == ["teacher_4", "teacher_1", "in_place"]
+    assert load_file("out/distill/in_place/model.safetensors")["starting_noises"].shape == (5, 8, 2)
+    assert told()["curves"]["in_place"][-1]["step"] == 6 and "Take " in Path("out/report/report.md").read_text()
+    before = {path: path.stat().st_mtime_ns for path in Path("out").rglob("*.safetensors")}
+    assert main(place.line("--in-place.starting-noises", "5", "--adapter.arguments", "kind=unet")) == 0
+    assert {path: path.stat().st_mtime_ns for path in Path("out").rglob("*.safetensors")} == before
+
+
+def test_a_policy_that_cannot_be_trained_gets_the_fresh_student_and_is_told_why(
+    main: Main, place: SimpleNamespace, capsys
+) -> None:
+    text = Path("my_policy.py").read_text().replace("def trained(", "def weights(")
+    Path("my_policy.py").write_text(text)
+    assert main(place.line("--student.kind", "in_place", "--dry-run")) == 0
+    said = capsys.readouterr().out
+    why = "student: a fresh network, not in_place, because the policy itself cannot be fine-tuned in place: it has no trained()"
+    assert why in said and "distill/chamfer" in said and "distill/in_place" not in said
+
+
+@pytest.mark.slow
+def test_a_broken_offer_is_refused_before_anything_is_made(main: Main, place: SimpleNamespace, capsys) -> None:
+    text = Path("my_policy.py").read_text().replace("    def velocity", "    @torch.no_grad()\n    def velocity")
+    Path("my_policy.py").write_text(text)
+    assert main(place.line()) == 2
+    error = capsys.readouterr().err
+    assert "one_step: no gradient reaches the weights; take torch.no_grad() off what it calls" in error
+    assert error.count("\n") == 1 and not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--in-place.objective", "sinkhorn"), "in_place.objective: got 'sinkhorn', expected one of"),
+        (("--in-place.objective", "chamfr"), "unknown objective 'chamfr'"),
+        (("--in-place.num-latents", "1"), "in_place.num_latents: got 1, expected at least 2"),
+        (("--in-place.objective", "anchored", "--in-place.num-latents", "5"), "has only the 4 noises an observation"),
+        (("--in-place.objective", "noise_regression", "--in-place.starting-noises", "3"), "leave it at 0"),
+        (("--in-place.batch-size", "0"), "in_place.batch_size: got 0, expected at least 1. Change --in-place.batch-size"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(
+    main: Main, place: SimpleNamespace, capsys, flags: tuple[str, ...], message: str
+) -> None:
+    assert main(place.line(*flags)) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_the_learning_rate_falls_with_the_number_of_weights() -> None:
+    assert rate_for(1000) == rate_for(500_000) == 2.5e-3
+    assert rate_for(300_000_000) == pytest.approx(1.02e-4, rel=0.01)
+
+
+def test_a_weighted_sum_becomes_the_shared_functions() -> None:
+    assert loss_terms("chamfer") == [(1.0, "chamfer")]
+    assert loss_terms("anchored") == [(2.0, "fidelity"), (1.0, "coverage"), (0.5, "energy_distance"), (0.3, "paired")]
+
+
+def test_a_process_that_keeps_dying_is_told(tmp_path: Path) -> None:
+    starts = []
+
+    class Dying:
+        def another(self) -> Any:
+            starts.append(1)
+            return SimpleNamespace(close=lambda: None)
+
+    class Stage(TrainInPlace):
+        teacher = Dying()  # type: ignore[assignment]
+
+        def __init__(self) -> None:
+            pass
+
+        def _train(self, context: Any, worker: Any, folder: Path) -> Any:
+            raise AdapterGone("the adapter is gone (signal SIGKILL)")
+
+    with pytest.raises(AdapterGone, match="SIGKILL"):
+        Stage().run(SimpleNamespace(say=lambda text: None), tmp_path)  # type: ignore[arg-type]
+    assert len(starts) == STARTS and ChooseInPlace.__name__
+
+
+@pytest.fixture
+def fine_tuned(place: SimpleNamespace, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A folder as `distill/in_place` makes one, of weights that were not trained, of the kind of policy that is asked."""
+    kind = getattr(request, "param", "mlp")
+    spec = envs.task_spec("avoid")
+    shape = PolicyShape(task="avoid", state_names=spec.state_names, action_names=spec.action.names, action_weights=(1.0, 1.0),
+                        dt_s=spec.dt_s, observation_steps=2, horizon=8)  # fmt: skip
+    folder = tmp_path / "student"
+    folder.mkdir()
+    policy = tmp_path / "my_policy.py"
+    write_json(folder / "config.json", {
+        "kind": "in_place", "step": 6, "objective": "chamfer", "shape": shape.to_json(),
+        "adapter": {"file": str(policy), "sha256": sha256_file(policy), "function": "build", "arguments": {"kind": kind},
+                    "python": ""},
+    })  # fmt: skip
+    with AdapterTeacher(AdapterFile.parse(str(policy), {"kind": kind})) as teacher:
+        teacher.request("train", {"weights": np.ones((8, 2), np.float32), "centre": np.zeros(2), "scale": np.ones(2)},
+                        losses=losses.__file__, resume="", terms=[[1.0, "chamfer"]], paired=False, samples=2, at_once=0,
+                        weight_decay=0.0, autocast="", budget_bytes=0, starting_noises=0, seed=0, rows=1)  # fmt: skip
+        teacher.request("write", weights=str(folder / "model.safetensors"), resume=str(tmp_path / "resume"), state={})
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fine_tuned", ["mlp", "unet", "transformer"], indirect=True)
+def test_its_head_is_exported_where_it_traces(main: Main, fine_tuned: Path, capsys) -> None:
+    pytest.importorskip("onnxscript")
+    assert main(["export", "--student", "student", "--out", "exported"]) == 0
+    assert "onnx: differs from the policy by at most" in capsys.readouterr().out
+    described = json.loads(Path("exported/export.json").read_text())
+    assert described["inputs"] == [{"name": "condition_0", "shape": [1, 8]}, {"name": "noise", "shape": [1, "samples", 8, 2]}]
+    assert set(described["files"]) == {"config.json", "head.onnx", "model.safetensors"}
+
+
+def test_a_head_that_cannot_be_traced_is_refused_and_others_are_compared(main: Main, fine_tuned: Path, capsys) -> None:
+    policy = Path("my_policy.py")
+    check = "if float(x.abs().max()) > 1e9:\n            raise ValueError('too far')\n        return (self.head"
+    changed = policy.read_text().replace("return (self.head(condition, x, t) - x)", f"{check}(condition, x, t) - x)")
+    assert main(["export", "--student", "student", "--out", "exported", "--formats", "torch"]) == 2
+    assert "formats: got ['torch'], expected onnx alone" in capsys.readouterr().err
+    policy.write_text(changed)
+    assert main(["export", "--student", "student", "--out", "exported"]) == 2
+    assert "my_policy.py was changed since; put it back, or convert again" in capsys.readouterr().err
+    config = json.loads((fine_tuned / "config.json").read_text())
+    config["adapter"]["sha256"] = sha256_file(policy)
+    write_json(fine_tuned / "config.json", config)
+    assert main(["export", "--student", "student", "--out", "exported"]) == 2
+    error = capsys.readouterr().err
+    assert "this policy's head cannot be traced as a graph" in error and error.count("\n") == 1
+    assert not Path("exported").exists()
+
+    Path("evaluate.yaml").write_text(SETTINGS[SETTINGS.index("evaluate:") :].replace("teacher_steps: [4, 1], ", ""))
+    line = ["compare", "my_policy.py@4", "student", "--config", "evaluate.yaml", "--observations", "demos", "--out", "compared"]
+    assert main(line) == 0
+    found = json.loads(Path("compared/report/report.json").read_text())["policies"]
+    assert [(each["label"], each["kind"], each["nfe"], each["candidates"]) for each in found] == [
+        ("my_policy.py@4", "teacher", 4, 1), ("student", "student", 1, 4),
+    ]  # fmt: skip

@@ -1,0 +1,66 @@
+"""LeRobot's policies fine-tuned in place, where LeRobot is (FLOW2ONE_LEROBOT): plain LeRobot runs them at one step."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from teachers.adapters.lerobot_in_place import why_not
+
+HERE, ROOT = Path(__file__).parent, Path(__file__).parents[3]
+LEROBOT = os.environ.get("FLOW2ONE_LEROBOT", "")
+
+
+def told(*arguments: str, where: Path) -> dict[str, Any]:
+    """What tests/teachers/adapters/in_place_lerobot.py says, run in a folder of its own."""
+    program = [LEROBOT, str(HERE / "in_place_lerobot.py"), *arguments]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=850, cwd=where)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not LEROBOT, reason="FLOW2ONE_LEROBOT names no interpreter that has LeRobot")
+@pytest.mark.parametrize(
+    ("kind", "setting", "horizon"),
+    [("multi_task_dit", "num_integration_steps", 4), ("smolvla", "num_steps", 6), ("pi0", "num_inference_steps", 6),
+     ("pi05", "num_inference_steps", 6)],
+)  # fmt: skip
+def test_plain_lerobot_runs_the_fine_tuned_policy_at_one_evaluation(
+    tmp_path: Path, kind: str, setting: str, horizon: int
+) -> None:
+    made = told("train", kind, str(tmp_path), str(ROOT), where=tmp_path)
+    assert made["faults"] == [] and made["finite"] and made["without_gradient"] == []
+    assert made["with_gradient"] == made["weights"] == made["changed"]  # the whole head is trained, and learns
+    assert made["changed_outside"] == []  # what sees and reads is what it was
+    assert made["loss"][1] < made["loss"][0]
+    assert made["config"][setting] == 1 and made["reloaded"] <= 1e-6 and made["spread"] > 1
+    assert "policy_preprocessor.json" in made["files"] and "policy_postprocessor.json" in made["files"]
+    plain = told("plain", str(tmp_path), where=tmp_path)
+    assert plain["calls"] == 1 and plain["difference"] <= 1e-6 and plain["ours"] == []
+    assert plain["shape"] == [4, horizon, 2] and plain["spread"] > 1
+
+
+@pytest.mark.parametrize(
+    ("config", "steps", "message"),
+    [
+        ({"type": "smolvla"}, [], ""),
+        ({"type": "multi_task_dit", "is_flow_matching": True}, [{"registry_name": "unnormalizer_processor"}], ""),
+        ({"type": "multi_task_dit", "is_flow_matching": False}, [], "its objective is diffusion"),
+        ({"type": "diffusion"}, [], r"diffusion is not among \['multi_task_dit', 'pi0', 'pi05', 'smolvla'\]"),
+        ({"type": "pi0"}, [{"registry_name": "absolute_actions_processor"}], "relative to a state"),
+        ({"type": "pi0"}, [{"registry_name": "absolute_actions_processor", "config": {"enabled": False}}], ""),
+    ],
+)
+def test_what_cannot_be_fine_tuned_is_said(tmp_path: Path, config: dict[str, Any], steps: list[Any], message: str) -> None:
+    (tmp_path / "policy_postprocessor.json").write_text(json.dumps({"steps": steps}))
+    found = why_not(SimpleNamespace(config=SimpleNamespace(**config)), tmp_path)
+    assert re.search(message, found) if message else found == ""
