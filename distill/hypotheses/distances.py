@@ -119,7 +119,8 @@ def share_loss(log_share_BM: Tensor, student_BMTA: Tensor, teacher_BKTA: Tensor,
 
     The score-function estimator (Williams 1992): dE/dp_j = 2 a_j - 2 sum_i p_i D_ij, estimated for each of the M samples from
     the hypotheses and the other samples, minus a baseline, the E(p) of the other samples. The baseline does not depend on the
-    sample itself; a mean over all samples would, would weaken the repulsion to (M - 2) / (M - 1) and let rare modes die out.
+    sample itself; with a mean over all samples it would: the repulsion would weaken to (M - 2) / (M - 1), and rare modes would
+    die out.
     log_share_BM: log shares of the codes that the samples used. Chunks get no gradient. Raises ValueError for a single sample.
     """
     samples = student_BMTA.shape[1]
