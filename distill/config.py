@@ -267,7 +267,7 @@ class InPlaceConfig:
     starting_noises: int = 0
     num_latents: int = 8
     unexecuted_weight: float = 0.25
-    training_steps: int = 1500
+    training_steps: int = 3000
     batch_size: int = 32
     at_once: int = 0
     learning_rate: float = 0.0
