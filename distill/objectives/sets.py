@@ -205,7 +205,7 @@ _TERM = re.compile(r"(?P<weight>\d*\.?\d+)?(?P<name>[a-z][a-z_]*)(@(?P<value>\d*
 
 
 def terms_of(name: str) -> list[tuple[float, str, str]]:
-    """Weight, objective and knob ("" where none is set) of each term of a sum. Raises ValueError for an unknown objective."""
+    """Weight, objective and value after @ ("" where none is set) of each term of a sum. Raises ValueError for an unknown objective."""
     terms = []
     for text in name.split("+"):
         match = _TERM.fullmatch(text)
@@ -213,7 +213,7 @@ def terms_of(name: str) -> list[tuple[float, str, str]]:
             unknown = match["name"] if match else text
             raise ValueError(f"unknown objective {unknown!r}; expected one of {sorted(OBJECTIVES)}, or a weighted sum "
                              f"such as 'chamfer+0.5energy_distance'{nearest_name(unknown, OBJECTIVES)}")
-        terms.append((float(match["weight"] or 1.0), match["name"], match["knob"] or ""))
+        terms.append((float(match["weight"] or 1.0), match["name"], match["value"] or ""))
     return terms
 
 

@@ -62,8 +62,8 @@ def loss_terms(objective: str) -> list[tuple[float, str]]:
     Raises ValueError for one that cannot be trained in place.
     """
     terms = []
-    for weight, name, knob in terms_of(ANCHORED if objective == "anchored" else objective):
-        if name not in LOSSES or knob:
+    for weight, name, value in terms_of(ANCHORED if objective == "anchored" else objective):
+        if name not in LOSSES or value:
             raise ValueError(f"in_place.objective: got {objective!r}, expected one of {[*sorted(LOSSES), 'anchored']}, or a "
                              "weighted sum such as 'chamfer+0.5energy_distance'")  # fmt: skip
         terms.append((weight, LOSSES[name]))
