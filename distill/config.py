@@ -251,35 +251,6 @@ class StudentConfig:
 
 
 @dataclass(frozen=True)
-class InPlaceConfig:
-    """Fine-tuning an external policy's own network so that one evaluation gives a chunk (distill.stages.train_in_place).
-
-    objective: a set objective (those of train_in_place.LOSSES), or a weighted sum of them; num_latents: M, chunks per
-    observation a step. starting_noises: how many noises are learned, with their shares, for chunks to start from; 0: Gaussian
-    noise, as the policy has it, which needs nothing of ours at run time. learning_rate: 0: by how many weights are trained
-    (train_in_place.rate_for).
-    unexecuted_weight, candidates: as of StudentConfig. at_once: observations whose graph is held in memory at a time, 0 for the
-    whole batch: less memory, the same gradient. bfloat16: autocast. memory_mb: encoded observations that take more are encoded
-    again in every step [MiB].
-    """
-
-    objective: str = "chamfer"
-    starting_noises: int = 0
-    num_latents: int = 8
-    unexecuted_weight: float = 0.25
-    training_steps: int = 3000
-    batch_size: int = 32
-    at_once: int = 0
-    learning_rate: float = 0.0
-    weight_decay: float = 1e-4
-    warmup_steps: int = 100
-    ema_decay: float = 0.99
-    candidates: int = 3
-    bfloat16: bool = False
-    memory_mb: int = 2048
-
-
-@dataclass(frozen=True)
 class EvaluateConfig:
     """Rollouts, fidelity and latency.
 

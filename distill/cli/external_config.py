@@ -10,10 +10,10 @@ from typing import Literal
 import tyro
 
 from distill.checks import check_choice, check_distilling, check_numbers
-from distill.config import Config, EvaluateConfig, InPlaceConfig, SampleConfig, StudentConfig
+from distill.config import Config, EvaluateConfig, SampleConfig, StudentConfig
 from distill.objectives.recipes import recipe
 from distill.presets import apply_preset
-from distill.stages.train_in_place import loss_terms
+from distill.stages.train_in_place import InPlaceConfig, loss_terms
 from envs import TASKS
 from envs.recorded import open_recorded
 from envs.recorded.observations import RecordedObservations
@@ -111,8 +111,12 @@ class ExternalConfig:
 
 @dataclass(frozen=True)
 class ConvertStudentConfig(StudentConfig):
-    """kind: whose network the student is: in_place, the policy's own, fine-tuned in its own interpreter; fresh, a new one of
-    ours; both, side by side; auto, in_place where the adapter offers what that needs (docs/adapter.md)."""
+    """The students of a conversion.
+
+    Attributes:
+        kind: in_place fine-tunes the policy's own network in its own interpreter; fresh trains a new flow2one network; both
+            does both; auto: in_place if the adapter supports it (docs/adapter.md), else fresh
+    """
 
     kind: Literal["auto", "in_place", "fresh", "both"] = "auto"
     objectives: tuple[str, ...] = ("chamfer",)

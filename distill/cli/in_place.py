@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from distill.cli.external_config import ConvertConfig
-from distill.config import Config, InPlaceConfig
+from distill.config import Config
 from distill.inputs.recorded import Opened
 from distill.inputs.teachers import folder_key
-from distill.stages.train_in_place import IN_PLACE, loss_terms, read_student
+from distill.stages.train_in_place import IN_PLACE, InPlaceConfig, loss_terms, read_student
 from teachers.adapters.teacher import AdapterFile, AdapterTeacher
 from teachers.networks.observations import sources_of
 from teachers.networks.shapes import PolicyShape

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from distill.config import Config, InPlaceConfig
+from distill.config import Config
 from distill.graphs.graph import Graph
 from distill.inputs.choice import ByRollouts, BySets, Choice
 from distill.inputs.policies import DistilledStudent, MeasuredPolicy
@@ -20,7 +20,7 @@ from distill.stages.reference import DrawReference, HeldOutSets
 from distill.stages.report import WriteReport
 from distill.stages.sample import SampleHypotheses, with_solver_defaults
 from distill.stages.starts import DrawnStarts
-from distill.stages.train_in_place import ChooseInPlace, InPlaceStudent, TrainInPlace
+from distill.stages.train_in_place import ChooseInPlace, InPlaceConfig, InPlaceStudent, TrainInPlace
 from distill.stages.train_student import FromStatistics, FromTeacher, TrainStudent
 from distill.worlds.contract import World
 from teachers.networks.shapes import PolicyShape

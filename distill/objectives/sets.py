@@ -205,7 +205,7 @@ _TERM = re.compile(r"(?P<weight>\d*\.?\d+)?(?P<name>[a-z][a-z_]*)(@(?P<value>\d*
 
 
 def terms_of(name: str) -> list[tuple[float, str, str]]:
-    """Weight, objective and value after @ ("" where none is set) of each term of a sum. Raises ValueError for an unknown objective."""
+    """Weight, objective and value after @ ("" for none) of each term of a sum. Raises ValueError for an unknown objective."""
     terms = []
     for text in name.split("+"):
         match = _TERM.fullmatch(text)

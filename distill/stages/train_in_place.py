@@ -20,7 +20,6 @@ import torch
 from tqdm import tqdm
 
 import distill.hypotheses.distances as losses
-from distill.config import InPlaceConfig
 from distill.evaluation.external import AdapterPolicy, Statistics
 from distill.hypotheses.distances import chunk_weights
 from distill.hypotheses.perturbation import with_perturbed
@@ -76,6 +75,43 @@ def rate_for(weights: int) -> float:
     Measured for small networks only (docs/lab-notes.md); the fall makes 1e-4 of 300 million, as such heads are trained with.
     """
     return 2.5e-3 * min(1.0, (5e5 / weights) ** 0.5)
+
+
+@dataclass(frozen=True)
+class InPlaceConfig:
+    """Fine-tuning of an external policy's own network, so that one evaluation gives a chunk (`TrainInPlace`).
+
+    Attributes:
+        objective: one of LOSSES, "anchored", or a weighted sum such as chamfer+0.5energy_distance
+        starting_noises: learned starting noises with learned shares; 0: Gaussian noise, and the saved policy needs no flow2one
+        num_latents: M, chunks per observation and training step
+        unexecuted_weight: weight of actions after the execution horizon
+        training_steps: optimizer steps
+        batch_size: observations per step
+        at_once: observations whose graph is in memory at a time, 0 for the whole batch; less memory, the same gradient
+        learning_rate: 0: chosen by the number of trained weights (`rate_for`)
+        weight_decay: of AdamW
+        warmup_steps: steps of linear warm-up
+        ema_decay: of the averaged weights that are evaluated
+        candidates: checkpoints to choose from
+        bfloat16: train with bfloat16 autocast
+        memory_mb: memory for encoded observations [MiB]; if they need more, they are encoded again in every step
+    """
+
+    objective: str = "chamfer"
+    starting_noises: int = 0
+    num_latents: int = 8
+    unexecuted_weight: float = 0.25
+    training_steps: int = 3000
+    batch_size: int = 32
+    at_once: int = 0
+    learning_rate: float = 0.0
+    weight_decay: float = 1e-4
+    warmup_steps: int = 100
+    ema_decay: float = 0.99
+    candidates: int = 3
+    bfloat16: bool = False
+    memory_mb: int = 2048
 
 
 @dataclass(frozen=True)
