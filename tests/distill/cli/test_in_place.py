@@ -226,6 +226,7 @@ def test_its_head_is_exported_where_it_traces(main: Main, fine_tuned: Path, caps
     assert set(described["files"]) == {"config.json", "head.onnx", "model.safetensors"}
 
 
+@pytest.mark.slow
 def test_a_head_that_cannot_be_traced_is_refused_and_others_are_compared(main: Main, fine_tuned: Path, capsys) -> None:
     policy = Path("my_policy.py")
     check = "if float(x.abs().max()) > 1e9:\n            raise ValueError('too far')\n        return (self.head"
