@@ -28,9 +28,8 @@ TORCH := $(shell sed -n 's/^torch==//p' requirements/cpu.lock)
 help:
 	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
 
-# the four flags only say what accelerate would take anyway, and keep it from listing them
 demo: $(VENV)/.demo-ready
-	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no distill.py $(ARGS)
+	$(BIN)/flow2one $(ARGS)
 
 test: $(VENV)/.test-ready
 	$(BIN)/ruff check .

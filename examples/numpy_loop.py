@@ -25,7 +25,7 @@ Draw = Callable[[int], np.ndarray]
 
 
 class Student:
-    """What a folder of `distill.py export` holds, as one call: the last O observations to the plan to carry out."""
+    """What a folder of `flow2one export` holds, as one call: the last O observations to the plan to carry out."""
 
     def __init__(self, folder: Path) -> None:
         self.told = json.loads((folder / "export.json").read_text())
@@ -105,7 +105,7 @@ def run_episode(student: Student, env: envs.panda.base.PandaEnv, start: np.ndarr
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="made by `distill.py export`, of a policy that sees states")
+    parser.add_argument("folder", type=Path, help="made by `flow2one export`, of a policy that sees states")
     parser.add_argument("--starts", type=int, default=20, help="how many of the stored test starts")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

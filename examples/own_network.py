@@ -1,6 +1,6 @@
 """An adapter of networks that someone else might have, with all that fine-tuning them in place needs: MLP, U-Net, transformer.
 
-    accelerate launch distill.py convert --teacher examples/own_network.py:build --adapter.arguments folder=my-policy \
+    flow2one convert --teacher examples/own_network.py:build --adapter.arguments folder=my-policy \
         --observations runs/avoid-seed0/demos --task avoid --out runs/own-network
 
 `Foreign.save` writes the folder, `flow_loss` is what trains one (benchmarks/in_place.py does). It imports nothing of flow2one.

@@ -1,6 +1,6 @@
 """The same memory as a denoiser with a scheduler of diffusers, whichever is named: an adapter with `denoise` and `scheduler`.
 
-    accelerate launch distill.py convert --teacher examples/remembered_denoiser.py:build \
+    flow2one convert --teacher examples/remembered_denoiser.py:build \
         --adapter.arguments demonstrations=runs/avoid-seed0/demos scheduler=DDIMScheduler \
         --observations runs/avoid-seed0/demos --out runs/remembered-ddim
 """

@@ -1,6 +1,6 @@
 """An adapter in forty lines: a velocity field that remembers demonstrations, exact and without any training.
 
-    accelerate launch distill.py convert --teacher examples/remembered_flow.py:build \
+    flow2one convert --teacher examples/remembered_flow.py:build \
         --adapter.arguments demonstrations=runs/avoid-seed0/demos --observations runs/avoid-seed0/demos --out runs/remembered
 
 For an observation the data are the chunks that were demonstrated from the most similar states, each a little blurred; the

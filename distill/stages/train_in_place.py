@@ -82,14 +82,15 @@ class InPlaceConfig:
     """Fine-tuning of an external policy's own network, so that one evaluation gives a chunk (`TrainInPlace`).
 
     Attributes:
-        objective: one of LOSSES, "anchored", or a weighted sum such as chamfer+0.5energy_distance
+        objective: chamfer, chamfer_energy, energy_distance, fidelity, imle, noise_regression, anchored, or a weighted sum such
+            as chamfer+0.5energy_distance
         starting_noises: learned starting noises with learned shares; 0: Gaussian noise, and the saved policy needs no flow2one
         num_latents: M, chunks per observation and training step
         unexecuted_weight: weight of actions after the execution horizon
         training_steps: optimizer steps
         batch_size: observations per step
         at_once: observations whose graph is in memory at a time, 0 for the whole batch; less memory, the same gradient
-        learning_rate: 0: chosen by the number of trained weights (`rate_for`)
+        learning_rate: 0: 2.5e-3 up to 500,000 trained weights, decreasing with their square root beyond
         weight_decay: of AdamW
         warmup_steps: steps of linear warm-up
         ema_decay: of the averaged weights that are evaluated
