@@ -16,8 +16,8 @@ from envs.specs import nearest_name
 
 def shipped() -> dict[str, Path]:
     """The presets that come with flow2one by name, such as ``avoid`` or ``rlbench/reach_target``."""
-    beside = Path(__file__).resolve().parents[1] / "configs"
-    folders = [beside] if beside.is_dir() else [Path(str(each)) for each in _installed_folders()]
+    checkout = Path(__file__).resolve().parents[1] / "configs"
+    folders = [checkout] if checkout.is_dir() else [Path(str(each)) for each in _installed_folders()]
     return {path.relative_to(folder).with_suffix("").as_posix(): path for folder in folders for path in folder.rglob("*.yaml")}
 
 

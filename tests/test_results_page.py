@@ -8,12 +8,12 @@ from math import comb
 
 import pytest
 
-from benchmarks import objectives, results_page
+from benchmarks import objectives, pooled_results, results_page
 from distill.cli.main import read_command
 from distill.config import Config
 from distill.objectives.recipes import recipe
 
-DEFAULT = results_page.DEFAULT
+DEFAULT = pooled_results.DEFAULT
 LABEL = recipe(DEFAULT).label
 ALL, LOST = "1111111111", "1111111110"
 PROMISED = ("success", "modes", "entropy", "shares", "outside", "cost", "baselines")
@@ -53,7 +53,7 @@ def write(folder, task="detour", **seeds):
     for seed, rows in seeds.items():
         stored = {"task": task, "seed": int(seed.removeprefix("seed")), "hardware": "two cores", "rows": rows}
         (folder / f"{task}-{seed}.json").write_text(json.dumps(stored))
-    return results_page.read(folder)[0][task]
+    return pooled_results.read(folder)[0][task]
 
 
 def line(page, label, after=""):
@@ -78,7 +78,7 @@ def floor_of(first, second, share):
 
 
 def test_a_policy_is_pooled_over_its_seeds(tmp_path):
-    pooled = results_page.pool(write(tmp_path, seed0=SEED0, seed1=SEED1), results_page.DEFAULT_KEY)
+    pooled = pooled_results.pool(write(tmp_path, seed0=SEED0, seed1=SEED1), pooled_results.DEFAULT_KEY)
     assert (pooled.seeds, pooled.episodes, pooled.success) == ((0, 1), 20, 0.95)
     # Wilson, 19 of 20: (0.95 + z^2/40 -+ z sqrt(0.95 * 0.05 / 20 + z^2/1600)) / (1 + z^2/20), z = 1.96
     assert pooled.interval == pytest.approx((0.7639, 0.9911), abs=1e-4)
@@ -99,16 +99,16 @@ def test_what_is_not_known_is_not_made_up(tmp_path):
     nothing = row("regression", "0000000000", (0, 0), entropy=None)
     found = write(tmp_path, seed0=[*SEED0, row("chamfer_energy", "1111111111", (5, 5), train_cpu_s=0.0)],
                   seed1=[*SEED1, nothing])  # fmt: skip
-    teacher = results_page.pool(found, results_page.TEACHER_KEY)
+    teacher = pooled_results.pool(found, pooled_results.TEACHER_KEY)
     assert (teacher.difference, teacher.share_error, teacher.cost, teacher.train_s) == (None, None, None, 100.0)
-    one = results_page.pool(found, ("main", "", "teacher_1"))
+    one = pooled_results.pool(found, ("main", "", "teacher_1"))
     assert (one.difference[0], one.share_error, one.entropy, one.lost) == (-1.0, None, None, (0, 0, 2))
-    energy = results_page.pool(found, ("main", "", "chamfer_energy"))
+    energy = pooled_results.pool(found, ("main", "", "chamfer_energy"))
     assert (energy.train_s, energy.cost) == (None, None)
     # nothing was solved in seed 1
-    assert results_page.pool(found, ("main", "", "regression")).entropy is None
+    assert pooled_results.pool(found, ("main", "", "regression")).entropy is None
     # consistency distillation uses no hypotheses: 20 / 100
-    assert results_page.pool(found, ("main", "", "consistency")).cost == pytest.approx(0.2)
+    assert pooled_results.pool(found, ("main", "", "consistency")).cost == pytest.approx(0.2)
 
 
 def test_the_table_of_a_task(tmp_path):
@@ -140,7 +140,7 @@ def test_the_table_of_a_task(tmp_path):
 
 def test_the_targets_of_a_task(tmp_path):
     found = write(tmp_path, seed0=SEED0, seed1=SEED1)
-    said = results_page.targets(found, results_page.DEFAULT_KEY)
+    said = results_page.targets(found, pooled_results.DEFAULT_KEY)
     # one of twenty won and one lost, 8 of 19 to the right, 0.97 and 0.95, 0.06 / 0.02, (60 + 20) / 200
     assert verdicts(said) == ["missed", "met", "met", "met", "missed", "missed", "met"]
     assert re.match(r"Of the targets 4 of 7 are met: success .*\(\+0\.00 points, lower end −\d+\.\d\d; seeds: 2, ep", said)
@@ -177,7 +177,7 @@ def test_every_target_can_fail(tmp_path, mine, baseline, broken):
         row("teacher_50", ALL, (5, 5), nfe=50, entropy=0.98), row(DEFAULT, ALL, (5, 5)) | kept | mine,
         row("reflow", LOST, (5, 4), "baselines", entropy=0.95) | baseline, row("imle", ALL, (5, 5), "objectives", entropy=1.0),
     ])  # fmt: skip
-    said = verdicts(results_page.targets(found, results_page.DEFAULT_KEY))
+    said = verdicts(results_page.targets(found, pooled_results.DEFAULT_KEY))
     assert [name for name, verdict in zip(PROMISED, said, strict=True) if verdict != "met"] == broken.split()
     assert set(said) <= {"met", "missed"}
 
@@ -187,7 +187,7 @@ def test_a_target_that_is_unknown(tmp_path):
     teacher = row("teacher_50", ALL, (5, 5), nfe=50, fidelity=fidelity(0.01, 0.0))
     # the baseline has another seed than the default
     found = write(tmp_path, seed0=[teacher, default], seed1=[teacher, row("reflow", ALL, (5, 5), "baselines")])
-    said = results_page.targets(found, results_page.DEFAULT_KEY)
+    said = results_page.targets(found, pooled_results.DEFAULT_KEY)
     assert verdicts(said) == [*["met"] * 5, *["unknown"] * 2] and "5 of 7 are met" in said
     assert "seeds: 1, episodes: 10" in said
 
@@ -291,9 +291,9 @@ def test_distilled_against_the_demonstrations_alone(tmp_path):
 def test_episodes_that_do_not_pair_are_refused(tmp_path):
     found = write(tmp_path, seed0=[SEED0[0], row("imle", "111", (2, 1))])
     with pytest.raises(ValueError, match="imle of seed 0 has 3 episodes, what it is compared with has 10"):
-        results_page.pool(found, ("main", "", "imle"))
+        pooled_results.pool(found, ("main", "", "imle"))
     with pytest.raises(ValueError, match="run benchmarks/objectives.py"):
-        results_page.read(tmp_path / "nothing")
+        pooled_results.read(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize("phase", objectives.PHASES)
@@ -310,7 +310,7 @@ def test_every_row_of_the_grid_is_a_run_that_can_be_made(phase, monkeypatch):
 
 def test_one_table_holds_students_that_are_measured_alike(monkeypatch):
     monkeypatch.chdir(objectives.ROOT)
-    rows = [row for phase in results_page.MAIN for row in objectives.PHASES[phase]]
+    rows = [row for phase in pooled_results.MAIN for row in objectives.PHASES[phase]]
     assert {(row.label, row.flags, row.name) for row in rows} == {("", (), "")}
     names = [name for row in rows for name in row.recipes]
     assert {DEFAULT, "regression", *objectives.SETS, *objectives.ONE_STEP_BASELINES} <= set(names)
@@ -325,5 +325,5 @@ def test_one_table_holds_students_that_are_measured_alike(monkeypatch):
 
 
 def test_the_page_knows_every_phase_of_the_grid():
-    assert set(objectives.PHASES) == {*results_page.MAIN, *results_page.SAME_TEACHER, "teachers", "demonstrations"}
-    assert objectives.DEFAULT == results_page.DEFAULT and objectives.RESULTS == results_page.RESULTS
+    assert set(objectives.PHASES) == {*pooled_results.MAIN, *pooled_results.SAME_TEACHER, "teachers", "demonstrations"}
+    assert objectives.DEFAULT == pooled_results.DEFAULT and objectives.RESULTS == pooled_results.RESULTS
