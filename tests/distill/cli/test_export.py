@@ -224,7 +224,7 @@ def test_an_interrupted_export_leaves_nothing(
 
 def test_every_export_command_of_the_page_is_understood() -> None:
     blocks = "\n".join(re.findall(r"^```bash\n(.*?)^```", (ROOT / "docs/export.md").read_text(), re.MULTILINE | re.DOTALL))
-    lines = [line.split(" #")[0] for line in blocks.replace("\\\n", " ").splitlines() if "distill.py export" in line]
+    lines = [line.split(" #")[0] for line in blocks.replace("\\\n", " ").splitlines() if "flow2one export" in line]
     assert len(lines) >= 3
     for line in lines:
         words = shlex.split(line)
