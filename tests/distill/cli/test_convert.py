@@ -293,10 +293,10 @@ def test_every_command_of_a_page_is_understood(page: str, observations: Path, mo
     text = (ROOT / page).read_text().replace("\\\n", " ")
     found = 0
     for line in text.splitlines():
-        words = shlex.split(line) if " distill.py " in line and line.strip().startswith("accelerate") else []
-        if words[3:4] in (["convert"], ["compare"]):
+        words = shlex.split(line) if line.strip().startswith("flow2one ") else []
+        if words[1:2] in (["convert"], ["compare"]):
             words[words.index("--observations") + 1] = str(observations)
-            _, config = read_external(words[3], words[4:])
+            _, config = read_external(words[1], words[2:])
             named = config.policies if isinstance(config, CompareConfig) else (config.teacher,)
             assert named and all((ROOT / name.split(":")[0]).is_file() for name in named if name.startswith("examples/"))
             found += 1
