@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 import distill.hypotheses.distances as losses
 from distill.evaluation.external import AdapterPolicy, Statistics
+from distill.hypotheses.cache import HypothesisDataset
 from distill.hypotheses.distances import chunk_weights
 from distill.hypotheses.perturbation import with_perturbed
 from distill.inputs.choice import Choice
@@ -174,7 +175,7 @@ class TrainInPlace(FolderStage):
         config = replace(self.config, learning_rate=rate)
         step, curve = int(state.get("step", 0)), list(state.get("curve", []))
         total, counted = state.get("summed", (0.0, 0))
-        self._observe(context, worker, len(cache))
+        self._observe(context, worker, cache)
         marks, pace, saved, spent = candidate_steps(config), 1, time.monotonic(), 0.0
         account = folder / COST_FOLDER / f"{time.time_ns()}-{os.getpid()}-worker.json"
         account.parent.mkdir(parents=True, exist_ok=True)
@@ -219,9 +220,9 @@ class TrainInPlace(FolderStage):
         context.say(f"  {told['weights']} weights are trained, learning rate {rate:.1e}")
         return dict(told["state"]), rate
 
-    def _observe(self, context: Context, worker: AdapterTeacher, rows: int) -> None:
+    def _observe(self, context: Context, worker: AdapterTeacher, cache: HypothesisDataset) -> None:
         """Give it all observations and hypotheses; it encodes each observation once, where the conditions fit in memory."""
-        cache, observe = self.hypotheses.with_frames(context), self._observations(context)
+        observe, rows = self._observations(context), len(cache)
         for first in range(0, rows, self.hypotheses.config.batch_size):
             block = cache.batch(range(first, min(first + self.hypotheses.config.batch_size, rows)))
             seen = {name: torch.from_numpy(value) for name, value in observe(block["frame_index"].numpy()).items()}
