@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from distill.cli.in_place import open_in_place
-from distill.stages.train_in_place import OWN_FORMAT, read_student
+from distill.stages.in_place.choose import OWN_FORMAT, read_student
 from distill.store.manifest import read_manifest, sha256_file, verify, write_json
 from students.export.graph import check_format
 from students.export.parity import TOLERANCE

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from distill.cli.external_config import CompareConfig, ConvertConfig, read_external, resolved
-from distill.cli.in_place import settled_kind
+from distill.cli.in_place import condition_cost, settled_kind
 from distill.cli.launch import is_launched, launch, wanted_processes
 from distill.cli.opening import OUR_STEPS, external_shape, observed_by, open_policy
 from distill.config import Config
@@ -33,7 +33,7 @@ from teachers.trained import TrainedTeacher
 class Prepared:
     """What a command will run: the complete config, its world and its graph.
 
-    read_as: lines on how the recording is read; note: which students are trained, and why.
+    read_as: lines on how the recording is read; note: which students are trained, why, and what encoding costs.
     """
 
     config: Config
@@ -138,7 +138,12 @@ def _conversion(config: ConvertConfig, opened: Opened, recorded: RecordedObserva
     in_place, made, note = settled_kind(config, made, opened)
     world = _world(made, its, recorded)
     recording = _recording(made, recorded, [its, *([shape] if shape else [])])
-    graph = conversion_graph(made, world, opened, recording, shape, in_place)
+    stored = True
+    if in_place is not None:
+        cost = condition_cost(opened, recording, made)
+        stored = cost.fits(in_place.conditions_gb, made.folder)
+        note += "\n" + cost.line(stored, in_place.training_steps, in_place.batch_size)
+    graph = conversion_graph(made, world, opened, recording, shape, in_place, stored)
     return Prepared(made, world, graph, _read_as(recording, [opened]), note)
 
 

@@ -13,7 +13,7 @@ from distill.checks import check_choice, check_distilling, check_numbers
 from distill.config import Config, EvaluateConfig, SampleConfig, StudentConfig
 from distill.objectives.recipes import recipe
 from distill.presets import apply_preset
-from distill.stages.train_in_place import InPlaceConfig, loss_terms
+from distill.stages.in_place.config import InPlaceConfig, loss_terms
 from envs import TASKS
 from envs.recorded import open_recorded
 from envs.recorded.observations import RecordedObservations

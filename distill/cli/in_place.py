@@ -6,11 +6,15 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from distill.cli.external_config import ConvertConfig
 from distill.config import Config
-from distill.inputs.recorded import Opened
+from distill.inputs.recorded import Opened, Recording
 from distill.inputs.teachers import folder_key
-from distill.stages.train_in_place import IN_PLACE, InPlaceConfig, loss_terms, read_student
+from distill.stages.in_place.choose import read_student
+from distill.stages.in_place.config import IN_PLACE, InPlaceConfig, loss_terms
+from distill.stages.in_place.encode import ConditionCost
 from teachers.adapters.teacher import AdapterFile, AdapterTeacher
 from teachers.networks.observations import sources_of
 from teachers.networks.shapes import PolicyShape
@@ -67,3 +71,13 @@ def settled_kind(config: ConvertConfig, made: Config, opened: Opened) -> tuple[I
     if not told.saves:
         line += "; it has no save(folder), so only its weights are written"
     return config.in_place, replace(made, student=replace(made.student, objectives=objectives, default=IN_PLACE)), line
+
+
+def condition_cost(opened: Opened, recording: Recording, made: Config) -> ConditionCost:
+    """What encoding the training observations once costs, measured at one of them."""
+    assert isinstance(opened.policy, AdapterTeacher)
+    frames, most = recording.frames["train"], made.sample.num_observations
+    seen = recording.at(frames[:1], sources_of(opened.shape))
+    observation = {name: torch.from_numpy(value) for name, value in seen.items()}
+    count = most if made.sample.perturbation else min(most, len(frames))
+    return ConditionCost.measured(opened.policy, observation, count)

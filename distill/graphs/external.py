@@ -14,13 +14,17 @@ from distill.inputs.rollouts import Rollouts
 from distill.objectives.recipes import recipe
 from distill.stages.choose_student import ChooseStudent
 from distill.stages.evaluate import EvaluatePolicy
+from distill.stages.in_place.choose import ChooseInPlace, InPlaceStudent
+from distill.stages.in_place.config import InPlaceConfig
+from distill.stages.in_place.encode import EncodeObservations
+from distill.stages.in_place.source import TrainingObservations
+from distill.stages.in_place.train import TrainInPlace
 from distill.stages.latency import MeasureLatency
 from distill.stages.ranges import MeasureRanges
 from distill.stages.reference import DrawReference, HeldOutSets
 from distill.stages.report import WriteReport
 from distill.stages.sample import SampleHypotheses, with_solver_defaults
 from distill.stages.starts import DrawnStarts
-from distill.stages.train_in_place import ChooseInPlace, InPlaceConfig, InPlaceStudent, TrainInPlace
 from distill.stages.train_student import FromStatistics, FromTeacher, TrainStudent
 from distill.worlds.contract import World
 from teachers.networks.shapes import PolicyShape
@@ -29,12 +33,12 @@ from teachers.trained import TrainedTeacher
 
 def conversion_graph(
     config: Config, world: World, opened: Opened, recording: Recording, shape: PolicyShape | None,
-    in_place: InPlaceConfig | None = None,
+    in_place: InPlaceConfig | None = None, stored: bool = True,
 ) -> Graph:  # fmt: skip
     """One teacher, at every number of `evaluate.teacher_steps`, and the students distilled from it.
 
     shape: of students with random initial weights; None: they start from the teacher's weights. in_place: how the policy's own
-    network is fine-tuned; None: it is not.
+    network is fine-tuned; None: it is not. stored: whether its encoded observations are kept on disk for that.
     """
     source = _statistics(config, opened, recording, shape or opened.shape)
     existing = [OpenedAt(opened, steps, f"teacher_{steps}", source, by_steps=True) for steps in config.evaluate.teacher_steps]
@@ -46,10 +50,11 @@ def conversion_graph(
     chosen: list[ChooseStudent | ChooseInPlace] = []
     students: list[MeasuredPolicy] = []
     if in_place is not None:
+        observations = TrainingObservations(sample, recording, source)
+        encoded = EncodeObservations(opened, observations) if stored else None
         trained = TrainInPlace(
-            opened, source, sample, recording, in_place, world.spec.action.weights, config.evaluate.execution_horizon,
-            config.seed,
-        )  # fmt: skip
+            opened, observations, encoded, in_place, world.spec.action.weights, config.evaluate.execution_horizon, config.seed
+        )
         fine_tuned = ChooseInPlace(trained, choice)
         chosen.append(fine_tuned)
         students.append(InPlaceStudent(fine_tuned))

@@ -29,12 +29,12 @@ from distill.stages.choose_student import ChooseStudent
 from distill.stages.choose_teacher import ChooseTeacher
 from distill.stages.demonstrations import RecordDemonstrations
 from distill.stages.evaluate import CLIP_EPISODES, EvaluatePolicy
+from distill.stages.in_place.choose import ChooseInPlace
 from distill.stages.latency import MeasureLatency
 from distill.stages.oracle import ReplayDemonstrations
 from distill.stages.real_time import RollOutInRealTime
 from distill.stages.sample import SampleHypotheses
 from distill.stages.starts import RecordStarts
-from distill.stages.train_in_place import ChooseInPlace
 from distill.stages.train_teacher import TrainTeacher
 from distill.store.machine import hardware
 from distill.store.manifest import installed_packages, read_manifest

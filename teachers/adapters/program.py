@@ -12,8 +12,11 @@ packages of its own named envs, teachers, students or distill works. Python 3.9 
 and of its own network as a one-step student (one_step.py, training.py):
 
     check        the observation -> faults: what is wrong with what it offers for that
-    train        losses (path), resume (path), what `InPlaceTraining` takes; its arrays -> state, weights: how many
-    observe      first; the observation, hypotheses, seeds -> bytes, cached
+    condition    the observation -> bytes of one condition, seconds to encode it
+    encode       path; the observation: writes its conditions there
+    train        losses, resume, store (paths), conditions (folder, shard_size; "" without), what `InPlaceTraining` takes; one
+                 observation and its arrays -> state, weights: how many
+    observe      first; hypotheses, seeds; without stored conditions the observation
     steps        seeds, rates, averages; rows `[S, B]` -> loss, seconds, cpu_seconds
     write        weights, resume (paths; the former may be ""), state: what `train` then answers
     use          weights (path): from then on chunks are the student's
@@ -70,6 +73,7 @@ class AdapterProgram:
         self._seeded, self._solvers, self._load = seeded, solvers, load
         self._one_step = load(HERE / "one_step.py")
         self._training: Any = None
+        self._conditions: Any = None
         self._file = Path()
         self.opened: dict[str, Any] = {}
 
@@ -84,7 +88,8 @@ class AdapterProgram:
         """See the module's docstring. Raises AdapterError for whatever the user's code raises."""
         commands: dict[str, Callable[..., Any]] = {
             "sample": self._sample, "draw": self._draw, "time": self._time, "evaluations": self._evaluations,
-            "check": self._check, "train": self._train, "observe": self._observe, "steps": self._steps,
+            "check": self._check, "condition": self._condition, "encode": self._encode, "train": self._train,
+            "observe": self._observe, "steps": self._steps,
             "write": self._write, "use": self._use, "save": self._save, "export": self._export,
         }  # fmt: skip
         try:
@@ -165,20 +170,43 @@ class AdapterProgram:
     def _check(self, message: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         return {"faults": self._student().faults(self._observation(arrays))}, {}
 
+    def _condition(self, message: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        student, files = self._student(), self._load(HERE / "conditions.py")
+        observation = self._observation(arrays)
+        student.encode(observation)  # the first call is slower
+        condition, milliseconds = self._timed(lambda: student.encode(observation))
+        count = len(next(iter(arrays.values())))
+        return {"bytes": files.size_bytes(condition) // count, "seconds": milliseconds / 1e3 / count}, {}
+
+    def _encode(self, message: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        files = self._load(HERE / "conditions.py")
+        files.write_shard(Path(message["path"]), self._student().encode(self._observation(arrays)))
+        return {}, {}
+
     def _train(self, message: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Begins to train, or goes on from what was written last."""
-        training, losses = self._load(HERE / "training.py"), self._load(Path(message["losses"]))
-        student = self._student()
+        training, files = self._load(HERE / "training.py"), self._load(HERE / "conditions.py")
+        losses, student = self._load(Path(message["losses"])), self._student()
+        training.join(message["store"], message["rank"], message["world"], student.device)
         self._held = self._one_step.trainable(self._policy.built, student.trained())
         self._held.__enter__()  # as long as this process lives
-        self._training = training.InPlaceTraining(student, losses, message, arrays)
+        if message["conditions"]:
+            seen = {name: value for name, value in arrays.items() if name not in ("weights", "centre", "scale")}
+            like = files.detached(student.encode(self._observation(seen)))
+            stored = message["conditions"]
+            self._conditions = files.StoredConditions(Path(stored["folder"]), stored["shard_size"], like, student.device)
+        else:
+            self._conditions = files.ComputedConditions(student.encode, student.device)
+        self._training = training.InPlaceTraining(student, losses, files, self._conditions, message, arrays)
         weights = sum(weight.numel() for weight in student.trained().values())
         return {"state": self._training.resume(Path(message["resume"])), "weights": weights}, {}
 
     def _observe(self, message: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         seen = {name: value for name, value in arrays.items() if name not in ("hypotheses", "seeds")}
-        told = self._training.observe(message["first"], self._observation(seen), arrays["hypotheses"], arrays["seeds"])
-        return told, {}
+        if seen:
+            self._conditions.observe(message["first"], seen)
+        self._training.observe(message["first"], arrays["hypotheses"], arrays["seeds"])
+        return {}, {}
 
     def _steps(self, message: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         with torch.enable_grad():
@@ -192,8 +220,8 @@ class AdapterProgram:
         return {}, {}
 
     def _use(self, message: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        student, training = self._student(), self._load(HERE / "training.py")
-        student.load(training.read_tensors(Path(message["weights"]))[0])
+        student, files = self._student(), self._load(HERE / "conditions.py")
+        student.load(files.read_tensors(Path(message["weights"]))[0])
         self._policy = student
         return {}, {}
 

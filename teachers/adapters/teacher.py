@@ -76,6 +76,25 @@ class AdapterDescription:
     instruction: str = ""
 
 
+LAUNCHED_BY = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What a launcher of several processes tells each of them; TORCHELASTIC_* and ACCELERATE_*, too."""
+
+
+def own_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of an adapter's process: nobody's rank, and the GPU of the process that owns it.
+
+    With several processes on a machine with several GPUs, each adapter sees one of them, as ``cuda:0``.
+    """
+    prefixes = ("TORCHELASTIC_", "ACCELERATE_", "ROLE_")
+    own = {name: value for name, value in environment.items() if name not in LAUNCHED_BY and not name.startswith(prefixes)}
+    if int(environment.get("LOCAL_WORLD_SIZE", "1")) > 1:
+        named = environment.get("CUDA_VISIBLE_DEVICES", "")
+        devices = named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
+        if len(devices) > 1:
+            own["CUDA_VISIBLE_DEVICES"] = devices[int(environment["LOCAL_RANK"]) % len(devices)]
+    return own
+
+
 class AdapterGone(ValueError):
     """The adapter's process ended: killed, out of memory, or by its own code."""
 
@@ -94,7 +113,9 @@ class AdapterTeacher:
         self.adapter, self.is_student = adapter, False
         self._student: AdapterTeacher | None = None
         self._violations: list[str] = []
-        self._process = SupervisedProcess([adapter.python or sys.executable], Path(program.__file__).resolve())
+        self._process = SupervisedProcess(
+            [adapter.python or sys.executable], Path(program.__file__).resolve(), environment=own_environment(os.environ)
+        )
         options = {
             "file": str(adapter.file), "function": adapter.function, "arguments": dict(adapter.arguments),
             "threads": torch.get_num_threads(), "solvers": str(Path(solvers.__file__).resolve()),

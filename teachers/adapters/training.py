@@ -1,17 +1,17 @@
 """Fine-tuning a user's own network in the adapter's process, so that one evaluation from noise gives a good chunk.
 
-teachers/adapters/program.py loads it by its path, and the set losses with it (distill/hypotheses/distances.py, whose path it
-is told): so it imports torch and nothing of ours. What is trained on, in which order and at which rate comes from the main
-process. Python 3.10 or newer; safetensors, for what is written.
+teachers/adapters/program.py loads it by its path, and what it needs of ours with it: the set losses
+(distill/hypotheses/distances.py, whose path it is told) and the conditions (conditions.py). So it imports torch and nothing of
+ours. What is trained on, in which order and at which rate comes from the main process. Python 3.10 or newer.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,31 +22,44 @@ from torch import Tensor
 NOISE_RATE = 10.0
 """Learning rate of starting noises and their shares, of that of the weights: they are numbers of order one, and few."""
 
-Tree = Any
-"""Tensors in dicts, lists and tuples: a condition."""
+
+GROUP_TIMEOUT_S = 600.0
+"""After this long without the other processes, a process that trains with them gives up [s]."""
+
+
+def join(store: str, rank: int, world: int, device: torch.device) -> None:
+    """Join the processes that train together. store: a file that all of them can write."""
+    if world > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", init_method=f"file://{store}", rank=rank, world_size=world,
+            timeout=timedelta(seconds=GROUP_TIMEOUT_S),
+        )  # fmt: skip
 
 
 class InPlaceTraining:
     """The trained weights of a policy, their average, their optimizer, and the observations that they are trained at.
 
-    policy: a `teachers.adapters.one_step.OneStepPolicy`; losses: the module distill.hypotheses.distances. options:
+    policy: a `teachers.adapters.one_step.OneStepPolicy`; losses: the module distill.hypotheses.distances; files: the module
+    conditions.py; conditions: one of its two classes, of all N observations. options:
 
     terms: pairs of a weight and a function of `losses`, summed; paired: whether each noise is the one a hypothesis came from.
     samples: M chunks an observation; at_once: observations whose graph is held at a time, the gradient is the same for any.
-    weight_decay; autocast: "" or "bfloat16"; budget_bytes: conditions that take more are computed again in every step.
-    starting_noises: how many are learned, 0 for Gaussian noise; seed: of what they begin with; rows: N observations.
+    weight_decay; autocast: "" or "bfloat16". starting_noises: how many are learned, 0 for Gaussian noise; seed: of what they
+    begin with; rows: N observations. rank, world: which of how many processes this is; each computes a part of every step's
+    gradient, and torch.distributed adds the parts up.
 
     arrays: weights `[T, A]` of the distance; centre, scale `[A]` of the hypotheses' normalised space.
     """
 
-    def __init__(self, policy: Any, losses: Any, options: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self, policy: Any, losses: Any, files: Any, conditions: Any, options: Mapping[str, Any],
+        arrays: Mapping[str, np.ndarray],
+    ) -> None:  # fmt: skip
         device = policy.device
-        self.policy, self.losses, self.options = policy, losses, options
+        self.policy, self.losses, self.files, self.conditions, self.options = policy, losses, files, conditions, options
         self.weights_TA, self.centre_A, self.scale_A = (
             torch.from_numpy(arrays[name].copy()).float().to(device) for name in ("weights", "centre", "scale")
         )
-        self._conditions: list[Tree] = [None] * int(options["rows"])
-        self._observations: list[dict[str, np.ndarray] | None] = [None] * int(options["rows"])
         self._hypotheses: list[Tensor | None] = [None] * int(options["rows"])
         self._seeds: list[list[int]] = [[]] * int(options["rows"])
         self.trained: dict[str, Tensor] = dict(policy.trained())
@@ -62,38 +75,14 @@ class InPlaceTraining:
         if own:
             groups.append({"params": own, "weight_decay": 0.0, "factor": NOISE_RATE})
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=float(options["weight_decay"]))
-        self.cached, self.encoded = True, 0
 
     # -- what it is trained at -------------------------------------------------------------------------------------
 
-    def observe(self, first: int, observation: dict[str, Tensor], hypotheses: np.ndarray, seeds: np.ndarray) -> dict[str, Any]:
-        """Rows `first` .. of the training observations with their hypotheses `[n, K, T, A]` and seeds `[n, K]`.
-
-        Returns the bytes of one condition and whether conditions are kept; decided at the first rows for all.
-        """
-        count = len(hypotheses)
-        condition = detached(self.policy.encode(observation))
-        size = sum(each.numel() * each.element_size() for each in self.policy.tensors(condition)) // count
-        if first == 0:
-            self.cached = size * len(self._conditions) <= int(self.options["budget_bytes"])
-        for row in range(count):
-            if self.cached:
-                self._conditions[first + row] = rows_of(condition, slice(row, row + 1))
-            else:
-                seen = {name: each[row : row + 1].cpu().numpy() for name, each in observation.items()}
-                self._observations[first + row] = seen
+    def observe(self, first: int, hypotheses: np.ndarray, seeds: np.ndarray) -> None:
+        """Hypotheses `[n, K, T, A]` and their seeds `[n, K]` of the training observations `first` .. ."""
+        for row in range(len(hypotheses)):
             self._hypotheses[first + row] = torch.from_numpy(hypotheses[row].copy())
             self._seeds[first + row] = seeds[row].tolist()
-        self.encoded += count
-        return {"bytes": int(size), "cached": self.cached}
-
-    def _condition(self, rows: Sequence[int]) -> Tree:
-        if self.cached:
-            return joined([self._conditions[row] for row in rows])
-        seen: list[Any] = [self._observations[row] for row in rows]
-        observation = {name: torch.from_numpy(np.concatenate([each[name] for each in seen])) for name in seen[0]}
-        self.encoded += len(rows)
-        return detached(self.policy.encode({name: value.to(self.policy.device) for name, value in observation.items()}))
 
     # -- training --------------------------------------------------------------------------------------------------
 
@@ -101,13 +90,16 @@ class InPlaceTraining:
         self, rows_SB: Sequence[Sequence[int]], seeds_S: Sequence[int], rates_S: Sequence[float], averages_S: Sequence[float]
     ) -> dict[str, Any]:
         """As many steps as there are rows of rows. seeds: of their noise; rates: learning rates; averages: by how much the
-        averaged weights move to the trained ones. Raises ValueError for a gradient that is not finite."""
+        averaged weights move to the trained ones. Returns this process's part of the mean loss, and its time.
+
+        Raises ValueError for a gradient that is not finite: all processes see the same one, so all of them do."""
         began, began_cpu, total = time.monotonic(), time.process_time(), 0.0
         for rows_B, seed, rate, average in zip(rows_SB, seeds_S, rates_S, averages_S, strict=True):
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group.get("factor", 1.0)
             self.optimizer.zero_grad()
             total += self._accumulate(rows_B, torch.Generator().manual_seed(seed))
+            self._add_up()
             moved = [value for value in self.trained.values() if value.grad is not None]
             norm = torch.nn.utils.clip_grad_norm_(moved, 1.0)
             if not bool(torch.isfinite(norm)):
@@ -120,13 +112,17 @@ class InPlaceTraining:
         return {"loss": total / len(rows_SB), "seconds": seconds, "cpu_seconds": cpu_seconds}
 
     def _accumulate(self, rows_B: Sequence[int], generator: torch.Generator) -> float:
-        """The mean loss of a step, its gradient added up part by part: exact, as sets are compared within one observation."""
+        """This process's part of the mean loss of a step, its gradient added up part by part.
+
+        Exact: sets are compared within one observation, and what is drawn does not depend on the parts.
+        """
         count, samples = len(rows_B), int(self.options["samples"])
         noise, log_shares, hypotheses_BKTA = self._draws(rows_B, samples, generator)
-        total = 0.0
+        total, rank, world = 0.0, int(self.options["rank"]), int(self.options["world"])
+        mine = slice(count * rank // world, count * (rank + 1) // world)
         size = int(self.options["at_once"]) or count
-        for part in (slice(first, min(first + size, count)) for first in range(0, count, size)):
-            condition = self.policy.repeated(self._condition(rows_B[part]), samples)
+        for part in (slice(first, min(first + size, mine.stop)) for first in range(mine.start, mine.stop, size)):
+            condition = self.policy.repeated(self.conditions.rows(rows_B[part]), samples)
             with self._autocast():
                 raw_NTA = self.policy.chunks(condition, noise()[part].flatten(0, 1))
             student_BMTA = ((raw_NTA.float() - self.centre_A) / self.scale_A).unflatten(0, (-1, samples))
@@ -138,6 +134,19 @@ class InPlaceTraining:
             loss.backward()
             total += float(loss.detach())
         return total
+
+    def _add_up(self) -> None:
+        """Sum the gradients of all processes, in one message. A weight that no process reached keeps none."""
+        if int(self.options["world"]) == 1:
+            return
+        weights = list(self.trained.values())
+        parts = [(torch.zeros_like(each) if each.grad is None else each.grad).float().flatten() for each in weights]
+        reached = torch.tensor([float(each.grad is not None) for each in weights], device=self.policy.device)
+        flat = torch.cat([*parts, reached])
+        torch.distributed.all_reduce(flat)
+        *summed, reached = flat.split([*(len(each) for each in parts), len(weights)])
+        for value, gradient, found in zip(weights, summed, reached.tolist(), strict=True):
+            value.grad = gradient.view_as(value).to(value.dtype) if found else None
 
     def _loss(self, student_BMTA: Tensor, teacher_BKTA: Tensor) -> Tensor:
         values = []
@@ -182,7 +191,7 @@ class InPlaceTraining:
         tensors = dict(self.average)
         if "starting_log_shares" in tensors:
             tensors["starting_log_shares"] = tensors["starting_log_shares"].log_softmax(-1)
-        write_tensors(path, tensors, {})
+        self.files.write_tensors(path, tensors, {})
 
     def write_resume(self, path: Path, state: Mapping[str, Any]) -> None:
         """All that training goes on from. state: what the main process will want to know then, as JSON."""
@@ -191,13 +200,13 @@ class InPlaceTraining:
         for name, value in self.trained.items():
             for key, each in self.optimizer.state.get(value, {}).items():
                 tensors[f"optimizer/{key}/{name}"] = torch.as_tensor(each)
-        write_tensors(path, tensors, {"state": json.dumps(state)})
+        self.files.write_tensors(path, tensors, {"state": json.dumps(state)})
 
     def resume(self, path: Path) -> dict[str, Any]:
         """The state that was written with what is there, {} where nothing is. Raises ValueError for another network's."""
         if not path.is_file():
             return {}
-        tensors, header = read_tensors(path)
+        tensors, header = self.files.read_tensors(path)
         wanted = {f"trained/{name}" for name in self.trained}
         if {name for name in tensors if name.startswith("trained/")} != wanted:
             raise ValueError(f"{path} was written for other weights than trained() gives; delete it to train from the start")
@@ -210,62 +219,3 @@ class InPlaceTraining:
                 if kept:  # AdamW counts its steps on the host
                     self.optimizer.state[value] = {key: each if key == "step" else each.to(value) for key, each in kept.items()}
         return dict(json.loads(header["state"]))
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
-    """A safetensors file, there whole or not at all. Raises ValueError without the package."""
-    try:
-        from safetensors.torch import save
-    except ImportError as error:
-        raise ValueError("training in place writes safetensors files; in this interpreter: pip install safetensors") from error
-    data = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, header)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and header of a safetensors file. Raises ValueError without the package, or for a file that is not whole."""
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise ValueError("training in place reads safetensors files; in this interpreter: pip install safetensors") from error
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is no whole safetensors file: {error}") from error
-
-
-# -- conditions ----------------------------------------------------------------------------------------------------------
-
-
-def mapped(change: Callable[..., Tensor], *trees: Tree) -> Tree:
-    """The first tree with each tensor replaced by what `change` makes of those that stand there in all trees."""
-    first = trees[0]
-    if isinstance(first, Tensor):
-        return change(*trees)
-    if isinstance(first, dict):
-        return {name: mapped(change, *(tree[name] for tree in trees)) for name in first}
-    if isinstance(first, (list, tuple)):
-        parts = [mapped(change, *each) for each in zip(*trees, strict=True)]
-        return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
-    return first
-
-
-def rows_of(condition: Tree, rows: slice) -> Tree:
-    """Some rows of each tensor."""
-    return mapped(lambda value: value[rows], condition)
-
-
-def joined(conditions: Sequence[Tree]) -> Tree:
-    """The rows of all conditions, one after the other."""
-    return mapped(lambda *values: torch.cat(values), *conditions)
-
-
-def detached(condition: Tree) -> Tree:
-    """The same without a graph; of tensors made in inference mode a copy, which autograd may keep."""
-    return mapped(lambda value: value.clone() if value.is_inference() else value.detach(), condition)

@@ -18,7 +18,10 @@ from safetensors.torch import load_file
 
 import distill.hypotheses.distances as losses
 import envs
-from distill.stages.train_in_place import STARTS, ChooseInPlace, TrainInPlace, loss_terms, rate_for
+from distill.stages.in_place.choose import ChooseInPlace
+from distill.stages.in_place.config import loss_terms, rate_for
+from distill.stages.in_place.encode import ConditionCost, in_units
+from distill.stages.in_place.train import STARTS, TrainInPlace, together
 from distill.store.manifest import sha256_file, write_json
 from envs.demonstrations import Demonstration, Demonstrations
 from envs.panda.recording import stored_starts
@@ -80,8 +83,9 @@ def test_a_policy_becomes_its_own_one_step_student_though_its_process_is_killed(
     assert main(place.line("--task", "avoid", "--student.kind", "both")) == 0
     said = capsys.readouterr().out
     assert "student: the policy's own network, fine-tuned in place, beside a fresh one" in said
-    assert len(killed) == 1 and "is gone (signal SIGKILL)" in said and "training goes on in a new process" in said
-    assert "conditions: 0.0 KB an observation, 0.0 MB in all: encoded once, kept in memory" in said
+    assert len(killed) == 1 and "is gone (signal SIGKILL)" in said and "training resumes in a new process" in said
+    assert "encoded observations: 32 B an observation, 384 B for all 12; computed once" in said
+    assert len(list(Path("out/encode").glob("conditions-*.safetensors"))) == 3  # five, five and two
     assert "saved in the policy's own format; read back, its chunks differ by 0.0e+00" in said
 
     policies = {policy["name"]: policy for policy in told()["policies"]}
@@ -160,6 +164,50 @@ def test_settings_that_cannot_be_are_refused(
     assert message in error and error.count("\n") == 1
 
 
+def test_encoded_observations_that_do_not_fit_are_computed_again_and_give_the_same_student(
+    main: Main, place: SimpleNamespace, capsys
+) -> None:
+    assert main(place.line("--in-place.conditions-gb", "0")) == 0
+    said = capsys.readouterr().out
+    assert "32 B an observation, 384 B for all 12; too much to keep (--in-place.conditions-gb)" in said
+    assert not Path("out/encode").exists()
+    first = load_file("out/distill/in_place/model.safetensors")
+    shutil.rmtree("out/train/in_place")
+    shutil.rmtree("out/distill/in_place")
+    assert main(place.line()) == 0
+    again = load_file("out/distill/in_place/model.safetensors")
+    for name, value in first.items():
+        torch.testing.assert_close(again[name], value, atol=1e-6, rtol=1e-5)
+
+
+def test_what_encoding_costs_is_told_in_units_a_person_reads(tmp_path: Path) -> None:
+    assert [in_units(size) for size in (0, 1023, 1536, 3 << 20, 5 << 40)] == ["0 B", "1023 B", "1.5 KB", "3.0 MB", "5120.0 GB"]
+    cost = ConditionCost(15 << 20, 0.25, 2048)
+    assert cost.total == 30 << 30 and not cost.fits(29.9, tmp_path / "not" / "there")
+    stored = "15.0 MB an observation, 30.0 GB for all 2048; computed once, in about 512 s, and kept in encode/"
+    assert cost.line(True, 3000, 32).endswith(stored)
+    assert cost.line(False, 3000, 32).endswith("computed again in every step, in all about 24000 s")
+
+
+def test_where_one_process_fails_all_do() -> None:
+    def among(*others: tuple[list[Any], str, str]) -> Any:
+        return SimpleNamespace(gather=lambda mine: [*mine, *others])
+
+    def gone() -> int:
+        raise AdapterGone("the adapter is gone")
+
+    def wrong() -> int:
+        raise ValueError("NaN")
+
+    assert together(among(([2], "", "")), lambda: 1) == [1, 2]
+    with pytest.raises(AdapterGone, match="is gone"):
+        together(among(([2], "", "")), gone)
+    with pytest.raises(AdapterGone, match="over there"):  # this one's error is only that the other left
+        together(among(([], "gone over there", "")), wrong)
+    with pytest.raises(ValueError, match="^NaN$"):
+        together(among(([2], "", "")), wrong)
+
+
 def test_the_learning_rate_falls_with_the_number_of_weights() -> None:
     assert rate_for(1000) == rate_for(500_000) == 2.5e-3
     assert rate_for(300_000_000) == pytest.approx(1.02e-4, rel=0.01)
@@ -184,11 +232,14 @@ def test_a_process_that_keeps_dying_is_told(tmp_path: Path) -> None:
         def __init__(self) -> None:
             pass
 
+        config = SimpleNamespace(batch_size=4)  # type: ignore[assignment]
+
         def _train(self, context: Any, worker: Any, folder: Path) -> Any:
             raise AdapterGone("the adapter is gone (signal SIGKILL)")
 
+    context = SimpleNamespace(say=lambda text: None, share=SimpleNamespace(world=1), gather=lambda told: told)
     with pytest.raises(AdapterGone, match="SIGKILL"):
-        Stage().run(SimpleNamespace(say=lambda text: None), tmp_path)  # type: ignore[arg-type]
+        Stage().run(context, tmp_path)  # type: ignore[arg-type]
     assert len(starts) == STARTS and ChooseInPlace.__name__
 
 
@@ -210,7 +261,8 @@ def fine_tuned(place: SimpleNamespace, tmp_path: Path, request: pytest.FixtureRe
     with AdapterTeacher(AdapterFile.parse(str(policy), {"kind": kind})) as teacher:
         teacher.request("train", {"weights": np.ones((8, 2), np.float32), "centre": np.zeros(2), "scale": np.ones(2)},
                         losses=losses.__file__, resume="", terms=[[1.0, "chamfer"]], paired=False, samples=2, at_once=0,
-                        weight_decay=0.0, autocast="", budget_bytes=0, starting_noises=0, seed=0, rows=1)  # fmt: skip
+                        weight_decay=0.0, autocast="", conditions="", starting_noises=0, seed=0, rows=1, store="", rank=0,
+                        world=1)  # fmt: skip
         teacher.request("write", weights=str(folder / "model.safetensors"), resume=str(tmp_path / "resume"), state={})
     return folder
 

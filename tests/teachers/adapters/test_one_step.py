@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -21,10 +22,11 @@ import distill.hypotheses.distances as distances
 from distill.hypotheses.distances import chamfer, energy_distance, paired
 from envs.specs import STATE
 from teachers import solvers
-from teachers.adapters import seeded
+from teachers.adapters import conditions, seeded
+from teachers.adapters.conditions import ComputedConditions, StoredConditions, read_tensors
 from teachers.adapters.one_step import OneStepPolicy, obstacle, one_step_of, trainable
 from teachers.adapters.teacher import AdapterFile, AdapterGone, AdapterTeacher
-from teachers.adapters.training import InPlaceTraining, detached, joined, mapped, read_tensors, rows_of
+from teachers.adapters.training import InPlaceTraining
 from teachers.contract import check_teacher
 
 POLICIES = Path(__file__).parents[3] / "examples" / "own_network.py"
@@ -46,14 +48,16 @@ def adapted(built: Any) -> OneStepPolicy:
 
 OPTIONS = {
     "terms": [[1.0, "chamfer"]], "paired": False, "samples": 3, "at_once": 0, "weight_decay": 0.0, "autocast": "",
-    "budget_bytes": 1 << 20, "starting_noises": 0, "seed": 0, "rows": 6,
+    "starting_noises": 0, "seed": 0, "rows": 6, "rank": 0, "world": 1,
 }  # fmt: skip
 ARRAYS = {"weights": np.ones((8, 2), np.float32), "centre": np.array([0.5, -0.5], np.float32),
           "scale": np.array([2.0, 4.0], np.float32)}  # fmt: skip
 
 
-def training(built: Any = None, observed: bool = True, **options: Any) -> InPlaceTraining:
-    made = InPlaceTraining(adapted(built or policies().make()), distances, {**OPTIONS, **options}, ARRAYS)
+def training(built: Any = None, observed: bool = True, stored: Any = None, **options: Any) -> InPlaceTraining:
+    policy = adapted(built or policies().make())
+    encoded = stored or ComputedConditions(policy.encode, policy.device)
+    made = InPlaceTraining(policy, distances, conditions, encoded, {**OPTIONS, **options}, ARRAYS)
     for value in made.policy.trained().values():
         value.requires_grad_(True)
     if observed:
@@ -62,7 +66,9 @@ def training(built: Any = None, observed: bool = True, **options: Any) -> InPlac
         seeds = rng.integers(0, 1 << 40, (6, 4))
         for first in (0, 3):
             part = slice(first, first + 3)
-            made.observe(first, {name: value[part] for name, value in SEEN.items()}, hypotheses[part], seeds[part])
+            if stored is None:
+                encoded.observe(first, {name: value[part].numpy() for name, value in SEEN.items()})
+            made.observe(first, hypotheses[part], seeds[part])
     return made
 
 
@@ -312,24 +318,46 @@ def test_a_gradient_that_is_not_finite_stops_the_training() -> None:
         training(built).steps(**_part(0, 1))
 
 
-def test_conditions_that_do_not_fit_are_made_again_in_every_step() -> None:
-    kept, again = training(), training(budget_bytes=8 * 4 * 6 - 1)  # eight numbers, six rows
-    assert (kept.cached, again.cached) == (True, False)
-    losses = [each._accumulate([0, 3], torch.Generator().manual_seed(1)) for each in (kept, again)]
-    assert losses[0] == losses[1]
-    assert (kept.encoded, again.encoded) == (6, 8)
+def test_stored_conditions_train_as_computed_ones(tmp_path: Path) -> None:
+    policy = adapted(policies().make())
+    for shard, rows in enumerate((slice(0, 4), slice(4, 6))):
+        conditions.write_shard(conditions.shard_path(tmp_path, shard), policy.encode({STATE: SEEN[STATE][rows]}))
+    stored = StoredConditions(tmp_path, 4, policy.encode({STATE: SEEN[STATE][:1]}), policy.device)
+    computed, read = training(), training(stored=stored)
+    losses = [each._accumulate([0, 3, 5, 4], torch.Generator().manual_seed(1)) for each in (computed, read)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and computed.conditions.encoded == 4
 
 
-def test_a_condition_may_be_any_tree_of_tensors() -> None:
-    tree = {"a": torch.arange(6.0).view(3, 2), "b": [(torch.arange(3), None), "text"]}
-    one, rest = rows_of(tree, slice(0, 1)), rows_of(tree, slice(1, 3))
-    whole = joined([rest, one])
-    assert whole["a"].tolist() == [[2, 3], [4, 5], [0, 1]] and whole["b"][0][0].tolist() == [1, 2, 0]
-    assert whole["b"][0][1] is None and whole["b"][1] == "text"
-    with torch.inference_mode():
-        made = torch.ones(2)
-    assert not detached([made])[0].is_inference()
-    assert mapped(lambda value: value + 1, {"a": made})["a"].tolist() == [2, 2]
+PROCESS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from tests.teachers.adapters.test_one_step import STEPS, training
+from teachers.adapters.training import join
+import torch
+torch.set_num_threads(1)
+store, rank, world, out = sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
+join(store, rank, world, torch.device("cpu"))
+made = training(rank=rank, world=world, starting_noises=5)
+told = made.steps(**STEPS)
+made.write_resume(__import__("pathlib").Path(out), {"loss": told["loss"]})
+"""
+
+
+@pytest.mark.slow
+def test_several_processes_compute_the_gradient_of_one(tmp_path: Path) -> None:
+    root, outs = str(Path(__file__).parents[3]), [tmp_path / f"{rank}.safetensors" for rank in range(2)]
+    running = [
+        subprocess.Popen([sys.executable, "-c", PROCESS, root, str(tmp_path / "store"), str(rank), "2", str(out)])
+        for rank, out in enumerate(outs)
+    ]
+    assert [each.wait(120) for each in running] == [0, 0]
+    whole = training(starting_noises=5)
+    loss = whole.steps(**STEPS)["loss"]  # type: ignore[arg-type]
+    found = [read_tensors(out) for out in outs]
+    assert sum(json.loads(header["state"])["loss"] for _, header in found) == pytest.approx(loss, rel=1e-5)
+    assert all(torch.equal(found[0][0][name], value) for name, value in found[1][0].items())  # they stay together
+    for name, value in whole.average.items():
+        torch.testing.assert_close(found[0][0][f"average/{name}"], value, atol=1e-5, rtol=1e-4)
 
 
 def test_only_the_trained_weights_take_a_gradient_and_only_meanwhile() -> None:
@@ -347,9 +375,11 @@ def test_a_network_is_trained_saved_and_read_back_in_its_own_process(tmp_path: P
     resume, weights = tmp_path / "resume.safetensors", tmp_path / "model.safetensors"
 
     def begin(teacher: AdapterTeacher) -> dict[str, Any]:
-        told, _ = teacher.request("train", ARRAYS, losses=distances.__file__, resume=str(resume), **OPTIONS)
+        one = teacher.arrays({STATE: SEEN[STATE][:1]})
+        told, _ = teacher.request("train", {**ARRAYS, **one}, losses=distances.__file__, resume=str(resume), store="",
+                                  conditions={"folder": str(tmp_path), "shard_size": 6}, **OPTIONS)  # fmt: skip
         rng = np.random.default_rng(0)
-        teacher.request("observe", {**teacher.arrays(SEEN), "hypotheses": rng.normal(size=(6, 4, 8, 2)).astype(np.float16),
+        teacher.request("observe", {"hypotheses": rng.normal(size=(6, 4, 8, 2)).astype(np.float16),
                                     "seeds": rng.integers(0, 1 << 40, (6, 4))}, first=0)  # fmt: skip
         return dict(told["state"])
 
@@ -364,6 +394,8 @@ def test_a_network_is_trained_saved_and_read_back_in_its_own_process(tmp_path: P
         check_teacher(teacher, SEEN, action_size=2)
         assert teacher.description.obstacle == "" and teacher.description.saves
         before = teacher.sample_from_seeds(SEEN, np.arange(12).reshape(6, 2), 1)
+        assert teacher.request("condition", teacher.arrays(SEEN))[0]["bytes"] == 8 * 4  # eight numbers
+        teacher.request("encode", teacher.arrays(SEEN), path=str(conditions.shard_path(tmp_path, 0)))
         trainer = teacher.another()
         try:
             assert begin(trainer) == {}

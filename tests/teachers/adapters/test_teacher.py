@@ -17,7 +17,7 @@ from envs.process import serving
 from envs.specs import STATE
 from teachers import solvers
 from teachers.adapters import program, seeded
-from teachers.adapters.teacher import AdapterFile, AdapterTeacher
+from teachers.adapters.teacher import AdapterFile, AdapterTeacher, own_environment
 from teachers.contract import check_teacher
 
 OBSERVATION = {STATE: torch.linspace(-1, 1, 12).view(2, 2, 3)}
@@ -211,3 +211,11 @@ def test_another_interpreter_may_be_named(write: Write, tmp_path: Path) -> None:
 def test_what_is_no_adapter_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected a|no such adapter file"):
         AdapterFile.parse(text)
+
+
+def test_an_adapter_is_nobodys_rank_and_has_a_gpu_of_its_own() -> None:
+    launched = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "here", "HOME": "/h",
+                "TORCHELASTIC_RUN_ID": "x", "ACCELERATE_USE_CPU": "1", "CUDA_VISIBLE_DEVICES": "4,6"}  # fmt: skip
+    assert own_environment(launched) == {"HOME": "/h", "CUDA_VISIBLE_DEVICES": "6"}
+    assert own_environment({"HOME": "/h", "CUDA_VISIBLE_DEVICES": "4,6"}) == {"HOME": "/h", "CUDA_VISIBLE_DEVICES": "4,6"}
+    assert own_environment({**launched, "CUDA_VISIBLE_DEVICES": "4"})["CUDA_VISIBLE_DEVICES"] == "4"
