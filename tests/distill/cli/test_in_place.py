@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -241,6 +243,40 @@ def test_a_process_that_keeps_dying_is_told(tmp_path: Path) -> None:
     with pytest.raises(AdapterGone, match="SIGKILL"):
         Stage().run(context, tmp_path)  # type: ignore[arg-type]
     assert len(starts) == STARTS and ChooseInPlace.__name__
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_processes_train_the_student_of_one_though_an_adapter_is_killed(
+    main: Main, place: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert main(place.line()) == 0
+    shutil.move("out", "alone")
+    text = Path("my_policy.py").read_text()
+    killing = """
+import os, signal, torch.distributed
+whole, calls = torch.distributed.all_reduce, []
+
+def all_reduce(*given, **named):
+    calls.append(1)
+    if torch.distributed.get_rank() == 1 and len(calls) == 5 and not os.path.exists("killed"):
+        open("killed", "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(*given, **named)
+
+torch.distributed.all_reduce = all_reduce
+"""
+    Path("my_policy.py").write_text(text + killing)
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, str(root / "distill.py"), *place.line("--processes", "2")], capture_output=True,
+                          text=True, timeout=500, env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "weights are trained in 2 processes" in done.stdout and "training resumes in a new process" in done.stdout
+    assert Path("killed").exists()
+    mine, other = (load_file(f"{folder}/train/in_place/candidate-000006/model.safetensors") for folder in ("out", "alone"))
+    for name, value in other.items():
+        torch.testing.assert_close(mine[name], value, atol=1e-5, rtol=1e-4)
+    assert not list(Path("out").rglob(".processes-*")) and not list(Path("out").rglob("resume.safetensors"))
 
 
 @pytest.fixture
