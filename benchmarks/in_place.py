@@ -2,8 +2,9 @@
 
     python benchmarks/in_place.py [--tasks avoid ..] [--kinds mlp unet transformer] [--variants chamfer ..] [--seed 0]
 
-Foreign flow policies of three kinds (examples/own_network.py) are trained here on demonstrations of the embedded tasks, then
-converted; a row is one `distill.py convert`, so what is finished is not done again. Writes benchmarks/results/in_place.json.
+Foreign flow policies of three kinds (examples/own_network.py) are trained here on demonstrations of the embedded tasks, from
+states (`detour`), points (`detour_points`) or images (`detour_rgb`), then converted; a row is one `distill.py convert`, so
+what is finished is not done again. Writes benchmarks/results/in_place.json.
 """
 
 from __future__ import annotations
@@ -22,13 +23,19 @@ from running import ROOT, run_distill
 from distill.stages.report import cpu_seconds
 from distill.store.machine import hardware
 from envs import task_spec
-from envs.demonstrations import Demonstrations, windows
+from envs.recorded import open_recorded
 from envs.specs import STATE
 
 sys.path.insert(0, str(ROOT / "examples"))
 import own_network
 
 RESULTS = ROOT / "benchmarks/results/in_place.json"
+SEEN = {"points": "observation.points", "rgb": "observation.images."}
+"""What the end of a preset's name says that a policy observes, and the features that this is."""
+
+OWN_STATE = ("tool_x_m", "tool_y_m", "tool_z_m", "finger_m")
+"""What a policy with cameras knows of the state: where the robot is, and nothing of what it must see."""
+
 HORIZONS = {"avoid": (16, 8), "detour": (32, 24), "handles": (16, 16)}
 """Actions of a chunk, and those executed before the next, as in the tasks' presets."""
 
@@ -58,38 +65,46 @@ FRESH_STEP_S = 0.03
 FIGURES = ("energy_distance", "recall", "coverage", "off_support_share")
 
 
-def demonstrated(task: str, seed: int, runs: Path) -> Path:
-    """The folder of a task's demonstrations."""
-    folder = runs / f"{task}-demos{seed}"
+def demonstrated(preset: str, seed: int, runs: Path) -> Path:
+    """The folder of a preset's demonstrations."""
+    folder = runs / f"{preset}-demos{seed}"
     if not (folder / "demos").is_dir():
         where = ("--name", folder.name, "--runs-dir", str(runs))
-        run_distill("demos", "--config", f"configs/{task}.yaml", *where, "--seed", str(seed))
+        run_distill("demos", "--config", f"configs/{preset}.yaml", *where, "--seed", str(seed))
     return folder / "demos"
 
 
-def trained(task: str, kind: str, seed: int, demos: Path, runs: Path) -> Path:
+def trained(preset: str, kind: str, seed: int, demos: Path, runs: Path) -> Path:
     """The folder of a foreign policy, trained by flow matching with an average of its weights."""
-    folder = runs / f"{task}-{kind}-policy{seed}"
+    folder = runs / f"{preset}-{kind}-policy{seed}"
     if folder.is_dir():
         return folder
     torch.set_num_threads(1)
-    shown, (horizon, _) = Demonstrations.load(demos, task_spec(task)), HORIZONS[task]
-    seen = windows(shown, np.arange(shown.num_frames), 2, horizon)
-    states, actions = (torch.from_numpy(each).float() for each in seen)
-    policy = own_network.make(kind, seed, state_size=states.shape[-1], horizon=horizon, action_size=actions.shape[-1],
-                              width=WIDTH, num_steps=SOLVER_STEPS).requires_grad_(True)  # fmt: skip
+    task, sees = preset.split("_")[0], preset.partition("_")[2]
+    recorded, (horizon, _) = open_recorded(str(demos)).at_period(task_spec(task).dt_s), HORIZONS[task]
+    wanted = [name for name in recorded.features if sees and name.startswith(SEEN[sees])]
+    recorded, frames = recorded.only([STATE, *wanted]), np.arange(len(recorded))
+    columns = [recorded.state_names.index(name) for name in OWN_STATE] if sees else list(range(recorded.features[STATE][0]))
+    steps = 1 if sees else 2
+    actions = torch.from_numpy(recorded.actions(frames, horizon)).float()
+    states = torch.from_numpy(recorded.read(frames, steps)[STATE])[..., columns]
+    policy = own_network.make(
+        kind, seed, state_size=len(columns), horizon=horizon, action_size=actions.shape[-1], steps=steps, width=WIDTH,
+        num_steps=SOLVER_STEPS, features={name: list(recorded.features[name]) for name in wanted}, columns=columns,
+    ).requires_grad_(True)  # fmt: skip
     for name, values in (("state", states), ("action", actions)):
         low, high = values.amin((0, 1)), values.amax((0, 1))
         getattr(policy, f"{name}_centre").copy_((low + high) / 2)
         getattr(policy, f"{name}_scale").copy_(((high - low) / 2).clamp(min=1e-6))
-    generator, steps = torch.Generator().manual_seed(seed), TEACHER_STEPS[kind]
+    generator, updates = torch.Generator().manual_seed(seed), TEACHER_STEPS[kind]
     optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps, pct_start=0.03)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, updates, pct_start=0.03)
     average = [weight.detach().clone() for weight in policy.parameters()]
     began = time.process_time()
-    for _ in range(steps):
-        row = torch.randint(len(states), (256,), generator=generator)
-        loss = policy.flow_loss({STATE: states[row]}, actions[row], generator)
+    for _ in range(updates):
+        row = torch.randint(len(frames), (64 if sees else 256,), generator=generator)
+        seen = {name: torch.from_numpy(value) for name, value in recorded.read(row.numpy(), steps).items()}
+        loss = policy.flow_loss(seen, actions[row], generator)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
@@ -106,8 +121,9 @@ def trained(task: str, kind: str, seed: int, demos: Path, runs: Path) -> Path:
     return folder
 
 
-def convert(task: str, seed: int, demos: Path, policy: Path, out: Path, *flags: str) -> dict[str, Any]:
+def convert(preset: str, seed: int, demos: Path, policy: Path, out: Path, *flags: str) -> dict[str, Any]:
     """The report of one conversion."""
+    task = preset.split("_")[0]
     run_distill(
         "convert", "--teacher", str(ROOT / "examples/own_network.py"), "--adapter.arguments", f"folder={policy}",
         "--observations", str(demos), "--task", task, "--out", str(out), "--seed", str(seed),

@@ -1,4 +1,5 @@
-"""An adapter of networks that someone else might have, with all that fine-tuning them in place needs: MLP, U-Net, transformer.
+"""An adapter of networks that someone else might have, with all that fine-tuning them in place needs: MLP, U-Net, transformer,
+from states, point clouds or images.
 
     flow2one convert --teacher examples/own_network.py:build --adapter.arguments folder=my-policy \
         --observations runs/avoid-seed0/demos --task avoid --out runs/own-network
@@ -83,32 +84,73 @@ class Transformer(Head):
         return self.leave(hidden[:, 1:])
 
 
+class Encoder(nn.Module):
+    """O frames of state, point cloud `[N, 3+C]` and images `[3, H, W]` to one vector.
+
+    Points go through one MLP each and then a maximum over all of them; an image goes through three convolutions.
+    """
+
+    def __init__(self, features: dict[str, list[int]], steps: int, width: int) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict()
+        for name, shape in features.items():
+            key = name.replace(".", "_")
+            if len(shape) == 1:
+                self.parts[key] = nn.Sequential(nn.Linear(shape[0], 4 * width), nn.SiLU())
+            elif len(shape) == 2:
+                self.parts[key] = nn.Sequential(nn.Linear(shape[1], width), nn.SiLU(), nn.Linear(width, 4 * width))
+            else:
+                sizes = (3, width // 4, width // 2, width)
+                layers = [nn.Sequential(nn.Conv2d(before, after, 3, 2, 1), nn.GroupNorm(4, after), nn.SiLU())
+                          for before, after in zip(sizes, sizes[1:], strict=False)]  # fmt: skip
+                pixels = -(-shape[1] // 8) * -(-shape[2] // 8)
+                self.parts[key] = nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * pixels, 4 * width))
+        self.join = nn.Sequential(nn.Linear(4 * width * steps * len(features), width), nn.SiLU())
+
+    def forward(self, seen: dict[str, Tensor]) -> Tensor:
+        found = []
+        for name, value in seen.items():
+            part = self.parts[name.replace(".", "_")]
+            each = part(value.flatten(0, 1))  # frame by frame
+            each = each.amax(1) if value.ndim == 4 else each
+            found.append(each.unflatten(0, value.shape[:2]).flatten(1))
+        return self.join(torch.cat(found, 1))
+
+
 HEADS: dict[str, type[Head]] = {"mlp": MLP, "unet": UNet, "transformer": Transformer}
 
 
 class Foreign(nn.Module):
-    """A flow policy from states: an encoder, a head, statistics, and its own folder format. num_steps: it is used with."""
+    """A flow policy: an encoder, a head, statistics, and its own folder format.
+
+    features: shapes of what it observes besides a state of `state_size` numbers. columns: of the recorded state that these are,
+    all by default. num_steps: solver steps it is used with.
+    """
 
     def __init__(
-        self, kind: str, state_size: int, horizon: int, action_size: int, steps: int, width: int, num_steps: int
-    ) -> None:
+        self, kind: str, state_size: int, horizon: int, action_size: int, steps: int, width: int, num_steps: int,
+        features: dict[str, list[int]] | None = None, columns: list[int] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.config: dict[str, Any] = {"kind": kind, "state_size": state_size, "horizon": horizon, "action_size": action_size,
-                                       "steps": steps, "width": width, "num_steps": num_steps}  # fmt: skip
+                                       "steps": steps, "width": width, "num_steps": num_steps,
+                                       "features": features or {}, "columns": columns}  # fmt: skip
+        self.columns = list(range(state_size)) if columns is None else columns
         self.horizon, self.action_size, self.observation_steps, self.num_steps = horizon, action_size, steps, num_steps
-        self.features = ("observation.state",)
-        size = steps * state_size
-        self.encoder = nn.Sequential(nn.Linear(size, 4 * width), nn.SiLU(), nn.Linear(4 * width, width), nn.SiLU())
+        shapes = {"observation.state": [state_size], **(features or {})}
+        self.features, self.encoder = tuple(shapes), Encoder(shapes, steps, width)
         self.head = HEADS[kind](horizon, action_size, width)
         for name, size in (("state", state_size), ("action", action_size)):
             self.register_buffer(f"{name}_centre", torch.zeros(size))
             self.register_buffer(f"{name}_scale", torch.ones(size))
 
     def encode(self, observation: dict[str, Tensor]) -> Tensor:
-        state = observation["observation.state"]
-        if not state.isfinite().all():
-            raise ValueError("observation.state holds NaN or infinity")
-        return self.encoder(((state - self.state_centre) / self.state_scale).flatten(1))
+        seen = {name: observation[name] for name in self.features}
+        for name, value in seen.items():
+            if not value.isfinite().all():
+                raise ValueError(f"{name} holds NaN or infinity")
+        state = (seen["observation.state"][..., self.columns] - self.state_centre) / self.state_scale
+        return self.encoder({**seen, "observation.state": state})
 
     def velocity(self, condition: Tensor, x: Tensor, t: Tensor) -> Tensor:
         return (self.head(condition, x, t) - x) / (1 - t[:, None, None]).clamp(min=0.05)
@@ -144,10 +186,10 @@ def load(folder: str) -> Foreign:
     return policy.eval().requires_grad_(False)
 
 
-def make(kind: str = "mlp", seed: int = 0, **sizes: int) -> Foreign:
+def make(kind: str = "mlp", seed: int = 0, **sizes: Any) -> Foreign:
     """One with random weights."""
     torch.manual_seed(seed)
-    given = {"state_size": 2, "horizon": 8, "action_size": 2, "steps": 2, "width": 8, "num_steps": 4, **sizes}
+    given: dict[str, Any] = {"state_size": 2, "horizon": 8, "action_size": 2, "steps": 2, "width": 8, "num_steps": 4, **sizes}
     return Foreign(kind, **given).eval().requires_grad_(False)
 
 
