@@ -1,4 +1,4 @@
-"""A policy's own network, fine-tuned in place, against its teacher at few steps and a fresh student, at equal training time.
+"""A policy's own network, fine-tuned in place, against its teacher at few steps and a fresh student.
 
     python benchmarks/in_place.py [--tasks avoid ..] [--kinds mlp unet transformer] [--variants chamfer ..] [--seed 0]
 
@@ -56,12 +56,12 @@ VARIANTS = {
     "chamfer, 1500 steps, rate 1e-3": _variant(steps=1500, rate="0.001"),
     "chamfer, 1500 steps, rate 3e-4": _variant(steps=1500, rate="0.0003"),
     "noises128, 1500 steps, rate 1e-3": _variant(steps=1500, rate="0.001", noises=128),
-    "chamfer, 7500 steps": _variant(steps=7500),
+    "chamfer, 7500 steps": _variant(steps=7500), "chamfer_energy": _variant("chamfer_energy"),
+    "chamfer+2energy_distance": _variant("chamfer+2energy_distance"),
+    "chamfer+2energy_distance, 7500 steps": _variant("chamfer+2energy_distance", 7500),
 }
 """Rows in place; without more words 3000 steps at 2.5e-3, which are the defaults."""
 
-FRESH_STEP_S = 0.03
-"""Processor time of a training step of a fresh student (width 64, depth 4, 32 observations of 8 chunks), as measured [s]."""
 FIGURES = ("energy_distance", "recall", "coverage", "off_support_share")
 
 
@@ -151,15 +151,13 @@ def train_seconds(out: Path, name: str) -> float:
     return float(cpu_seconds(out, Stage()) or 0.0)  # type: ignore[arg-type]
 
 
-def rows_for(task: str, kind: str, variants: list[str], seed: int, runs: Path, whole: bool) -> list[dict[str, Any]]:
-    """Teacher at its numbers of steps, each variant in place, and a fresh student trained as long as the longest of these.
-
-    whole: also the fresh student at its default number of steps, which takes many times as long.
-    """
+def rows_for(
+    task: str, kind: str, variants: list[str], seed: int, runs: Path, fresh: list[int]
+) -> list[dict[str, Any]]:
+    """Teacher at its numbers of steps, each variant in place, and the fresh student trained for each number of steps."""
     demos = demonstrated(task, seed, runs)
     policy, out = trained(task, kind, seed, demos, runs), runs / f"{task}-{kind}-seed{seed}"
     rows: list[dict[str, Any]] = []
-    spent = 0.0
     if not variants:
         raise ValueError("variants: got none, expected at least one")
     for name in variants:
@@ -168,9 +166,8 @@ def rows_for(task: str, kind: str, variants: list[str], seed: int, runs: Path, w
         if not rows:
             rows = [row_of(each, each["label"], None) for each in told["policies"] if each["kind"] == "teacher"]
         rows.append(row_of(found["in_place"], f"in place, {name}", train_seconds(out, "in_place")))
-        spent = max(spent, train_seconds(out, "in_place"))
         print_rows(task, kind, rows[-1:])
-    for steps in sorted({max(120, round(spent / FRESH_STEP_S)), *([3000] if whole else [])}):
+    for steps in fresh:
         told = convert(task, seed, demos, policy, out, "--student.kind", "fresh", "--student.training-steps", str(steps))
         rows.append(row_of(told["policies"][-1], f"fresh, {steps} steps", train_seconds(out, "chamfer")))
         print_rows(task, kind, rows[-1:])
@@ -191,7 +188,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", default=["avoid", "detour", "handles"])
     parser.add_argument("--kinds", nargs="*", default=["mlp", "unet", "transformer"])
     parser.add_argument("--variants", nargs="*", default=["chamfer", "noises128"], choices=VARIANTS)
-    parser.add_argument("--whole", action="store_true", help="also the fresh student at its default of 3000 steps")
+    parser.add_argument("--fresh", type=int, nargs="*", default=[1000, 3000], help="training steps of the fresh student")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs-dir", type=Path, default=ROOT / "runs" / "in-place")
     options = parser.parse_args()
@@ -199,7 +196,7 @@ def main() -> None:
     print("| policy | | success | energy distance | recall | coverage | off-support | call [ms] | training [CPU s] |")
     for task in options.tasks:
         for kind in options.kinds:
-            rows = rows_for(task, kind, options.variants, options.seed, options.runs_dir.resolve(), options.whole)
+            rows = rows_for(task, kind, options.variants, options.seed, options.runs_dir.resolve(), options.fresh)
             print_rows(task, kind, rows)
             told["rows"][f"{task} {kind} seed {options.seed}"] = rows
             told |= {"hardware": hardware(torch.device("cpu")), "test_starts": 240, "threads": 1}
