@@ -21,14 +21,13 @@ from distill.store.machine import hardware
 from distill.store.manifest import installed_packages, publish, read_manifest, sha256_file, verify, write_bytes, write_json
 from envs.specs import STATE
 from students import Student, load_student
+from students.export import SCHEMA_VERSION
 from students.export.card import InferenceSettings, model_card
 from students.export.graph import ACTIONS, FILES, LATENTS, SAMPLES, check_format, export_program, write_format
 from students.export.hub import check_upload, upload
 from students.export.parity import TOLERANCE, Parity, measure_parity
 from students.selection import MODE_DUPLICATES, OUTLIER_RATIO, SAME_PLAN
 from teachers.networks.observations import feature_shape, sources_of
-
-SCHEMA_VERSION = 1
 
 DESCRIPTION = """Export a student: its weights, a model card, and one graph per format."""
 

@@ -222,7 +222,10 @@ def test_its_head_is_exported_where_it_traces(main: Main, fine_tuned: Path, caps
     assert main(["export", "--student", "student", "--out", "exported"]) == 0
     assert "onnx: differs from the policy by at most" in capsys.readouterr().out
     described = json.loads(Path("exported/export.json").read_text())
-    assert described["inputs"] == [{"name": "condition_0", "shape": [1, 8]}, {"name": "noise", "shape": [1, "samples", 8, 2]}]
+    assert described["inputs"] == [
+        {"name": "condition_0", "shape": [1, 8], "dtype": "float32"},
+        {"name": "noise", "shape": [1, "samples", 8, 2], "dtype": "float32"},
+    ]  # fmt: skip
     assert set(described["files"]) == {"config.json", "head.onnx", "model.safetensors"}
 
 
