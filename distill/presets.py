@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from distill.config import Config
 from envs.specs import nearest_name
 
+C = TypeVar("C")
 
 def shipped() -> dict[str, Path]:
     """The presets that come with flow2one by name, such as ``avoid`` or ``rlbench/reach_target``."""
@@ -38,6 +40,13 @@ def find_preset(text: str) -> Path:
     raise ValueError(f"no config at {text}, and no preset of this name{hint} Presets: {', '.join(sorted(presets)) or 'none'}")
 
 
+def preset_note(path: Path) -> str:
+    """What a preset says of itself: its name and the comment that it begins with, in one line; "" where it has none."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
+    text = " ".join(line.removeprefix("#").strip() for line in lines)
+    return f"{path.stem}: {text}" if text else ""
+
+
 def apply_preset(config: Config, path: Path, below: tuple[Path, ...] = ()) -> Config:
     """`config` with the values of a YAML file applied over it.
 
@@ -61,6 +70,15 @@ def apply_preset(config: Config, path: Path, below: tuple[Path, ...] = ()) -> Co
             raise ValueError(f"{path} extends {parent}, which extends it in turn; name another file, or none")
         config = apply_preset(config, parent, below)
     return _replace(config, values, str(path), "")
+
+
+def with_settings(config: C, settings: Mapping[str, Any]) -> C:
+    """`config` with settings as a preset holds them, such as ``{"seed": 1, "student": {"training_steps": 400}}``.
+
+    Raises ValueError as `apply_preset`.
+    """
+    made: C = _replace(config, settings, "settings", "")
+    return made
 
 
 def _replace(config: Any, values: Mapping[str, Any], where: str, prefix: str) -> Any:

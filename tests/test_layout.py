@@ -139,7 +139,7 @@ AT_ITS_DOOR = {
     "envs": ("envs", "envs.checks", "envs.windows", "envs.demonstrations"),
     "teachers": ("teachers", "teachers.trained", "teachers.flow", "teachers.diffusion", "teachers.energy"),
     "students": ("students", "students.one_step", "students.flow_map"),
-    "distill": ("distill.checks", "distill.presets", "distill.__main__"),
+    "distill": ("distill", "distill.api", "distill.checks", "distill.presets", "distill.__main__"),
 }
 """Files beside the rooms that join them: they may import any room of their package, and rooms after them may import them."""
 
