@@ -1,7 +1,7 @@
 """The commands as Python functions: they return the figures of the report as frozen objects.
 
-Every keyword argument is a key of a preset: `student={"training_steps": 400}` is `--student.training-steps 400`. The work is that
-of the commands, in this process and with one thread; finished stages are reused.
+Every keyword argument is a key of a preset: `student={"training_steps": 400}` is `--student.training-steps 400`. The work is
+that of the commands, in this process and with one thread; finished stages are reused.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ import torch
 from distill.checks import check_teacher_folder, validate
 from distill.cli import external
 from distill.cli.external_config import CompareConfig, ConvertConfig, check_external
-from distill.cli.main import work
 from distill.config import Config
-from distill.presets import apply_preset, find_preset, preset_note, with_settings
+from distill.graphs.run import run_graph
+from distill.presets import apply_preset, with_settings
+from distill.runtime.context import Context
+from distill.worlds import open_world
 from students import load_student
 
 __all__ = ["PolicyResult", "Result", "compare", "convert", "load_student", "run"]
@@ -60,7 +62,8 @@ class PolicyResult:
     def of(cls, row: Mapping[str, Any]) -> PolicyResult:
         """From a row of `policies` in ``report.json``."""
         flat: dict[str, Any] = {**row, **row["fidelity"], "latency_ms": row["latency"]["median_ms"]}
-        return cls(**{item.name: flat.get(item.name) for item in fields(cls)})
+        known = {item.name for item in fields(cls)}
+        return cls(**{name: value for name, value in flat.items() if name in known})
 
 
 @dataclass(frozen=True)
@@ -95,18 +98,14 @@ def run(preset: str | Path | Config = "", /, **settings: Any) -> Result:
 
     Raises ValueError for a wrong setting, before any work, and for a locked or changed folder.
     """
-    notes: list[str] = []
-    if isinstance(preset, Config):
-        config = preset
-    elif preset:
-        config, notes = apply_preset(Config(), Path(preset)), [preset_note(find_preset(str(preset)))]
-    else:
-        config = Config()
+    config = preset if isinstance(preset, Config) else apply_preset(Config(), Path(preset)) if preset else Config()
     config = with_settings(config, settings)
     validate(config)
     check_teacher_folder(config)
-    with _one_thread():
-        return Result.read(work("", config, notes))
+    with _one_thread(), contextlib.closing(open_world(config)) as world, Context.open(config.folder, config.wandb) as context:
+        graph = run_graph(config, world)
+        graph.run(context)
+        return Result.read(graph.last.folder(context))
 
 
 def convert(**settings: Any) -> Result:
@@ -128,7 +127,8 @@ def compare(*policies: str | Path, **settings: Any) -> Result:
 def _external(config: ConvertConfig | CompareConfig) -> Result:
     check_external(config)
     with _one_thread(), external.prepared(config) as prepared:
-        return Result.read(external.work(prepared))
+        external.work(prepared)
+        return Result.read(prepared.config.folder / prepared.graph.last.name)
 
 
 def _as_text(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from distill.config import Config
 from envs.specs import nearest_name
 
 C = TypeVar("C")
+
 
 def shipped() -> dict[str, Path]:
     """The presets that come with flow2one by name, such as ``avoid`` or ``rlbench/reach_target``."""
@@ -38,13 +38,6 @@ def find_preset(text: str) -> Path:
         return presets[name]
     hint = nearest_name(name, presets) or "."
     raise ValueError(f"no config at {text}, and no preset of this name{hint} Presets: {', '.join(sorted(presets)) or 'none'}")
-
-
-def preset_note(path: Path) -> str:
-    """What a preset says of itself: its name and the comment that it begins with, in one line; "" where it has none."""
-    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
-    text = " ".join(line.removeprefix("#").strip() for line in lines)
-    return f"{path.stem}: {text}" if text else ""
 
 
 def apply_preset(config: Config, path: Path, below: tuple[Path, ...] = ()) -> Config:

@@ -6,7 +6,6 @@ import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from distill.cli.external_config import CompareConfig, ConvertConfig, read_external, resolved
 from distill.cli.in_place import settled_kind
@@ -173,8 +172,8 @@ def _described(command: str, prepared: Prepared) -> str:
     return "\n".join([*lines, *(f"  {stage.name:28} {state_of(folder, stage)}" for stage in prepared.graph.stages)])
 
 
-def work(prepared: Prepared) -> Path:
-    """Run what is missing; the report's folder."""
+def work(prepared: Prepared) -> None:
+    """Run what is missing, up to the report."""
     config, graph = prepared.config, prepared.graph
     with Context.open(config.folder, config.wandb) as context, contextlib.closing(prepared.world):
         if prepared.note:
@@ -184,4 +183,3 @@ def work(prepared: Prepared) -> Path:
             if chosen.name == f"distill/{config.student.default}":
                 context.say(f"student: {chosen.folder(context).resolve()}")
         context.say(f"report: {(graph.last.folder(context) / 'report.html').resolve()}")
-        return graph.last.folder(context)

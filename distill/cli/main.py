@@ -16,7 +16,7 @@ from distill.checks import check_choice, check_teacher_folder, validate
 from distill.cli.launch import configure_process, is_launched, launch, wanted_processes
 from distill.config import Config
 from distill.graphs.run import EXTRA_STAGES, run_graph
-from distill.presets import apply_preset, find_preset, preset_note
+from distill.presets import apply_preset, find_preset
 from distill.report.tables import distilling_line
 from distill.runtime.context import Context
 from distill.runtime.execution import state_of
@@ -42,27 +42,14 @@ files win, flags win over all. After Ctrl-C the same command resumes where it st
 
 def read_command(arguments: Sequence[str]) -> tuple[str, bool, Config]:
     """Stage, dry run, config. Raises ValueError for invalid input; tyro exits with 2 for an unknown flag."""
-    rest, stage = list(arguments), ""
+    rest, stage, presets, dry_run = list(arguments), "", [], False
     if rest and not rest[0].startswith("-"):
         stage = rest.pop(0)
         check_choice("stage", stage, (*STAGES, *EXTRA_STAGES, "doctor", "export", "check-data", *EXTERNAL))
     if stage == "doctor" and "--rlbench" in rest:
         rest.remove("--rlbench")
         stage = "doctor --rlbench"
-    dry_run, presets, flags = _split(rest)
-    config = Config()
-    for preset in presets:
-        config = apply_preset(config, preset)
-    config = tyro.cli(Config, args=flags, default=config, prog="distill.py", description=DESCRIPTION)
-    config = _named(config, presets)
-    validate(config)
-    check_teacher_folder(config)
-    return stage, dry_run, config
-
-
-def _split(arguments: Sequence[str]) -> tuple[bool, list[Path], list[str]]:
-    """Whether it is a dry run, the presets, and the flags. Raises ValueError for a preset that there is not."""
-    rest, presets, flags, dry_run = list(arguments), [], [], False
+    flags: list[str] = []
     while rest:
         flag = rest.pop(0)
         if flag == "--dry-run":
@@ -74,7 +61,14 @@ def _split(arguments: Sequence[str]) -> tuple[bool, list[Path], list[str]]:
             presets.append(find_preset(value))
         else:
             flags.append(flag)
-    return dry_run, presets, flags
+    config = Config()
+    for preset in presets:
+        config = apply_preset(config, preset)
+    config = tyro.cli(Config, args=flags, default=config, prog="distill.py", description=DESCRIPTION)
+    config = _named(config, presets)
+    validate(config)
+    check_teacher_folder(config)
+    return stage, dry_run, config
 
 
 def _named(config: Config, presets: Sequence[Path]) -> Config:
@@ -131,8 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         processes = wanted_processes(config.processes)
         if not is_launched() and processes > 1:
             return launch(processes, str(Path(sys.argv[0]).resolve()), arguments)
-        work(stage, config, [preset_note(path) for path in _split(arguments)[1]])
-        return 0
+        return _work(stage, config)
     except ValueError as error:
         if leading:
             print(f"error: {error}", file=sys.stderr)
@@ -143,23 +136,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def work(word: str, config: Config, notes: Sequence[str] = ()) -> Path:
-    """Run the stages of a command-line word ("": everything), and the missing ones that they need; the report's folder.
-
-    notes: lines to print first. Raises ValueError for a locked or unusable folder and for changed files.
-    """
+def _work(word: str, config: Config) -> int:
+    """Run the stages of a command-line word, and the missing ones that they need."""
     with contextlib.closing(open_world(config)) as world, Context.open(config.folder, config.wandb) as context:
-        for note in filter(None, notes):
-            context.say(note)
         graph = run_graph(config, world)
         graph.run(context, word)
-        folder = graph.last.folder(context)
         if word in ("", "report"):
+            folder = graph.last.folder(context)
             cost = distilling_line(json.loads((folder / "report.json").read_text())) if context.is_main else ""
             if cost:
                 context.say(cost)
             context.say(f"report: {(folder / 'report.html').resolve()}")
-    return folder
+    return 0
 
 
 def flag_names() -> list[str]:

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 
 import distill
 from distill import compare, convert, load_student, run
+from distill.config import Config
+from distill.presets import apply_preset, find_preset
 from tests.envs.recorded.writers import as_zarr, walk
 
 ROOT = Path(__file__).parents[2]
@@ -98,7 +99,7 @@ def test_wrong_settings_are_refused_as_by_the_commands(call, line: str, tmp_path
 
 def test_the_quickstart_says_that_it_is_small(main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("tiny.yaml").write_text(f"# Tiny,\n# for a test.\n{yaml.dump({'processes': 1, 'demos': {'train_starts': 1}})}")
-    assert main(["demos", "--config", "tiny.yaml"]) == 0
-    assert capsys.readouterr().out.splitlines()[0] == "tiny: Tiny, for a test."
-    assert (ROOT / "configs/quickstart.yaml").read_text().startswith("# Small, ")
+    note = apply_preset(Config(), find_preset("quickstart")).note
+    assert "no results" in note
+    assert main(["demos", "--config", "quickstart", "--processes", "1", "--demos.train-starts", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == note
