@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tyro
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import envs
 from distill.checks import validate
+from distill.cli.check_data import CheckDataOptions
+from distill.cli.export import ExportOptions
+from distill.cli.external_config import CompareConfig, ConvertConfig
 from distill.cli.main import STAGES, read_command
 from distill.config import Config
 from distill.presets import apply_preset, find_preset
@@ -47,7 +51,7 @@ PICKLES_FOR_TESTS = ROOT / "tests" / "storing_rlbench.py"
 
 SOURCES = [
     ROOT / "distill.py",
-    *sorted(path for room in (*ROOMS, "tests", "benchmarks") for path in (ROOT / room).rglob("*.py")),
+    *sorted(path for room in (*ROOMS, "flow2one_runtime", "tests", "benchmarks") for path in (ROOT / room).rglob("*.py")),
 ]
 
 
@@ -301,7 +305,8 @@ def commands_in(text: str) -> list[str]:
     return [line.split(" #")[0].strip() for line in blocks.replace("\\\n", " ").splitlines()]
 
 
-PAGES = ("README.md", "docs/how-it-works.md", "docs/development.md", "docs/rlbench.md")
+PAGES = ("README.md", "docs/use.md", "docs/install.md", "docs/how-it-works.md", "docs/development.md", "docs/rlbench.md")
+OTHER_COMMANDS = {"convert": ConvertConfig, "compare": CompareConfig, "export": ExportOptions, "check-data": CheckDataOptions}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -310,7 +315,7 @@ def test_every_make_command_of_a_page_is_a_target(page: str) -> None:
     text = (ROOT / page).read_text()
     named = set(re.findall(r"`make ([a-z]+)", text))
     named |= {line.split()[1] for line in commands_in(text) if line.startswith("make ")}
-    assert {"demo", "test"} <= named or page != "README.md"
+    assert {"quickstart", "demo", "test"} <= named or page != "README.md"
     assert named <= targets
 
 
@@ -325,16 +330,37 @@ def test_every_command_line_of_a_page_is_understood(page: str, monkeypatch: pyte
         if words[:1] == ["make"]:
             arguments = shlex.split(next((word[5:] for word in words if word.startswith("ARGS=")), ""))
             arguments = [] if words[1] == "test" else arguments
-        if arguments:
+        if arguments and arguments[0] in OTHER_COMMANDS:
+            tyro.cli(OTHER_COMMANDS[arguments[0]], args=arguments[1:])
+        elif arguments:
             stages.add(read_command(arguments)[0])
     assert stages <= {"", *STAGES, "doctor", "doctor --rlbench"}
-    assert page != "README.md" or stages >= {"", "doctor", "distill"}
+    assert page != "docs/use.md" or stages >= {"", "doctor", "distill"}
 
 
-def test_every_link_of_the_readme_into_the_repository_exists() -> None:
-    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / "README.md").read_text())
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as they are made on the web."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^a-z0-9 _-]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=shown)
+def test_every_link_of_a_page_into_the_repository_exists(page: Path) -> None:
+    wrong = []
+    for link, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", page.read_text()):
+        target = page.parent / link if link else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            wrong.append(f"{link}#{anchor}")
+    assert wrong == []
+
+
+def test_the_index_names_every_page() -> None:
+    text = (ROOT / "docs/index.md").read_text()
+    assert [path.name for path in (ROOT / "docs").glob("*.md") if path.name != "index.md" and f"({path.name}" not in text] == []
+
+
+def test_the_readme_fits_on_a_screen_or_two() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 110
 
 
 def test_there_is_a_preset_for_every_task() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +79,21 @@ def test_policies_on_recordings_without_a_task_have_fidelity_and_time_and_no_suc
     found = compare("hold.py:build", made.student_folder, observations=recording, out="both", evaluate=SMALL["evaluate"])
     assert found.student is None and [policy.kind for policy in found.policies] == ["teacher", "student"]
     assert found.policies[1].success_rate is None and found.reference is found.policies[0]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_the_four_lines_of_a_page_run(page: str, copied_run, capsys: pytest.CaptureFixture[str]) -> None:
+    (lines, *_) = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    assert len([line for line in lines.splitlines() if line]) <= 4 and 'run("quickstart")' in lines
+    # a file of this name comes before the preset: the tiny run, which is finished
+    Path("quickstart").write_text(copied_run.config.read_text())
+    program = copied_run.folder / "lines.py"
+    program.write_text(lines)
+    runpy.run_path(str(program))
+    *_, printed = capsys.readouterr().out.splitlines()
+    found = run("quickstart")
+    assert found.student is not None
+    assert printed == f"{found.student.success_rate} {found.reference.success_rate} {found.student.speedup} {found.report}"
 
 
 @pytest.mark.parametrize(
