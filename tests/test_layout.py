@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -26,6 +28,7 @@ from distill.cli.external_config import CompareConfig, ConvertConfig
 from distill.cli.main import STAGES, read_command
 from distill.config import Config
 from distill.presets import apply_preset, find_preset
+from tests.distill.test_api import HOLD
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("envs", "teachers", "students", "distill")
@@ -473,3 +476,69 @@ def test_every_third_party_import_is_declared() -> None:
         and canonicalize_name(installed_as.get(top, top)) not in known
     ]  # fmt: skip
     assert wrong == []
+
+
+UNWANTED = {"torchvision", "torchaudio", "torchdyn", "jupyter", "jupyterlab", "notebook", "ipython", "ipykernel", "ipywidgets",
+            "lightning", "pytorch-lightning", "torchmetrics", "pandas", "scikit-learn"}  # fmt: skip
+"""What torchcfm declares, and what that brings: nothing here imports it, and torchvision breaks beside a CPU build of torch."""
+
+
+@pytest.mark.parametrize("lock", ["cpu.lock", "test.lock"])
+def test_no_lock_holds_what_nothing_here_imports(lock: str) -> None:
+    assert set(pins(lock)) & UNWANTED == set()
+
+
+def test_no_extra_names_what_nothing_here_imports_and_uv_is_told_what_torchcfm_needs() -> None:
+    tables = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    for name, extra in {"": project()["dependencies"], **project()["optional-dependencies"]}.items():
+        assert {canonicalize_name(Requirement(each).name) for each in extra} & UNWANTED == set(), name
+    (override,) = tables["tool"]["uv"]["dependency-metadata"]
+    assert override["name"] == "torchcfm" and {canonicalize_name(each) for each in override["requires-dist"]} == {
+        "torch", "numpy", "pot"
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("extra", sorted({*project()["optional-dependencies"]} - {"gpu"}))
+def test_pip_resolves_no_extra_to_what_nothing_here_imports(extra: str, tmp_path: Path) -> None:
+    """Of the packages that an extra adds; torchcfm is left to the locks, as pip cannot be told what it really needs."""
+    wanted = [each for each in project()["dependencies"] if not each.startswith(("torchcfm", "torch>"))]
+    line = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report",
+            str(tmp_path / "report.json"), *wanted, *project()["optional-dependencies"][extra]]  # fmt: skip
+    held = tmp_path / "held.txt"
+    held.write_text("".join(f"{name}=={version}\n" for name, version in pins("cpu.lock").items() if name == "torch"))
+    done = subprocess.run([*line, "-c", str(held)], capture_output=True, text=True, timeout=800)
+    assert done.returncode == 0, done.stderr
+    resolved = json.loads((tmp_path / "report.json").read_text())["install"]
+    found = {canonicalize_name(each["metadata"]["name"]) for each in resolved}
+    assert len(found) > 20 and found & UNWANTED == set()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_installed_command_converts_in_a_folder_with_packages_named_as_ours(tmp_path: Path) -> None:
+    """Installed, not editable; the packages that it needs are those of this interpreter."""
+    source, here = tmp_path / "source", tmp_path / "here"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".git*", ".venv", "runs", "build", "*.egg-info", ".*_cache"))
+    site = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", str(site)]
+    subprocess.run([*pip, str(source)], check=True, capture_output=True, timeout=300)
+    here.mkdir()
+    for name in ("envs", "teachers", "students", "distill"):
+        (here / name).mkdir()
+        (here / name / "__init__.py").write_text("raise RuntimeError('not this one')")
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from tests.envs.recorded.writers import as_zarr, walk\n" \
+           "from pathlib import Path; as_zarr(Path(sys.argv[2]), walk(10, 12, fps=10))"  # fmt: skip
+    subprocess.run([sys.executable, "-c", code, str(ROOT), str(here / "x.zarr")], check=True, cwd=tmp_path, timeout=120)
+    (here / "hold.py").write_text(HOLD)
+    small = ["--sample.num-observations", "16", "--sample.num-hypotheses", "3", "--student.training-steps", "4",
+             "--evaluate.fidelity-observations", "2", "--evaluate.fidelity-samples", "6", "--evaluate.latency-calls", "3",
+             "--evaluate.latency-warmup", "1"]  # fmt: skip
+    program = [sys.executable, str(site / "bin/flow2one"), "convert", "--teacher", "hold.py:build", "--observations", "x.zarr"]
+    # an editable install of this checkout has a finder of its own, which comes after the path
+    where = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run([*program, "--out", "out", *small], cwd=here, env=where, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0 and (here / "out/report/report.html").is_file(), done.stderr
+    asked = [sys.executable, "-c", "import distill; print(distill.__file__)"]
+    assert str(site) in subprocess.run(asked, cwd=tmp_path, env=where, capture_output=True, text=True).stdout

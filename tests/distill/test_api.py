@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -16,8 +17,10 @@ import torch
 
 import distill
 from distill import compare, convert, load_student, run
+from distill.cli.export import ExportOptions, export_student
 from distill.config import Config
 from distill.presets import apply_preset, find_preset
+from flow2one_runtime import Student
 from tests.envs.recorded.writers import as_zarr, walk
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +79,15 @@ def test_policies_on_recordings_without_a_task_have_fidelity_and_time_and_no_suc
     assert made.student is not None and made.student.success_rate is None and made.student.modes_reached is None
     assert made.student.nfe == 1 and np.isfinite([made.student.latency_ms, made.student.energy_distance]).all()
     assert made.report == (Path("out").resolve() / "report/report.html")
+    told = json.loads((made.folder / "report/report.json").read_text())["policies"][-1]["fidelity"]
+    exported = export_student(ExportOptions(made.student_folder, Path("exported")), lambda line: None)
+    card = (exported / "README.md").read_text()
+    assert f"| student | 1 | {told['energy_distance']:.3g} | {told['off_support_share']:.1%} |" in card
+    plan = Student.load(exported).predict_action_chunk({"observation.state": np.zeros(2)})
+    assert plan.shape == (4, 2) and np.isfinite(plan).all()
+    loop = [sys.executable, str(ROOT / "examples/numpy_loop.py"), "exported"]
+    done = subprocess.run(loop, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("plans of 4 actions (action_0, action_1); "), done.stderr
     found = compare("hold.py:build", made.student_folder, observations=recording, out="both", evaluate=SMALL["evaluate"])
     assert found.student is None and [policy.kind for policy in found.policies] == ["teacher", "student"]
     assert found.policies[1].success_rate is None and found.reference is found.policies[0]
