@@ -1,5 +1,6 @@
-# The two commands a newcomer needs, `make demo` and `make test`; both set up .venv themselves, from the pinned locks.
+# What a newcomer needs; every target sets up .venv itself, from the pinned locks.
 #
+#   make quickstart                             a small run of the task handles, to see everything once; no results
 #   make demo                                   the whole default recipe; prints the report's path at the end
 #   make demo ARGS='--config configs/detour.yaml --seed 1'
 #   make test                                   ruff, mypy, pytest
@@ -10,7 +11,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test api locks clean
+.PHONY: help quickstart demo test api locks clean
 .DELETE_ON_ERROR:
 
 # small networks gain nothing from threads, and two threads on two busy cores lose tenfold
@@ -27,6 +28,9 @@ TORCH := $(shell sed -n 's/^torch==//p' requirements/cpu.lock)
 
 help:
 	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
+
+quickstart: $(VENV)/.demo-ready
+	$(BIN)/flow2one --config quickstart $(ARGS)
 
 demo: $(VENV)/.demo-ready
 	$(BIN)/flow2one $(ARGS)
@@ -67,7 +71,7 @@ $(VENV)/.test-ready: $(VENV)/.demo-ready requirements/test.lock
 # glfw, which mujoco imports, looks for its library in a process of its own; pdoc forbids that unless it is told not to
 api: $(VENV)/.demo-ready
 	$(PIP) install --quiet --no-deps -r requirements/docs.lock
-	PDOC_ALLOW_EXEC=1 $(BIN)/python -m pdoc -o build/api envs teachers students distill
+	PDOC_ALLOW_EXEC=1 $(BIN)/python -m pdoc -o build/api envs teachers students distill flow2one_runtime
 	@echo build/api/index.html
 
 locks:
@@ -75,4 +79,4 @@ locks:
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
-	find $(wildcard envs teachers students distill tests benchmarks) -name __pycache__ -type d -prune -exec rm -rf {} +
+	find $(wildcard envs teachers students distill flow2one_runtime tests benchmarks) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,7 +3,7 @@
     python benchmarks/exported.py --run runs/avoid-seed0 --exported exported/avoid
 
 Rolls both out from the same stored test starts with the same latents: `distill.evaluation.rollouts` for PyTorch,
-examples/numpy_loop.py for ONNX Runtime. Then times one evaluation of the network (batch 1, the selection's number of plans)
+flow2one_runtime for ONNX Runtime. Then times one evaluation of the network (batch 1, the selection's number of plans)
 in every format that the folder holds, and the whole call of both, interleaved, one thread each. Writes
 benchmarks/results/exported.json.
 """
@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib.util
 import json
 import os
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +32,7 @@ from distill.hypotheses.cache import episode_seed
 from distill.store.machine import hardware
 from envs.panda.recording import stored_starts
 from envs.specs import STATE
+from flow2one_runtime import Student
 from students import load_student
 from students.export.graph import FILES, StudentGraph, onnx_call
 from students.selection import Memory
@@ -42,17 +41,18 @@ ROOT = Path(__file__).resolve().parents[1]
 WARMUP = 30
 
 
-def numpy_loop() -> Any:
-    """The example, as a module."""
-    spec = importlib.util.spec_from_file_location("numpy_loop", ROOT / "examples/numpy_loop.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["numpy_loop"] = module
-    spec.loader.exec_module(module)
-    return module
+def run_episode(student: Student, env: Any, start: np.ndarray, draw: Callable[[int], np.ndarray]) -> dict[str, Any]:
+    """One episode from a start, with these latents."""
+    observation, info = env.reset(options={"start": start})
+    student.reset()
+    student.draw, steps, ended = draw, 0, False
+    while not ended:
+        observation, _, terminated, truncated, info = env.step(student.select_action(observation))
+        steps, ended = steps + 1, terminated or truncated
+    return {"success": info["is_success"], "mode": info["mode"], "steps": steps}
 
 
-def drawer(generator: torch.Generator, shape: list[int]) -> Callable[[int], np.ndarray]:
+def drawer(generator: torch.Generator, shape: Sequence[int]) -> Callable[[int], np.ndarray]:
     return lambda count: torch.randn(count, *shape, generator=generator).numpy()
 
 
@@ -100,15 +100,14 @@ def main() -> None:
     run_time = inference_settings_of(arguments.run / "distill" / arguments.name, student.shape.horizon)
     selection, executed = run_time.selection, run_time.execution_horizon
     seed, starts = episode_seed(0, "test", 0, 0), stored_starts(task, 0, "test", arguments.starts)
-    loop, spec = numpy_loop(), envs.task_spec(task)
-    exported = loop.Student(arguments.exported)
+    spec, exported = envs.task_spec(task), Student.load(arguments.exported, backend="onnxruntime")
+    latent_shape = exported.exported.latents.shape
 
     rolled = run_episodes(task, policy, starts, range(len(starts)), executed, seed, selection=selection)
     ours = [{"success": each.success, "mode": each.mode, "steps": each.steps} for each in rolled]
     env, theirs = envs.make(task), []
     for index, start in enumerate(starts):
-        done = loop.run_episode(exported, env, start, drawer(episode_generator(seed, index), exported.latent_shape))
-        theirs.append({"success": done["is_success"], "mode": done["mode"], "steps": done["steps"]})
+        theirs.append(run_episode(exported, env, start, drawer(episode_generator(seed, index), latent_shape)))
     same = sum(one == other for one, other in zip(ours, theirs, strict=True))
 
     state = torch.tensor(np.repeat(starts[:1, None, : student.shape.state_size], student.shape.observation_steps, 1)).float()
@@ -124,17 +123,16 @@ def main() -> None:
         else:
             network[name] = torch.inference_mode()(partial(torch.export.load(path).module(), observation, latents))
     generator, seen = torch.Generator().manual_seed(0), {STATE: state.numpy()}
-    draw = drawer(generator, exported.latent_shape)
-    history = [{STATE: frame} for frame in state.numpy()[0]]
+    exported.draw = drawer(generator, latent_shape)
     times = interleaved(
         {f"network, {name}": call for name, call in network.items()} | {
             "whole call, pytorch": partial(query_policy, policy, seen, [generator], selection, [Memory()], executed),
-            "whole call, numpy + onnx": partial(exported.plan, history, draw),
+            "whole call, numpy + onnx": partial(exported.predict_action_chunk, {STATE: state.numpy()[0]}),
         }, arguments.calls,
     )  # fmt: skip
     results = {
         "task": task, "student": arguments.name, "parameters": sum(value.numel() for value in student.parameters()),
-        "selection": exported.choice, "hardware": hardware(None), "threads": 1, "load_average": round(os.getloadavg()[0], 2),
+        "selection": vars(selection), "hardware": hardware(None), "threads": 1, "load_average": round(os.getloadavg()[0], 2),
         "rollouts": {"pytorch": summary(ours, len(spec.modes)), "numpy + onnx": summary(theirs, len(spec.modes)),
                      "same_outcome_way_and_steps": same},
         "pytorch_entropy": summarise(spec, rolled)["entropy"], "times": times,

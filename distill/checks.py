@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from distill.config import Config
@@ -27,8 +29,20 @@ _MAY_BE_ZERO = {
 BASELINES = ("nearest_demonstration",)
 
 
+def check_writable(folder: Path, flag: str) -> None:
+    """Raise ValueError where a folder cannot be written, or its nearest existing parent when it does not exist yet."""
+    place = folder.absolute()
+    while not place.exists() and not place.is_symlink():
+        place = place.parent
+    if not place.is_dir():
+        raise ValueError(f"{flag}: {place} is a file, expected a folder; name another place for {folder}")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ValueError(f"{flag}: {place} cannot be written; name another place for {folder}, or change its permissions")
+
+
 def validate(config: Config) -> None:
     """Raise ValueError, before any work, for everything that the config alone shows to be wrong."""
+    check_writable(config.folder, "--runs-dir, --name")
     world = open_world(config)
     spec = world.spec
     world.check(config)

@@ -345,6 +345,7 @@ class Config:
         seed: seed of all randomness
         processes: worker processes without a GPU; 0: one per core, at most 8
         wandb: whether metrics also go to Weights & Biases; they are always written to metrics.jsonl
+        note: a remark that is printed first, such as what a preset is for
     """
 
     task: str = "avoid"
@@ -353,6 +354,7 @@ class Config:
     seed: int = 0
     processes: int = 0
     wandb: Literal["disabled", "offline", "online"] = "disabled"
+    note: str = ""
     demos: DemosConfig = field(default_factory=DemosConfig)
     observation: ObservationConfig = field(default_factory=ObservationConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)

@@ -6,12 +6,14 @@ import dataclasses
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from distill.config import Config
 from envs.specs import nearest_name
+
+C = TypeVar("C")
 
 
 def shipped() -> dict[str, Path]:
@@ -61,6 +63,15 @@ def apply_preset(config: Config, path: Path, below: tuple[Path, ...] = ()) -> Co
             raise ValueError(f"{path} extends {parent}, which extends it in turn; name another file, or none")
         config = apply_preset(config, parent, below)
     return _replace(config, values, str(path), "")
+
+
+def with_settings(config: C, settings: Mapping[str, Any]) -> C:
+    """`config` with settings as a preset holds them, such as ``{"seed": 1, "student": {"training_steps": 400}}``.
+
+    Raises ValueError as `apply_preset`.
+    """
+    made: C = _replace(config, settings, "settings", "")
+    return made
 
 
 def _replace(config: Any, values: Mapping[str, Any], where: str, prefix: str) -> Any:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -14,14 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tyro
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import envs
 from distill.checks import validate
+from distill.cli.check_data import CheckDataOptions
+from distill.cli.export import ExportOptions
+from distill.cli.external_config import CompareConfig, ConvertConfig
 from distill.cli.main import STAGES, read_command
 from distill.config import Config
 from distill.presets import apply_preset, find_preset
+from tests.distill.test_api import HOLD
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("envs", "teachers", "students", "distill")
@@ -47,7 +54,7 @@ PICKLES_FOR_TESTS = ROOT / "tests" / "storing_rlbench.py"
 
 SOURCES = [
     ROOT / "distill.py",
-    *sorted(path for room in (*ROOMS, "tests", "benchmarks") for path in (ROOT / room).rglob("*.py")),
+    *sorted(path for room in (*ROOMS, "flow2one_runtime", "tests", "benchmarks") for path in (ROOT / room).rglob("*.py")),
 ]
 
 
@@ -139,7 +146,7 @@ AT_ITS_DOOR = {
     "envs": ("envs", "envs.checks", "envs.windows", "envs.demonstrations"),
     "teachers": ("teachers", "teachers.trained", "teachers.flow", "teachers.diffusion", "teachers.energy"),
     "students": ("students", "students.one_step", "students.flow_map"),
-    "distill": ("distill.checks", "distill.presets", "distill.__main__"),
+    "distill": ("distill", "distill.api", "distill.checks", "distill.presets", "distill.__main__"),
 }
 """Files beside the rooms that join them: they may import any room of their package, and rooms after them may import them."""
 
@@ -301,7 +308,8 @@ def commands_in(text: str) -> list[str]:
     return [line.split(" #")[0].strip() for line in blocks.replace("\\\n", " ").splitlines()]
 
 
-PAGES = ("README.md", "docs/how-it-works.md", "docs/development.md", "docs/rlbench.md")
+PAGES = ("README.md", "docs/use.md", "docs/install.md", "docs/how-it-works.md", "docs/development.md", "docs/rlbench.md")
+OTHER_COMMANDS = {"convert": ConvertConfig, "compare": CompareConfig, "export": ExportOptions, "check-data": CheckDataOptions}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -310,7 +318,7 @@ def test_every_make_command_of_a_page_is_a_target(page: str) -> None:
     text = (ROOT / page).read_text()
     named = set(re.findall(r"`make ([a-z]+)", text))
     named |= {line.split()[1] for line in commands_in(text) if line.startswith("make ")}
-    assert {"demo", "test"} <= named or page != "README.md"
+    assert {"quickstart", "demo", "test"} <= named or page != "README.md"
     assert named <= targets
 
 
@@ -325,16 +333,37 @@ def test_every_command_line_of_a_page_is_understood(page: str, monkeypatch: pyte
         if words[:1] == ["make"]:
             arguments = shlex.split(next((word[5:] for word in words if word.startswith("ARGS=")), ""))
             arguments = [] if words[1] == "test" else arguments
-        if arguments:
+        if arguments and arguments[0] in OTHER_COMMANDS:
+            tyro.cli(OTHER_COMMANDS[arguments[0]], args=arguments[1:])
+        elif arguments:
             stages.add(read_command(arguments)[0])
     assert stages <= {"", *STAGES, "doctor", "doctor --rlbench"}
-    assert page != "README.md" or stages >= {"", "doctor", "distill"}
+    assert page != "docs/use.md" or stages >= {"", "doctor", "distill"}
 
 
-def test_every_link_of_the_readme_into_the_repository_exists() -> None:
-    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / "README.md").read_text())
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as they are made on the web."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^a-z0-9 _-]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=shown)
+def test_every_link_of_a_page_into_the_repository_exists(page: Path) -> None:
+    wrong = []
+    for link, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", page.read_text()):
+        target = page.parent / link if link else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            wrong.append(f"{link}#{anchor}")
+    assert wrong == []
+
+
+def test_the_index_names_every_page() -> None:
+    text = (ROOT / "docs/index.md").read_text()
+    assert [path.name for path in (ROOT / "docs").glob("*.md") if path.name != "index.md" and f"({path.name}" not in text] == []
+
+
+def test_the_readme_fits_on_a_screen_or_two() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 110
 
 
 def test_there_is_a_preset_for_every_task() -> None:
@@ -447,3 +476,69 @@ def test_every_third_party_import_is_declared() -> None:
         and canonicalize_name(installed_as.get(top, top)) not in known
     ]  # fmt: skip
     assert wrong == []
+
+
+UNWANTED = {"torchvision", "torchaudio", "torchdyn", "jupyter", "jupyterlab", "notebook", "ipython", "ipykernel", "ipywidgets",
+            "lightning", "pytorch-lightning", "torchmetrics", "pandas", "scikit-learn"}  # fmt: skip
+"""What torchcfm declares, and what that brings: nothing here imports it, and torchvision breaks beside a CPU build of torch."""
+
+
+@pytest.mark.parametrize("lock", ["cpu.lock", "test.lock"])
+def test_no_lock_holds_what_nothing_here_imports(lock: str) -> None:
+    assert set(pins(lock)) & UNWANTED == set()
+
+
+def test_no_extra_names_what_nothing_here_imports_and_uv_is_told_what_torchcfm_needs() -> None:
+    tables = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    for name, extra in {"": project()["dependencies"], **project()["optional-dependencies"]}.items():
+        assert {canonicalize_name(Requirement(each).name) for each in extra} & UNWANTED == set(), name
+    (override,) = tables["tool"]["uv"]["dependency-metadata"]
+    assert override["name"] == "torchcfm" and {canonicalize_name(each) for each in override["requires-dist"]} == {
+        "torch", "numpy", "pot"
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("extra", sorted({*project()["optional-dependencies"]} - {"gpu"}))
+def test_pip_resolves_no_extra_to_what_nothing_here_imports(extra: str, tmp_path: Path) -> None:
+    """Of the packages that an extra adds; torchcfm is left to the locks, as pip cannot be told what it really needs."""
+    wanted = [each for each in project()["dependencies"] if not each.startswith(("torchcfm", "torch>"))]
+    line = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report",
+            str(tmp_path / "report.json"), *wanted, *project()["optional-dependencies"][extra]]  # fmt: skip
+    held = tmp_path / "held.txt"
+    held.write_text("".join(f"{name}=={version}\n" for name, version in pins("cpu.lock").items() if name == "torch"))
+    done = subprocess.run([*line, "-c", str(held)], capture_output=True, text=True, timeout=800)
+    assert done.returncode == 0, done.stderr
+    resolved = json.loads((tmp_path / "report.json").read_text())["install"]
+    found = {canonicalize_name(each["metadata"]["name"]) for each in resolved}
+    assert len(found) > 20 and found & UNWANTED == set()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_installed_command_converts_in_a_folder_with_packages_named_as_ours(tmp_path: Path) -> None:
+    """Installed, not editable; the packages that it needs are those of this interpreter."""
+    source, here = tmp_path / "source", tmp_path / "here"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".git*", ".venv", "runs", "build", "*.egg-info", ".*_cache"))
+    site = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", str(site)]
+    subprocess.run([*pip, str(source)], check=True, capture_output=True, timeout=300)
+    here.mkdir()
+    for name in ("envs", "teachers", "students", "distill"):
+        (here / name).mkdir()
+        (here / name / "__init__.py").write_text("raise RuntimeError('not this one')")
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from tests.envs.recorded.writers import as_zarr, walk\n" \
+           "from pathlib import Path; as_zarr(Path(sys.argv[2]), walk(10, 12, fps=10))"  # fmt: skip
+    subprocess.run([sys.executable, "-c", code, str(ROOT), str(here / "x.zarr")], check=True, cwd=tmp_path, timeout=120)
+    (here / "hold.py").write_text(HOLD)
+    small = ["--sample.num-observations", "16", "--sample.num-hypotheses", "3", "--student.training-steps", "4",
+             "--evaluate.fidelity-observations", "2", "--evaluate.fidelity-samples", "6", "--evaluate.latency-calls", "3",
+             "--evaluate.latency-warmup", "1"]  # fmt: skip
+    program = [sys.executable, str(site / "bin/flow2one"), "convert", "--teacher", "hold.py:build", "--observations", "x.zarr"]
+    # an editable install of this checkout has a finder of its own, which comes after the path
+    where = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run([*program, "--out", "out", *small], cwd=here, env=where, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0 and (here / "out/report/report.html").is_file(), done.stderr
+    asked = [sys.executable, "-c", "import distill; print(distill.__file__)"]
+    assert str(site) in subprocess.run(asked, cwd=tmp_path, env=where, capture_output=True, text=True).stdout

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import tyro
 
+from distill.checks import check_writable
 from envs.recorded import open_recorded
 from envs.recorded.inspection import inspect
 from envs.recorded.splitting import SplitRule, in_words
@@ -54,6 +55,8 @@ def run_check_data(arguments: Sequence[str]) -> int:
         raise ValueError(f"names: got {list(options.names)}, expected key=feature, such as img=observation.images.front")
     if options.out and not options.out.endswith(".html"):
         raise ValueError(f"out: got {options.out}, expected an HTML file such as data.html")
+    if options.out:
+        check_writable(Path(options.out).parent, "--out")
     try:
         recorded = open_recorded(
             options.path, {key: feature for key, _, feature in pairs}, options.features or None, dt_s=options.recorded_dt_s,
@@ -82,7 +85,11 @@ def run_check_data(arguments: Sequence[str]) -> int:
         from distill.report.data import write_data_page
         from distill.store.manifest import write_bytes
 
-        write_data_page(Path(options.out), recorded, found)
-        write_bytes(Path(options.out).with_suffix(".json"), (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode())
+        data = (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode()
+        try:
+            write_data_page(Path(options.out), recorded, found)
+            write_bytes(Path(options.out).with_suffix(".json"), data)
+        except OSError as error:
+            raise ValueError(f"--out: {options.out} cannot be written ({error.strerror}); name another place") from error
         print(f"page: {Path(options.out).resolve()}")
     return 0

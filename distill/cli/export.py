@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import tyro
 
+from distill.checks import check_writable
 from distill.cli.export_in_place import write_in_place
 from distill.cli.in_place import is_in_place
 from distill.cli.measured import figures_of, inference_settings_of
@@ -21,14 +22,13 @@ from distill.store.machine import hardware
 from distill.store.manifest import installed_packages, publish, read_manifest, sha256_file, verify, write_bytes, write_json
 from envs.specs import STATE
 from students import Student, load_student
+from students.export import SCHEMA_VERSION
 from students.export.card import InferenceSettings, model_card
 from students.export.graph import ACTIONS, FILES, LATENTS, SAMPLES, check_format, export_program, write_format
 from students.export.hub import check_upload, upload
 from students.export.parity import TOLERANCE, Parity, measure_parity
 from students.selection import MODE_DUPLICATES, OUTLIER_RATIO, SAME_PLAN
 from teachers.networks.observations import feature_shape, sources_of
-
-SCHEMA_VERSION = 1
 
 DESCRIPTION = """Export a student: its weights, a model card, and one graph per format."""
 
@@ -67,6 +67,7 @@ def check_options(options: ExportOptions) -> None:
         raise ValueError(f"formats: got a name twice in {list(options.formats)}; name each once")
     if options.out.exists() or options.out.is_symlink():
         raise ValueError(f"{options.out} already exists and is not overwritten; choose another --out, or move it away")
+    check_writable(options.out, "--out")
     if options.push_to_hub:
         check_upload(options.push_to_hub)
     elif options.public:
@@ -84,8 +85,11 @@ def export_student(options: ExportOptions, say: Callable[[str], object]) -> Path
     student = None if in_place else _open(options.student)
     told = "fine-tuned in place" if student is None else f"{student.KIND} for {student.shape.task}"
     say(f"student {options.student}: {told}")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{options.out.name}.", suffix=".partial", dir=options.out.parent))
+    try:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{options.out.name}.", suffix=".partial", dir=options.out.parent))
+    except OSError as error:
+        raise ValueError(f"--out: {options.out} cannot be written ({error.strerror}); name another place") from error
     try:
         if student is None:
             write_in_place(options.student, options.formats, partial, say)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from distill.cli.external_config import CompareConfig, ConvertConfig, read_external, resolved
@@ -49,21 +49,26 @@ def run_external(command: str, arguments: Sequence[str], script: str, leading: b
     processes = wanted_processes(config.processes)
     if not dry_run and not is_launched() and processes > 1:
         return launch(processes, script, [command, *arguments])
+    with prepared(config) as made:
+        if leading:
+            print("\n".join(made.read_as))
+        if not dry_run:
+            work(made)
+        elif leading:
+            print(_described(command, made))
+    return 0
+
+
+@contextlib.contextmanager
+def prepared(config: ConvertConfig | CompareConfig) -> Iterator[Prepared]:
+    """The recording and the policies, opened and checked, while the context lasts. Raises ValueError for invalid input."""
     recorded = config.open_recorded()
     recorded.split()  # fails on too few frames, before a policy is opened
     with contextlib.ExitStack() as stack:
         if isinstance(config, ConvertConfig):
-            prepared = _conversion(config, _open(stack, config.teacher, config, recorded), recorded)
+            yield _conversion(config, _open(stack, config.teacher, config, recorded), recorded)
         else:
-            prepared = _comparison([_open(stack, text, config, recorded) for text in config.policies], config, recorded)
-        if leading:
-            print("\n".join(prepared.read_as))
-        if dry_run:
-            if leading:
-                print(_described(command, prepared))
-            return 0
-        _do(prepared)
-    return 0
+            yield _comparison([_open(stack, text, config, recorded) for text in config.policies], config, recorded)
 
 
 def _open(
@@ -172,7 +177,8 @@ def _described(command: str, prepared: Prepared) -> str:
     return "\n".join([*lines, *(f"  {stage.name:28} {state_of(folder, stage)}" for stage in prepared.graph.stages)])
 
 
-def _do(prepared: Prepared) -> None:
+def work(prepared: Prepared) -> None:
+    """Run what is missing, up to the report."""
     config, graph = prepared.config, prepared.graph
     with Context.open(config.folder, config.wandb) as context, contextlib.closing(prepared.world):
         if prepared.note:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import tyro
 
-from distill.checks import check_choice, check_distilling, check_numbers
+from distill.checks import check_choice, check_distilling, check_numbers, check_writable
 from distill.config import Config, EvaluateConfig, SampleConfig, StudentConfig
 from distill.objectives.recipes import recipe
 from distill.presets import apply_preset
@@ -176,6 +176,11 @@ def read_external(command: str, arguments: Sequence[str]) -> tuple[bool, Convert
     return dry_run, config
 
 
+def check_external(config: ConvertConfig | CompareConfig) -> None:
+    """Raise ValueError for everything that is wrong before a policy is opened."""
+    _check("convert" if isinstance(config, ConvertConfig) else "compare", config)
+
+
 def _check(command: str, config: ConvertConfig | CompareConfig) -> None:
     """Raise ValueError for everything that is wrong before a policy is opened."""
     usage = ("convert --teacher <folder or my_policy.py:build>" if command == "convert" else "compare <policy> <policy> ..")
@@ -196,6 +201,7 @@ def _check(command: str, config: ConvertConfig | CompareConfig) -> None:
     out = Path(config.out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out: {out} is a file; name a new folder")
+    check_writable(out, "--out")
     if (out.is_dir() and any(out.iterdir())) and not (out / ".lock").exists():
         raise ValueError(f"--out: {out} contains other files; name a new folder, or one of an earlier {command}")
     check_numbers(config, ("adapter",))

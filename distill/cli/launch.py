@@ -39,8 +39,8 @@ def launch(processes: int, script: str, arguments: Sequence[str]) -> int:
     from torch.distributed.run import parse_args, run
 
     os.environ["OMP_NUM_THREADS"] = "1"
-    # workers report their own errors; the launcher's tracebacks would bury them
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # workers report their own errors and Ctrl-C; torch's loggers have levels of their own, and this process does nothing else
+    logging.disable(logging.ERROR)
     try:
         run(parse_args(["--standalone", "--nproc-per-node", str(processes), script, *arguments]))
     except ChildFailedError as error:

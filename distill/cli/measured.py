@@ -78,8 +78,10 @@ def _policy(folder: Path, label: str, latency: dict[str, Any] | None) -> PolicyF
         latency = {}
     summary = result.get("summary")
     if summary is None:  # a conversion without a task does not measure success
-        return PolicyFigures(label, result["nfe"], median_ms=latency.get("median_ms"), hz=latency.get("hz"),
-                        calls=latency.get("calls"))  # fmt: skip
+        return PolicyFigures(
+            label, result["nfe"], median_ms=latency.get("median_ms"), hz=latency.get("hz"), calls=latency.get("calls"),
+            energy_distance=result["fidelity"]["energy_distance"], off_support_share=result["fidelity"]["off_support_share"],
+        )  # fmt: skip
     low, high = wilson_interval(summary["successes"], summary["episodes"])
     return PolicyFigures(
         label if label == "student" else f"{label}, {_manifest(folder)['made_from']['num_steps']} steps",

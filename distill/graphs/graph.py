@@ -16,12 +16,13 @@ from distill.runtime.stage import Stage
 class Graph:
     """last: the report, which needs all others. named: the stages of each command-line word.
 
-    extra: stages that no other stage reads; they run before the report.
+    extra: stages that no other stage reads; they run before the report. note: is printed first.
     """
 
     last: Stage[Path]
     named: Mapping[str, tuple[Stage[Any], ...]]
     extra: tuple[Stage[Any], ...] = field(default=(), kw_only=True)
+    note: str = field(default="", kw_only=True)
 
     @property
     def stages(self) -> list[Stage[Any]]:
@@ -30,4 +31,6 @@ class Graph:
 
     def run(self, context: Context, word: str = "") -> None:
         """Run the stages of a word ("": everything) and the missing stages that they need."""
+        if self.note:
+            context.say(self.note)
         ensure(context, self.named[word] if word else (*self.extra, self.last))

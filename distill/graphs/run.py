@@ -57,7 +57,8 @@ def run_graph(config: Config, world: World) -> RunGraph:
     """The stages of a config in its world. Reads nothing but the folder of teacher.path."""
     graph = _own_stages(config, world)
     extra = {word: (make(graph),) for word, make in EXTRA_STAGES.items()}
-    return replace(graph, named={**graph.named, **extra}, extra=tuple(stage for (stage,) in extra.values()))
+    return replace(graph, named={**graph.named, **extra}, extra=tuple(stage for (stage,) in extra.values()),
+                   note=config.note)  # fmt: skip
 
 
 def _own_stages(config: Config, world: World) -> RunGraph:

@@ -63,14 +63,18 @@ class Context:
         return context
 
     def _open_on_main(self, wandb_mode: str) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock = (self.folder / ".lock").open("w")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.lock = (self.folder / ".lock").open("w")
+        except OSError as error:
+            raise ValueError(f"{self.folder} cannot be written ({error.strerror}); name another folder") from error
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self.lock.close()
             raise ValueError(
-                f"another flow2one is working in {self.folder}; wait for it or stop it, or use another --name"
+                f"another flow2one is working in {self.folder}; wait for it or stop it, or name another folder (--name, with "
+                "convert and compare --out)"
             ) from error
         if wandb_mode != "disabled":
             try:

@@ -20,7 +20,7 @@ class PolicyFigures:
 
     label: its name on the card; nfe: network evaluations per plan; success_low, success_high: 95 % Wilson interval, 0 to 1;
     entropy: of the modes of successful episodes, 1 is uniform; median_ms: of the whole policy call, batch 1, over `calls`
-    calls; hz: 1 / median.
+    calls; hz: 1 / median. energy_distance, off_support_share: fidelity of its sets of chunks to the teacher's.
     """
 
     label: str
@@ -35,6 +35,8 @@ class PolicyFigures:
     median_ms: float | None = None
     hz: float | None = None
     calls: int | None = None
+    energy_distance: float | None = None
+    off_support_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,14 @@ def model_card(
     inputs = ", ".join(f"`{name}`" for name in sources_of(shape))
     latent = " x ".join(map(str, student.latent_shape))
     several = f" of {selection.candidates} plans made in the one evaluation" if selection.uses_candidates else ""
-    rows = [_row(each) for each in (teacher, measured) if each is not None]
+    policies, measures = [each for each in (teacher, measured) if each is not None], HEAD
+    if measured.episodes is None and measured.energy_distance is not None:  # without a task to roll out in
+        measures = HEAD_WITHOUT_TASK
+    rows = [_row(each, measures) for each in policies]
+    title = "A one-step policy" if shape.task == "recorded" else f"A one-step policy for `{shape.task}`"
     lines = [
         "---", "library_name: flow2one", "tags: [robotics, imitation-learning, one-step, flow-matching]", "---", "",
-        f"# A one-step policy for `{shape.task}`", "",
+        f"# {title}", "",
         f"It makes a plan of {shape.horizon} actions ({', '.join(shape.action_names)}), {shape.dt_s:g} s apart, in one "
         "evaluation of its network. Made and measured with flow2one.", "",
         f"- Inputs: {inputs}, of the last {shape.observation_steps} steps, in raw units; normalisation is inside.",
@@ -83,7 +89,7 @@ def model_card(
         f"- At run time: `{selection.kind}`{several}; {inference.execution_horizon} actions are executed per replan "
         f"({'as it was measured' if inference.source == 'run' else 'the default; no run says how it was measured'}).",
         "", "## Measured", "",
-        "| policy | NFE | success, 95 % interval | starts | modes | entropy | ms | Hz |", "|---|---|---|---|---|---|---|---|",
+        f"| {' | '.join(measures)} |", "|---" * len(measures) + "|",
         *rows, "", *_notes(measured, teacher, provenance), "", "## Files", "",
         "- `config.json`, `model.safetensors`: for `students.load_student` of flow2one.",
         "- `export.json`: names, shapes and units of inputs and outputs, the choice among plans, sums of all files.",
@@ -93,18 +99,25 @@ def model_card(
     return "\n".join(lines)
 
 
-def _row(policy: PolicyFigures) -> str:
+HEAD: tuple[str, ...] = ("policy", "NFE", "success, 95 % interval", "starts", "modes", "entropy", "ms", "Hz")
+HEAD_WITHOUT_TASK: tuple[str, ...] = ("policy", "NFE", "energy distance", "off-support", "ms", "Hz")
+"""Columns of the table of measured figures."""
+
+
+def _row(policy: PolicyFigures, measures: tuple[str, ...]) -> str:
     success = MISSING
     if policy.episodes and policy.successes is not None:
         success = f"{policy.successes / policy.episodes:.1%}"
         if policy.success_low is not None and policy.success_high is not None:
             success += f" ({policy.success_low:.1%} to {policy.success_high:.1%})"
     modes = MISSING if policy.modes_reached is None else f"{policy.modes_reached}/{policy.modes_total}"
-    cells = (
-        policy.label, _number(policy.nfe, "d"), success, _number(policy.episodes, "d"), modes,
-        _number(policy.entropy, ".3f"), _number(policy.median_ms, ".2f"), _number(policy.hz, ".0f"),
-    )  # fmt: skip
-    return f"| {' | '.join(cells)} |"
+    cells = {
+        "policy": policy.label, "NFE": _number(policy.nfe, "d"), "success, 95 % interval": success,
+        "starts": _number(policy.episodes, "d"), "modes": modes, "entropy": _number(policy.entropy, ".3f"),
+        "energy distance": _number(policy.energy_distance, ".3g"), "off-support": _number(policy.off_support_share, ".1%"),
+        "ms": _number(policy.median_ms, ".2f"), "Hz": _number(policy.hz, ".0f"),
+    }  # fmt: skip
+    return f"| {' | '.join(cells[name] for name in measures)} |"
 
 
 def _number(value: float | None, form: str) -> str:
@@ -112,7 +125,8 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _notes(measured: PolicyFigures, teacher: PolicyFigures | None, provenance: Provenance) -> list[str]:
-    source = f"run `{provenance.run}`, seed {provenance.seed or 'not recorded'}" if provenance.run else "no run was found"
+    seed = f", seed {provenance.seed}" if provenance.seed else ""
+    source = f"run `{provenance.run}`{seed}" if provenance.run else "no run was found"
     notes = [
         f"- Source: {source}; date: {provenance.date or 'not recorded'}; hardware: {provenance.hardware or 'not recorded'}.",
     ]
@@ -122,6 +136,8 @@ def _notes(measured: PolicyFigures, teacher: PolicyFigures | None, provenance: P
         notes.append("- The teacher was not measured with it.")
     if measured.episodes:
         notes.append("- Success is in simulation, from stored test starts; nothing was tried on a real robot.")
+    elif measured.energy_distance is not None:
+        notes.append("- Success was not measured: there was no task to roll out in. Chunks like the teacher's do not prove it.")
     return notes
 
 

@@ -27,6 +27,7 @@ from distill.stages.in_place.train import STARTS, TrainInPlace, together
 from distill.store.manifest import sha256_file, write_json
 from envs.demonstrations import Demonstration, Demonstrations
 from envs.panda.recording import stored_starts
+from flow2one_runtime import Student
 from teachers.adapters.teacher import AdapterFile, AdapterGone, AdapterTeacher
 from teachers.networks.shapes import PolicyShape
 
@@ -310,8 +311,22 @@ def test_its_head_is_exported_where_it_traces(main: Main, fine_tuned: Path, caps
     assert main(["export", "--student", "student", "--out", "exported"]) == 0
     assert "onnx: differs from the policy by at most" in capsys.readouterr().out
     described = json.loads(Path("exported/export.json").read_text())
-    assert described["inputs"] == [{"name": "condition_0", "shape": [1, 8]}, {"name": "noise", "shape": [1, "samples", 8, 2]}]
+    assert described["inputs"] == [
+        {"name": "condition_0", "shape": [1, 8], "dtype": "float32"},
+        {"name": "noise", "shape": [1, "samples", 8, 2], "dtype": "float32"},
+    ]  # fmt: skip
     assert set(described["files"]) == {"config.json", "head.onnx", "model.safetensors"}
+    # the runtime takes the condition in the observation's place
+    student, rng = Student.load("exported"), np.random.default_rng(0)
+    condition, noise = rng.standard_normal(8, dtype=np.float32), rng.standard_normal((3, 8, 2), dtype=np.float32)
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession("exported/head.onnx", providers=["CPUExecutionProvider"])
+    (expected,) = session.run(None, {"condition_0": condition[None], "noise": noise[None]})
+    np.testing.assert_allclose(student.generate({"condition_0": condition}, noise), expected[0], atol=1e-5)
+    assert student.select_action({"condition_0": condition}).shape == (2,) and student.exported.selection.kind == "single"
+    with pytest.raises(ValueError, match="condition_0 is missing, got .'observation.state'."):
+        student.select_action({"observation.state": np.zeros(2)})
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 DEFAULT = StudentConfig().default
 
 FLAGS = [
-    "task", "name", "runs_dir", "seed", "processes", "wandb",
+    "task", "name", "runs_dir", "seed", "processes", "wandb", "note",
     "demos.train_starts", "demos.per_mode", "demos.episodes", "demos.noise_m",
     "observation.sources", "observation.state_names", "observation.cameras", "observation.image_size",
     "observation.num_points", "observation.colours", "observation.width", "observation.channels", "observation.shift_px",

@@ -143,7 +143,7 @@ def test_two_cannot_work_in_one_folder(config: Config) -> None:
     with (config.folder / ".lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(
-            ValueError, match="another flow2one is working in .*mine; wait for it.*or use another --name"
+            ValueError, match="another flow2one is working in .*mine; wait for it.*or name another folder"
         ):
             _open(config)
     with _open(config):

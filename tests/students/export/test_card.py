@@ -25,6 +25,18 @@ def test_a_card_holds_what_was_measured(make_student) -> None:
     assert "not measured" not in card and "not recorded" not in card
 
 
+def test_a_card_without_a_task_has_fidelity_and_time_and_no_success(make_student, make_teacher) -> None:
+    student = PolicyFigures("student", 1, median_ms=3.061, hz=326.6, calls=200, energy_distance=0.0123, off_support_share=0.031)
+    teacher = PolicyFigures("teacher", 10, median_ms=12.5, hz=80.0, calls=200, energy_distance=-0.0002, off_support_share=0.012)
+    made = make_student(make_teacher(task="recorded"))
+    card = model_card(made, FILES, DEFAULT, student, teacher, Provenance("out"), "2026-11-22")
+    assert "\n# A one-step policy\n" in card
+    assert "| policy | NFE | energy distance | off-support | ms | Hz |\n|---|---|---|---|---|---|\n" in card
+    assert "| teacher | 10 | -0.0002 | 1.2% | 12.50 | 80 |\n| student | 1 | 0.0123 | 3.1% | 3.06 | 327 |" in card
+    assert "Success was not measured: there was no task to roll out in" in card and "run `out`; date" in card
+    assert "entropy" not in card and "in simulation" not in card
+
+
 def test_a_card_says_what_is_missing(make_student) -> None:
     card = model_card(
         make_student(), {}, InferenceSettings(Selection(), 8, "default"), PolicyFigures("student"), None, Provenance(),

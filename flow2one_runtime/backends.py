@@ -1,0 +1,77 @@
+"""The programs that can run an exported graph, each imported only when it is used."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from flow2one_runtime.exported import Exported
+
+Graph = Callable[[Mapping[str, np.ndarray]], np.ndarray]
+"""Inputs by name, with the batch axis, to raw chunks `[M, T, A]`."""
+
+
+def _onnxruntime(path: Path, threads: int) -> Graph:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda feed: np.asarray(session.run(None, dict(feed))[0])[0]
+
+
+def _openvino(path: Path, threads: int) -> Graph:
+    import openvino
+
+    # without the hint some processors silently compute in bfloat16
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    request = openvino.compile_model(str(path), "CPU", settings).create_infer_request()
+    return lambda feed: np.array(next(iter(request.infer(dict(feed)).values())))[0]
+
+
+def _torch(path: Path, threads: int) -> Graph:
+    import torch
+
+    torch.set_num_threads(threads)
+    module = torch.export.load(path).module()
+
+    def call(feed: Mapping[str, np.ndarray]) -> np.ndarray:
+        tensors = {name: torch.from_numpy(value) for name, value in feed.items()}
+        latents = tensors.pop("latents")
+        with torch.inference_mode():
+            return np.asarray(module(tensors, latents)[0])
+
+    return call
+
+
+BACKENDS: dict[str, tuple[str, Callable[[Path, int], Graph]]] = {
+    "onnxruntime": ("onnx", _onnxruntime), "openvino": ("onnx", _openvino), "torch": ("torch", _torch),
+}  # fmt: skip
+"""By the name of the module: the format that it reads, and what opens a file of that format. In the order of preference."""
+
+
+def open_graph(exported: Exported, backend: str, threads: int) -> Graph:
+    """The graph, opened. backend: one of `BACKENDS`, or auto: the first that is installed and has a file.
+
+    Raises ValueError, in one line, for an unknown backend, one that is not installed or has no file, and a broken file.
+    """
+    if backend not in (*BACKENDS, "auto"):
+        raise ValueError(f"backend: got {backend!r}, expected auto or one of {list(BACKENDS)}")
+    candidates = [name for name in BACKENDS if backend in (name, "auto")]
+    fitting = [name for name in candidates if BACKENDS[name][0] in exported.files]
+    if not fitting:
+        wanted = sorted({BACKENDS[name][0] for name in candidates})
+        raise ValueError(f"{exported.folder} holds the formats {sorted(exported.files)}, {backend} needs one of {wanted}: "
+                         f"flow2one export --formats {wanted[0]}")  # fmt: skip
+    name = next((each for each in fitting if importlib.util.find_spec(each) is not None), None)
+    if name is None:
+        raise ValueError(f"none of {fitting} is installed; pip install {fitting[0]}")
+    form, opened_by = BACKENDS[name]
+    path = exported.folder / exported.files[form]
+    try:
+        return opened_by(path, threads)
+    except Exception as error:  # each backend has exceptions of its own
+        raise ValueError(f"{path} cannot be opened by {name}: {' '.join(str(error).split())[:300]}") from error
