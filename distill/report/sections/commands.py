@@ -1,4 +1,4 @@
-"""The commands that made the run."""
+"""The command that wrote the report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distill.report.section import Section
 
 def commands(results: Results) -> Sequence[str]:
     """The command lines of the run."""
-    return [" ".join(str(line).split()) for line in results["made"].get("commands") or []]
+    return [str(line) for line in results["made"].get("commands") or []]
 
 
-COMMANDS = Section("Commands", lines=commands, code=True, level=3)
+COMMANDS = Section("Command", lines=commands, code=True, level=3)
