@@ -222,7 +222,7 @@ class RLBenchWorld(World):
     ) -> list[Episode]:  # fmt: skip
         mine, done = context.my_share(range(count)), read_episodes(folder, name)
         with (
-            context.counter(len(mine), f"{title} ({name})", "episode") as bar,
+            context.counter(len(mine), f"{title} ({name})", "episode", count) as bar,
             (folder / f"{name}-{context.share.rank}.jsonl").open("a") as lines,
         ):
 

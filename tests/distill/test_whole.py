@@ -264,7 +264,7 @@ def test_a_second_run_by_accelerate_does_nothing_again(copied_run, whole) -> Non
     done = whole.run_command(copied_run.folder, "--config", str(copied_run.config), launcher=ACCELERATE)
     assert done.returncode == 0, done.stderr
     assert whole.stamps(copied_run.run) == before
-    reused = set(re.findall(r"^\[(.+?)\] already done, reused", done.stdout, re.MULTILINE))
+    reused = set(re.findall(r"^\[\d+/\d+\] (.+?): done before, reused", done.stdout, re.MULTILINE))
     assert reused == OTHERS | OF_STUDENTS | END
     assert " done in " not in done.stdout and "step/s" not in done.stderr
 
