@@ -31,6 +31,8 @@ def wanted_processes(requested: int) -> int:
 def launch(processes: int, script: str, arguments: Sequence[str]) -> int:
     """Run `processes` copies of the script in parallel with torchrun; returns the exit status of the first that fails.
 
+    Raises KeyboardInterrupt when interrupted.
+
     `accelerate launch` always starts one process on a CPU; torchrun, which accelerate understands, starts as many as given.
     Small networks gain nothing from threads, and two threads on two busy cores are ten times slower.
     """
@@ -40,13 +42,15 @@ def launch(processes: int, script: str, arguments: Sequence[str]) -> int:
 
     os.environ["OMP_NUM_THREADS"] = "1"
     # workers report their own errors; the launcher's tracebacks would bury them
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         run(parse_args(["--standalone", "--nproc-per-node", str(processes), script, *arguments]))
     except ChildFailedError as error:
         return max(1, int(error.get_first_failure()[1].exitcode))
-    except (SignalException, KeyboardInterrupt):
-        return 130
+    except SignalException as error:
+        raise KeyboardInterrupt from error
     return 0
 
 

@@ -42,9 +42,9 @@ def _places(run: Path, name: str) -> Iterator[Path]:
 
 
 def _without_identity(value: Any) -> Any:
-    """The value without seeds and keys (sha256), which change what is computed but not how long it takes."""
+    """The value without seeds, names and keys (sha256), which change what is computed but not how long it takes."""
     if isinstance(value, dict):
-        return {name: _without_identity(each) for name, each in value.items() if name != "seed"}
+        return {name: _without_identity(each) for name, each in value.items() if name not in ("seed", "run")}
     if isinstance(value, list):
         return [_without_identity(each) for each in value]
     return "" if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else value

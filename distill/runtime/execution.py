@@ -125,6 +125,18 @@ def _commit(context: Context, stage: Stage[Any], progress: Progress) -> None:
     context.say(f"{progress.place(stage.name)} {stage.name}: done in {seconds:.1f} s {progress.ended(stage.name)}")
 
 
+def plan(run: Path, stages: Sequence[Stage[Any]]) -> list[str]:
+    """What a run of these stages would do: a line each with its state and its time in earlier runs, then the sum."""
+    progress = Progress.of(run, stages)
+    lines = []
+    for stage in stages:
+        seconds = progress.estimates.get(stage.name)
+        lines.append(f"  {stage.name:28} {state_of(run, stage)}{'' if seconds is None else f', about {in_words(seconds)}'}")
+    known = f"time in earlier runs with these settings: {progress.left}"
+    unknown = "" if not progress.estimates else "time not known: no earlier run with these settings"
+    return [*lines, *([known] if progress.left else [unknown] if unknown else [])]
+
+
 def state_of(run: Path, stage: Stage[Any]) -> str:
     """The state of a stage in this run folder, as text."""
     folder = run / stage.name

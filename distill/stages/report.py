@@ -98,7 +98,13 @@ class WriteReport(FolderStage):
         if context.is_main:
             alone = context.by_itself()
             results = {each.policy.name: each.result(alone) for each in self.evaluated}
-            write_report(folder, self.collect(alone, results, self._clips(alone, results, folder)))
+            with alone.counter(3, "report", "part") as bar:
+                clips = self._clips(alone, results, folder)
+                bar.update()
+                collected = self.collect(alone, results, clips)
+                bar.update()
+                write_report(folder, collected)
+                bar.update()
 
     # -- the whole --------------------------------------------------------------------------------------------------
 
