@@ -165,7 +165,8 @@ def mode_histogram(groups: Sequence[Sequence[str]], series: Sequence[tuple[str, 
         places = np.arange(len(modes)) + (index - (len(series) - 1) / 2) * width
         axes.bar(
             places, shares, width, color=colour, label=f"{_plain(label)} (successes: {total})", zorder=3, hatch="//" * index,
-            edgecolor="white", linewidth=0, yerr=np.abs(ends - shares), error_kw={"elinewidth": 1.0, "ecolor": INK, "capsize": 2},
+            edgecolor="white", linewidth=0, yerr=np.abs(ends - shares),
+            error_kw={"elinewidth": 1.0, "ecolor": INK, "capsize": 2},
         )  # fmt: skip
     first = 0
     for place, group in enumerate(groups):

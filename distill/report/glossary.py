@@ -10,8 +10,8 @@ def terms(results: Results) -> list[tuple[str, str]]:
     kind, modes = results["kind"], len(results["task"]["modes"])
     words = []
     if kind == "run":
-        words.append(("Teacher", "a policy trained on demonstrations. It makes an action chunk slowly, by refining random noise "
-                      "in many steps."))  # fmt: skip
+        words.append(("Teacher", "a policy trained on demonstrations. It makes an action chunk slowly, by refining random "
+                      "noise in many steps."))  # fmt: skip
     elif kind == "conversion":
         words.append(("Teacher", "the policy that you gave. It makes an action chunk in several network evaluations."))
     if kind != "comparison":

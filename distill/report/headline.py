@@ -24,7 +24,7 @@ def headline(results: Results) -> Headline:
 
 
 def _with_objections(title: str, tone: str, found: tuple[Objection, ...]) -> tuple[str, str]:
-    """The weightiest objection in the title; slowness is said there anyway. A rival or no gain in speed is worse than nothing."""
+    """The weightiest objection in the title, which names slowness anyway. A rival or no gain in speed sets the tone."""
     named = [each for each in found if each.kind != "slow"]
     if named:
         title += f". But {named[0].clause}"

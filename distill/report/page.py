@@ -15,11 +15,11 @@ import jinja2
 import numpy as np
 
 from distill.report.contents import SECTIONS
-from distill.report.tiles import tiles
 from distill.report.headline import headline
 from distill.report.policies import default_student, reference_policy
 from distill.report.section import KINDS, Part, parts
 from distill.report.tables import md, md_table
+from distill.report.tiles import tiles
 from distill.store.manifest import write_bytes
 
 SCHEMA_VERSION = 1

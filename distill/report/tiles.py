@@ -37,7 +37,8 @@ def tiles(results: Results) -> list[Tile]:
              both=speed_up(student)),
         Tile("Latency", f"median of a policy call; {_rate(teacher)} → {_rate(student)}", _latency(teacher), _latency(student)),
         *modes,
-        Tile("Recall", "of the teacher's samples, per observation", _recall(results.get("fidelity_floor")), _recall(student.get("fidelity"))),
+        Tile("Recall", "of the teacher's samples, per observation",
+             _recall(results.get("fidelity_floor")), _recall(student.get("fidelity"))),
     ]  # fmt: skip
 
 

@@ -193,8 +193,8 @@ def baseline_line(results: Results) -> str:
     if baseline["success_high"] < best:
         return f"{told}: on this task success needs more than memory, so the success rates above mean something."
     if student is not None and (fewer or (baseline.get("entropy") or 0) < (student.get("entropy") or 0) - 0.05):
-        return (f"{told}, at least as much as the learned policies: success alone does not show that learning was needed here. The "
-                f"difference is in diversity: it reaches {modes}; the student {student['modes_reached']}, entropy "
+        return (f"{told}, at least as much as the learned policies: success alone does not show that learning was needed here. "
+                f"The difference is in diversity: it reaches {modes}; the student {student['modes_reached']}, entropy "
                 f"{number(student.get('entropy'))}.")  # fmt: skip
-    return (f"{told} and reaches {modes}, at least as much as the learned policies: this task can be solved from memory, so its results "
-            "say little about learning.")  # fmt: skip
+    return (f"{told} and reaches {modes}, at least as much as the learned policies: this task can be solved from memory, so "
+            "its results say little about learning.")  # fmt: skip

@@ -14,7 +14,8 @@ def write_clip(
 ) -> None:
     """Write frames `[H, W, 3]` uint8 as a WebP that loops, `fps` frames per second.
 
-    longer_ms: by how much longer a frame is shown, by its number. The file is replaced atomically. Raises ValueError for no frames, frames of other types or sizes, or a non-positive fps.
+    longer_ms: by how much longer a frame is shown, by its number. The file is replaced atomically. Raises ValueError for no
+    frames, frames of other types or sizes, or a non-positive fps.
     """
     path = Path(path)
     if not frames:

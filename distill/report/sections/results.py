@@ -69,8 +69,8 @@ def _columns() -> tuple[_Column, ...]:
         _Column("Hz", "policy calls per second, 1 / median", _hz_cell),
         _Column("Speed-up", "the {it}'s median latency / this policy's", _speedup_cell),
         _Column("Modes", "modes reached in successful episodes, of those that the task has", _modes_cell, "success_rate"),
-        _Column("Recall", "share of the {it}'s samples within the policy's support, per observation; below: coverage, the share "
-                "with a sample of the policy near them", _recall_cell, "fidelity"),
+        _Column("Recall", "share of the {it}'s samples within the policy's support, per observation; below: coverage, the "
+                "share with a sample of the policy near them", _recall_cell, "fidelity"),
         _Column("Against the {it}", "success minus the {it}'s on the same starts, in percentage points; paired: 95 % bootstrap "
                 "interval, exact McNemar p", lambda policy, _: comparison_cell(policy, NOTHING), "success_rate"),
         _Column("NFE", "network evaluations per policy call", _nfe_cell),

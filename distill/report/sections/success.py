@@ -42,7 +42,8 @@ def mode_shares(results: Results, folder: Path) -> Sequence[Picture]:
 
 def _modes_text(results: Results) -> Sequence[str]:
     return (
-        "Successful episodes only, with 95 % intervals. A student that keeps the teacher's diversity has bars of the same height.",
+        "Successful episodes only, with 95 % intervals. A student that keeps the teacher's diversity has bars of the same "
+        "height.",
     )
 
 

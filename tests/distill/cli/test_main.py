@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import distill
-from distill.cli.launch import wanted_processes
 from distill.cli.command import COMMANDS, STAGES, flag_names, read_command, split_word
+from distill.cli.launch import wanted_processes
 from distill.config import StudentConfig
 from distill.runtime.progress import in_words
 

@@ -77,9 +77,8 @@ class Browser:
 
     def printed(self) -> bytes:
         """The page as a PDF on A4."""
-        return base64.b64decode(
-            self.devtools("Page.printToPDF", paperWidth=8.27, paperHeight=11.69, printBackground=True, preferCSSPageSize=True)["data"]
-        )
+        made = self.devtools("Page.printToPDF", paperWidth=8.27, paperHeight=11.69, printBackground=True)
+        return base64.b64decode(made["data"])
 
     def complaints(self) -> list[str]:
         """Warnings and errors on the console since the last call."""
@@ -88,7 +87,8 @@ class Browser:
 
     def requests(self) -> list[str]:
         """Addresses that were asked for since the last call."""
-        rows = [json.loads(row["message"])["message"] for row in self._ask("POST", f"{self.session}/se/log", {"type": "performance"})]
+        logged = self._ask("POST", f"{self.session}/se/log", {"type": "performance"})
+        rows = [json.loads(row["message"])["message"] for row in logged]
         return [row["params"]["request"]["url"] for row in rows if row["method"] == "Network.requestWillBeSent"]
 
     def close(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-
 PATH = [[0.0, 0.0], [0.1, 0.05], [0.2, 0.0]]
 
 

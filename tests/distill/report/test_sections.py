@@ -22,8 +22,9 @@ from distill.report.tables import Cell, Table
 
 
 def _policy(name: str, kind: str, **changes: Any) -> dict[str, Any]:
-    latency = {"median_ms": changes.pop("median_ms", 2.0), "p95_ms": 2.5, "p99_ms": 3.2, "hz": 500.0, "actions_per_second": 4000.0, "calls": 200,
-               "warmup": 20, "stages": {"preprocess_ms": 0.1, "encode_ms": 0.0, "head_ms": 1.75, "post_ms": 0.15}}  # fmt: skip
+    latency = {"median_ms": changes.pop("median_ms", 2.0), "p95_ms": 2.5, "p99_ms": 3.2, "hz": 500.0,
+               "actions_per_second": 4000.0, "calls": 200, "warmup": 20,
+               "stages": {"preprocess_ms": 0.1, "encode_ms": 0.0, "head_ms": 1.75, "post_ms": 0.15}}  # fmt: skip
     fidelity = {"chamfer_student_to_teacher": 0.11, "chamfer_teacher_to_student": 0.14, "energy_distance": 0.0042,
                 "precision": 0.9, "recall": 0.8, "coverage": 0.7, "off_support_share": 0.021, "observations": 4,
                 "samples": 6}  # fmt: skip
@@ -102,7 +103,8 @@ def test_a_new_section_is_one_definition_and_one_line(
     text, page = _written(tmp_path / "after", conversion)
     assert "## Length of the names\n\nOf mine &amp; others.\n\n| Policy | Letters |\n| --- | --- |\n| teacher | 7 |" in text
     assert "Letters: how many letters its name has." in text
-    assert "<h2>Length of the names</h2>" in page and "<p>Of mine & others.</p>" in page and '<td data-label="Letters">7</td>' in page
+    assert "<h2>Length of the names</h2>" in page and "<p>Of mine & others.</p>" in page
+    assert '<td data-label="Letters">7</td>' in page
     assert "<dt>Letters</dt><dd>how many letters its name has</dd>" in page
 
 
@@ -248,7 +250,8 @@ def test_the_headline_names_a_teacher_that_makes_the_student_superfluous(convers
     conversion["policies"].insert(1, two)
     conversion["policies"][2]["fidelity"] |= {"energy_distance": 0.05}
     head = headline(conversion)
-    assert head.tone == "worse" and head.title.endswith(". But your teacher at 2 steps is as fast and is closer to the full teacher")
+    assert head.tone == "worse"
+    assert head.title.endswith(". But your teacher at 2 steps is as fast and is closer to the full teacher")
     assert head.lead[0].startswith("Without any training, your teacher at 2 steps")
     assert head.lead[1].startswith("Take your teacher at 2 steps, no student is needed: 2.00 ms a call")
 
@@ -260,7 +263,8 @@ def test_the_headline_says_that_a_student_is_hardly_faster_or_not_as_close(conve
     conversion["policies"][1] |= {"speedup": 4.0}
     conversion["policies"][1]["fidelity"] |= {"energy_distance": 0.2}
     head = headline(conversion)
-    assert head.tone == "lower" and head.title.endswith("But its samples are not as close to the teacher's as the teacher's own")
+    assert head.tone == "lower"
+    assert head.title.endswith("But its samples are not as close to the teacher's as the teacher's own")
     conversion["policies"][1]["fidelity"] |= {"recall": 0.2}
     assert headline(conversion).title.endswith("But the student misses much of what the teacher may do (recall 20.0 %)")
 
