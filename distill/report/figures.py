@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distill.evaluation.statistics import wilson_interval
 from distill.report.modes import HUES, UNKNOWN, ModeStyle
 from distill.report.tables import number
 
@@ -154,6 +153,8 @@ def mode_histogram(groups: Sequence[Sequence[str]], series: Sequence[tuple[str, 
 
     groups: modes, side by side on a common ground. series: (label, colour, count per mode).
     """
+    from scipy.stats import binomtest
+
     modes = [mode for group in groups for mode in group]
     figure, axes = _axes(9.6 if len(modes) > 8 else 6.4, 3.9)
     width = 0.82 / max(len(series), 1)
@@ -161,7 +162,8 @@ def mode_histogram(groups: Sequence[Sequence[str]], series: Sequence[tuple[str, 
         total = sum(counts.values())
         reached = [counts.get(mode, 0) for mode in modes]
         shares = np.array([100 * count / total for count in reached])
-        ends = 100 * np.array([wilson_interval(count, total) for count in reached]).T
+        intervals = [binomtest(count, total).proportion_ci(method="wilson") for count in reached]
+        ends = 100 * np.array([[each.low, each.high] for each in intervals]).T
         places = np.arange(len(modes)) + (index - (len(series) - 1) / 2) * width
         axes.bar(
             places, shares, width, color=colour, label=f"{_plain(label)} (successes: {total})", zorder=3, hatch="//" * index,
