@@ -5,12 +5,11 @@ from __future__ import annotations
 from distill.report.section import Section
 from distill.report.sections.by_task import BY_TASK
 from distill.report.sections.clips import CLIPS
-from distill.report.sections.commands import COMMANDS
 from distill.report.sections.explore import EXPLORE
 from distill.report.sections.fidelity import FIDELITY
 from distill.report.sections.from_above import ACTION_CHUNKS, PATHS
 from distill.report.sections.latency import LATENCY, STAGES
-from distill.report.sections.made import CONFIG, MADE
+from distill.report.sections.made import COMMANDS, CONFIG, MADE
 from distill.report.sections.reading import READING, TERMS
 from distill.report.sections.real_time import REAL_TIME
 from distill.report.sections.recording import OWN_UNITS, RANGES, RECORDING

@@ -1,4 +1,4 @@
-"""How the results were produced: data, hardware, seeds, versions."""
+"""How the results were produced: data, hardware, versions, command, every setting."""
 
 from __future__ import annotations
 
@@ -87,6 +87,11 @@ def _modes(data: Mapping[str, Any]) -> str:
     return f"{', '.join(shares)} of {sum(counts)} observations; {repeated} of the samples repeat an earlier one within 1 %"
 
 
+def command_lines(results: Results) -> list[str]:
+    """The command line that wrote the report."""
+    return [str(line) for line in results["made"].get("commands") or []]
+
+
 def config_lines(results: Results) -> list[str]:
     """Every setting with its value, defaults included, one per line."""
     return list(_flat(results["made"].get("config") or {}))
@@ -100,5 +105,6 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}: {json.dumps(value, ensure_ascii=False)}"
 
 
+COMMANDS = Section("Command", lines=command_lines, code=True, level=3)
 CONFIG = Section("Every setting of this run", lines=config_lines, code=True, level=3)
 MADE = Section("How it was made", table=made_table)
