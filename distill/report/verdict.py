@@ -132,8 +132,8 @@ def _rival(results: Results, student: Policy) -> Objection | None:
     name = _named(results, best)
     better = "solves at least as much" if results["measured_success"] else "is closer to the full teacher"
     return Objection(
-        "rival", f"{name} is as fast and {better}",
-        f"Without any training, {name} is as fast as the student and {better}: {its}; student: {mine}.",
+        "rival", f"{name} is at least as fast and {better}",
+        f"Without any training, {name} is at least as fast as the student and {better}: {its}; student: {mine}.",
     )
 
 

@@ -17,7 +17,7 @@ def verdict_table(results: Results) -> Table | None:
         return None
     it, measured = reference_name(results), results["measured_success"]
     columns = [
-        ("If a call may take [ms]", "median of a policy call, the choice among samples included"), ("Take", ""),
+        ("If a call may take", "median of a policy call, the choice among samples included"), ("Take", ""),
         *([("Success", "share of episodes solved, 95 % Wilson interval")] if measured else []),
         ("Recall", f"share of the {it}'s samples within the policy's support"),
         ("Coverage", f"share of the {it}'s samples whose nearest-neighbour ball holds a sample of the policy"),
@@ -29,7 +29,7 @@ def verdict_table(results: Results) -> Table | None:
     for policy in kept:
         sets = policy.get("fidelity") or {}
         rows.append((
-            Cell(f"{number(policy['latency']['median_ms'])} or more"), Cell(policy["label"]),
+            Cell(f"{number(policy['latency']['median_ms'])} ms or more"), Cell(policy["label"]),
             *([success_cell(policy)] if measured else []),
             Cell(percent(sets.get("recall"))), Cell(percent(sets.get("coverage"))), Cell(number(sets.get("energy_distance"))),
             Cell(percent(sets.get("off_support_share"))), Cell(str(policy["nfe"])),

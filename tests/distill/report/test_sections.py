@@ -251,7 +251,7 @@ def test_the_headline_names_a_teacher_that_makes_the_student_superfluous(convers
     conversion["policies"][2]["fidelity"] |= {"energy_distance": 0.05}
     head = headline(conversion)
     assert head.tone == "worse"
-    assert head.title.endswith(". But your teacher at 2 steps is as fast and is closer to the full teacher")
+    assert head.title.endswith(". But your teacher at 2 steps is at least as fast and is closer to the full teacher")
     assert head.lead[0].startswith("Without any training, your teacher at 2 steps")
     assert head.lead[1].startswith("Take your teacher at 2 steps, no student is needed: 2.00 ms a call")
 
