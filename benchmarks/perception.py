@@ -20,7 +20,7 @@ import seeing_page
 import torch
 
 import envs
-from distill.cli.main import read_command
+from distill.cli.command import read_command
 from distill.config import Config
 from distill.evaluation.latency import STAGES, measure
 from distill.evaluation.policies import Policy, RawObservation, StudentPolicy, TeacherPolicy

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 import envs
-from distill.cli.main import read_command
+from distill.cli.command import read_command
 from distill.config import Config
 from distill.evaluation.policies import Policy, StudentPolicy, TeacherPolicy
 from distill.evaluation.real_time import CONDITIONS, Clock, delay_steps, outcome, paired_rows, run_in_real_time

@@ -23,9 +23,9 @@ from packaging.utils import canonicalize_name
 import envs
 from distill.checks import validate
 from distill.cli.check_data import CheckDataOptions
+from distill.cli.command import STAGES, read_command
 from distill.cli.export import ExportOptions
 from distill.cli.external_config import CompareConfig, ConvertConfig
-from distill.cli.main import STAGES, read_command
 from distill.config import Config
 from distill.presets import apply_preset, find_preset
 from tests.distill.test_api import HOLD
@@ -325,7 +325,7 @@ def test_every_make_command_of_a_page_is_a_target(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_line_of_a_page_is_understood(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("distill.cli.main.check_teacher_folder", lambda config: None)  # the page's is not on this disk
+    monkeypatch.setattr("distill.cli.command.check_teacher_folder", lambda config: None)  # the page's is not on this disk
     stages = set()
     for line in commands_in((ROOT / page).read_text()):
         words = shlex.split(line)

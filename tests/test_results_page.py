@@ -9,7 +9,7 @@ from math import comb
 import pytest
 
 from benchmarks import objectives, pooled_results, results_page
-from distill.cli.main import read_command
+from distill.cli.command import read_command
 from distill.config import Config
 from distill.objectives.recipes import recipe
 

@@ -1,4 +1,4 @@
-"""`distill.py check-data PATH`: what a recording holds and what policies would observe of it, before a long training."""
+"""`flow2one check-data PATH`: what a recording holds and what policies would observe of it, before a long training."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from pathlib import Path
 import tyro
 
 from distill.checks import check_writable
+from distill.cli.help import help_text, wants_help
 from envs.recorded import open_recorded
 from envs.recorded.inspection import inspect
 from envs.recorded.splitting import SplitRule, in_words
 
-DESCRIPTION = """Inspect a recording: format, features, units, rates, ranges with the frames that set them, gaps, tasks, split,
-and one frame as policies would observe it. Writes an HTML page that opens offline."""
+DESCRIPTION = """Inspect a recording before you convert a policy with it: format, features, units, rate, ranges with the frames
+that set them, gaps, tasks, split, and one frame as policies would observe it.
+
+  flow2one check-data data.zarr --out data.html"""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,11 @@ class CheckDataOptions:
 
 def run_check_data(arguments: Sequence[str]) -> int:
     """Run the command; returns 0. Raises ValueError, one line, for malformed data; tyro exits with 2 for unknown flags."""
-    options = tyro.cli(CheckDataOptions, args=list(arguments), prog="distill.py check-data", description=DESCRIPTION)
+    if wants_help(arguments):
+        usage = "flow2one check-data PATH [--out PAGE.html] [OPTIONS]"
+        print(help_text(usage, DESCRIPTION, CheckDataOptions(Path()), ("path",)), end="")
+        return 0
+    options = tyro.cli(CheckDataOptions, args=list(arguments), prog="flow2one check-data", description=DESCRIPTION)
     pairs = [name.partition("=") for name in options.names]
     if not all(sign for _, sign, _ in pairs):
         raise ValueError(f"names: got {list(options.names)}, expected key=feature, such as img=observation.images.front")

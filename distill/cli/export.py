@@ -1,4 +1,4 @@
-"""`distill.py export`: a student as a self-contained folder: model card, ONNX, torch.export, AOTInductor."""
+"""`flow2one export`: a student as a self-contained folder: model card, ONNX, torch.export, AOTInductor."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import tyro
 
 from distill.checks import check_writable
 from distill.cli.export_in_place import write_in_place
+from distill.cli.help import help_text, wants_help
 from distill.cli.in_place import is_in_place
 from distill.cli.measured import figures_of, inference_settings_of
 from distill.store.machine import hardware
@@ -30,7 +31,10 @@ from students.export.parity import TOLERANCE, Parity, measure_parity
 from students.selection import MODE_DUPLICATES, OUTLIER_RATIO, SAME_PLAN
 from teachers.networks.observations import feature_shape, sources_of
 
-DESCRIPTION = """Export a student: its weights, a model card, and one graph per format."""
+DESCRIPTION = """Export a student as a folder of its own: its weights, a model card with what its run measured, and a graph per
+format, each compared with PyTorch.
+
+  flow2one export --student runs/avoid-seed0/distill/chamfer --out exported"""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,11 @@ class ExportOptions:
 
 def run_export(arguments: Sequence[str]) -> int:
     """Run the command; returns 0. Raises ValueError for invalid input; tyro exits with 2 for an unknown flag."""
-    options = tyro.cli(ExportOptions, args=list(arguments), prog="distill.py export", description=DESCRIPTION)
+    if wants_help(arguments):
+        usage = "flow2one export --student FOLDER --out FOLDER [OPTIONS]"
+        print(help_text(usage, DESCRIPTION, ExportOptions(Path(), Path()), required=("--student", "--out")), end="")
+        return 0
+    options = tyro.cli(ExportOptions, args=list(arguments), prog="flow2one export", description=DESCRIPTION)
     export_student(options, print)
     return 0
 

@@ -1,4 +1,4 @@
-"""`distill.py export` of a policy that was fine-tuned in place: its own format, and its head as ONNX where it traces."""
+"""`flow2one export` of a policy that was fine-tuned in place: its own format, and its head as ONNX where it traces."""
 
 from __future__ import annotations
 

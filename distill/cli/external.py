@@ -1,13 +1,15 @@
-"""`distill.py convert` and `distill.py compare`: open and check everything, then run the stages that are missing."""
+"""`flow2one convert` and `flow2one compare`: open and check everything, then run the stages that are missing."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from distill.cli.external_config import CompareConfig, ConvertConfig, read_external, resolved
+from distill.cli.external_config import CompareConfig, ConvertConfig, external_help, read_external, resolved
+from distill.cli.help import wants_help
 from distill.cli.in_place import condition_cost, settled_kind
 from distill.cli.launch import is_launched, launch, wanted_processes
 from distill.cli.opening import OUR_STEPS, external_shape, observed_by, open_policy
@@ -15,8 +17,9 @@ from distill.config import Config
 from distill.graphs.external import comparison_graph, conversion_graph
 from distill.graphs.graph import Graph
 from distill.inputs.recorded import Opened, Recording
+from distill.report.ending import ending
 from distill.runtime.context import Context
-from distill.runtime.execution import state_of
+from distill.runtime.execution import plan
 from distill.worlds import open_world
 from distill.worlds.contract import World
 from distill.worlds.recorded import RecordedWorld
@@ -45,6 +48,10 @@ class Prepared:
 
 def run_external(command: str, arguments: Sequence[str], script: str, leading: bool) -> int:
     """Run the command; returns the exit status. Raises ValueError for invalid input, before anything is written."""
+    if wants_help(arguments):
+        if leading:
+            print(external_help(command), end="")
+        return 0
     dry_run, config = read_external(command, arguments)
     processes = wanted_processes(config.processes)
     if not dry_run and not is_launched() and processes > 1:
@@ -174,7 +181,7 @@ def _plain(label: str) -> str:
 def _described(command: str, prepared: Prepared) -> str:
     folder = prepared.config.folder
     lines = [f"{command} into {folder} (seed {prepared.config.seed})", *([prepared.note] if prepared.note else [])]
-    return "\n".join([*lines, *(f"  {stage.name:28} {state_of(folder, stage)}" for stage in prepared.graph.stages)])
+    return "\n".join([*lines, *plan(folder, prepared.graph.stages)])
 
 
 def work(prepared: Prepared) -> None:
@@ -187,4 +194,6 @@ def work(prepared: Prepared) -> None:
         for chosen in graph.named["distill"]:
             if chosen.name == f"distill/{config.student.default}":
                 context.say(f"student: {chosen.folder(context).resolve()}")
-        context.say(f"report: {(graph.last.folder(context) / 'report.html').resolve()}")
+        folder = graph.last.folder(context)
+        told = ending(json.loads((folder / "report.json").read_text())) if context.is_main else []
+        context.say("\n".join([*told, f"report: {(folder / 'report.html').resolve()}"]))

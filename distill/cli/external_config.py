@@ -10,6 +10,7 @@ from typing import Literal
 import tyro
 
 from distill.checks import check_choice, check_distilling, check_numbers, check_writable
+from distill.cli.help import Option, help_text
 from distill.config import Config, EvaluateConfig, SampleConfig, StudentConfig
 from distill.objectives.recipes import recipe
 from distill.presets import apply_preset
@@ -155,6 +156,47 @@ class CompareConfig(ExternalConfig):
     policies: tuple[str, ...] = ()
 
 
+USAGE = {
+    "convert": "flow2one convert --teacher POLICY --observations PATH --out FOLDER [OPTIONS]",
+    "compare": "flow2one compare POLICY POLICY .. --observations PATH --out FOLDER [OPTIONS]",
+}
+SUMMARY = {
+    "convert": """Distil a policy of your own into a student that makes an action chunk in one network evaluation, from recorded
+observations, and measure what that costs and gains.
+
+  flow2one convert --teacher my_policy.py:build --observations data.zarr --out mine
+  flow2one convert --teacher runs/x/teach --observations runs/x/demos --out again
+
+POLICY: an adapter, a Python file and its function that gives the policy (docs/adapter.md), or a folder of flow2one. 0, or
+none, stands for what the policy or the recording says itself. Finished stages are reused.""",
+    "compare": """Measure policies on the same recorded observations; the first is what the others are compared with.
+
+  flow2one compare runs/x/teach runs/x/teach@4 runs/x/distill/chamfer \\
+                   --observations runs/x/demos --out compared
+
+POLICY: a folder of flow2one, or an adapter, a Python file and its function (docs/adapter.md). @N behind it sets the number
+of solver steps.""",
+}
+FIRST = (
+    Option("--config PRESET", "a YAML file with these options; given several times, later ones win; options win over all"),
+    Option("--dry-run", "check everything, print every stage with its state and its time in earlier runs; write nothing"),
+)
+IRRELEVANT = {
+    "convert": ("evaluate.baselines",),
+    "compare": ("policies", "evaluate.baselines", "evaluate.teacher_steps", "evaluate.validation_starts"),
+}
+"""Options that the config has and the command has no use for."""
+
+
+def external_help(command: str) -> str:
+    """The help of one of these commands."""
+    config = ConvertConfig() if command == "convert" else CompareConfig()
+    required = ("--teacher",) if command == "convert" else ()
+    return help_text(
+        USAGE[command], SUMMARY[command], config, IRRELEVANT[command], FIRST, required=(*required, "--observations", "--out")
+    )
+
+
 def read_external(command: str, arguments: Sequence[str]) -> tuple[bool, ConvertConfig | CompareConfig]:
     """Whether it is a dry run, and the config. Raises ValueError for invalid input; tyro exits with 2 for an unknown flag."""
     rest, flags, named, dry_run = list(arguments), [], [], False
@@ -171,7 +213,7 @@ def read_external(command: str, arguments: Sequence[str]) -> tuple[bool, Convert
             flags.append(flag)
     if isinstance(config, CompareConfig) and named:
         config = replace(config, policies=tuple(named))
-    config = tyro.cli(type(config), args=flags, default=config, prog=f"distill.py {command}")
+    config = tyro.cli(type(config), args=flags, default=config, prog=f"flow2one {command}")
     _check(command, config)
     return dry_run, config
 

@@ -31,6 +31,8 @@ def wanted_processes(requested: int) -> int:
 def launch(processes: int, script: str, arguments: Sequence[str]) -> int:
     """Run `processes` copies of the script in parallel with torchrun; returns the exit status of the first that fails.
 
+    Raises KeyboardInterrupt when interrupted.
+
     `accelerate launch` always starts one process on a CPU; torchrun, which accelerate understands, starts as many as given.
     Small networks gain nothing from threads, and two threads on two busy cores are ten times slower.
     """
@@ -45,8 +47,8 @@ def launch(processes: int, script: str, arguments: Sequence[str]) -> int:
         run(parse_args(["--standalone", "--nproc-per-node", str(processes), script, *arguments]))
     except ChildFailedError as error:
         return max(1, int(error.get_first_failure()[1].exitcode))
-    except (SignalException, KeyboardInterrupt):
-        return 130
+    except SignalException as error:
+        raise KeyboardInterrupt from error
     return 0
 
 

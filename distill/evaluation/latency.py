@@ -5,16 +5,15 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
-from distill.evaluation.policies import Policy, RawObservation, device_of, postprocess, preprocess
+from distill.evaluation.policies import Policy, RawObservation, device_of
 from distill.evaluation.rollouts import query_policy
 from distill.evaluation.statistics import latency_summary
-from students.selection import SINGLE_SAMPLE, Memory, Selection, choose, draw_candidates
+from students.selection import SINGLE_SAMPLE, Memory, Selection
 
 STAGES = ("preprocess_ms", "encode_ms", "head_ms", "post_ms")
 
@@ -36,46 +35,32 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _timed(call: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
-    synchronise(device)
-    begin = time.perf_counter_ns()
-    result = call()
-    synchronise(device)
-    return result, (time.perf_counter_ns() - begin) / 1e6
-
-
-@torch.inference_mode()
-def _staged_call(
+def _timed_call(
     policy: Policy, seen: RawObservation, generator: torch.Generator, selection: Selection, memory: Memory, executed: int
-) -> list[float]:
-    """Milliseconds of the four stages, device synchronised after each; selecting a candidate belongs to the last."""
-    device = device_of(policy)
-    observation, preprocess_ms = _timed(lambda: preprocess(policy, seen), device)
-    condition, encode_ms = _timed(lambda: policy.encode(observation), device)
-    draw = partial(policy.draw, generator=generator)
+) -> tuple[Memory, float, list[float]]:
+    """The memory after one call; its milliseconds, whole and by stage: of the same call, so the stages add up to the whole."""
+    device, read_ns = device_of(policy), list[int]()
 
-    def head() -> torch.Tensor:
-        draws, _ = draw_candidates(selection, memory, draw, executed, policy.shape.horizon)
-        return policy.head(condition, draws[None].to(device))
+    def read_clock() -> None:
+        synchronise(device)
+        read_ns.append(time.perf_counter_ns())
 
-    candidates, head_ms = _timed(head, device)
-    weights = torch.tensor(policy.shape.action_weights, device=device)
-    _, post_ms = _timed(
-        lambda: postprocess(policy, choose(selection, candidates, [memory], executed, weights)[0]), device
-    )
-    return [preprocess_ms, encode_ms, head_ms, post_ms]
+    read_clock()
+    _, (remembered,) = query_policy(policy, seen, [generator], selection, [memory], executed, read_clock)
+    return remembered, (read_ns[-1] - read_ns[0]) / 1e6, [float(each) / 1e6 for each in np.diff(read_ns)]
 
 
 def measure_latency(
     policies: Sequence[Policy], observations: RawObservation, calls: int, warmup: int, execution_horizon: int, seed: int = 0,
     selection: Callable[[Policy], Selection] = lambda policy: SINGLE_SAMPLE,
+    round_done: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Per policy: median, p95, p99 of the whole call [ms], Hz = 1 / median, and the medians of the stages.
+    """Per policy: median, p95, p99 of the whole call [ms], Hz = 1 / median, and the medians of the same calls' stages.
 
     actions_per_second = Hz x execution_horizon, a different number from Hz.
     observations: N raw ones, `[N, O, ..]`, already on the host, used in turn. Every round calls each policy once, so slow
     moments of the machine affect all of them alike. selection: how each policy's samples are selected; all candidates are
-    part of the call. A `RemotelyTimed` policy is timed in its own process.
+    part of the call. A `RemotelyTimed` policy is timed in its own process. round_done: called after every round.
     """
     generator = torch.Generator().manual_seed(seed)
     whole: dict[str, list[float]] = {policy.name: [] for policy in policies}
@@ -91,18 +76,14 @@ def measure_latency(
                 chosen, memory = selection(policy), memories[policy.name]
                 if isinstance(policy, RemotelyTimed):
                     milliseconds, staged = policy.time_call(seen, generator, chosen, execution_horizon)
-                    if call >= 0:
-                        whole[policy.name].append(milliseconds)
-                        stages[policy.name].append(staged)
-                    continue
-                (_, remembered), milliseconds = _timed(
-                    partial(query_policy, policy, seen, [generator], chosen, [memory], execution_horizon), device_of(policy)
-                )
-                memories[policy.name] = remembered[0]
-                staged = _staged_call(policy, seen, generator, chosen, memory, execution_horizon)
+                else:
+                    memories[policy.name], milliseconds, staged = _timed_call(
+                        policy, seen, generator, chosen, memory, execution_horizon
+                    )
                 if call >= 0:
                     whole[policy.name].append(milliseconds)
                     stages[policy.name].append(staged)
+            round_done()
     finally:
         gc.enable()
     results: dict[str, Any] = {}

@@ -178,21 +178,29 @@ def record_jerk(env: TaskEnv, episode: Episode, positions: Sequence[np.ndarray])
 @torch.inference_mode()
 def query_policy(
     policy: Policy, seen: RawObservation, generators: Sequence[torch.Generator], selection: Selection,
-    memories: Sequence[Memory], executed: int,
+    memories: Sequence[Memory], executed: int, stage_done: Callable[[], object] = lambda: None,
 ) -> tuple[np.ndarray, list[Memory]]:  # fmt: skip
     """The whole policy call: the raw chunks to execute `[B, T, A]`, and the memories of the B episodes after it.
 
     seen: raw observation `[B, O, ..]`; generators, memories: one per episode; executed: actions executed per chunk.
+    stage_done: called after each of the stages of a call, see `distill.evaluation.latency.STAGES`.
     """
+    observation = preprocess(policy, seen)
+    stage_done()
+    condition = policy.encode(observation)
+    stage_done()
     drawn = [
         draw_candidates(selection, memory, partial(policy.draw, generator=generator), executed, policy.shape.horizon)
         for memory, generator in zip(memories, generators, strict=True)
     ]
     draws = torch.stack([draws for draws, _ in drawn]).to(device_of(policy))
-    candidates_BNTA = policy.head(policy.encode(preprocess(policy, seen)), draws)
+    candidates_BNTA = policy.head(condition, draws)
+    stage_done()
     weights_A = torch.tensor(policy.shape.action_weights, device=candidates_BNTA.device)
     chosen_BTA, remembered = choose(selection, candidates_BNTA, [memory for _, memory in drawn], executed, weights_A)
-    return postprocess(policy, chosen_BTA), remembered
+    chunks_BTA = postprocess(policy, chosen_BTA)
+    stage_done()
+    return chunks_BTA, remembered
 
 
 def count_mode_switch(env: TaskEnv, episode: Episode, rest: np.ndarray, chunk: np.ndarray) -> None:

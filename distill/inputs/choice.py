@@ -106,7 +106,7 @@ class BySets:
         seen, weights_A = self.observations.held_out(context), torch.tensor(self.weights_A, device=context.device)
         wanted = self._sets(context, self.reference.policy(context), seen)
         candidates, rows = sorted(trained.glob("candidate-*")), []
-        for path in candidates:
+        for path in context.bar(candidates, "choose a checkpoint", "checkpoint"):
             made = self._sets(context, load(path), seen)
             parts = [(1, set_fidelity(mine, its, weights_A)) for mine, its in zip(made, wanted, strict=True)]
             figures: dict[str, Any] = {name: average(parts)[name] for name in ("energy_distance", "off_support_share")}

@@ -5,28 +5,29 @@ from __future__ import annotations
 from distill.report.section import Section
 from distill.report.sections.by_task import BY_TASK
 from distill.report.sections.clips import CLIPS
-from distill.report.sections.commands import COMMANDS
+from distill.report.sections.explore import EXPLORE
 from distill.report.sections.fidelity import FIDELITY
 from distill.report.sections.from_above import ACTION_CHUNKS, PATHS
 from distill.report.sections.latency import LATENCY, STAGES
-from distill.report.sections.made import MADE
-from distill.report.sections.reading import READING
+from distill.report.sections.made import COMMANDS, CONFIG, MADE
+from distill.report.sections.reading import READING, TERMS
 from distill.report.sections.real_time import REAL_TIME
 from distill.report.sections.recording import OWN_UNITS, RANGES, RECORDING
-from distill.report.sections.results import RESULTS
+from distill.report.sections.results import FURTHER, RESULTS
 from distill.report.sections.success import MODES, SPEED
 from distill.report.sections.training import CHECKPOINTS, CURVES
 from distill.report.sections.verdict import VERDICT
 from distill.report.sections.wall_time import WALL_TIME
 
 SECTIONS: list[Section] = [
-    PATHS, ACTION_CHUNKS,
-    RESULTS, VERDICT, BY_TASK, SPEED, MODES,
+    RESULTS, VERDICT, BY_TASK,
+    PATHS, ACTION_CHUNKS, EXPLORE,
+    SPEED, MODES,
+    CLIPS,
     LATENCY, STAGES,
-    FIDELITY, OWN_UNITS,
+    FIDELITY, OWN_UNITS, FURTHER,
     REAL_TIME,
     CURVES, CHECKPOINTS,
-    CLIPS,
-    RECORDING, RANGES, MADE, WALL_TIME, COMMANDS,
-    READING,
+    READING, TERMS,
+    RECORDING, RANGES, MADE, WALL_TIME, COMMANDS, CONFIG,
 ]  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distill.report.modes import HUES, UNKNOWN, ModeStyle
 from distill.report.tables import number
 
 if TYPE_CHECKING:  # matplotlib is imported by what draws, never at start-up
@@ -22,22 +22,9 @@ FAILED = "#b3261e"
 ROLE_COLOURS = {"obstacle": "#49525f", "goal": "#8fc79a", "start": "#a9c4ea", "object": "#e5b567"}
 MARKERS = {"teacher": "o", "student": "D", "baseline": "s"}
 STAGES = {"preprocess_ms": "#b8c4d6", "encode_ms": "#7f9cc7", "head_ms": "#d1720f", "post_ms": "#8a94a3"}
-FEW_MODES = ("#0072b2", "#e07b00", "#009e73", "#8e5bb5", "#56a5d8", "#a0522d", "#d160a6", "#6b8e23")
 
 Limits = tuple[float, float, float, float]
 Curve = Sequence[Sequence[float]]
-
-
-def mode_colours(modes: Sequence[str]) -> dict[str, str]:
-    """A colour per mode: a hand-picked set for few, a walk round the hues (without the red of failures) for many."""
-    if len(modes) <= len(FEW_MODES):
-        return dict(zip(modes, FEW_MODES, strict=False))
-    colours = {}
-    for index, mode in enumerate(modes):
-        hue = 0.07 + 0.86 * index / len(modes)
-        red, green, blue = colorsys.hls_to_rgb(hue, (0.36, 0.53)[index % 2], 0.65)
-        colours[mode] = f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
-    return colours
 
 
 def view_limits(scene: Sequence[Mapping[str, Any]], paths: Sequence[Curve]) -> Limits:
@@ -60,10 +47,10 @@ def view_limits(scene: Sequence[Mapping[str, Any]], paths: Sequence[Curve]) -> L
 def top_view(
     scene: Sequence[Mapping[str, Any]],
     trajectories: Sequence[Mapping[str, Any]],
-    colours: Mapping[str, str],
+    styles: Mapping[str, ModeStyle],
     limits: Limits,
 ) -> bytes:
-    """Rollouts from above: successes in the colour of their mode, failures grey with a red x where they ended."""
+    """Rollouts from above: successes in the style of their mode, failures grey with a red x where they ended."""
     figure, axes = _top_axes(limits)
     _draw_scene(axes, scene)
     for rollout in sorted(trajectories, key=lambda each: bool(each.get("success"))):
@@ -71,8 +58,8 @@ def top_view(
         if not len(points):
             continue
         if rollout.get("success"):
-            colour = colours.get(rollout.get("mode") or "", INK)
-            axes.plot(points[:, 0], points[:, 1], color=colour, linewidth=1.0, alpha=0.65, zorder=3)
+            style = styles.get(rollout.get("mode") or "", UNKNOWN)
+            axes.plot(points[:, 0], points[:, 1], color=style.colour, linestyle=style.line, linewidth=1.0, alpha=0.75, zorder=3)
         else:
             axes.plot(points[:, 0], points[:, 1], color="#9aa1ab", linewidth=0.8, alpha=0.55, zorder=3)
             axes.plot(*points[-1], marker="x", color=FAILED, markersize=5, markeredgewidth=1.3, alpha=0.8, zorder=5)
@@ -135,7 +122,7 @@ def success_against_latency(rows: Sequence[Mapping[str, Any]]) -> bytes:
     for policy in dict.fromkeys(row["policy"] for row in rows):
         mine = [row for row in rows if row["policy"] == policy]
         student = mine[0]["is_default_student"]
-        colour = STUDENT if student else (TEACHER, *FEW_MODES[2:])[teachers.index(policy) % len(FEW_MODES[1:])]
+        colour = STUDENT if student else (TEACHER, *HUES[2:])[teachers.index(policy) % (len(HUES) - 1)]
         marker = MARKERS["student" if student else "teacher"]
         for condition, line in (("disturbed", "-"), ("calm", ":")):
             stated = sorted((row["latency_ms"], row[condition]) for row in mine if row["scale"] is None)
@@ -161,23 +148,42 @@ def success_against_latency(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return _png(figure)
 
 
-def mode_histogram(modes: Sequence[str], series: Sequence[tuple[str, str, Mapping[str, int]]]) -> bytes:
-    """Share of the successful rollouts that reached each mode; series: (label, colour, count per mode)."""
-    figure, axes = _axes(9.6 if len(modes) > 8 else 6.4, 3.8)
+def mode_histogram(groups: Sequence[Sequence[str]], series: Sequence[tuple[str, str, Mapping[str, int]]]) -> bytes:
+    """Share of the successful rollouts that reached each mode, with 95 % Wilson intervals.
+
+    groups: modes, side by side on a common ground. series: (label, colour, count per mode).
+    """
+    from scipy.stats import binomtest
+
+    modes = [mode for group in groups for mode in group]
+    figure, axes = _axes(9.6 if len(modes) > 8 else 6.4, 3.9)
     width = 0.82 / max(len(series), 1)
     for index, (label, colour, counts) in enumerate(series):
         total = sum(counts.values())
-        shares = [100 * counts.get(mode, 0) / total if total else 0.0 for mode in modes]
+        reached = [counts.get(mode, 0) for mode in modes]
+        shares = np.array([100 * count / total for count in reached])
+        intervals = [binomtest(count, total).proportion_ci(method="wilson") for count in reached]
+        ends = 100 * np.array([[each.low, each.high] for each in intervals]).T
         places = np.arange(len(modes)) + (index - (len(series) - 1) / 2) * width
-        axes.bar(places, shares, width, color=colour, label=f"{_plain(label)} (successes: {total})", zorder=3)
+        axes.bar(
+            places, shares, width, color=colour, label=f"{_plain(label)} (successes: {total})", zorder=3, hatch="//" * index,
+            edgecolor="white", linewidth=0, yerr=np.abs(ends - shares),
+            error_kw={"elinewidth": 1.0, "ecolor": INK, "capsize": 2},
+        )  # fmt: skip
+    first = 0
+    for place, group in enumerate(groups):
+        if place % 2 == 0 and len(groups) > 1:
+            axes.axvspan(first - 0.5, first + len(group) - 0.5, color="#f0f3f7", zorder=0, linewidth=0)
+        first += len(group)
     axes.axhline(100 / max(len(modes), 1), color=SOFT, linewidth=1, linestyle=":", label="all modes equally often")
     turned = len(modes) > 6 or max((len(mode) for mode in modes), default=0) > 12
-    slant: dict[str, Any] = {"rotation": 60, "ha": "right"} if turned else {}
+    slant: dict[str, Any] = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if turned else {}
     axes.set_xticks(range(len(modes)), [_plain(mode) for mode in modes], **slant)
+    axes.set_xlim(-0.6, len(modes) - 0.4)
     axes.set_ylabel("share of successes [%]")
+    axes.set_ylim(bottom=0)
     axes.grid(axis="x", visible=False)
-    axes.margins(y=0.22)
-    axes.legend(loc="upper right", fontsize=8, frameon=False, ncols=1 if len(modes) <= 8 else 3)
+    figure.legend(loc="outside upper right", fontsize=8, frameon=False, ncols=3)
     return _png(figure)
 
 

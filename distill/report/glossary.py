@@ -1,21 +1,8 @@
-"""What the page explains before its numbers: its terms, and the four most important numbers."""
+"""What the terms of a report mean."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from distill.report.policies import Policy, Results, default_student, reference_policy
-from distill.report.tables import NOTHING, number, percent
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A number of the teacher and of the student, side by side."""
-
-    name: str
-    teacher: str
-    student: str
-    what: str
+from distill.report.policies import Results
 
 
 def terms(results: Results) -> list[tuple[str, str]]:
@@ -23,12 +10,12 @@ def terms(results: Results) -> list[tuple[str, str]]:
     kind, modes = results["kind"], len(results["task"]["modes"])
     words = []
     if kind == "run":
-        words.append(("Teacher", "a policy trained on demonstrations that makes an action chunk slowly, refining random noise "
-                      "in many steps."))  # fmt: skip
+        words.append(("Teacher", "a policy trained on demonstrations. It makes an action chunk slowly, by refining random "
+                      "noise in many steps."))  # fmt: skip
     elif kind == "conversion":
-        words.append(("Teacher", "the policy that was given, which makes an action chunk in several network evaluations."))
+        words.append(("Teacher", "the policy that you gave. It makes an action chunk in several network evaluations."))
     if kind != "comparison":
-        words.append(("Student", "a policy trained on the teacher's samples to make a whole action chunk in one network "
+        words.append(("Student", "a policy trained on the teacher's samples. It makes an action chunk in one network "
                       "evaluation."))  # fmt: skip
     baselines = [policy["label"] for policy in results["policies"] if policy["kind"] == "baseline"]
     if baselines:
@@ -38,35 +25,19 @@ def terms(results: Results) -> list[tuple[str, str]]:
         words.append(("Mode", "one of the distinct ways to solve this task, such as passing an obstacle on one side; there "
                       f"{'is' if modes == 1 else 'are'} {modes}."))  # fmt: skip
     words += [
+        ("Set", "the action chunks that a policy samples for one observation."),
+        ("Recall", "the share of the teacher's samples that lie within the student's set: low where the student misses what "
+         "the teacher may do."),
+        ("Coverage", "the share of the teacher's samples with a student's sample near them: stricter than recall where the "
+         "student's samples are spread out."),
+        ("Energy distance", "how far apart two sets are; 0 is equal. The floor is what two sets of the teacher itself score."),
         ("NFE", "number of function evaluations: how often the network runs for one policy call."),
-        ("Hz", "policy calls per second: 1 divided by the median latency."),
-    ]
+        ("Latency", "how long one policy call takes. Half of the calls take less than the median, 95 of 100 less than p95."),
+        ("Hz", "policy calls per second: 1 divided by the median latency. Each call gives several actions."),
+    ]  # fmt: skip
     if results["measured_success"]:
-        words.append(("Interval", "where the true value lies with 95 % confidence; more episodes make it narrower."))
+        words.append(("95 % interval", "success is counted on a limited number of episodes, so the rate has an error. If the "
+                      "evaluation were repeated with other starts, 95 of 100 such intervals would contain the policy's true "
+                      "rate. More episodes make the interval narrower; it says nothing about other tasks, robots or "
+                      "trainings."))  # fmt: skip
     return words
-
-
-def tiles(results: Results) -> list[Tile]:
-    """The most important numbers; none without a teacher and a student."""
-    teacher, student = reference_policy(results), default_student(results)
-    if teacher is None or student is None:
-        return []
-
-    def latency(policy: Policy) -> str:
-        return f"{number(policy['latency']['median_ms'])} ms" if policy.get("latency") else NOTHING
-
-    def modes(policy: Policy) -> str:
-        return f"{policy['modes_reached']}/{policy['modes_total']}"
-
-    def rate(policy: Policy) -> str:
-        return percent(policy["success_rate"])
-
-    success = [
-        Tile("Success", rate(teacher), rate(student), "episodes solved"),
-        Tile("Modes", modes(teacher), modes(student), "modes reached"),
-    ] if results["measured_success"] else []  # fmt: skip
-    return [
-        *success,
-        Tile("Latency", latency(teacher), latency(student), "median of a policy call, less is better"),
-        Tile("Network evaluations", str(teacher["nfe"]), str(student["nfe"]), "per policy call (NFE)"),
-    ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from distill.report.policies import Policy, Results, comparison, default_student, reference_name, reference_policy
 from distill.report.tables import is_missing, number, p_value, percent, points
-from distill.report.verdict import verdict
+from distill.report.verdict import Objection, baseline_line, objections, taken, verdict
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,16 @@ class Headline:
 def headline(results: Results) -> Headline:
     """The outcome in a sentence, and the facts needed to judge it."""
     return _of_run(results) if results["kind"] == "run" else _of_existing(results)
+
+
+def _with_objections(title: str, tone: str, found: tuple[Objection, ...]) -> tuple[str, str]:
+    """The weightiest objection in the title, which names slowness anyway. A rival or no gain in speed sets the tone."""
+    named = [each for each in found if each.kind != "slow"]
+    if named:
+        title += f". But {named[0].clause}"
+    if any(each.kind in ("rival", "slow") for each in found):
+        return title, "worse"
+    return title, "lower" if named and tone != "worse" else tone
 
 
 # -- a run ----------------------------------------------------------------------------------------------------------------
@@ -45,7 +55,13 @@ def _of_run(results: Results) -> Headline:
     if 0 < student["modes_reached"] < teacher["modes_reached"]:
         title += f"; it reaches {student['modes_reached']} of {student['modes_total']} modes, "
         title += f"the teacher {teacher['modes_reached']}"
-    lead = (_success_line(teacher, student), _speed_line(teacher, student), _modes_line(teacher, student))
+    found = objections(results)
+    title, tone = _with_objections(title, tone, found)
+    lead = (
+        *(each.line for each in found), *verdict(results),
+        _success_line(teacher, student), _speed_line(teacher, student), _modes_line(results, teacher, student),
+        *((baseline_line(results),) if baseline_line(results) else ()),
+    )  # fmt: skip
     return Headline(tone, title, lead)
 
 
@@ -88,24 +104,31 @@ def _speed_line(teacher: Policy, student: Policy) -> str:
     )
 
 
-def _modes_line(teacher: Policy, student: Policy) -> str:
+def _modes_line(results: Results, teacher: Policy, student: Policy) -> str:
     mine, its, total = student["modes_reached"], teacher["modes_reached"], student["modes_total"]
-    verdict = "the same number" if mine == its else f"{abs(its - mine)} {'fewer' if mine < its else 'more'}"
+    counted = "the same number" if mine == its else f"{abs(its - mine)} {'fewer' if mine < its else 'more'}"
+    sets, floor = student.get("fidelity") or {}, results.get("fidelity_floor") or {}
+    told = (
+        f" For one observation, its samples have recall {percent(sets.get('recall'))} and coverage "
+        f"{percent(sets.get('coverage'))} of the teacher's (a second set of the teacher's: {percent(floor.get('recall'))}, "
+        f"{percent(floor.get('coverage'))})."
+    ) if sets else ""  # fmt: skip
     return (
         f"Diversity: of the task's {total} mode{'' if total == 1 else 's'} the teacher reached {its} and the student {mine}, "
-        f"{verdict}; entropy of the mode frequencies (1 is uniform): teacher {number(teacher.get('entropy'))}, "
-        f"student {number(student.get('entropy'))}."
+        f"{counted}. Entropy of the mode frequencies (1 is uniform): teacher {number(teacher['entropy'])}, student "
+        f"{number(student['entropy'])}.{told}"
     )
 
 
-# -- a conversion or a comparison -----------------------------------------------------------------------------------------
+# -- existing policies ----------------------------------------------------------------------------------------------------
 
 
 def _of_existing(results: Results) -> Headline:
     """Of existing policies, whose success may not be known."""
     reference, student = reference_policy(results), default_student(results)
     assert reference is not None
-    lead = [*verdict(results), *(_set_lines(results, student) if student is not None else ())]
+    found = objections(results)
+    lead = [*(each.line for each in found), *verdict(results), *(_set_lines(results, student) if student is not None else ())]
     if not results["measured_success"]:
         lead.append(f"Success was not measured: that needs a task to roll out in (--task). Action chunks that are like the "
                     f"{reference_name(results)}'s are no proof of success.")  # fmt: skip
@@ -117,12 +140,16 @@ def _of_existing(results: Results) -> Headline:
     if student is None:
         title = f"{len(results['policies'])} policies on the same observations, compared with {reference['label']}"
         return Headline("none", title, tuple(lead))
-    speed = student["speedup"]
+    speed, tone = student["speedup"], "none"
     faster = f"{number(speed)} times as fast as" if speed >= 1 else f"{number(1 / speed)} times as slow as"
-    title, tone = f"One network evaluation instead of {reference['nfe']}, {faster} the teacher", "none"
+    title = f"One network evaluation instead of {reference['nfe']}, {faster} the teacher"
     if results["measured_success"]:
         mine, its = percent(student["success_rate"]), percent(reference["success_rate"])
         title, tone = f"{title}; it solves {mine} of the episodes, the teacher {its}", comparison(student)
+    title, tone = _with_objections(title, tone, found)
+    best = taken(results)
+    if not found and best is not None and not results["measured_success"] and best is not student:
+        title, tone = f"{title}. But its samples are not as close to the teacher's as the teacher's own", "lower"
     return Headline(tone, title, tuple(lead))
 
 
@@ -134,9 +161,10 @@ def _set_lines(results: Results, student: Policy) -> tuple[str, ...]:
     if not student["warm_start"]:
         start += ": those of an external policy are not taken over." if results["external"] else "."
     samples = f"{data['hypotheses_per_observation']} samples for each of {data['observations']} observations"
-    return (
+    lines = (
         f"Sets of samples: the student's energy distance to the teacher's is {number(distance)}; the teacher's own, drawn "
         f"again, is {number(floor['energy_distance'])}. {percent(share)} of its samples are off the teacher's support; of the "
         f"teacher's own {percent(floor['off_support_share'])}.",
         f"It was distilled from {samples}, starting from {start}",
     )
+    return lines if data.get("observations") is not None else lines[:1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -13,14 +15,15 @@ import jinja2
 import numpy as np
 
 from distill.report.contents import SECTIONS
-from distill.report.glossary import terms, tiles
 from distill.report.headline import headline
 from distill.report.policies import default_student, reference_policy
 from distill.report.section import KINDS, Part, parts
 from distill.report.tables import md, md_table
+from distill.report.tiles import tiles
 from distill.store.manifest import write_bytes
 
 SCHEMA_VERSION = 1
+TEMPLATES = Path(__file__).parent / "templates"
 REQUIRED = ("schema_version", "kind", "run", "measured_success", "task", "made", "data", "policies")
 
 
@@ -81,8 +84,9 @@ def markdown(results: Mapping[str, Any], filled: Sequence[Part]) -> str:
 
 def _markdown_body(part: Part) -> list[str]:
     """What a part says without its pictures; nothing for one of pictures alone that are not files."""
+    terms = [f"- {md(term)}: {md(meaning)}" for term, meaning in part.terms]
     files = [f"- {md(each.caption[0])}: [{md(each.file)}]({quote(each.file)})" for each in part.pictures if each.file]
-    said = [*files, *part.lines, *([part.missing] if part.missing else [])]
+    said = [*files, *part.lines, *terms, *([part.missing] if part.missing else [])]
     if part.table is None and not said:
         return []
     return [
@@ -90,6 +94,7 @@ def _markdown_body(part: Part) -> list[str]:
         *(md(line) for line in part.text),
         "\n".join(files),
         md_table(part.table) if part.table else "",
+        "\n".join(terms),
         "\n".join(f"    {line}" if part.code else f"- {md(line)}" for line in part.lines),
         *(md(line) for line in part.notes),
     ]
@@ -98,17 +103,19 @@ def _markdown_body(part: Part) -> list[str]:
 def template(name: str) -> jinja2.Template:
     """A template of this room, in which all text is escaped and a missing value is an error."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     return environment.get_template(name)
 
 
 def html(results: Mapping[str, Any], filled: Sequence[Part]) -> str:
-    """The page as one text: pictures and clips inside, nothing loaded from elsewhere."""
+    """The page as one text: pictures, clips and its script inside, nothing loaded from elsewhere, no other script run."""
+    script = (TEMPLATES / "report.js.j2").read_text()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return template("report.html.j2").render(
-        results=results, subject=_subject(results), head=headline(results), terms=terms(results), tiles=tiles(results),
-        parts=filled, teacher=reference_policy(results), student=default_student(results),
+        results=results, subject=_subject(results), head=headline(results), tiles=tiles(results), parts=filled,
+        teacher=reference_policy(results), student=default_student(results), script=script, digest=digest,
     )  # fmt: skip
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from distill.report.policies import Results
 from distill.report.tables import Table
@@ -30,16 +31,23 @@ class Picture:
 
 @dataclass(frozen=True)
 class LegendEntry:
-    """colour: of a line in the pictures above, "" for the cross of a failure; counts: small, after the name."""
+    """colour: of a line in the pictures above, "" for the cross of a failure; counts: small, after the name.
+
+    dashes: of the line, as SVG's stroke-dasharray.
+    """
 
     colour: str
     name: str
     counts: str = ""
+    dashes: str = ""
 
 
 @dataclass(frozen=True)
 class Part:
-    """The content of a section for some results. level: of its heading. missing: printed instead of everything else."""
+    """The content of a section for some results. level: of its heading. missing: printed instead of everything else.
+
+    interactive: data for the page's own script, by the name of what the script makes of it. terms: (term, meaning).
+    """
 
     title: str
     level: int
@@ -51,6 +59,8 @@ class Part:
     lines: tuple[str, ...] = ()
     code: bool = False
     missing: str = ""
+    interactive: tuple[str, Mapping[str, Any]] | None = None
+    terms: tuple[tuple[str, str], ...] = ()
 
 
 def _no_table(results: Results) -> Table | None:
@@ -65,6 +75,14 @@ def _no_pictures(results: Results, folder: Path) -> Sequence[Picture]:
     return ()
 
 
+def _no_interactive(results: Results) -> tuple[str, Mapping[str, Any]] | None:
+    return None
+
+
+def _no_terms(results: Results) -> Sequence[tuple[str, str]]:
+    return ()
+
+
 def _no_legend(results: Results) -> Sequence[LegendEntry]:
     return ()
 
@@ -76,7 +94,7 @@ class Section:
     table: None when the results hold nothing for it. pictures: get the report's folder, which holds the clips. lines:
     sentences, or commands when `code`. A section without table, pictures and lines is omitted; in a run's report it is
     replaced by `missing`, if given. text: paragraphs before the rest. notes: paragraphs after it. legend: of the pictures.
-    kinds: of reports it belongs to. level: 2, or 3 for a sub-section of the section before it.
+    interactive, terms: see `Part`. kinds: of reports it belongs to. level: 2, or 3 for a sub-section of the section before it.
     """
 
     title: str
@@ -86,6 +104,8 @@ class Section:
     legend: Callable[[Results], Sequence[LegendEntry]] = _no_legend
     notes: Callable[[Results], Sequence[str]] = _nothing
     lines: Callable[[Results], Sequence[str]] = _nothing
+    interactive: Callable[[Results], tuple[str, Mapping[str, Any]] | None] = _no_interactive
+    terms: Callable[[Results], Sequence[tuple[str, str]]] = _no_terms
     code: bool = False
     missing: str = ""
     kinds: tuple[str, ...] = KINDS
@@ -96,14 +116,15 @@ class Section:
         if results["kind"] not in self.kinds:
             return None
         table, pictures, lines = self.table(results), tuple(self.pictures(results, folder)), tuple(self.lines(results))
-        notes = tuple(self.notes(results))
-        if table is None and not pictures and not lines:
+        notes, interactive, terms = tuple(self.notes(results)), self.interactive(results), tuple(self.terms(results))
+        if table is None and not pictures and not lines and interactive is None and not terms:
             missing = self.missing if results["kind"] == "run" else ""
             return Part(self.title, self.level, notes=notes, missing=missing) if missing or notes else None
         legend = tuple(self.legend(results)) if pictures else ()
         return Part(
-            self.title, self.level, tuple(self.text(results)), pictures, legend, table, notes, lines, self.code
-        )
+            self.title, self.level, tuple(self.text(results)), pictures, legend, table, notes, lines, self.code,
+            interactive=interactive, terms=terms,
+        )  # fmt: skip
 
 
 def parts(sections: Sequence[Section], results: Results, folder: Path) -> list[Part]:

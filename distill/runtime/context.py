@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,8 +16,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 from torch import Tensor
-from tqdm import tqdm
 
+from distill.runtime.bar import Bar
 from distill.training.loop import Share
 
 T = TypeVar("T")
@@ -151,13 +151,19 @@ class Context:
         if self.wandb is not None:
             self.wandb.log({f"{stage}/{name}": value for name, value in values.items()})
 
-    def bar(self, items: Iterable[T], title: str, unit: str) -> Iterable[T]:
-        """The items, with a progress bar on the first process."""
-        return tqdm(items, desc=title, unit=unit, mininterval=1.0, disable=not self.is_main)
+    def bar(self, items: Sequence[T], title: str, unit: str, total: int | None = None) -> Iterator[T]:
+        """The items, with a progress bar on the first process. total: see `counter`."""
+        with self.counter(len(items), title, unit, total) as bar:
+            for item in items:
+                yield item
+                bar.update()
 
-    def counter(self, total: int, title: str, unit: str) -> tqdm[Any]:
-        """A progress bar that is advanced by hand, shown on the first process."""
-        return tqdm(total=total, desc=title, unit=unit, disable=not self.is_main)
+    def counter(self, mine: int, title: str, unit: str, total: int | None = None) -> Bar:
+        """A progress bar that is advanced by hand, shown on the first process.
+
+        mine: items of this process. total: items of all processes, which is what the bar counts; None: `mine` are all.
+        """
+        return Bar(mine, mine if total is None else total, title, unit, self.is_main)
 
     def close(self) -> None:
         if self.wandb is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.runtime.context import Context
+from distill.runtime.progress import Progress, in_words
 from distill.runtime.stage import Stage
 from distill.store.cost import accounting, cost_of
 from distill.store.manifest import commit, finished, partial_folder, place_of, read_manifest
@@ -35,13 +36,15 @@ def ensure(context: Context, stages: Sequence[Stage[Any]]) -> None:
     Raises ValueError when a finished stage's files do not match their manifest.
     """
     wanted = in_order(stages)
+    progress = Progress.of(context.folder, wanted)
+    context.say(progress.opening)
     for position, stage in enumerate(wanted):
         if stage.name in context.finished:
             continue
         if stage.side_by_side and context.share.world > 1:
-            _side_by_side(context, _ready(context, wanted[position:]))
+            _side_by_side(context, _ready(context, wanted[position:]), progress)
         if stage.name not in context.finished:
-            context.finished[stage.name] = run_stage(context, stage)
+            context.finished[stage.name] = run_stage(context, stage, progress)
 
 
 def _ready(context: Context, stages: Sequence[Stage[Any]]) -> list[Stage[Any]]:
@@ -53,25 +56,31 @@ def _ready(context: Context, stages: Sequence[Stage[Any]]) -> list[Stage[Any]]:
     ]  # fmt: skip
 
 
-def run_stage(context: Context, stage: Stage[Any]) -> Path:
-    """Run one stage whose inputs are done, or reuse its result. Returns its folder."""
+def run_stage(context: Context, stage: Stage[Any], progress: Progress | None = None) -> Path:
+    """Run one stage whose inputs are done, or reuse its result. Returns its folder. progress: None for a stage by itself."""
     folder = stage.folder(context)
+    progress = progress or Progress([stage.name], {stage.name: None})
     if _is_done(context, stage):
-        context.say(f"[{stage.name}] already done, reused: {folder}")
+        context.say(f"{progress.place(stage.name)} {stage.name}: done before, reused")
         return folder
     unfinished = partial_folder(folder, stage.key)
     if context.is_main:
         unfinished.mkdir(parents=True, exist_ok=True)
     context.wait()
-    context.say(f"[{stage.name}] ...")
+    context.say(f"{progress.place(stage.name)} {stage.name}{_expected(progress, stage)}")
     with accounting(unfinished, leads=context.is_main):
         stage.run(context, unfinished)
     context.wait()
-    _commit(context, stage)
+    _commit(context, stage, progress)
     return folder
 
 
-def _side_by_side(context: Context, stages: Sequence[Stage[Any]]) -> None:
+def _expected(progress: Progress, stage: Stage[Any]) -> str:
+    seconds = progress.estimates.get(stage.name)
+    return "" if seconds is None else f", about {in_words(seconds)}"
+
+
+def _side_by_side(context: Context, stages: Sequence[Stage[Any]], progress: Progress) -> None:
     """Run those of the stages that are missing in parallel, each on one process.
 
     On two cores it is twice as fast as running them in turn on both: no process waits for the other half of a gradient. An
@@ -86,13 +95,14 @@ def _side_by_side(context: Context, stages: Sequence[Stage[Any]]) -> None:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
     context.wait()
-    context.say(f"[{', '.join(stage.name for stage in pending)}] in parallel ...")
+    names = [stage.name for stage in pending]
+    context.say(f"{progress.place(*names)} {', '.join(names)}, in parallel")
     for number in context.my_share(range(len(pending))):
         with accounting(folders[number]):
             pending[number].run(context.by_itself(), folders[number])
     context.wait()
     for number, stage in enumerate(pending):
-        _commit(context, stage)
+        _commit(context, stage, progress)
         context.finished[stage.name] = stage.folder(context)
         if number not in context.my_share(range(len(pending))) and context.is_main:
             stage.relay(context)
@@ -103,7 +113,7 @@ def _is_done(context: Context, stage: Stage[Any]) -> bool:
     return context.on_main(lambda: finished(stage.folder(context), stage.key))
 
 
-def _commit(context: Context, stage: Stage[Any]) -> None:
+def _commit(context: Context, stage: Stage[Any], progress: Progress) -> None:
     folder = stage.folder(context)
 
     def close_account() -> float:
@@ -111,7 +121,20 @@ def _commit(context: Context, stage: Stage[Any]) -> None:
         commit(folder, stage.key, stage.made_from, seconds, cpu_seconds)
         return seconds
 
-    context.say(f"[{stage.name}] done in {context.on_main(close_account):.1f} s: {folder}")
+    seconds = context.on_main(close_account)
+    context.say(f"{progress.place(stage.name)} {stage.name}: done in {seconds:.1f} s {progress.ended(stage.name)}")
+
+
+def plan(run: Path, stages: Sequence[Stage[Any]]) -> list[str]:
+    """What a run of these stages would do: a line each with its state and its time in earlier runs, then the sum."""
+    progress = Progress.of(run, stages)
+    lines = []
+    for stage in stages:
+        seconds = progress.estimates.get(stage.name)
+        lines.append(f"  {stage.name:28} {state_of(run, stage)}{'' if seconds is None else f', about {in_words(seconds)}'}")
+    known = f"time in earlier runs with these settings: {progress.left}"
+    unknown = "" if not progress.estimates else "time not known: no earlier run with these settings"
+    return [*lines, *([known] if progress.left else [unknown] if unknown else [])]
 
 
 def state_of(run: Path, stage: Stage[Any]) -> str:

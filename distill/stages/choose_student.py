@@ -56,7 +56,8 @@ class ChooseStudent(Stage[Student]):
             return
         trained = self.candidates
         read, count = trained.read_hypotheses(context, student.shape)
-        batches = (context.to_device(read(rows)) for rows in torch.arange(count).split(16))
+        counted = context.by_itself().bar(torch.arange(count).split(16), "calibrate", "batch")
+        batches = (context.to_device(read(rows)) for rows in counted)
         began = time.process_time()
         weights_TA = student_weights(
             context, trained.weights, student.shape.horizon, trained.execution_horizon, trained.config

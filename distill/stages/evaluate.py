@@ -83,7 +83,8 @@ class EvaluatePolicy(Stage[dict[str, Any]]):
         """Fidelity and mode shares of the policy's sets on every held-out observation; the same on every process."""
         reference, device = self.reference.cached_result(context), device_of(policy)
         rows = context.my_share(range(len(reference["reference"])))
-        drawn = {row: torch.from_numpy(self.reference.sets.draw(context, policy, row, policy.name)) for row in rows}
+        counted = context.bar(rows, f"sets of {policy.name}", "set", len(reference["reference"]))
+        drawn = {row: torch.from_numpy(self.reference.sets.draw(context, policy, row, policy.name)) for row in counted}
         normaliser: Any = policy.module.normaliser if self.statistics is None else self.compared_in(context)
         weights_A = torch.tensor(self.spec.action.weights, device=device)
         parts, modes = [], []

@@ -15,8 +15,11 @@ from distill.runtime.context import Context
 from distill.runtime.stage import Input, Stage
 from distill.stages.evaluate import EvaluatePolicy
 from distill.stages.reference import HeldOutSets
+from distill.store.machine import watched
 from distill.store.manifest import write_json
 from distill.worlds.contract import World
+
+MACHINE = "machine.json"
 
 
 @dataclass(frozen=True)
@@ -49,16 +52,25 @@ class MeasureLatency(Stage[dict[str, Any]]):
             return
         sets = self._sets
         policies = [each.policy.policy(context.by_itself()) for each in self.evaluated]
-        measured = measure_latency(
-            policies, sets.observations.held_out(context), self.calls, self.warmup, sets.executed, sets.seed,
-            partial(selection_for, students=sets.selection),
-        )  # fmt: skip
+        rounds = self.warmup + self.calls
+        with watched() as machine, context.by_itself().counter(rounds, "latency", "round") as bar:
+            measured = measure_latency(
+                policies, sets.observations.held_out(context), self.calls, self.warmup, sets.executed, sets.seed,
+                partial(selection_for, students=sets.selection), bar.update,
+            )  # fmt: skip
         camera_ms = self.world.camera_ms(self.calls, self.warmup)
         if camera_ms is not None:  # all policies of a run use the same cameras
             for latency in measured.values():
                 latency["read_ms"] = camera_ms
         write_json(folder / "latency.json", measured)
+        write_json(folder / MACHINE, machine)
 
     def load(self, folder: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((folder / "latency.json").read_text())
+        return found
+
+    def machine(self, context: Context) -> dict[str, Any] | None:
+        """How busy the machine was meanwhile, see `distill.store.machine.watched`; None for a result of before that."""
+        path = self.folder(context) / MACHINE
+        found: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
         return found

@@ -58,7 +58,7 @@ class MeasureRanges(Stage[Normaliser]):
         states = []
 
         def blocks() -> Iterator[Observation]:
-            for block in context.bar(np.array_split(frames, -(-len(frames) // 256)), "observations", "block"):
+            for block in context.bar(np.array_split(frames, -(-len(frames) // 256)), "ranges", "block"):
                 seen = read_features(recorded, block, 1, features)
                 states.append(seen[STATE].reshape(-1, shape.state_size))
                 yield {name: torch.from_numpy(value) for name, value in seen.items()}

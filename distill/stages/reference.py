@@ -66,8 +66,9 @@ class DrawReference(Stage[dict[str, Tensor]]):
     def run(self, context: Context, folder: Path) -> None:
         policy = self.policy.policy(context)
         count = len(next(iter(self.sets.observations.held_out(context).values())))
+        mine = [(stream, row) for stream in STREAMS for row in context.my_share(range(count))]
         parts = [(stream, row, self.sets.draw(context, policy, row, stream))
-                 for stream in STREAMS for row in context.my_share(range(count))]  # fmt: skip
+                 for stream, row in context.bar(mine, f"sets of {policy.name}", "set", len(STREAMS) * count)]  # fmt: skip
         gathered = sorted(context.gather(parts), key=lambda part: part[1])
         if context.is_main:
             sets = {name: np.stack([chunks for stream, _, chunks in gathered if stream == name]) for name in STREAMS}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import datetime
 import json
+import math
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -21,6 +23,7 @@ from distill.evaluation.real_time import paired_rows
 from distill.evaluation.statistics import success_figures
 from distill.inputs.recorded import Opened, Recording
 from distill.inputs.teachers import TeacherSource
+from distill.report.data import picture_of
 from distill.report.page import write_report
 from distill.runtime.context import Context
 from distill.runtime.execution import in_order
@@ -37,13 +40,18 @@ from distill.stages.sample import SampleHypotheses
 from distill.stages.starts import RecordStarts
 from distill.stages.train_teacher import TrainTeacher
 from distill.store.machine import hardware
-from distill.store.manifest import installed_packages, read_manifest
+from distill.store.manifest import installed_packages, read_manifest, version
 from distill.worlds.contract import Clip, RolloutJob, World
 from envs.recorded.inspection import described
+from envs.specs import IMAGES, STATE
 from teachers.adapters.teacher import AdapterTeacher
 from teachers.networks.observations import sources_of
 
 KINDS = ("run", "conversion", "comparison")
+LAYOUT = 2
+"""Increased when the page changes, so that the report of a finished run is written again."""
+EXPLORED, EXPLORED_SAMPLES, EXPLORED_ACTIONS = 6, 24, 8
+"""Held-out observations whose sets the reader can look at; samples of each set, and action dimensions, at most."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +91,20 @@ class WriteReport(FolderStage):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        return {"kind": self.kind, "default": self.config.student.default, "run": self.config.folder.name,
+        return {"kind": self.kind, "layout": LAYOUT, "default": self.config.student.default, "run": self.config.folder.name,
                 "labels": {each.policy.name: each.policy.label for each in self.evaluated}}  # fmt: skip
 
     def run(self, context: Context, folder: Path) -> None:
         if context.is_main:
             alone = context.by_itself()
             results = {each.policy.name: each.result(alone) for each in self.evaluated}
-            write_report(folder, self.collect(alone, results, self._clips(alone, results, folder)))
+            with alone.counter(3, "report", "part") as bar:
+                clips = self._clips(alone, results, folder)
+                bar.update()
+                collected = self.collect(alone, results, clips)
+                bar.update()
+                write_report(folder, collected)
+                bar.update()
 
     # -- the whole --------------------------------------------------------------------------------------------------
 
@@ -112,6 +126,7 @@ class WriteReport(FolderStage):
             "clips": dict(clips),
             "fidelity_floor": self._floor(context),
             "external": [self._external(each) for each in self.opened if isinstance(each.policy, AdapterTeacher)],
+            "explored": self._explored(context, results),
         }  # fmt: skip
         if self.starts is not None:
             collected |= self._seen_from_above(context, results)
@@ -143,7 +158,8 @@ class WriteReport(FolderStage):
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"), "seed": self.config.seed,
             "hardware": hardware(context.device), "threads": torch.get_num_threads(), "dtype": "float32",
             "packages": installed_packages(), "processes": context.accelerator.num_processes,
-            "commands": [" ".join(["distill.py", *sys.argv[1:]])], "wall_s": seconds,
+            "commands": [shlex.join(["flow2one", *sys.argv[1:]])], "wall_s": seconds, "version": version(),
+            "config": json.loads(json.dumps(asdict(self.config), default=str)), "timing": self.latency.machine(context),
         }  # fmt: skip
 
     def _data(self, context: Context) -> dict[str, Any]:
@@ -226,6 +242,31 @@ class WriteReport(FolderStage):
         values: dict[str, Any] = dict(set_fidelity(again, reference, torch.tensor(self.world.spec.action.weights)))
         return values | {"observations": again.shape[0], "samples": again.shape[1]}
 
+    def _explored(self, context: Context, results: Mapping[str, Any]) -> dict[str, Any]:
+        """Sets of the reference and of the policies compared with it, for a few held-out observations, raw units.
+
+        The sets of `evaluate` are not stored; drawn again with their random streams, they are the same.
+        """
+        first, sets = self.evaluated[0], self.evaluated[0].reference.sets
+        wanted = self.config.student.default if self.chosen else self.evaluated[-1].policy.name
+        reference = first.reference.cached_result(context)["reference"].numpy()
+        rows = _from_most_to_least_diverse(reference, EXPLORED)
+        seen, spec = sets.observations.held_out(context), self.world.spec
+        names = list(spec.action.names)[:EXPLORED_ACTIONS]
+        drawn = {first.policy.name: reference[rows]}
+        for each in self.evaluated[1:]:
+            if each.policy.name == wanted:
+                policy = each.policy.policy(context)
+                drawn[wanted] = np.stack([sets.draw(context, policy, row, wanted) for row in rows])
+        return {
+            "actions": names, "dt_s": spec.dt_s,
+            "observations": [
+                {"row": row, "state": _rounded(seen[STATE][row, -1]), "picture": _picture(seen, row)} for row in rows
+            ],
+            "state_names": list(spec.state_names) if len(spec.state_names) == seen[STATE].shape[-1] else [],
+            "sets": {name: _rounded(chunks[:, :EXPLORED_SAMPLES, :, : len(names)]) for name, chunks in drawn.items()},
+        }  # fmt: skip
+
     # -- of runs in a world -----------------------------------------------------------------------------------------
 
     @property
@@ -256,8 +297,10 @@ class WriteReport(FolderStage):
     def _clips(self, context: Context, results: Mapping[str, Any], folder: Path) -> dict[str, str]:
         if self.starts is None:
             return {}
+        latency = self.latency.result(context)
         shown = [
-            Clip(each.policy.name, each.policy.policy(context), results[each.policy.name], each.folder(context))
+            Clip(each.policy.name, each.policy.policy(context), results[each.policy.name], each.folder(context),
+                 latency[each.policy.name]["median_ms"])
             for each in self.evaluated if each.policy.name in self._shown
         ]  # fmt: skip
         if self.oracle is not None:
@@ -294,6 +337,25 @@ class WriteReport(FolderStage):
         known = teacher and trained and (sample or not sampled)
         return {"teacher_cpu_s": teacher, "sample_cpu_s": sample, "students": students,
                 "share": (trained + (sample or 0.0)) / teacher if known else None}  # type: ignore[operator]
+
+
+def _from_most_to_least_diverse(chunks_FSTA: np.ndarray, most: int) -> list[int]:
+    """At most `most` of the F observations, evenly spaced in the variance of their S chunks, the largest first."""
+    order = np.argsort(-np.nan_to_num(chunks_FSTA).var(1).mean((1, 2)), kind="stable")
+    return [int(row) for row in order[np.unique(np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int))]]
+
+
+def _rounded(values: np.ndarray) -> Any:
+    """Four decimals, or four digits of values below 1, as lists."""
+    scale = float(np.abs(np.nan_to_num(values)).max(initial=0.0))
+    places = 4 if scale >= 0.1 else 4 - math.floor(math.log10(scale)) if scale else 4
+    return np.round(values.astype(float), places).tolist()
+
+
+def _picture(seen: Mapping[str, np.ndarray], row: int) -> str:
+    """The first image of an observation as a data URI; "" without any."""
+    names = [name for name in seen if name.startswith(IMAGES)]
+    return picture_of(names[0], seen[names[0]][row, -1]) if names else ""
 
 
 def read_json(path: Path) -> Any:

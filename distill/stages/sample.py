@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from distill.config import SampleConfig
 from distill.hypotheses.cache import CachePlan, HypothesisDataset, training_frames, write_index, write_shards
 from distill.hypotheses.perturbation import with_copies, with_perturbed
@@ -68,7 +66,7 @@ class SampleHypotheses(Stage[HypothesisDataset]):
             frames, settings.num_hypotheses, settings.num_steps, settings.shard_size, settings.batch_size, self.seed
         )
         shards = context.my_share(range(plan.num_shards))
-        bar = tqdm(total=len(shards), desc="sample", unit="shard", disable=not context.is_main)
+        bar = context.counter(len(shards), "sample", "shard", plan.num_shards)
         with bar, solved_by(teacher, settings.solver):
             write_shards(folder, teacher, normaliser, plan, observe, shards, context.device, lambda _: bar.update())
         context.wait()

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,23 @@ def installed_packages() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "missing"
     return found
+
+
+def version() -> str:
+    """The installed version of flow2one, with the git revision of its source folder where there is one."""
+    try:
+        number = importlib.metadata.version("flow2one")
+    except importlib.metadata.PackageNotFoundError:
+        number = "not installed"
+    source = Path(__file__).resolve().parents[2]
+    if not (source / ".git").exists():
+        return number
+    asked = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        revision = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return number
+    return f"{number}, git {revision}"
 
 
 def _archived(folder: Path, key: str) -> Path:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 
-def write_clip(path: Path, frames: Sequence[np.ndarray], fps: float, quality: int = 70) -> None:
+def write_clip(
+    path: Path, frames: Sequence[np.ndarray], fps: float, quality: int = 70, longer_ms: Mapping[int, float] | None = None
+) -> None:
     """Write frames `[H, W, 3]` uint8 as a WebP that loops, `fps` frames per second.
 
-    The file is replaced atomically. Raises ValueError for no frames, frames of other types or sizes, or a non-positive fps.
+    longer_ms: by how much longer a frame is shown, by its number. The file is replaced atomically. Raises ValueError for no
+    frames, frames of other types or sizes, or a non-positive fps.
     """
     path = Path(path)
     if not frames:
@@ -29,8 +32,9 @@ def write_clip(path: Path, frames: Sequence[np.ndarray], fps: float, quality: in
     images = [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
+    shown_ms = [max(1, round(1000 / fps + (longer_ms or {}).get(index, 0.0))) for index in range(len(images))]
     images[0].save(
-        temporary, format="WEBP", save_all=True, append_images=images[1:], duration=max(1, round(1000 / fps)), loop=0,
+        temporary, format="WEBP", save_all=True, append_images=images[1:], duration=shown_ms, loop=0,
         quality=quality, method=4,
     )  # fmt: skip
     temporary.replace(path)

@@ -43,12 +43,16 @@ class RolloutJob:
 
 @dataclass(frozen=True)
 class Clip:
-    """A policy whose first test episodes are shown. result: its ``result.json``. folder: of its evaluation."""
+    """A policy whose first test episodes are shown. result: its ``result.json``. folder: of its evaluation.
+
+    call_ms: median latency of a policy call, which a clip in real time shows.
+    """
 
     name: str
     policy: Policy | None
     result: Mapping[str, Any]
     folder: Path
+    call_ms: float = 0.0
 
 
 class World(ABC):

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from tqdm import tqdm
 
 import envs
 from distill.config import Config
@@ -105,7 +103,7 @@ class EmbeddedWorld(World):
         mine: list[tuple[int, int, Demonstration]] = []
         failed = 0
         numbered = context.my_share(list(enumerate(jobs)))
-        for number, (start, mode, _) in context.bar(numbered, f"demos ({split})", "episode"):
+        for number, (start, mode, _) in context.bar(numbered, f"demos ({split})", "episode", len(jobs)):
             for attempt in range(TRIES):
                 seed = episode_seed(self.config.seed, split, number, attempt)
                 episode = record(env, starts[start], mode, seed, noise_m)
@@ -128,10 +126,10 @@ class EmbeddedWorld(World):
 
     def roll_out(self, context: Context, policy: Policy, starts: np.ndarray, job: RolloutJob) -> list[Episode]:
         mine = context.my_share(range(len(starts)))
-        with context.counter(len(mine), f"{policy.name} ({job.split})", "episode") as bar:
+        with context.counter(len(mine), f"{policy.name} ({job.split})", "episode", len(starts)) as bar:
             episodes = run_episodes(
                 self.spec.name, policy, starts, mine, job.execution_horizon, job.seed, job.keep_actions,
-                partial(_advance_to, bar), selection=job.selection, monitor=job.monitor, cameras=self.cameras,
+                bar.advance_to, selection=job.selection, monitor=job.monitor, cameras=self.cameras,
             )  # fmt: skip
         return context.gather(episodes)
 
@@ -144,9 +142,9 @@ class EmbeddedWorld(World):
         selection: Selection, title: str,
     ) -> list[RealTimeEpisode]:  # fmt: skip
         mine = context.my_share(range(len(starts)))
-        with context.counter(len(mine), title, "episode") as bar:
+        with context.counter(len(mine), title, "episode", len(starts)) as bar:
             episodes = run_in_real_time(
-                self.spec.name, policy, starts, mine, clock, seed, disturbed, progress=partial(_advance_to, bar),
+                self.spec.name, policy, starts, mine, clock, seed, disturbed, progress=bar.advance_to,
                 selection=selection, cameras=self.cameras,
             )  # fmt: skip
         return sorted(context.gather(episodes), key=lambda each: each.episode.index)
@@ -178,7 +176,3 @@ class EmbeddedWorld(World):
 
     def clips(self, starts: np.ndarray, shown: Sequence[Clip], job: RolloutJob, folder: Path) -> dict[str, str]:
         return replay_clips(self.spec, self.cameras, starts, shown, job, folder)
-
-
-def _advance_to(bar: tqdm[Any], count: int) -> None:
-    bar.update(count - bar.n)

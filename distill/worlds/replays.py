@@ -30,7 +30,9 @@ PLANS = 24
 """Number of sampled chunks that are drawn."""
 
 _INK = (209, 114, 15, 110)
-_HOLD_FRAMES = 12
+EPISODES = 2
+HOLD_MS = 800.0
+"""For how long the end of an episode is held after the slowest policy's."""
 
 
 def replay_clips(
@@ -39,9 +41,18 @@ def replay_clips(
     """Replay the first test episodes of each policy with a camera; the clips' paths in the folder, by policy.
 
     The executed actions are replayed; our simulator is deterministic, so the replay equals the rollout. At every replan,
-    `PLANS` chunks sampled by the policy are drawn until the next one. job.seed: of the run.
+    `PLANS` chunks sampled by the policy are drawn until the next one, and the frame stays for the policy's own median latency
+    longer: the clips play in real time, and episodes begin at the same time in all of them. job.seed: of the run.
     """
     (folder / "clips").mkdir(exist_ok=True)
+    every, dt_ms = job.execution_horizon, 1000 * spec.dt_s
+
+    def lasts_ms(clip: Clip, steps: int) -> float:
+        return (steps + 1) * dt_ms + -(-steps // every) * clip.call_ms
+
+    shown = [each for each in shown if any(episode["actions"] for episode in each.result["episodes"][:EPISODES])]
+    slowest_ms = [max(lasts_ms(each, len(each.result["episodes"][number]["actions"])) for each in shown)
+                  for number in range(min((len(each.result["episodes"]) for each in shown), default=0))][:EPISODES]  # fmt: skip
     clips: dict[str, str] = {}
     env = envs.make(spec.name, cameras)
     env.cameras_on_demand = True
@@ -49,14 +60,30 @@ def replay_clips(
         for each in shown:
             assert each.policy is not None
             frames: list[np.ndarray] = []
-            for episode in each.result["episodes"][:2]:
-                if episode["actions"]:
-                    frames += _replay(each.policy, starts, episode, job, env, renderer)
-                    frames += frames[-1:] * _HOLD_FRAMES
-            if frames:
-                clips[each.name] = f"clips/{each.name}.webp"
-                write_clip(folder / clips[each.name], frames, fps=round(1 / spec.dt_s))
+            longer_ms: dict[int, float] = {}
+            for number, last_ms in enumerate(slowest_ms):
+                episode, first = each.result["episodes"][number], len(frames)
+                steps = len(episode["actions"])
+                longer_ms |= {first + step: each.call_ms for step in range(0, steps, every)}
+                elapsed_ms = 0.0
+                for step, frame in enumerate(_replay(each.policy, starts, episode, job, env, renderer)):
+                    elapsed_ms += dt_ms + longer_ms.get(first + step, 0.0)
+                    frames.append(_with_clock(frame, elapsed_ms, episode, step == steps))
+                longer_ms[len(frames) - 1] = last_ms - lasts_ms(each, steps) + HOLD_MS
+            clips[each.name] = f"clips/{each.name}.webp"
+            write_clip(folder / clips[each.name], frames, 1 / spec.dt_s, longer_ms=longer_ms)
     return clips
+
+
+def _with_clock(frame: np.ndarray, elapsed_ms: float, episode: dict[str, Any], ended: bool) -> np.ndarray:
+    """The frame with the time since the start, policy calls included, and at its end the outcome."""
+    picture = Image.fromarray(frame)
+    outcome = ("solved" if episode["success"] else episode["failure"] or "failed") if ended else ""
+    told = f"{elapsed_ms / 1000:.2f} s {outcome}".strip()
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((0, 0, draw.textlength(told) + 8, 15), fill=(255, 255, 255))
+    draw.text((4, 2), told, fill=(28, 36, 48))
+    return np.asarray(picture)
 
 
 def _replay(

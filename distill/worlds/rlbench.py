@@ -164,7 +164,7 @@ class RLBenchWorld(World):
                 line = f"  {split}, start {number}: no demonstration ({failure.name}), try {attempt + 1} of {TRIES}"
                 tqdm.write(line, file=sys.stderr)
         raise ValueError(
-            f"got no demonstration of {config.task} at start {number} of {split}: {last}; `distill.py doctor --rlbench` "
+            f"got no demonstration of {config.task} at start {number} of {split}: {last}; `flow2one doctor --rlbench` "
             "checks this machine"
         )
 
@@ -222,7 +222,7 @@ class RLBenchWorld(World):
     ) -> list[Episode]:  # fmt: skip
         mine, done = context.my_share(range(count)), read_episodes(folder, name)
         with (
-            context.counter(len(mine), f"{title} ({name})", "episode") as bar,
+            context.counter(len(mine), f"{title} ({name})", "episode", count) as bar,
             (folder / f"{name}-{context.share.rank}.jsonl").open("a") as lines,
         ):
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import select
+import signal
 import socket
 import sys
 import threading
@@ -101,6 +102,7 @@ def end_with(connection: socket.socket, program: Path) -> None:
 def main(descriptor: str, path: str) -> None:
     # Python put this folder first: `import rlbench` in it must find the package, not our file of that name
     sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != HERE]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the owner, too, whose end is this process's end
     connection, program = socket.socket(fileno=int(descriptor)), Path(path).resolve()
     threading.Thread(target=end_with, args=(connection, program), daemon=True).start()
     serve(cast(BinaryIO, connection.makefile("rwb")), program)

@@ -19,10 +19,13 @@ OFTEN = 5
 
 @dataclass(frozen=True)
 class SplitRule:
-    """How recorded frames are divided; shown in the report.
+    """How recorded frames are divided into training, validation and test frames.
 
-    by: ``tasks``: spread over the tasks and, within each, over time; ``end``: the end of the recording is for the measuring.
-    validation, test: shares of the pieces. test_episodes: these are for the measuring, whatever `test` says.
+    Attributes:
+        by: tasks: spread over the tasks and, within each, over time; end: the end of the recording is the test
+        validation: share of the frames for the choice among checkpoints
+        test: share of the frames for the measurements
+        test_episodes: these episodes are the test frames, whatever `test` says
     """
 
     by: Literal["tasks", "end"] = "tasks"

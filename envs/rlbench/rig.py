@@ -107,7 +107,7 @@ class RLBenchCameraRig:
         if images and all(image.min() == image.max() for image in images):
             raise ValueError(
                 f"RLBench's cameras {list(self.settings.cameras)} draw nothing, their images are of one value each: the "
-                "renderer does not work on this machine; use --rlbench.renderer opengl, and see distill.py doctor --rlbench"
+                "renderer does not work on this machine; use --rlbench.renderer opengl, and see flow2one doctor --rlbench"
             )
 
     def _sized(self, image: np.ndarray, name: str) -> np.ndarray:

@@ -42,20 +42,27 @@ _JOINT_HIGH = (2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973)
 class RLBenchSettings:
     """How a task of RLBench is run, observed and recorded; unused for other tasks.
 
-    program: rlbench (the simulator), or replay (stored demonstrations without a simulator, to test everything else).
-    python: the interpreter that imports rlbench, as a command line; "": that of FLOW2ONE_RLBENCH_PYTHON, or this one.
-    workers: simulators per process.
-    dataset: folder of RLBench's stored demonstrations; "" records live ones.
-    arm: planning or ik (actions are poses of the gripper) or joints; collision_checking: of the first two.
-    per_action_collision_checking: one more number of each action says whether its planned path avoids collisions, as the
-    demonstration's path to that frame did; in place of collision_checking (PerAct's ``ignore_collisions``, inverted).
-    keyframes: keep only frames where the gripper changes or the arm rests; else every `subsample`-th, and gripper changes.
-    gripper_threshold: opening, 0 to 1, above which the gripper counts as open (RLBench: 0.9, PerAct's fork: 0.95).
-    variations: of the task, used equally often. max_steps: actions per episode.
-    voxel_m: side of the voxels that thin the cloud [m], 0: none; crop_low, crop_high: the cloud's box in the robot's base
-    frame [m], whose floor is 4 mm above the table. renderer: opengl, or opengl3 (with shadows, ten times slower or more).
-    start_s, step_s: time limits of a simulator's start and of one step [s], after which it is killed.
-    restart_after: restart a simulator after this many episodes, because its memory grows; 0: never.
+    Attributes:
+        program: rlbench (the simulator), or replay (stored demonstrations without a simulator, to test everything else)
+        python: the interpreter that imports rlbench, as a command line; "": that of FLOW2ONE_RLBENCH_PYTHON, or this one
+        workers: simulators per process
+        dataset: folder of RLBench's stored demonstrations; "" records live ones
+        arm: planning or ik (actions are poses of the gripper) or joints
+        collision_checking: whether paths avoid collisions; for planning and ik
+        per_action_collision_checking: one more number of each action says whether its planned path avoids collisions, as the
+            demonstration's path to that frame did; in place of collision_checking (PerAct's ``ignore_collisions``, inverted)
+        keyframes: keep only frames where the gripper changes or the arm rests; else every `subsample`-th, and gripper changes
+        subsample: keep every so many-th frame, see keyframes
+        gripper_threshold: opening, 0 to 1, above which the gripper counts as open (RLBench: 0.9, PerAct's fork: 0.95)
+        variations: variations of the task, used equally often
+        max_steps: actions per episode
+        voxel_m: side of the voxels that thin the cloud [m], 0: none
+        crop_low: lower corner of the cloud's box in the robot's base frame [m]; the floor is 4 mm above the table
+        crop_high: its upper corner [m]
+        renderer: opengl, or opengl3 (with shadows, ten times slower or more)
+        start_s: time limit of a simulator's start [s], after which it is killed
+        step_s: time limit of one step [s], after which it is killed
+        restart_after: restart a simulator after this many episodes, because its memory grows; 0: never
     """
 
     program: str = "rlbench"

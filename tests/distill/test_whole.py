@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from distill.config import EvaluateConfig, StudentConfig
@@ -103,6 +104,42 @@ def test_a_run_leaves_a_report_of_what_it_measured(tiny_run) -> None:
     html = (tiny_run.run / "report" / "report.html").read_text()
     assert html.lstrip().lower().startswith("<!doctype html>") and recipe(DEFAULT).label in html
     assert (tiny_run.run / "report" / "report.md").stat().st_size > 500
+
+
+def test_the_report_holds_the_sets_that_were_evaluated_and_says_how_it_was_made(tiny_run) -> None:
+    report = _report(tiny_run.run)
+    explored, made = report["explored"], report["made"]
+    assert explored["actions"] == ["x_m", "y_m"] and explored["state_names"] == list(task_spec("avoid").state_names)
+    assert list(explored["sets"]) == ["teacher_4", DEFAULT] and len(explored["observations"]) == 5
+    assert {len(chunks) for sets in explored["sets"].values() for chunks in sets} == {8}
+    # the first observation is the one whose sets `evaluate` stored; drawn again, they are the same
+    evaluated = json.loads((tiny_run.run / "evaluate" / DEFAULT / "result.json").read_text())
+    assert explored["observations"][0]["row"] == evaluated["planned_at"]
+    np.testing.assert_allclose(explored["sets"][DEFAULT][0], evaluated["planned_set"], atol=2e-4)
+    reference = load_file(str(tiny_run.run / "reference" / "reference.safetensors"))["reference"]
+    row = explored["observations"][3]["row"]
+    np.testing.assert_allclose(explored["sets"]["teacher_4"][3], reference[row], atol=2e-4)
+    assert made["commands"] == [f"flow2one --config {tiny_run.config}"] and made["version"].startswith("0.")
+    assert made["config"]["teacher"]["training_steps"] == 20 and made["config"]["evaluate"]["teacher_steps"] == [4, 1]
+    assert made["timing"]["cores"] >= 1 and 0 < made["timing"]["own_share"] <= 1.1 and made["timing"]["seconds"] > 0
+    assert re.search(r"^\[1/\d+\] demos$", tiny_run.output, re.MULTILINE) and "speed-up" in tiny_run.output
+
+
+def test_clips_last_as_long_as_the_slowest_policy_and_show_its_latency(tiny_run) -> None:
+    report = _report(tiny_run.run)
+    latency = {policy["name"]: policy["latency"]["median_ms"] for policy in report["policies"]}
+    lasts = {}
+    for name, path in report["clips"].items():
+        with Image.open(tiny_run.run / "report" / path) as clip:
+            shown = []
+            for number in range(clip.n_frames):
+                clip.seek(number)
+                clip.load()
+                shown.append(clip.info["duration"])
+        lasts[name] = sum(shown)
+        assert abs(shown[0] - (50 + latency[name])) <= 1  # 50 ms a step, and the first call
+    assert list(lasts) == ["teacher_4", "regression", DEFAULT]
+    assert max(lasts.values()) - min(lasts.values()) <= 100  # frames last whole milliseconds
 
 
 def test_the_shares_of_the_chosen_student_are_set_right(tiny_run) -> None:
@@ -193,9 +230,10 @@ def test_without_a_baseline_there_is_none_in_the_report(copied_run, main, monkey
     monkeypatch.setattr("sys.argv", ["distill.py"])  # the report names the command, and pytest's may name this test
 
     def pages() -> list[str]:
-        """Both reports without pictures and style."""
+        """Both reports without pictures, style and the list of settings, which names this one."""
         texts = [(copied_run.run / "report" / name).read_text() for name in ("report.html", "report.md")]
-        return [re.sub(r"base64,[A-Za-z0-9+/=]+|<style>.*?</style>", "", text, flags=re.S).lower() for text in texts]
+        left_out = r"base64,[A-Za-z0-9+/=]+|<style>.*?</style>|evaluate\.baselines: [^\n]*"
+        return [re.sub(left_out, "", text, flags=re.S).lower() for text in texts]
 
     assert all("baseline" in page and "nearest demonstration" in page for page in pages())
     before = _manifests(copied_run.run)
@@ -264,7 +302,7 @@ def test_a_second_run_by_accelerate_does_nothing_again(copied_run, whole) -> Non
     done = whole.run_command(copied_run.folder, "--config", str(copied_run.config), launcher=ACCELERATE)
     assert done.returncode == 0, done.stderr
     assert whole.stamps(copied_run.run) == before
-    reused = set(re.findall(r"^\[(.+?)\] already done, reused", done.stdout, re.MULTILINE))
+    reused = set(re.findall(r"^\[\d+/\d+\] (.+?): done before, reused", done.stdout, re.MULTILINE))
     assert reused == OTHERS | OF_STUDENTS | END
     assert " done in " not in done.stdout and "step/s" not in done.stderr
 

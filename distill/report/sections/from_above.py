@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.report import figures
+from distill.report.modes import mode_styles
 from distill.report.policies import Policy, Results, default_student, reference_policy, regression_student
 from distill.report.section import LegendEntry, Picture, Section, data_uri
 from distill.report.tables import percent
@@ -33,7 +34,7 @@ def _panel(role: str, policy: Policy, text: str, picture: bytes) -> Picture:
 def paths(results: Results, folder: Path) -> Sequence[Picture]:
     """A top view per policy with the paths of its test episodes."""
     trajectories, scene = results.get("trajectories") or {}, results.get("scene") or []
-    colours, shown = figures.mode_colours(results["task"]["modes"]), _shown(results, trajectories)
+    styles, shown = mode_styles(results["task"]["modes"]), _shown(results, trajectories)
     limits = figures.view_limits(scene, [episode["xy"] for _, policy in shown for episode in trajectories[policy["name"]]])
     pictures = []
     for role, policy in shown:
@@ -42,16 +43,19 @@ def paths(results: Results, folder: Path) -> Sequence[Picture]:
             f"{percent(policy['success_rate'])} solved, {policy['modes_reached']} of {policy['modes_total']} modes; "
             f"drawn: {len(drawn)} episodes"
         )
-        pictures.append(_panel(role, policy, text, figures.top_view(scene, drawn, colours, limits)))
+        pictures.append(_panel(role, policy, text, figures.top_view(scene, drawn, styles, limits)))
     return pictures
 
 
 def _legend(results: Results) -> Sequence[LegendEntry]:
-    """One entry per mode: its colour and how often the panels' policies reached it."""
-    colours = figures.mode_colours(results["task"]["modes"])
+    """One entry per mode: its line and how often the panels' policies reached it."""
+    styles = mode_styles(results["task"]["modes"])
     policies = [policy for _, policy in _shown(results, results.get("trajectories") or {})]
     modes = [
-        LegendEntry(colours[mode], mode, " / ".join(str((policy.get("mode_counts") or {}).get(mode, 0)) for policy in policies))
+        LegendEntry(
+            styles[mode].colour, mode, " / ".join(str((policy.get("mode_counts") or {}).get(mode, 0)) for policy in policies),
+            styles[mode].dashes,
+        )
         for mode in results["task"]["modes"]
     ]
     return [*modes, LegendEntry("", "failed")]
@@ -60,7 +64,8 @@ def _legend(results: Results) -> Sequence[LegendEntry]:
 def _paths_text(results: Results) -> Sequence[str]:
     roles = " / ".join(role.lower() for role, _ in _shown(results, results.get("trajectories") or {}))
     return (
-        "The same starts, seen from above. Each line is one episode: coloured by its mode when it succeeded, grey with a red × "
+        "The same starts, seen from above. Each line is one episode: in the colour and dashes of its mode when it succeeded "
+        "(modes that begin alike share a hue), grey with a red × "
         f"where it ended when it failed. In the legend, after each mode: the successful episodes that reached it ({roles}).",
     )
 

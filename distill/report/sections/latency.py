@@ -30,6 +30,49 @@ def _timed(results: Results) -> list[Policy]:
     return [policy for policy in results["policies"] if policy.get("latency")]
 
 
+BUSY_P95, BUSY_LOAD = 1.5, 1.0
+"""A p95 of this many medians, or a load average of this many per core, says that the machine was busy."""
+
+
+def busy_line(results: Results) -> str:
+    """A warning where the machine was busy while policies were timed; "" where it was not, or nothing was timed."""
+    timed = [policy for policy in _timed(results) if policy["kind"] != "baseline"]
+    worst = max(timed, key=_spread, default=None)
+    if worst is None:
+        return ""
+    told, load = [], _load_per_core(results)
+    if _spread(worst) >= BUSY_P95:
+        told.append(f"p95 is {number(_spread(worst), 2)} times the median ({worst['label']})")
+    if load is not None and load > BUSY_LOAD + 1 / results["made"]["timing"]["cores"]:
+        told.append(f"the load average was {number(load, 2)} per core")
+    if not told:
+        return ""
+    return f"Warning: the machine was busy while policies were timed: {' and '.join(told)}. Time them again on an idle machine."
+
+
+def _spread(policy: Policy) -> float:
+    return float(policy["latency"]["p95_ms"]) / float(policy["latency"]["median_ms"])
+
+
+def _load_per_core(results: Results) -> float | None:
+    timing = results["made"].get("timing") or {}
+    loads = [timing[name] for name in ("load_before", "load_after") if timing.get(name) is not None]
+    return max(loads) / timing["cores"] if loads else None
+
+
+def _notes(results: Results) -> Sequence[str]:
+    if not _timed(results):
+        return ()
+    timing, busy = results["made"].get("timing"), busy_line(results)
+    if timing is None:
+        machine = "How busy the machine was meanwhile was not recorded."
+    else:
+        loads = " and ".join(number(timing.get(name), 2) for name in ("load_before", "load_after"))
+        machine = (f"Load average before and after: {loads} on {timing['cores']} usable cores; this process itself used "
+                   f"{number(timing['own_share'], 2)} of them.")  # fmt: skip
+    return (machine, *((busy,) if busy else ()))
+
+
 def latency_table(results: Results) -> Table | None:
     """Every policy's times, or None when nothing was timed."""
     rows = []
@@ -71,10 +114,13 @@ def _text(results: Results) -> Sequence[str]:
 
 
 def _stages_text(results: Results) -> Sequence[str]:
-    return ("Medians of the stages of a call. They need not add up to the median of the whole call.",)
+    return (
+        "Medians of the stages, of the same calls as above. The stages of one call add up to it; their medians need not add up "
+        "to the median of the whole call.",
+    )
 
 
-LATENCY = Section("Latency", table=latency_table, text=_text, missing="Latency was not measured in this run.")
+LATENCY = Section("Latency", table=latency_table, text=_text, notes=_notes, missing="Latency was not measured in this run.")
 STAGES = Section(
     "Where the time goes", table=stage_table, pictures=stage_picture, text=_stages_text,
     missing="Times by stage were not measured.", level=3,

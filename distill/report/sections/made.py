@@ -1,8 +1,9 @@
-"""How the results were produced: data, hardware, seeds, versions."""
+"""How the results were produced: data, hardware, versions, command, every setting."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from distill.report.policies import Results
@@ -15,6 +16,7 @@ def made_table(results: Results) -> Table:
     made, data = results["made"], results["data"]
     versions, simulated = made.get("packages") or {}, results.get("rlbench") or {}
     rows = [
+        ("flow2one", str(made.get("version") or NOTHING)),
         ("Date", str(made.get("date", NOTHING))),
         ("Seed", str(made.get("seed", NOTHING))),
         ("Hardware", str(made.get("hardware", NOTHING))),
@@ -85,4 +87,24 @@ def _modes(data: Mapping[str, Any]) -> str:
     return f"{', '.join(shares)} of {sum(counts)} observations; {repeated} of the samples repeat an earlier one within 1 %"
 
 
+def command_lines(results: Results) -> list[str]:
+    """The command line that wrote the report."""
+    return [str(line) for line in results["made"].get("commands") or []]
+
+
+def config_lines(results: Results) -> list[str]:
+    """Every setting with its value, defaults included, one per line."""
+    return list(_flat(results["made"].get("config") or {}))
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}: {json.dumps(value, ensure_ascii=False)}"
+
+
+COMMANDS = Section("Command", lines=command_lines, code=True, level=3)
+CONFIG = Section("Every setting of this run", lines=config_lines, code=True, level=3)
 MADE = Section("How it was made", table=made_table)

@@ -8,6 +8,7 @@ from typing import Any
 
 from distill.report.policies import Policy, Results, comparison_cell, reference_name, reference_policy
 from distill.report.section import KINDS, Section
+from distill.report.sections.latency import busy_line
 from distill.report.tables import NOTHING, Cell, Table, is_missing, number, percent, success_cell
 
 EXISTING = ("conversion", "comparison")
@@ -16,13 +17,17 @@ EXISTING = ("conversion", "comparison")
 
 @dataclass(frozen=True)
 class _Column:
-    """meaning: {it} is the reference; cell: of a policy; needs: a key of the policies without which no row has anything."""
+    """meaning: {it} is the reference; cell: of a policy; needs: a key of the policies without which no row has anything.
+
+    main: whether it is in the main table, which fits a screen; else in the one below the figures.
+    """
 
     title: str
     meaning: str
     cell: Callable[[Policy, Results], Cell]
     needs: str = "name"
     kinds: tuple[str, ...] = KINDS
+    main: bool = True
 
     def shown(self, results: Results) -> bool:
         """A run's table always has the same columns, others have those that some policy has a value for."""
@@ -31,12 +36,24 @@ class _Column:
 
 
 def main_table(results: Results) -> Table:
-    """A row per policy, and the oracle's, with the columns that these results have."""
+    """A row per policy, and the oracle's: success, time and modes first."""
+    return _table(results, True)
+
+
+def further_table(results: Results) -> Table | None:
+    """The columns that the main table leaves out; None where there are none."""
+    table = _table(results, False)
+    return table if len(table.columns) > 1 else None
+
+
+def _table(results: Results, main: bool) -> Table:
     it = reference_name(results)
-    columns = [column for column in _columns() if column.shown(results)]
+    # without success the main table has room for everything
+    columns = [column for column in _columns() if column.shown(results)
+               and (column.title == "Policy" or main == (column.main or not results["measured_success"]))]  # fmt: skip
     rows = [tuple(column.cell(policy, results) for column in columns) for policy in results["policies"]]
     oracle = results.get("oracle")
-    if oracle:
+    if oracle and main:
         known = {"Policy": Cell("Oracle", ("the test starts' demonstrations, replayed by the same actions",)),
                  "Success": success_cell(oracle), "Failed": _failures_cell(oracle, results)}  # fmt: skip
         rows.insert(0, tuple(known.get(column.title, Cell(NOTHING)) for column in columns))
@@ -48,34 +65,37 @@ def _columns() -> tuple[_Column, ...]:
         _Column("Policy", "", _policy_cell),
         _Column("Success", "share of episodes solved, 95 % Wilson interval",
                 lambda policy, _: success_cell(policy), "success_rate"),
-        _Column("Against the {it}", "success minus the {it}'s on the same starts, in percentage points; paired: 95 % bootstrap "
-                "interval, exact McNemar p", lambda policy, _: comparison_cell(policy, NOTHING), "success_rate"),
-        _Column("Modes", "modes reached in successful episodes, of those that the task has", _modes_cell, "success_rate"),
-        _Column("Entropy", "of the mode frequencies over successful episodes: 1 is uniform, 0 a single mode",
-                lambda policy, _: Cell(number(policy.get("entropy"))), "success_rate"),
-        _Column("Mode shares", "half the summed differences of the mode frequencies from the {it}'s, 0 is equal; the floor is "
-                "what two runs of one policy differ by on average. Per observation: of sets of samples, where the {it}'s set "
-                "has several modes", _mode_shares_cell, kinds=("run",)),
-        _Column("Mode shares", "of sets of samples, where the {it}'s set for an observation has several modes: half the summed "
-                "differences of the modes' shares, 0 is equal; the floor is another set of the {it}'s",
-                _set_mode_shares_cell, kinds=EXISTING),
-        _Column("OOD observations", "share of policy calls whose observation is out of distribution: farther from every "
-                "demonstrated one than 99 % of those are from each other (of another start)",
-                lambda policy, _: Cell(percent(policy.get("out_of_distribution_share"))), "out_of_distribution_share"),
-        _Column("Mode switches", "share of replans at which the new chunk takes another mode than the unexecuted rest of the "
-                "last one, of those where both have a mode; – where none have, as when chunks are executed to their end",
-                lambda policy, _: Cell(percent(policy.get("switch_rate"))), "switch_rate"),
-        _Column("Jerk [m/s³]", "root mean square jerk of the tool, mean over all episodes; less is smoother",
-                lambda policy, _: Cell(number(policy.get("jerk"))), "jerk"),
-        _Column("NFE", "network evaluations per policy call", _nfe_cell),
         _Column("Latency [ms]", "median of a policy call; 95th and 99th percentile", _latency_cell),
         _Column("Hz", "policy calls per second, 1 / median", _hz_cell),
         _Column("Speed-up", "the {it}'s median latency / this policy's", _speedup_cell),
-        _Column("Set distance", "energy distance of the policy's samples to fresh samples of the {it} for the same "
-                "observation, and Chamfer to / from these; 0 is perfect", _distance_cell),
-        _Column("Off-support", "share of samples farther from every sample of the {it} than those are from each other, and "
-                "than 1 % of half an action's range", _off_support_cell, "fidelity", EXISTING),
+        _Column("Modes", "modes reached in successful episodes, of those that the task has", _modes_cell, "success_rate"),
+        _Column("Recall", "share of the {it}'s samples within the policy's support, per observation; below: coverage, the "
+                "share with a sample of the policy near them", _recall_cell, "fidelity"),
+        _Column("Against the {it}", "success minus the {it}'s on the same starts, in percentage points; paired: 95 % bootstrap "
+                "interval, exact McNemar p", lambda policy, _: comparison_cell(policy, NOTHING), "success_rate"),
+        _Column("NFE", "network evaluations per policy call", _nfe_cell),
         _Column("Failed", "failed episodes, by cause", _failures_cell, "success_rate"),
+        _Column("Set distance", "energy distance of the policy's samples to fresh samples of the {it} for the same "
+                "observation, and Chamfer to / from these; 0 is perfect", _distance_cell, main=False),
+        _Column("Off-support", "share of samples farther from every sample of the {it} than those are from each other, and "
+                "than 1 % of half an action's range", _off_support_cell, "fidelity", EXISTING, main=False),
+        _Column("Entropy", "of the mode frequencies over successful episodes: 1 is uniform, 0 a single mode",
+                lambda policy, _: Cell(number(policy.get("entropy"))), "success_rate", main=False),
+        _Column("Mode shares", "half the summed differences of the mode frequencies from the {it}'s, 0 is equal; the floor is "
+                "what two runs of one policy differ by on average. Per observation: of sets of samples, where the {it}'s set "
+                "has several modes", _mode_shares_cell, kinds=("run",), main=False),
+        _Column("Mode shares", "of sets of samples, where the {it}'s set for an observation has several modes: half the summed "
+                "differences of the modes' shares, 0 is equal; the floor is another set of the {it}'s",
+                _set_mode_shares_cell, kinds=EXISTING, main=False),
+        _Column("OOD observations", "share of policy calls whose observation is out of distribution: farther from every "
+                "demonstrated one than 99 % of those are from each other (of another start)",
+                lambda policy, _: Cell(percent(policy.get("out_of_distribution_share"))), "out_of_distribution_share",
+                main=False),
+        _Column("Mode switches", "share of replans at which the new chunk takes another mode than the unexecuted rest of the "
+                "last one, of those where both have a mode; – where none have, as when chunks are executed to their end",
+                lambda policy, _: Cell(percent(policy.get("switch_rate"))), "switch_rate", main=False),
+        _Column("Jerk [m/s³]", "root mean square jerk of the tool, mean over all episodes; less is smoother",
+                lambda policy, _: Cell(number(policy.get("jerk"))), "jerk", main=False),
     )  # fmt: skip
 
 
@@ -98,6 +118,13 @@ def _modes_cell(policy: Policy, results: Results) -> Cell:
     return Cell(f"{policy['modes_reached']}/{policy['modes_total']}", *((("fewer",), "lower") if fewer else ()))
 
 
+def _recall_cell(policy: Policy, results: Results) -> Cell:
+    sets = policy.get("fidelity")
+    if not sets:
+        return Cell("reference" if policy.get("is_reference_teacher") else NOTHING)
+    return Cell(percent(sets.get("recall")), (f"coverage {percent(sets.get('coverage'))}",))
+
+
 def _mode_shares_cell(policy: Policy, results: Results) -> Cell:
     error, floor = policy.get("mode_share_error"), policy.get("mode_share_floor")
     shares = policy.get("observation_modes") or {}
@@ -118,7 +145,7 @@ def _set_mode_shares_cell(policy: Policy, results: Results) -> Cell:
 
 def _nfe_cell(policy: Policy, results: Results) -> Cell:
     count = policy.get("candidates") or 1
-    return Cell(str(policy["nfe"]), (f"of {count} latents at once", "one sample executed") if count > 1 else ())
+    return Cell(str(policy["nfe"]), (f"for {count} latents", "one executed") if count > 1 else ())
 
 
 def _latency_cell(policy: Policy, results: Results) -> Cell:
@@ -172,10 +199,11 @@ def _text(results: Results) -> Sequence[str]:
 
 
 def _notes(results: Results) -> Sequence[str]:
-    it = reference_name(results)
+    it, busy = reference_name(results), busy_line(results)
     if not results["measured_success"]:
-        return ()
+        return (busy,) if busy else ()
     return (
+        *((busy,) if busy else ()),
         f"Red, “worse”: below the {it} beyond chance (exact McNemar p < 0.05, or an interval wholly below 0), or slower. "
         f"Amber, “lower” or “fewer”: below the {it}, but chance may explain it. Green, “better”: above the {it} by both the "
         "test and the interval.",
@@ -183,3 +211,4 @@ def _notes(results: Results) -> Sequence[str]:
 
 
 RESULTS = Section("Results", table=main_table, text=_text, notes=_notes)
+FURTHER = Section("Further results of every policy", table=further_table)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distill.report import figures
+from distill.report.modes import mode_groups
 from distill.report.policies import Results, default_student, reference_policy
 from distill.report.section import Picture, Section, data_uri
 
@@ -35,16 +36,19 @@ def mode_shares(results: Results, folder: Path) -> Sequence[Picture]:
     ]
     if not series:
         return []
-    picture = figures.mode_histogram(results["task"]["modes"], series)
+    picture = figures.mode_histogram(mode_groups(results["task"]["modes"]), series)
     return [Picture(data_uri(picture), "share of successes by mode, teacher and student")]
 
 
 def _modes_text(results: Results) -> Sequence[str]:
-    return ("Successful episodes only. A student that keeps the teacher's diversity has bars of the same height.",)
+    return (
+        "Successful episodes only, with 95 % intervals. A student that keeps the teacher's diversity has bars of the same "
+        "height.",
+    )
 
 
 SPEED = Section(
-    "Success against speed", text=_speed_text, pictures=against_speed, missing="Latency was not measured in this run.", level=3
+    "Success against speed", text=_speed_text, pictures=against_speed, missing="Latency was not measured in this run."
 )
 MODES = Section(
     "How often each mode was reached", text=_modes_text, pictures=mode_shares,

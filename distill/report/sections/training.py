@@ -43,7 +43,7 @@ def checkpoint_table(results: Results) -> Table | None:
     columns = (
         ("Policy", ""), ("Step", "training step of the checkpoint"),
         *((TITLES.get(name, name.replace("_", " ").capitalize()), MEANINGS.get(name, "on validation data")) for name in names),
-        ("Chosen", "the checkpoint that the report's numbers are of"),
+        ("Chosen", "the checkpoint that was measured for this report"),
     )  # fmt: skip
     return Table(columns, tuple(
         (Cell(label), Cell(str(each["step"])), *(Cell(show[name](each.get(name))) for name in names),
@@ -53,8 +53,8 @@ def checkpoint_table(results: Results) -> Table | None:
 
 def _checkpoints_text(results: Results) -> Sequence[str]:
     if results["measured_success"]:
-        return ("Rolled out on validation starts, which are others than the starts of the results above.",)
-    return ("Measured on validation observations, which nothing else uses.",)
+        return ("Rolled out from validation starts; the results above are from other, test starts.",)
+    return ("Measured on validation observations, which are used for nothing else.",)
 
 
 CURVES = Section(

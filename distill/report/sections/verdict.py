@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from distill.report.policies import Results, reference_name
 from distill.report.section import Section
 from distill.report.tables import Cell, Table, number, percent, success_cell
-from distill.report.verdict import as_good, frontier, verdict
+from distill.report.verdict import as_good, frontier, objections, verdict
 
 
 def verdict_table(results: Results) -> Table | None:
@@ -17,7 +17,7 @@ def verdict_table(results: Results) -> Table | None:
         return None
     it, measured = reference_name(results), results["measured_success"]
     columns = [
-        ("If a call may take [ms]", "median of a policy call, the choice among samples included"), ("Take", ""),
+        ("If a call may take", "median of a policy call, the choice among samples included"), ("Take", ""),
         *([("Success", "share of episodes solved, 95 % Wilson interval")] if measured else []),
         ("Recall", f"share of the {it}'s samples within the policy's support"),
         ("Coverage", f"share of the {it}'s samples whose nearest-neighbour ball holds a sample of the policy"),
@@ -27,19 +27,22 @@ def verdict_table(results: Results) -> Table | None:
     ]  # fmt: skip
     rows = []
     for policy in kept:
-        sets = policy["fidelity"]
+        sets = policy.get("fidelity") or {}
         rows.append((
-            Cell(f"{number(policy['latency']['median_ms'])} or more"), Cell(policy["label"]),
+            Cell(f"{number(policy['latency']['median_ms'])} ms or more"), Cell(policy["label"]),
             *([success_cell(policy)] if measured else []),
-            Cell(percent(sets["recall"])), Cell(percent(sets["coverage"])), Cell(number(sets["energy_distance"])),
-            Cell(percent(sets["off_support_share"])), Cell(str(policy["nfe"])),
+            Cell(percent(sets.get("recall"))), Cell(percent(sets.get("coverage"))), Cell(number(sets.get("energy_distance"))),
+            Cell(percent(sets.get("off_support_share"))), Cell(str(policy["nfe"])),
             Cell("yes" if as_good(results, policy) else "no"),
         ))  # fmt: skip
     return Table(tuple(columns), tuple(rows))
 
 
 def _text(results: Results) -> Sequence[str]:
-    return (*verdict(results), "Policies that a faster one equals are left out.")
+    against = [each.line for each in objections(results)]
+    baselines = any(policy["kind"] == "baseline" for policy in results["policies"])
+    left_out = f"The table leaves out policies that a faster one equals{', and baselines' if baselines else ''}."
+    return (*verdict(results), *against, left_out)
 
 
-VERDICT = Section("Which one to take", table=verdict_table, text=_text, kinds=("conversion", "comparison"))
+VERDICT = Section("Which one to take", table=verdict_table, text=_text)

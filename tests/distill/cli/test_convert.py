@@ -90,7 +90,7 @@ def place(tmp_path: Path, observations: Path, make_teacher, monkeypatch: pytest.
 
 def report(out: str = "out") -> dict:
     told: dict = json.loads(Path(out, "report", "report.json").read_text())
-    assert (Path(out) / "report" / "report.html").read_text().count("<table>") >= 5
+    assert (Path(out) / "report" / "report.html").read_text().count("<table") >= 5
     return told
 
 

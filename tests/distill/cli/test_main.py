@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import distill
+from distill.cli.command import COMMANDS, STAGES, flag_names, read_command, split_word
 from distill.cli.launch import wanted_processes
-from distill.cli.main import flag_names, read_command
 from distill.config import StudentConfig
+from distill.runtime.progress import in_words
 
 ROOT = Path(__file__).parents[3]
 DEFAULT = StudentConfig().default
@@ -197,7 +198,8 @@ def test_a_dry_run_prints_every_stage_and_makes_nothing(main, capsys) -> None:
     assert main(["--dry-run", "--seed", "5", "--student.objectives", "regression", DEFAULT]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "run runs/avoid-seed5 (task avoid, seed 5)"
-    named = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines[1:]}
+    named = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines[1:-1]}
+    assert lines[-1] == "time not known: no earlier run with these settings"
     assert {"demos", "teach", "sample", "distill/regression", f"evaluate/{DEFAULT}", "evaluate/nearest_demonstration",
             "latency", "report"} <= set(named)  # fmt: skip
     assert set(named.values()) == {"to do"} and "distill/fidelity" not in named
@@ -209,7 +211,7 @@ def test_a_dry_run_says_what_is_done_and_what_a_change_would_make_again(main, ca
 
     def plan(*more: str) -> dict[str, str]:
         assert main(["--dry-run", *config, *more]) == 0
-        return dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:])
+        return dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line.startswith("  "))
 
     before = {path: path.stat().st_mtime_ns for path in copied_run.run.rglob("*")}
     assert set(plan().values()) == {"done"}
@@ -225,6 +227,54 @@ def test_a_dry_run_says_what_is_done_and_what_a_change_would_make_again(main, ca
     manifest = json.loads((copied_run.run / "sample" / "manifest.json").read_text())
     (copied_run.run / "sample").rename(copied_run.run / f"sample.{manifest['key'][:8]}")
     assert plan()["sample"] == "done (archived, will be restored)"
+
+
+def test_a_dry_run_of_a_stage_shows_that_stage_and_what_it_needs(main, capsys) -> None:
+    assert main(["--config", "avoid", "sample", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:-1]] == ["demos", "train/teacher", "starts", "teach", "sample"]
+
+
+def test_a_dry_run_says_how_long_it_took_before(main, capsys, copied_run) -> None:
+    """With another seed everything is to do, and is known to take as long as with the first."""
+    seconds = {path.parent.name: json.loads(path.read_text())["seconds"] for path in copied_run.run.glob("*/manifest.json")}
+    assert main(["--dry-run", "--config", str(copied_run.config), "--seed", "1"]) == 0
+    out = capsys.readouterr().out
+    told = dict(line.split(maxsplit=1) for line in out.splitlines() if line.startswith("  "))
+    assert told["sample"] == f"to do, about {in_words(seconds['sample'])}"
+    assert out.splitlines()[-1].startswith("time in earlier runs with these settings: about ")
+    # with other settings it is not known, and neither is the time of what follows
+    assert main(["--dry-run", "--config", str(copied_run.config), "--sample.num-hypotheses", "5"]) == 0
+    out = capsys.readouterr().out
+    told = dict(line.split(maxsplit=1) for line in out.splitlines() if line.startswith("  "))
+    assert told["sample"].endswith("archived)") and out.splitlines()[-1].split(": ")[1].startswith("at least ")
+
+
+# -- the order of words ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "word", "rest"),
+    [
+        ("demos --seed 1", "demos", "--seed 1"),
+        ("--config avoid demos", "demos", "--config avoid"),
+        ("--config=avoid demos --dry-run", "demos", "--config=avoid --dry-run"),
+        ("--dry-run report", "report", "--dry-run"),
+        ("--evaluate.teacher-steps 8 2 report", "report", "--evaluate.teacher-steps 8 2"),
+        ("--student.no-warm-start distill", "distill", "--student.no-warm-start"),
+        ("--name sample --seed 1", "", "--name sample --seed 1"),
+        ("--name sample sample", "sample", "--name sample"),
+        ("--out there compare a b", "compare", "--out there a b"),
+        ("", "", ""),
+    ],
+)
+def test_the_stage_may_stand_anywhere_but_as_the_value_of_an_option(line: str, word: str, rest: str) -> None:
+    assert split_word(line.split(), (*STAGES, *COMMANDS)) == (word, rest.split())
+
+
+def test_flags_may_come_before_the_command_of_an_existing_policy(main, capsys) -> None:
+    assert main(["--observations", "nowhere", "--out", "out", "compare", "a", "b"]) == 2
+    assert "--observations: nowhere does not exist" in capsys.readouterr().err
 
 
 # -- processes -----------------------------------------------------------------------------------------------------

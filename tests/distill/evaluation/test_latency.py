@@ -58,16 +58,16 @@ def _measure(policies: list[Any], calls: int = 3, warmup: int = 2, execution_hor
 def test_policies_are_asked_in_turns_on_the_same_observation() -> None:
     journal: list[tuple[str, float]] = []
     _measure([Fake("a", journal), Fake("b", journal)])
-    # each round asks a policy twice, once for the whole and once for its stages; the states go round
+    # each round asks a policy once; the states go round
     firsts = [4.0, 8.0, 0.0, 4.0, 8.0]
-    assert journal == [(name, first) for first in firsts for name in ("a", "a", "b", "b")]
+    assert journal == [(name, first) for first in firsts for name in ("a", "b")]
 
 
-def test_the_device_is_waited_for_before_and_after_everything_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_device_is_waited_for_before_and_after_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[torch.device] = []
     monkeypatch.setattr(latency, "synchronise", waited.append)
     _measure([Fake("a", [])], calls=4, warmup=1)
-    assert waited == [torch.device("cpu")] * (2 * (1 + len(STAGES)) * 5)
+    assert waited == [torch.device("cpu")] * ((1 + len(STAGES)) * 5)
 
 
 def test_a_cuda_device_is_synchronised(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,16 +79,15 @@ def test_a_cuda_device_is_synchronised(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_numbers_follow_from_the_clock_and_the_warm_up_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    # whole calls take 100 in the warm-up, then 1, 2, 3, 4, 10 ms; the stages always 1, 2, 3, 4 ms
-    whole = iter([100.0, 1.0, 2.0, 3.0, 4.0, 10.0])
-    monkeypatch.setattr(latency, "_timed", lambda call, device: (call(), next(whole)))
-    monkeypatch.setattr(latency, "_staged_call", lambda *_: [1.0, 2.0, 3.0, 4.0])
+    # stages of 1, 2, 3 and n ms: calls take 106 ms in the warm-up, then 7, 8, 9, 10, 16 ms
+    ticks = np.cumsum([tick for last in (100, 1, 2, 3, 4, 10) for tick in (0, 1, 2, 3, last)]) * 1_000_000
+    monkeypatch.setattr(latency.time, "perf_counter_ns", iter(ticks.tolist()).__next__)
     row = _measure([Fake("a", [])], calls=5, warmup=1)["a"]
     assert (row["calls"], row["warmup"]) == (5, 1)
-    assert row["median_ms"] == pytest.approx(3.0) and row["hz"] == pytest.approx(1000 / 3)
-    assert row["actions_per_second"] == pytest.approx(5000 / 3)
-    assert 4.0 < row["p95_ms"] <= row["p99_ms"] <= 10.0
-    assert row["stages"] == {"preprocess_ms": 1.0, "encode_ms": 2.0, "head_ms": 3.0, "post_ms": 4.0}
+    assert row["median_ms"] == pytest.approx(9.0) and row["hz"] == pytest.approx(1000 / 9)
+    assert row["actions_per_second"] == pytest.approx(5000 / 9)
+    assert 10.0 < row["p95_ms"] <= row["p99_ms"] <= 16.0
+    assert row["stages"] == {"preprocess_ms": 1.0, "encode_ms": 2.0, "head_ms": 3.0, "post_ms": 3.0}
 
 
 def test_a_policy_that_sleeps_is_slower_and_in_its_head() -> None:
@@ -131,13 +130,13 @@ def test_every_candidate_is_part_of_the_call_and_of_its_head(
     policies = [NotingTeacher(teacher, 2), Noting(student, "student")]
     rows = measure_latency(policies, STATES, calls=2, warmup=1, execution_horizon=horizon, selection=chosen)
     assert set(rows) == {"teacher_2", "student"}
-    # in each of three rounds once for the whole and once for its stages, and one evaluation is of all candidates
-    assert heads == ([("teacher_2", (1, 1, 8, 2))] * 2 + [("student", (1, candidates, 1))] * 2) * 3
-    assert trunks == [(candidates, 8, 2)] * 6
+    # once in each of three rounds, and one evaluation is of all candidates
+    assert heads == [("teacher_2", (1, 1, 8, 2)), ("student", (1, candidates, 1))] * 3
+    assert trunks == [(candidates, 8, 2)] * 3
 
 
 def test_what_is_timed_as_the_last_stage_is_the_choice(make_student) -> None:
-    """One plan leaves each call, the whole one and the one in stages, however many were made."""
+    """One chunk leaves each call, however many were sampled."""
     left: list[tuple[int, ...]] = []
     student = make_student(latent_size=1, codes=4)
     plain = student.normaliser.unnormalise_action
@@ -148,11 +147,11 @@ def test_what_is_timed_as_the_last_stage_is_the_choice(make_student) -> None:
 
     student.normaliser.unnormalise_action = noting  # type: ignore[method-assign]
     measure_latency([StudentPolicy(student, "student")], STATES, 2, 1, 5, selection=lambda _: Selection("outlier_rejection", 7))
-    assert left == [(1, 8, 2)] * 6
+    assert left == [(1, 8, 2)] * 3
 
 
 def test_a_policy_remembers_from_call_to_call() -> None:
-    """Of a latent that is kept for two calls: drawn by every second whole call, before it encodes, and by its stages after."""
+    """A latent that is kept for two calls is drawn by every second call, after it has encoded."""
     drawn: list[int] = []
 
     class Drawing(Fake):
@@ -163,8 +162,7 @@ def test_a_policy_remembers_from_call_to_call() -> None:
     journal: list[tuple[str, float]] = []
     kept = Selection("kept_latent", forget_every=2)
     measure_latency([Drawing("a", journal)], STATES, 5, 0, 5, selection=lambda _: kept)  # type: ignore[list-item]
-    # a round encodes twice: rounds 0, 2 and 4 begin after 0, 4 and 8, and their stages have encoded twice more
-    assert drawn == [0, 2, 4, 6, 8, 10]
+    assert drawn == [1, 3, 5]
 
 
 def test_garbage_collection_is_off_while_timing_and_on_again_even_after_an_error() -> None:

@@ -11,17 +11,20 @@ import pytest
 
 import distill.report.page
 from distill.report.contents import SECTIONS
+from distill.report.headline import headline
 from distill.report.page import write_report
 from distill.report.section import KINDS, Part, Picture, Section, parts
+from distill.report.sections.latency import busy_line
 from distill.report.sections.made import made_table
-from distill.report.sections.results import main_table
+from distill.report.sections.results import further_table, main_table
 from distill.report.sections.training import checkpoint_table
 from distill.report.tables import Cell, Table
 
 
 def _policy(name: str, kind: str, **changes: Any) -> dict[str, Any]:
-    latency = {"median_ms": 2.0, "p95_ms": 2.5, "p99_ms": 3.2, "hz": 500.0, "actions_per_second": 4000.0, "calls": 200,
-               "warmup": 20, "stages": {"preprocess_ms": 0.1, "encode_ms": 0.0, "head_ms": 1.75, "post_ms": 0.15}}  # fmt: skip
+    latency = {"median_ms": changes.pop("median_ms", 2.0), "p95_ms": 2.5, "p99_ms": 3.2, "hz": 500.0,
+               "actions_per_second": 4000.0, "calls": 200, "warmup": 20,
+               "stages": {"preprocess_ms": 0.1, "encode_ms": 0.0, "head_ms": 1.75, "post_ms": 0.15}}  # fmt: skip
     fidelity = {"chamfer_student_to_teacher": 0.11, "chamfer_teacher_to_student": 0.14, "energy_distance": 0.0042,
                 "precision": 0.9, "recall": 0.8, "coverage": 0.7, "off_support_share": 0.021, "observations": 4,
                 "samples": 6}  # fmt: skip
@@ -52,11 +55,11 @@ def conversion() -> dict[str, Any]:
         "schema_version": 1, "kind": "conversion", "run": "mine", "measured_success": False,
         "task": {"name": "recorded", "summary": "Observations recorded in data.zarr.", "modes": [], "dt_s": 0.1},
         "made": {"date": "2026-11-29", "seed": 3, "hardware": "2 cores", "threads": 1, "dtype": "float32",
-                 "packages": {"torch": "2.13.0"}, "processes": 1, "commands": ["distill.py convert"],
+                 "packages": {"torch": "2.13.0"}, "processes": 1, "commands": ["flow2one convert"],
                  "wall_s": {"sample": 2.5}},
         "data": {"observations_from": "data.zarr", "frames": 261, "for_training": 208, "features": {"observation.state": [2]},
                  "observations": 48, "hypotheses_per_observation": 4, "cache_num_steps": 2, "cache_bytes": 1_500_000},
-        "policies": [_policy("teacher", "teacher", is_reference_teacher=True, nfe=8, speedup=1.0),
+        "policies": [_policy("teacher", "teacher", is_reference_teacher=True, nfe=8, speedup=1.0, median_ms=8.0),
                      _policy("chamfer", "student", is_default_student=True, speedup=4.0, validation=chosen, parameters=5928)],
         "curves": {"chamfer": [{"step": 0, "loss": 1.0}, {"step": 10, "loss": 0.5}]},
         "clips": {}, "fidelity_floor": {"energy_distance": 0.0009, "off_support_share": 0.0},
@@ -100,7 +103,8 @@ def test_a_new_section_is_one_definition_and_one_line(
     text, page = _written(tmp_path / "after", conversion)
     assert "## Length of the names\n\nOf mine &amp; others.\n\n| Policy | Letters |\n| --- | --- |\n| teacher | 7 |" in text
     assert "Letters: how many letters its name has." in text
-    assert "<h2>Length of the names</h2>" in page and "<p>Of mine & others.</p>" in page and "<td>7</td>" in page
+    assert "<h2>Length of the names</h2>" in page and "<p>Of mine & others.</p>" in page
+    assert '<td data-label="Letters">7</td>' in page
     assert "<dt>Letters</dt><dd>how many letters its name has</dd>" in page
 
 
@@ -161,39 +165,46 @@ def test_a_conversion_without_a_task_says_so_and_shows_what_it_has(tmp_path: Pat
     ):  # fmt: skip
         assert words in text and words in page
     for title in ("Results", "Latency", "Where the time goes", "Fidelity of the sets", "Choice of checkpoints",
-                  "How it was made", "Wall time", "Commands"):  # fmt: skip
+                  "How it was made", "Wall time", "Command"):  # fmt: skip
         assert f"## {title}\n" in text and f">{title}</h" in page
     for title in ("Real-time evaluation", "Rollout clips", "Paths from above", "Success against speed"):
         assert f"## {title}\n" not in text and f">{title}</h" not in page
-    assert "not measured in this run" not in text and "| sample | 2.50 s |" in text and "    distill.py convert\n" in text
+    assert "not measured in this run" not in text and "| sample | 2.50 s |" in text and "    flow2one convert\n" in text
     assert 'alt="training losses"' in page and 'alt="latency of one policy call by stage"' in page
     # a stage that no policy has is no column
     assert "| Policy | preprocess \\[ms] | head \\[ms] | post \\[ms] |" in text
 
 
 def test_the_table_of_a_conversion_has_the_columns_that_it_can_fill(conversion: dict[str, Any]) -> None:
-    sets = ["Mode shares", "NFE", "Latency [ms]", "Hz", "Speed-up", "Set distance", "Off-support"]
     table = main_table(conversion)
-    assert [title for title, _ in table.columns] == ["Policy", *sets]
-    assert [cell.text for cell in table.rows[1]] == ["Chamfer", "0.125", "1", "2.00", "500", "4.00×", "0.00420", "2.1 %"]
-    assert [cell.notes for cell in table.rows[1]] == [
-        ("default student", "5,928 parameters"), ("floor 0.062",), (), ("p95 2.50", "p99 3.20"), (), (),
-        ("floor 0.000900", "Chamfer", "0.110 / 0.140"), ("floor 0.0 %",),
-    ]  # fmt: skip
-    assert table.rows[0][0] == Cell("Teacher", ("reference teacher", "parameters unknown"), "teacher")
-    table = main_table(_with_success(conversion))
     assert [title for title, _ in table.columns] == [
-        "Policy", "Success", "Against the teacher", "Modes", "Entropy", "Mode shares", "Mode switches", "Jerk [m/s³]",
-        *sets[1:], "Failed",
+        "Policy", "Latency [ms]", "Hz", "Speed-up", "Recall", "NFE", "Set distance", "Off-support", "Mode shares"
     ]  # fmt: skip
-    assert [cell.text for cell in table.rows[1]][1:5] == ["75.0 %", "−25.0", "1/2", "0.000"]
-    assert table.rows[1][2].notes == ("−75.0 to 0.0", "p = 1.000", "lower, may be chance")
+    assert [cell.text for cell in table.rows[1]] == [
+        "Chamfer", "2.00", "500", "4.00×", "80.0 %", "1", "0.00420", "2.1 %", "0.125"
+    ]  # fmt: skip
+    assert [cell.notes for cell in table.rows[1]] == [
+        ("default student", "5,928 parameters"), ("p95 2.50", "p99 3.20"), (), (), ("coverage 70.0 %",), (),
+        ("floor 0.000900", "Chamfer", "0.110 / 0.140"), ("floor 0.0 %",), ("floor 0.062",),
+    ]  # fmt: skip
+    assert further_table(conversion) is None
+    assert table.rows[0][0] == Cell("Teacher", ("reference teacher", "parameters unknown"), "teacher")
+    table, further = main_table(_with_success(conversion)), further_table(_with_success(conversion))
+    assert [title for title, _ in table.columns] == [
+        "Policy", "Success", "Latency [ms]", "Hz", "Speed-up", "Modes", "Recall", "Against the teacher", "NFE", "Failed"
+    ]  # fmt: skip
+    assert further is not None and [title for title, _ in further.columns] == [
+        "Policy", "Set distance", "Off-support", "Entropy", "Mode shares", "Mode switches", "Jerk [m/s³]"
+    ]  # fmt: skip
+    cells = table.rows[1]
+    assert [cells[1].text, cells[5].text, cells[7].text, further.rows[1][3].text] == ["75.0 %", "1/2", "−25.0", "0.000"]
+    assert cells[7].notes == ("−75.0 to 0.0", "p = 1.000", "lower, may be chance")
 
 
 def test_a_conversion_with_a_task_says_how_much_both_solve(tmp_path: Path, conversion: dict[str, Any]) -> None:
     text, page = _written(tmp_path, _with_success(conversion))
     assert "4.00 times as fast as the teacher; it solves 75.0 % of the episodes, the teacher 75.0 %" in text
-    assert "Success was not measured" not in text and ">Success against speed</h3>" in page
+    assert "Success was not measured" not in text and ">Success against speed</h2>" in page
     assert ">How often each mode was reached</h3>" in page
 
 
@@ -229,3 +240,40 @@ def test_an_unknown_kind_is_refused(tmp_path: Path, conversion: dict[str, Any]) 
     with pytest.raises(ValueError, match="got results of kind 'other', expected one of"):
         write_report(tmp_path / "new", conversion | {"kind": "other"})
     assert not (tmp_path / "new").exists()
+
+
+# -- headlines that speak against the student ------------------------------------------------------------------------------
+
+
+def test_the_headline_names_a_teacher_that_makes_the_student_superfluous(conversion: dict[str, Any]) -> None:
+    two = _policy("teacher_2", "teacher", num_steps=2, median_ms=2.0)
+    conversion["policies"].insert(1, two)
+    conversion["policies"][2]["fidelity"] |= {"energy_distance": 0.05}
+    head = headline(conversion)
+    assert head.tone == "worse"
+    assert head.title.endswith(". But your teacher at 2 steps is at least as fast and is closer to the full teacher")
+    assert head.lead[0].startswith("Without any training, your teacher at 2 steps")
+    assert head.lead[1].startswith("Take your teacher at 2 steps, no student is needed: 2.00 ms a call")
+
+
+def test_the_headline_says_that_a_student_is_hardly_faster_or_not_as_close(conversion: dict[str, Any]) -> None:
+    conversion["policies"][1] |= {"speedup": 1.2}
+    head = headline(conversion)
+    assert head.tone == "worse" and head.lead[0].startswith("Speed is no reason to take the student")
+    conversion["policies"][1] |= {"speedup": 4.0}
+    conversion["policies"][1]["fidelity"] |= {"energy_distance": 0.2}
+    head = headline(conversion)
+    assert head.tone == "lower"
+    assert head.title.endswith("But its samples are not as close to the teacher's as the teacher's own")
+    conversion["policies"][1]["fidelity"] |= {"recall": 0.2}
+    assert headline(conversion).title.endswith("But the student misses much of what the teacher may do (recall 20.0 %)")
+
+
+def test_a_busy_machine_is_said_and_an_idle_one_is_not(conversion: dict[str, Any]) -> None:
+    assert busy_line(conversion) == ""  # p95 2.5 of 2.0
+    conversion["made"]["timing"] = {"cores": 2, "load_before": 1.5, "load_after": 2.9, "own_share": 0.9, "seconds": 3.0}
+    assert busy_line(conversion) == ""  # one process more than there are cores is this one
+    conversion["made"]["timing"]["load_after"] = 3.5
+    assert "the load average was 1.8 per core" in busy_line(conversion)
+    conversion["policies"][1]["latency"]["p95_ms"] = 3.1
+    assert "p95 is 1.6 times the median (Chamfer) and the load" in busy_line(conversion)

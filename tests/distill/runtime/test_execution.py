@@ -77,7 +77,7 @@ def test_a_stage_is_done_once_and_then_reused(config: Config, capsys) -> None:
     manifest = read_manifest(folder)
     assert manifest is not None and manifest["key"] == stage.key and manifest["made_from"] == {"a": 1}
     told = capsys.readouterr().out
-    assert told.count("[some/stage] done in") == 1 and told.count("[some/stage] already done, reused") == 1
+    assert told.count("[1/1] some/stage: done in") == 1 and told.count("[1/1] some/stage: done before, reused") == 1
 
 
 def test_a_stage_of_other_inputs_is_done_again_and_the_old_one_comes_back(config: Config) -> None:
