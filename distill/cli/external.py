@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from distill.cli.external_config import CompareConfig, ConvertConfig, read_external, resolved
 from distill.cli.in_place import settled_kind
 from distill.cli.launch import is_launched, launch, wanted_processes
+from distill.cli.lerobot_card import write_card
 from distill.cli.opening import OUR_STEPS, external_shape, observed_by, open_policy
 from distill.config import Config
 from distill.graphs.external import comparison_graph, conversion_graph
@@ -17,6 +18,7 @@ from distill.graphs.graph import Graph
 from distill.inputs.recorded import Opened, Recording
 from distill.runtime.context import Context
 from distill.runtime.execution import state_of
+from distill.stages.train_in_place import IN_PLACE
 from distill.worlds import open_world
 from distill.worlds.contract import World
 from distill.worlds.recorded import RecordedWorld
@@ -176,4 +178,8 @@ def _do(prepared: Prepared) -> None:
         for chosen in graph.named["distill"]:
             if chosen.name == f"distill/{config.student.default}":
                 context.say(f"student: {chosen.folder(context).resolve()}")
+        if context.is_main and any(chosen.name == f"distill/{IN_PLACE}" for chosen in graph.named["distill"]):
+            written = write_card(config.folder)
+            if written is not None:
+                context.say(f"model card: {written.resolve()}")
         context.say(f"report: {(graph.last.folder(context) / 'report.html').resolve()}")
