@@ -2,8 +2,8 @@
 
     python benchmarks/lerobot_in_place.py --lerobot /path/to/lerobot/bin/python [--task handles] [--seed 0]
 
-benchmarks/lerobot/ holds what LeRobot's interpreter runs: that environment needs no flow2one. What is finished is not done again.
-Writes benchmarks/results/lerobot_in_place.json.
+benchmarks/lerobot/ holds what LeRobot's interpreter runs: that environment needs no flow2one. What is finished is not done
+again. Writes benchmarks/results/lerobot_in_place.json.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from in_place import FIGURES, demonstrated, train_seconds
 from running import ROOT, run_distill
 
-from distill.evaluation.statistics import mcnemar_p, paired_difference, wilson_interval
+from distill.evaluation.statistics import paired_difference, wilson_interval
 from distill.store.machine import hardware
 from envs import task_spec
 
@@ -50,8 +51,9 @@ def trained(task: str, seed: int, steps: int, runs: Path, python: str) -> tuple[
     if not dataset.is_dir():
         program(python, str(ROOT / "examples/lerobot_dataset.py"), str(demos), str(dataset))
     if not (policy / "pretrained_model").is_dir():
-        program(python, str(HERE / "train.py"), str(dataset), str(policy), "--seed", str(seed), "--steps", str(steps), "--chunk",
-                str(CHUNK[task]), "--executed", str(CHUNK[task]))  # fmt: skip
+        chunk = str(CHUNK[task])
+        program(python, str(HERE / "train.py"), str(dataset), str(policy), "--seed", str(seed), "--steps", str(steps),
+                "--chunk", chunk, "--executed", chunk)  # fmt: skip
     return demos, policy
 
 
@@ -66,11 +68,12 @@ def converted(task: str, seed: int, demos: Path, policy: Path, out: Path, python
     return dict(json.loads((out / "report" / "report.json").read_text()))
 
 
-def by_lerobot_eval(task: str, seed: int, policy: Path, out: Path, python: str, ours: str) -> dict[str, Any]:
-    """What `lerobot-eval` finds from the same test starts, the simulator in a process of flow2one's interpreter `ours`."""
+def by_lerobot_eval(task: str, seed: int, policy: Path, out: Path, python: str) -> dict[str, Any]:
+    """What `lerobot-eval` finds from the same test starts, the simulator in a process of this interpreter."""
     spec, counts = task_spec(task), out / "counts.json"
     if not counts.is_file():
-        command = json.dumps([ours, str(HERE / "world.py"), task, str(seed)])
+        command = json.dumps([sys.executable, str(HERE / "world.py"), task, str(seed)])
+        out.mkdir(exist_ok=True)
         program(
             python, str(HERE / "counted_eval.py"), str(counts), f"--policy.path={policy}", "--policy.device=cpu",
             "--env.type=other_process", "--env.discover_packages_path=gym_other_process", f"--env.command={command}",
@@ -93,7 +96,6 @@ def row_of(policy: dict[str, Any], seconds: float | None) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lerobot", required=True, help="an interpreter with LeRobot 0.6.1 and without flow2one")
-    parser.add_argument("--together", default="", help="an interpreter that has both: convert once more with it alone")
     parser.add_argument("--task", default="handles", choices=sorted(CHUNK))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=4000, help="training steps of LeRobot's policy")
@@ -106,8 +108,8 @@ def main() -> None:
     found = {each["name"]: each for each in told["policies"]}
     spent = train_seconds(out, "in_place")
     rows = [row_of(each, spent if each["name"] == "in_place" else None) for each in found.values()]
-    own = out / "distill/in_place/policy"
-    plain = by_lerobot_eval(task, seed, own, runs / f"{task}-lerobot-eval{seed}", options.lerobot, str(ROOT / ".venv/bin/python"))
+    place = runs / f"{task}-lerobot-eval{seed}"
+    plain = by_lerobot_eval(task, seed, out / "distill/in_place/policy", place, options.lerobot)
     fresh = converted(task, seed, demos, policy, out, options.lerobot, "--student.kind", "fresh", "--student.training-steps",
                       str(max(120, round(spent / FRESH_STEP_S))))  # fmt: skip
     rows.append(row_of(fresh["policies"][-1], train_seconds(out, "chamfer")))
@@ -119,7 +121,6 @@ def main() -> None:
         "lerobot_eval": {**plain, "success_rate": sum(plain["episode_success"]) / STARTS,
                          "interval": wilson_interval(sum(plain["episode_success"]), STARTS), "minus_teacher": difference},
     }  # fmt: skip
-    del mcnemar_p
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps(results, indent=1))
 

@@ -1,6 +1,6 @@
 """`lerobot-eval` itself, with the network evaluations counted. Run by LeRobot's interpreter, without flow2one.
 
-    python benchmarks/lerobot/counted_eval.py <file for the counts> --policy.path=<folder> --env.type=... (flags of lerobot-eval)
+    python benchmarks/lerobot/counted_eval.py <file for the counts> --policy.path=<folder> ..    (flags of lerobot-eval)
 
 Counts queries (the text encoder runs once in each), evaluations of the action head, and the chunks in each.
 """

@@ -54,11 +54,12 @@ def card(
     report: Mapping[str, Any], config: Mapping[str, Any], told: Mapping[str, Any], original: Mapping[str, Any],
     inference: InferenceSettings,
 ) -> str:  # fmt: skip
-    """The card's text. config: the policy's own; told: the stage's; original: `front_matter`; inference: how it was measured."""
+    """The card's text. config: the policy's; told: the stage's; original: `front_matter`; inference: how it was measured."""
     kind = config["type"]
     data = {
         "library_name": "lerobot", "pipeline_tag": "robotics", "model_name": kind,
-        "tags": ["robotics", "lerobot", kind, "one-step", "flow2one"], **{key: original[key] for key in KEPT if key in original},
+        "tags": ["robotics", "lerobot", kind, "one-step", "flow2one"],
+        **{key: original[key] for key in KEPT if key in original},
     }  # fmt: skip
     rows = [each for each in report["policies"] if each["kind"] == "teacher" or each["name"] == IN_PLACE]
     mine = next(each for each in rows if each["name"] == IN_PLACE)
@@ -66,7 +67,7 @@ def card(
     lines = [
         "---", yaml.safe_dump(data, sort_keys=False).rstrip(), "---", "", f"# {kind}, one step", "",
         f"A `{kind}` policy of LeRobot whose action head was fine-tuned so that one evaluation from Gaussian noise gives an "
-        "action chunk. LeRobot's own classes run this folder; nothing else needs to be installed.", "",
+        "action chunk. LeRobot's own classes run this folder.", "",
         "```bash", "lerobot-eval --policy.path=. --env.type=...", "```", "",
         f"Each query gives {told['shape']['horizon']} actions, of which LeRobot executes the first {config['n_action_steps']} "
         f"(`n_action_steps`).", "",

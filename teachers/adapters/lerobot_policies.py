@@ -79,6 +79,8 @@ def load(folder: Path, device: str) -> tuple[Any, Any, Any, Any]:
 
     config = PreTrainedConfig.from_pretrained(str(folder), local_files_only=True)
     config.device = device
+    if hasattr(config, "pretrained_backbone_weights"):
+        config.pretrained_backbone_weights = None  # LeRobot would download them, to be overwritten by the folder's
     policy = get_policy_class(config.type).from_pretrained(str(folder), config=config, local_files_only=True, strict=True)
     overrides = {"device_processor": {"device": device}}
     processors = make_pre_post_processors(config, pretrained_path=str(folder), preprocessor_overrides=overrides)

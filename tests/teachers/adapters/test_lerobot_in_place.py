@@ -42,13 +42,16 @@ def test_plain_lerobot_runs_the_fine_tuned_policy_at_one_evaluation(
     assert made["faults"] == [] and made["finite"] and made["without_gradient"] == []
     unused = 2 if kind == "xvla" else 0  # of xvla's head what projects a second camera, which the tiny policy does not have
     assert made["with_gradient"] == made["changed"] == made["weights"] - unused  # the whole head is trained, and learns
-    assert made["changed_outside"] == made["saved_outside"] == [] and made["same_names"]  # the encoder is what it was, bit for bit
+    assert made["changed_outside"] == made["saved_outside"] == [] and made["same_names"]  # the encoder: bit for bit
     assert made["loss"][1] < made["loss"][0]
-    assert made["config"][setting] == 1 and made["reloaded"] <= 1e-6 and made["spread"] > 1
+    # of diffusion the first timestep moves into a bias when it is saved: one rounding of raw actions of about 20
+    exact = 1e-6 if "diffusion" not in kind else 4e-6
+    assert made["config"][setting] == 1 and made["reloaded"] <= exact and made["spread"] > 1
+    assert made["config"].get("prediction_type", "sample") == "sample"
     assert "policy_preprocessor.json" in made["files"] and "policy_postprocessor.json" in made["files"]
     plain = told("plain", str(tmp_path), where=tmp_path)
     assert plain["calls"] == plain["looks"] == 1  # for four observations
-    assert plain["difference"] <= 1e-6 * max(plain["spread"], 1.0) and plain["ours"] == []
+    assert plain["difference"] <= exact and plain["ours"] == []
     assert plain["shape"] == [4, horizon, 2] and plain["spread"] > 1
 
 

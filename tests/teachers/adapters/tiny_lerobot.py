@@ -59,7 +59,8 @@ def diffusion(folder: Path, prediction: str = "epsilon", scheduler: str = "DDIM"
     config = DiffusionConfig(
         n_obs_steps=2, horizon=8, n_action_steps=4, down_dims=(16, 32), n_groups=4, diffusion_step_embed_dim=16,
         crop_shape=(28, 28), spatial_softmax_num_keypoints=4, num_train_timesteps=20, num_inference_steps=5,
-        noise_scheduler_type=scheduler, prediction_type=prediction, **FEATURES,
+        noise_scheduler_type=scheduler, prediction_type=prediction, pretrained_backbone_weights=None,
+        use_group_norm=True, **FEATURES,
     )  # fmt: skip
     return config, lambda policy: policy.diffusion.rgb_encoder
 
@@ -133,12 +134,12 @@ def shrink(kind: str, folder: Path) -> None:
     tokenizers.AutoTokenizer.from_pretrained = lambda name, *given, **named: load(str(reader), *given, **named)
 
 
-def pi0(folder: Path, kind: str = "pi0") -> tuple[Any, Callable[[Any], Any]]:
+def pi0(folder: Path, kind: str = "pi0", relative: bool = False) -> tuple[Any, Callable[[Any], Any]]:
     shrink(kind, folder)
     module = importlib.import_module(f"lerobot.policies.{kind}.configuration_{kind}")
     config = getattr(module, f"{kind.upper()}Config")(
         chunk_size=6, n_action_steps=6, max_state_dim=8, max_action_dim=5, num_inference_steps=5, image_resolution=(SIZE, SIZE),
-        tokenizer_max_length=96, **FEATURES,
+        tokenizer_max_length=96, use_relative_actions=relative, **FEATURES,
     )  # fmt: skip
     return config, lambda policy: policy.model.paligemma_with_expert.paligemma.model.vision_tower
 
@@ -170,6 +171,7 @@ KINDS: dict[str, Callable[[Path], tuple[Any, Callable[[Any], Any]]]] = {
     "diffusion": diffusion, "diffusion_sample": lambda folder: diffusion(folder, "sample", "DDPM"),
     "multi_task_dit": multi_task_dit, "multi_task_dit_diffusion": lambda folder: multi_task_dit(folder, "diffusion"),
     "smolvla": smolvla, "pi0": pi0, "pi05": pi05, "xvla": xvla,
+    "pi0_relative": lambda folder: pi0(folder, relative=True),
 }  # fmt: skip
 """Config and vision tower of each."""
 
