@@ -31,7 +31,7 @@ def load(path: Path) -> Any:
 
 
 EYES: dict[str, Any] = {
-    "diffusion": lambda policy: policy.diffusion.rgb_encoder, "xvla": lambda policy: policy.model.vlm.vision_tower,
+    "diffusion": lambda policy: policy.diffusion.rgb_encoder[0], "xvla": lambda policy: policy.model.vlm.vision_tower,
     "multi_task_dit": lambda policy: policy.observation_encoder.vision_encoder,
     "smolvla": lambda policy: policy.model.vlm_with_expert.get_vlm_model().vision_model,
     "pi0": lambda policy: policy.model.paligemma_with_expert.paligemma.model.vision_tower,

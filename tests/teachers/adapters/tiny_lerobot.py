@@ -62,7 +62,7 @@ def diffusion(folder: Path, prediction: str = "epsilon", scheduler: str = "DDIM"
         noise_scheduler_type=scheduler, prediction_type=prediction, pretrained_backbone_weights=None,
         use_group_norm=True, **FEATURES,
     )  # fmt: skip
-    return config, lambda policy: policy.diffusion.rgb_encoder
+    return config, lambda policy: policy.diffusion.rgb_encoder[0]
 
 
 def multi_task_dit(folder: Path, objective: str = "flow_matching") -> tuple[Any, Callable[[Any], Any]]:
