@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +27,14 @@ from distill.store.machine import hardware
 from envs import task_spec
 
 HERE, RESULTS = ROOT / "benchmarks/lerobot", ROOT / "benchmarks/results/lerobot_in_place.json"
-CHUNK, STARTS, TEACHER_STEPS = {"handles": 16, "detour": 24}, 240, 10
-"""Actions of a chunk, all executed, by task; test starts; integration steps of the trained policy."""
+CHUNK, STARTS = {"handles": 16, "detour": 24}, 200
+"""Actions of a chunk, all executed, by task; test starts."""
 
 SHORT = ("--evaluate.selection", "single", "--sample.num-observations", "768", "--sample.num-hypotheses", "8",
-         "--evaluate.test-starts", str(STARTS), "--evaluate.validation-starts", "48", "--evaluate.fidelity-observations", "24",
-         "--evaluate.fidelity-samples", "24", "--evaluate.latency-calls", "100", "--evaluate.latency-warmup", "10",
-         "--evaluate.teacher-steps", "10", "2", "1", "--in-place.training-steps", "1500",
-         "--in-place.batch-size", "16")  # fmt: skip
+         "--evaluate.test-starts", str(STARTS), "--evaluate.validation-starts", "32", "--evaluate.fidelity-observations", "16",
+         "--evaluate.fidelity-samples", "16", "--evaluate.latency-calls", "100", "--evaluate.latency-warmup", "10",
+         "--evaluate.teacher-steps", "10", "1", "--in-place.training-steps", "1000", "--in-place.batch-size", "16",
+         "--in-place.candidates", "2")  # fmt: skip
 FRESH_STEP_S = 0.03
 """Processor time of a training step of a fresh student, as measured [s]."""
 
@@ -108,10 +110,14 @@ def main() -> None:
     found = {each["name"]: each for each in told["policies"]}
     spent = train_seconds(out, "in_place")
     rows = [row_of(each, spent if each["name"] == "in_place" else None) for each in found.values()]
-    place = runs / f"{task}-lerobot-eval{seed}"
-    plain = by_lerobot_eval(task, seed, out / "distill/in_place/policy", place, options.lerobot)
-    fresh = converted(task, seed, demos, policy, out, options.lerobot, "--student.kind", "fresh", "--student.training-steps",
-                      str(max(120, round(spent / FRESH_STEP_S))))  # fmt: skip
+    own, place = runs / f"{task}-one-step{seed}", runs / f"{task}-lerobot-eval{seed}"
+    shutil.copytree(out / "distill/in_place/policy", own, dirs_exist_ok=True)
+    fresh_steps = str(max(120, round(spent / FRESH_STEP_S)))
+    with ThreadPoolExecutor() as pool:  # beside the fresh student's training
+        evaluated = pool.submit(by_lerobot_eval, task, seed, own, place, options.lerobot)
+        flags = ("--student.kind", "fresh", "--student.training-steps", fresh_steps)
+        fresh = converted(task, seed, demos, policy, out, options.lerobot, *flags)
+        plain = evaluated.result()
     rows.append(row_of(fresh["policies"][-1], train_seconds(out, "chamfer")))
     teacher = next(each for each in found.values() if each["is_reference_teacher"])["episode_success"]
     difference = paired_difference(torch.tensor(plain["episode_success"]).numpy(), torch.tensor(teacher).numpy())
