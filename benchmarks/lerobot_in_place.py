@@ -33,7 +33,7 @@ CHUNK, STARTS = {"handles": 16, "detour": 24}, 200
 SHORT = ("--evaluate.selection", "single", "--sample.num-observations", "768", "--sample.num-hypotheses", "8",
          "--evaluate.test-starts", str(STARTS), "--evaluate.validation-starts", "32", "--evaluate.fidelity-observations", "16",
          "--evaluate.fidelity-samples", "16", "--evaluate.latency-calls", "100", "--evaluate.latency-warmup", "10",
-         "--evaluate.teacher-steps", "10", "1", "--in-place.training-steps", "1000", "--in-place.batch-size", "16",
+         "--evaluate.teacher-steps", "10", "1", "--in-place.training-steps", "2000", "--in-place.batch-size", "16",
          "--in-place.candidates", "2")  # fmt: skip
 FRESH_STEP_S = 0.03
 """Processor time of a training step of a fresh student, as measured [s]."""
