@@ -12,6 +12,7 @@ from distill.cli.external_config import CompareConfig, ConvertConfig, external_h
 from distill.cli.help import wants_help
 from distill.cli.in_place import condition_cost, settled_kind
 from distill.cli.launch import is_launched, launch, wanted_processes
+from distill.cli.lerobot_card import write_card
 from distill.cli.opening import OUR_STEPS, external_shape, observed_by, open_policy
 from distill.config import Config
 from distill.graphs.external import comparison_graph, conversion_graph
@@ -20,6 +21,7 @@ from distill.inputs.recorded import Opened, Recording
 from distill.report.ending import ending
 from distill.runtime.context import Context
 from distill.runtime.execution import plan
+from distill.stages.in_place.config import IN_PLACE
 from distill.worlds import open_world
 from distill.worlds.contract import World
 from distill.worlds.recorded import RecordedWorld
@@ -194,6 +196,10 @@ def work(prepared: Prepared) -> None:
         for chosen in graph.named["distill"]:
             if chosen.name == f"distill/{config.student.default}":
                 context.say(f"student: {chosen.folder(context).resolve()}")
+        if context.is_main and any(chosen.name == f"distill/{IN_PLACE}" for chosen in graph.named["distill"]):
+            written = write_card(config.folder)
+            if written is not None:
+                context.say(f"model card: {written.resolve()}")
         folder = graph.last.folder(context)
         told = ending(json.loads((folder / "report.json").read_text())) if context.is_main else []
         context.say("\n".join([*told, f"report: {(folder / 'report.html').resolve()}"]))

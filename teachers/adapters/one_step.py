@@ -52,7 +52,13 @@ def _of_denoiser(built: Any, scheduler: Any) -> tuple[OneStep | None, str]:
 
 
 def obstacle(built: Any) -> str:
-    """Why an adapter's network cannot be fine-tuned into a one-step student; "" where it can."""
+    """Why an adapter's network cannot be fine-tuned into a one-step student; "" where it can.
+
+    An adapter that knows a reason of its own says it in the attribute `why_not_in_place`.
+    """
+    told = str(getattr(built, "why_not_in_place", "") or "")
+    if told:
+        return told
     if not callable(getattr(built, "encode", None)):
         return "it has no encode(observation): what is computed once and what is trained are not told apart"
     if not callable(getattr(built, "trained", None)):

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from distill.hypotheses.cache import HypothesisDataset
 from distill.inputs.recorded import Opened
+from distill.runtime.bar import Bar
 from distill.runtime.context import Context
 from distill.runtime.stage import FolderStage, Input
 from distill.stages.in_place.source import TrainingObservations
@@ -94,13 +94,16 @@ class EncodeObservations(FolderStage):
         assert isinstance(self.opened.policy, AdapterTeacher)
         teacher, cache = self.opened.policy, self.source.cache(context)
         observe = self.source.observe(context, self.opened.shape)
-        shards = context.my_share(range(-(-len(cache) // self.shard_size)))
-        for shard in tqdm(shards, desc="encode", unit="shard", disable=not context.is_main):
-            path = shard_path(folder, shard)
-            if not path.is_file():
-                seen = observe(self._frames(cache, shard))
-                arrays = teacher.arrays({name: torch.from_numpy(value) for name, value in seen.items()})
-                teacher.request("encode", arrays, path=str(path.resolve()))
+        every = range(-(-len(cache) // self.shard_size))
+        shards = context.my_share(every)
+        with Bar(len(shards), len(every), "encode", "shard", shown=context.is_main) as bar:
+            for shard in shards:
+                path = shard_path(folder, shard)
+                if not path.is_file():
+                    seen = observe(self._frames(cache, shard))
+                    arrays = teacher.arrays({name: torch.from_numpy(value) for name, value in seen.items()})
+                    teacher.request("encode", arrays, path=str(path.resolve()))
+                bar.update()
         context.wait()
 
     def _frames(self, cache: HypothesisDataset, shard: int) -> Any:

@@ -30,6 +30,16 @@ def load(path: Path) -> Any:
     return module
 
 
+EYES: dict[str, Any] = {
+    "diffusion": lambda policy: policy.diffusion.rgb_encoder[0], "xvla": lambda policy: policy.model.vlm.vision_tower,
+    "multi_task_dit": lambda policy: policy.observation_encoder.vision_encoder,
+    "smolvla": lambda policy: policy.model.vlm_with_expert.get_vlm_model().vision_model,
+    "pi0": lambda policy: policy.model.paligemma_with_expert.paligemma.model.vision_tower,
+    "pi05": lambda policy: policy.model.paligemma_with_expert.paligemma.model.vision_tower,
+}  # fmt: skip
+"""The vision tower of each kind, to count how often it looks."""
+
+
 def train(kind: str, folder: Path, root: Path) -> dict[str, Any]:
     """A few steps by the shared losses, as the adapter's process does them."""
     tiny = load(root / "tests/teachers/adapters/tiny_lerobot.py")
@@ -71,6 +81,7 @@ def train(kind: str, folder: Path, root: Path) -> dict[str, Any]:
         expected = policy.chunks(policy.encode(seen), noise)
     save_file({**seen, "expected": expected.contiguous()}, str(folder / "asked.safetensors"))
     after, trained = built.policy.state_dict(), set(policy.trained())
+    old, new = (load_file(str(path / "model.safetensors")) for path in (saved, folder / "one_step"))
     changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
     config = json.loads((folder / "one_step/config.json").read_text())
     return {
@@ -78,9 +89,13 @@ def train(kind: str, folder: Path, root: Path) -> dict[str, Any]:
         "finite": all(bool(each.isfinite().all()) for each in gradients.values() if each is not None),
         "with_gradient": sum(each is not None and bool((each != 0).any()) for each in gradients.values()),
         "without_gradient": sorted(name for name, each in gradients.items() if each is None), "weights": len(trained),
+        "same_names": sorted(old) == sorted(new),
+        "saved_outside": sorted(
+            name for name in old if f"policy.{name}" not in trained and not torch.equal(old[name], new[name])
+        ),
         "changed_outside": sorted(name for name in changed if f"policy.{name}" not in trained), "changed": len(changed),
         "reloaded": float((mine - its).abs().max()), "spread": float(mine.std()), "steps": built.teacher.num_steps,
-        "config": {name: config.get(name) for name in ("num_steps", "num_inference_steps", "num_integration_steps")},
+        "config": {name: config.get(name) for name in config if "steps" in name or name == "prediction_type"},
         "files": sorted(path.name for path in (folder / "one_step").iterdir()),
     }  # fmt: skip
 
@@ -102,16 +117,25 @@ def plain(folder: Path) -> dict[str, Any]:
     before, after = make_pre_post_processors(config, pretrained_path=saved)
     held = load_file(str(folder / "asked.safetensors"))
     expected = held.pop("expected")
-    is_dit = kind == "multi_task_dit"
-    batch = before({**{name: value if is_dit else value[:, -1] for name, value in held.items()},
+    has_history = kind in ("multi_task_dit", "diffusion")
+    batch = before({**{name: value if has_history else value[:, -1] for name, value in held.items()},
                     "task": [INSTRUCTION] * len(expected)})  # fmt: skip
-    calls: list[int] = []
-    if is_dit:
+    calls, looks = list[int](), list[int]()
+    EYES[kind](policy).register_forward_hook(lambda *given: looks.append(1))
+    if kind == "multi_task_dit":
         policy.noise_predictor.register_forward_hook(lambda *given: calls.append(1))
         batch["observation.images"] = torch.stack([batch[name] for name in config.image_features], dim=-4)
         torch.manual_seed(SEED)
         with torch.no_grad():
             chunks = policy._generate_actions(dict(batch))
+    elif kind == "diffusion":
+        policy.diffusion.unet.register_forward_hook(lambda *given: calls.append(1))
+        torch.manual_seed(SEED)
+        chunks = policy.predict_action_chunk(batch, noise=torch.randn(len(expected), config.horizon, 2))
+    elif kind == "xvla":
+        policy.model.transformer.register_forward_hook(lambda *given: calls.append(1))
+        torch.manual_seed(SEED)
+        chunks = policy.predict_action_chunk(batch)
     else:
         step = policy.model.denoise_step
         policy.model.denoise_step = lambda **given: calls.append(1) or step(**given)  # type: ignore[func-returns-value]
@@ -119,8 +143,9 @@ def plain(folder: Path) -> dict[str, Any]:
         noise = torch.randn(len(expected), config.chunk_size, config.max_action_dim)
         chunks = policy.predict_action_chunk(batch, noise=noise)
     raw = after(chunks)
-    return {"calls": len(calls), "difference": float((raw - expected[:, : raw.shape[1]]).abs().max()), "ours": ours,
-            "shape": list(raw.shape), "spread": float(raw.std())}  # fmt: skip
+    difference = float((raw - expected[:, : raw.shape[1]]).abs().max())
+    return {"calls": len(calls), "looks": len(looks), "difference": difference, "ours": ours, "shape": list(raw.shape),
+            "spread": float(raw.std())}  # fmt: skip
 
 
 if __name__ == "__main__":

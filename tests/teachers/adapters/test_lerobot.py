@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 import teachers.adapters.lerobot_policies as adapter
+import teachers.adapters.lerobot_teachers as kinds
+from teachers.adapters.one_step import obstacle
 
 HERE = Path(__file__).parent
 LEROBOT = os.environ.get("FLOW2ONE_LEROBOT", "")
@@ -78,19 +80,44 @@ def test_a_folder_that_is_not_whole_is_refused_in_one_line(
 
 def test_a_prefix_is_repeated_row_by_row_whatever_holds_it() -> None:
     rows = torch.tensor([[1.0], [2.0]])
-    held = adapter.repeated({"cache": {0: [rows, (rows, None)]}}, 2)
+    held = kinds.repeated({"cache": {0: [rows, (rows, None)]}}, 2)
     assert held["cache"][0][0].tolist() == held["cache"][0][1][0].tolist() == [[1], [1], [2], [2]]
     assert held["cache"][0][1][1] is None
     with pytest.raises(TypeError, match="a prefix holds a str"):
-        adapter.repeated("text", 2)
+        kinds.repeated("text", 2)
 
 
 def test_attributes_come_back() -> None:
     thing = torch.nn.Linear(1, 1)
     thing.steps = 3  # type: ignore[assignment]
-    with adapter.patched_attributes(thing, steps=5, forward=lambda x: x + 1):
+    with kinds.patched_attributes(thing, steps=5, forward=lambda x: x + 1):
         assert thing.steps == 5 and thing(torch.zeros(1)) == 1
     assert thing.steps == 3 and "forward" not in vars(thing)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("groot", r"\(LeRobot downloads its backbone .* missing: its head"), ("act", r"\(it gives one chunk in one evaluation"),
+        ("wall_x", r"\(its ODE is solved inside .* missing: what is computed once"), ("pi0_fast", r"\(it generates tokens"),
+        ("tdmpc", ""),
+    ],
+)  # fmt: skip
+def test_other_kinds_are_refused_by_name_with_what_is_missing(folder: Path, kind: str, why: str) -> None:
+    (folder / "config.json").write_text(json.dumps({"type": kind}))
+    with pytest.raises(ValueError, match=f"a policy of type '{kind}'.*{why}.*, expected one of \\['diffusion', .*'xvla'\\]"):
+        adapter.build(str(folder), "lift")
+
+
+def test_an_adapters_own_reason_is_told() -> None:
+    class Adapter:
+        why_not_in_place = "its actions are relative"
+
+        def sample(self) -> None: ...
+
+    assert obstacle(Adapter()) == "its actions are relative"
+    Adapter.why_not_in_place = ""
+    assert obstacle(Adapter()).startswith("it has no encode(observation)")
 
 
 @pytest.mark.slow
@@ -102,7 +129,8 @@ def test_pi_policies_that_transformers_cannot_run_are_refused_before_anything_is
     text = (
         "import importlib.util, pathlib, sys; found = importlib.util.find_spec;"
         f"source = pathlib.Path(found('lerobot.policies.{kind}.modeling_{kind}').origin).read_text();"
-        "print('models.siglip import check' not in source or found('transformers.models.siglip.check') is not None);"
+        "runs = 'models.siglip import check' not in source or found('transformers.models.siglip.check') is not None;"
+        "print(runs); sys.exit() if runs else None;"
         "sys.path.insert(0, sys.argv[1]); import lerobot_policies; lerobot_policies.build(sys.argv[2], 'lift')"
     )
     program = [LEROBOT, "-c", text, str(Path(adapter.__file__).parent), str(folder)]
@@ -118,7 +146,8 @@ def test_pi_policies_that_transformers_cannot_run_are_refused_before_anything_is
 @pytest.mark.skipif(not LEROBOT, reason="FLOW2ONE_LEROBOT names no interpreter that has LeRobot")
 @pytest.mark.parametrize(
     ("kind", "horizon", "frames"),
-    [("diffusion", 7, 2), ("multi_task_dit", 7, 2), ("smolvla", 6, 1), ("pi0", 6, 1), ("pi05", 6, 1)],
+    [("diffusion", 7, 2), ("multi_task_dit", 7, 2), ("smolvla", 6, 1), ("pi0", 6, 1), ("pi05", 6, 1), ("pi0_relative", 6, 1),
+     ("xvla", 6, 1)],
 )
 def test_a_tiny_policy_is_encoded_once_and_drawn_from_independently(
     tmp_path: Path, kind: str, horizon: int, frames: int

@@ -2,7 +2,7 @@
 
     python tiny_lerobot.py <kind> <folder> <teachers/adapters/lerobot_policies.py>
 
-Prints one line of JSON. Kinds: diffusion, multi_task_dit, smolvla, pi0, pi05.
+Prints one line of JSON. Kinds: those of KINDS.
 """
 
 from __future__ import annotations
@@ -53,18 +53,19 @@ def words(folder: Path, special: dict[str, str] | None = None) -> Path:
     return folder
 
 
-def diffusion(folder: Path) -> tuple[Any, Callable[[Any], Any]]:
+def diffusion(folder: Path, prediction: str = "epsilon", scheduler: str = "DDIM") -> tuple[Any, Callable[[Any], Any]]:
     from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 
     config = DiffusionConfig(
         n_obs_steps=2, horizon=8, n_action_steps=4, down_dims=(16, 32), n_groups=4, diffusion_step_embed_dim=16,
         crop_shape=(28, 28), spatial_softmax_num_keypoints=4, num_train_timesteps=20, num_inference_steps=5,
-        noise_scheduler_type="DDIM", **FEATURES,
+        noise_scheduler_type=scheduler, prediction_type=prediction, pretrained_backbone_weights=None,
+        use_group_norm=True, **FEATURES,
     )  # fmt: skip
-    return config, lambda policy: policy.diffusion.rgb_encoder
+    return config, lambda policy: policy.diffusion.rgb_encoder[0]
 
 
-def multi_task_dit(folder: Path) -> tuple[Any, Callable[[Any], Any]]:
+def multi_task_dit(folder: Path, objective: str = "flow_matching") -> tuple[Any, Callable[[Any], Any]]:
     from lerobot.policies.multi_task_dit.configuration_multi_task_dit import MultiTaskDiTConfig
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
@@ -73,9 +74,9 @@ def multi_task_dit(folder: Path) -> tuple[Any, Callable[[Any], Any]]:
     CLIPVisionModel(CLIPVisionConfig(image_size=SIZE, patch_size=16, **small)).save_pretrained(str(eyes))
     CLIPTextModel(CLIPTextConfig(vocab_size=200, max_position_embeddings=32, **small)).save_pretrained(str(reader))
     config = MultiTaskDiTConfig(
-        n_obs_steps=2, horizon=8, n_action_steps=4, objective="flow_matching", hidden_dim=32, num_layers=1, num_heads=2,
-        num_integration_steps=5, vision_encoder_name=str(eyes), text_encoder_name=str(reader), tokenizer_max_length=16,
-        image_resize_shape=None, image_crop_shape=None, **FEATURES,
+        n_obs_steps=2, horizon=8, n_action_steps=4, objective=objective, hidden_dim=32, num_layers=1, num_heads=2,
+        num_integration_steps=5, num_inference_steps=5, num_train_timesteps=20, vision_encoder_name=str(eyes),
+        text_encoder_name=str(reader), tokenizer_max_length=16, image_resize_shape=None, image_crop_shape=None, **FEATURES,
     )  # fmt: skip
     return config, lambda policy: policy.observation_encoder.vision_encoder
 
@@ -133,12 +134,12 @@ def shrink(kind: str, folder: Path) -> None:
     tokenizers.AutoTokenizer.from_pretrained = lambda name, *given, **named: load(str(reader), *given, **named)
 
 
-def pi0(folder: Path, kind: str = "pi0") -> tuple[Any, Callable[[Any], Any]]:
+def pi0(folder: Path, kind: str = "pi0", relative: bool = False) -> tuple[Any, Callable[[Any], Any]]:
     shrink(kind, folder)
     module = importlib.import_module(f"lerobot.policies.{kind}.configuration_{kind}")
     config = getattr(module, f"{kind.upper()}Config")(
         chunk_size=6, n_action_steps=6, max_state_dim=8, max_action_dim=5, num_inference_steps=5, image_resolution=(SIZE, SIZE),
-        tokenizer_max_length=96, **FEATURES,
+        tokenizer_max_length=96, use_relative_actions=relative, **FEATURES,
     )  # fmt: skip
     return config, lambda policy: policy.model.paligemma_with_expert.paligemma.model.vision_tower
 
@@ -147,9 +148,32 @@ def pi05(folder: Path) -> tuple[Any, Callable[[Any], Any]]:
     return pi0(folder, "pi05")
 
 
+def xvla(folder: Path) -> tuple[Any, Callable[[Any], Any]]:
+    from lerobot.policies.xvla.configuration_xvla import XVLAConfig
+
+    reader = words(folder / "bart")
+    text = {"vocab_size": 200, "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+            "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 128,
+            "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}  # fmt: skip
+    eyes = {"embed_dim": [8, 16], "depths": [1, 1], "num_heads": [2, 2], "num_groups": [2, 2], "patch_size": [7, 3],
+            "patch_stride": [4, 2], "patch_padding": [3, 1], "patch_prenorm": [False, True], "window_size": 2,
+            "projection_dim": 32, "max_position_embeddings": 10, "max_temporal_embeddings": 4}  # fmt: skip
+    config = XVLAConfig(
+        chunk_size=6, n_action_steps=6, florence_config={"vision_config": eyes, "text_config": text},
+        tokenizer_name=str(reader), tokenizer_max_length=16, hidden_size=32, depth=1, num_heads=2, num_domains=2,
+        len_soft_prompts=2, max_len_seq=64, action_mode="auto", num_denoising_steps=5, max_state_dim=8, max_action_dim=5,
+        normalization_mapping={"VISUAL": "IDENTITY", "STATE": "MEAN_STD", "ACTION": "MEAN_STD"}, **FEATURES,
+    )  # fmt: skip
+    return config, lambda policy: policy.model.vlm.vision_tower
+
+
 KINDS: dict[str, Callable[[Path], tuple[Any, Callable[[Any], Any]]]] = {
-    "diffusion": diffusion, "multi_task_dit": multi_task_dit, "smolvla": smolvla, "pi0": pi0, "pi05": pi05,
+    "diffusion": diffusion, "diffusion_sample": lambda folder: diffusion(folder, "sample", "DDPM"),
+    "multi_task_dit": multi_task_dit, "multi_task_dit_diffusion": lambda folder: multi_task_dit(folder, "diffusion"),
+    "smolvla": smolvla, "pi0": pi0, "pi05": pi05, "xvla": xvla,
+    "pi0_relative": lambda folder: pi0(folder, relative=True),
 }  # fmt: skip
+"""Config and vision tower of each."""
 
 
 def saved_policy(kind: str, folder: Path) -> Path:
@@ -159,7 +183,7 @@ def saved_policy(kind: str, folder: Path) -> Path:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     config, _ = KINDS[kind](folder)
-    policy = get_policy_class(kind)(config)
+    policy = get_policy_class(config.type)(config)
     with torch.no_grad():  # what a fresh network multiplies by zero would hide what it sees
         for value in policy.parameters():
             value.add_(0.05 * torch.randn_like(value))
