@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from distill.cli.measured import inference_settings_of
-from distill.stages.train_in_place import IN_PLACE, OWN_FORMAT
+from distill.stages.in_place.choose import OWN_FORMAT
+from distill.stages.in_place.config import IN_PLACE
 from distill.store.manifest import write_bytes
 from students.export.card import InferenceSettings
 
