@@ -30,12 +30,13 @@ HERE, RESULTS = ROOT / "benchmarks/lerobot", ROOT / "benchmarks/results/lerobot_
 CHUNK, STARTS = {"handles": 16, "detour": 24}, 200
 """Actions of a chunk, all executed, by task; test starts."""
 
-SHORT = ("--evaluate.selection", "single", "--sample.num-observations", "768", "--sample.num-hypotheses", "8",
-         "--evaluate.test-starts", str(STARTS), "--evaluate.validation-starts", "32", "--evaluate.fidelity-observations", "16",
-         "--evaluate.fidelity-samples", "16", "--evaluate.latency-calls", "100", "--evaluate.latency-warmup", "10",
-         "--evaluate.teacher-steps", "10", "1", "--in-place.training-steps", "2000", "--in-place.batch-size", "16",
-         "--in-place.candidates", "2")  # fmt: skip
-FRESH_STEP_S = 0.03
+SHORT = ("--evaluate.selection", "single", "--evaluate.test-starts", str(STARTS), "--evaluate.validation-starts", "64",
+         "--evaluate.fidelity-observations", "16", "--evaluate.fidelity-samples", "16", "--evaluate.latency-calls", "100",
+         "--evaluate.latency-warmup", "10", "--evaluate.teacher-steps", "10", "1", "--sample.num-observations", "2048",
+         "--sample.num-hypotheses", "12", "--in-place.training-steps", "3000", "--in-place.batch-size", "16")  # fmt: skip
+"""One chunk per query, as LeRobot draws it; batches of 16 instead of 32 halve the training time."""
+
+FRESH_STEP_S = 0.04
 """Processor time of a training step of a fresh student, as measured [s]."""
 
 

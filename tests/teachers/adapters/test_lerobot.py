@@ -160,6 +160,6 @@ def test_a_tiny_policy_is_encoded_once_and_drawn_from_independently(
     assert result["observation_steps"] == frames and result["num_steps"] == result["evaluations"] == 4
     assert result["looks"] == 1 and result["encoded"] == 3  # one pass of the vision tower for 3 observations of 8 chunks each
     assert result["finite"] and result["same"] and not result["other"] and not result["gradient"]
-    assert result["nearest_two"] > 1.0  # raw units; no two of the 8 are alike
+    assert result["nearest_two"] > (0.1 if kind == "xvla" else 1.0)  # raw units; no two of the 8 are alike
     assert result["std_together"] == pytest.approx(result["std_alone"], rel=0.15)
     assert result["whole"] < 1e-4  # LeRobot's own sampler with the observation repeated 8 times
