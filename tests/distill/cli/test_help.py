@@ -110,4 +110,4 @@ def test_a_command_leaves_out_what_means_nothing_to_it(main, capsys) -> None:
 
 
 def test_every_field_of_the_config_has_a_meaning() -> None:
-    assert set(meanings_of(Config)) == {"task", "name", "runs_dir", "seed", "processes", "wandb"}
+    assert set(meanings_of(Config)) == {"task", "name", "runs_dir", "seed", "processes", "wandb", "note"}
