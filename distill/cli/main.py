@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0 done, 2 invalid command or file, 130 interrupted."""
     leading = os.environ.get("RANK", "0") == "0"
     try:
+        import_undisturbed("glfw")
         from distill.cli.command import run_command
 
         return run_command(sys.argv[1:] if arguments is None else arguments, leading)
@@ -30,3 +34,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             resumes = not {"doctor", "export", "check-data", "-h", "--help"} & set(given)
             print(f"\ninterrupted{'; the same command resumes from here' if resumes else ''}", file=sys.stderr)
         return INTERRUPTED
+
+
+def import_undisturbed(name: str) -> None:
+    """Import a package, if it is installed; Ctrl-C waits meanwhile.
+
+    glfw, which mujoco imports, looks for its library in a process of its own. It inherits the blocked signal; else Ctrl-C would
+    end it with a traceback on our terminal.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
