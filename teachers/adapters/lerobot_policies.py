@@ -139,8 +139,8 @@ def check_shapes(folder: Path, policy: Any) -> None:
     own = {name: tuple(value.shape) for name, value in policy.state_dict().items()}
     for name, value in tensors(folder / "model.safetensors").items():
         if own.get(name, value.shape) != value.shape:
-            raise ValueError(f"{folder}: {name} is {tuple(value.shape)}, but LeRobot's {policy.config.type} has {own[name]}; its "
-                             "weights would be left random")  # fmt: skip
+            raise ValueError(f"{folder}: {name} is {tuple(value.shape)}, but LeRobot's {policy.config.type} has {own[name]}; "
+                             "its weights would be left random")  # fmt: skip
 
 
 def tensors(file: Path) -> dict[str, Tensor]:
