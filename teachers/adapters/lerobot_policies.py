@@ -82,6 +82,7 @@ def load(folder: Path, device: str) -> tuple[Any, Any, Any, Any]:
     if hasattr(config, "pretrained_backbone_weights"):
         config.pretrained_backbone_weights = None  # LeRobot would download them, to be overwritten by the folder's
     policy = get_policy_class(config.type).from_pretrained(str(folder), config=config, local_files_only=True, strict=True)
+    check_shapes(folder, policy)
     overrides = {"device_processor": {"device": device}}
     processors = make_pre_post_processors(config, pretrained_path=str(folder), preprocessor_overrides=overrides)
     return config, policy.to(device).eval(), *processors
@@ -131,6 +132,15 @@ def check_folder(folder: Path) -> None:
             if "normalizer" in step["registry_name"] and not held and set(modes.values()) - {"IDENTITY"}:
                 raise ValueError(f"{folder / name}: step {number} ({step['registry_name']}) has no statistics; a policy "
                                  "without them would get and output other numbers than in training")  # fmt: skip
+
+
+def check_shapes(folder: Path, policy: Any) -> None:
+    """Raises ValueError for saved weights of other shapes than the policy's: pi0 and pi05 only print that and stay random."""
+    own = {name: tuple(value.shape) for name, value in policy.state_dict().items()}
+    for name, value in tensors(folder / "model.safetensors").items():
+        if own.get(name, value.shape) != value.shape:
+            raise ValueError(f"{folder}: {name} is {tuple(value.shape)}, but LeRobot's {policy.config.type} has {own[name]}; "
+                             "its weights would be left random")  # fmt: skip
 
 
 def tensors(file: Path) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -107,6 +108,16 @@ def test_other_kinds_are_refused_by_name_with_what_is_missing(folder: Path, kind
     (folder / "config.json").write_text(json.dumps({"type": kind}))
     with pytest.raises(ValueError, match=f"a policy of type '{kind}'.*{why}.*, expected one of \\['diffusion', .*'xvla'\\]"):
         adapter.build(str(folder), "lift")
+
+
+def test_weights_that_lerobot_would_leave_random_are_refused(folder: Path) -> None:
+    policy = torch.nn.Linear(3, 1)
+    policy.config = SimpleNamespace(type="pi0")  # type: ignore[assignment]
+    save_file({"weight": torch.zeros(1, 3), "another": torch.zeros(9)}, str(folder / "model.safetensors"))
+    adapter.check_shapes(folder, policy)
+    save_file({"weight": torch.zeros(1, 4)}, str(folder / "model.safetensors"))
+    with pytest.raises(ValueError, match=r"weight is \(1, 4\), but LeRobot's pi0 has \(1, 3\)"):
+        adapter.check_shapes(folder, policy)
 
 
 def test_an_adapters_own_reason_is_told() -> None:
