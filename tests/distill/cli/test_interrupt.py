@@ -26,7 +26,7 @@ def build():
 def _interrupted(command: list[str], environment: dict[str, str], folder: Path, after: str) -> tuple[int, str, str]:
     """Exit status, output and errors of a command that gets Ctrl-C, as all processes of a terminal do, at a line of its output.
 
-    after: the line's beginning; "": at once, while packages are loading.
+    after: the line's beginning; "": while packages are loading (before that, Python itself starts, and says so).
     """
     process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                start_new_session=True)  # fmt: skip
@@ -36,6 +36,8 @@ def _interrupted(command: list[str], environment: dict[str, str], folder: Path, 
         while not (told and told[-1].startswith(after)):
             told.append(process.stdout.readline())
             assert told[-1], process.communicate()[1]
+    while not after and "numpy" not in Path(f"/proc/{process.pid}/maps").read_text():
+        time.sleep(0.05)
     time.sleep(0.6)
     os.killpg(process.pid, signal.SIGINT)
     try:
