@@ -27,7 +27,7 @@ def terms(results: Results) -> list[tuple[str, str]]:
     words += [
         ("Set", "the action chunks that a policy samples for one observation."),
         ("Recall", "the share of the teacher's samples that lie within the student's set: low where the student misses what "
-         "the teacher may do."),
+         "the teacher does."),
         ("Coverage", "the share of the teacher's samples with a student's sample near them: stricter than recall where the "
          "student's samples are spread out."),
         ("Energy distance", "how far apart two sets are; 0 is equal. The floor is what two sets of the teacher itself score."),

@@ -166,8 +166,8 @@ def _narrow(results: Results, student: Policy) -> Objection | None:
     compared = "" if is_missing(own) else f"; a second set of the teacher's own has recall {percent(own)}"
     modes = " The same number of modes over a whole evaluation does not exclude that." if results["measured_success"] else ""
     return Objection(
-        "recall", f"the student misses much of what the teacher may do (recall {percent(recall)})",
-        f"For one observation the student's samples leave out much of what the teacher may do: {told}{compared}.{modes}",
+        "recall", f"the student reproduces only part of what the teacher does (recall {percent(recall)})",
+        f"For one observation the student's samples reproduce only a part of the teacher's: {told}{compared}.{modes}",
     )  # fmt: skip
 
 

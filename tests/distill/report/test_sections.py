@@ -266,7 +266,7 @@ def test_the_headline_says_that_a_student_is_hardly_faster_or_not_as_close(conve
     assert head.tone == "lower"
     assert head.title.endswith("But its samples are not as close to the teacher's as the teacher's own")
     conversion["policies"][1]["fidelity"] |= {"recall": 0.2}
-    assert headline(conversion).title.endswith("But the student misses much of what the teacher may do (recall 20.0 %)")
+    assert headline(conversion).title.endswith("But the student reproduces only part of what the teacher does (recall 20.0 %)")
 
 
 def test_a_busy_machine_is_said_and_an_idle_one_is_not(conversion: dict[str, Any]) -> None:
