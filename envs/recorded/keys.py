@@ -14,12 +14,13 @@ from envs.recorded.units import AS_IT_IS, Unit
 from envs.specs import ACTION, DEPTH, IMAGES, POINTS, STATE, nearest_name
 
 
-def optional(module: str, extra: str, path: Path) -> ModuleType:
-    """Import a library that only this format needs. Raises ImportError with the extra to install."""
+def optional(module: str, path: Path) -> ModuleType:
+    """Import a library that only this format needs. Raises ImportError with what to install."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f'{path}: reading it needs {module} ({error}): pip install "flow2one[{extra}]"') from error
+        package = module.partition(".")[0]
+        raise ImportError(f"{path}: reading it needs {module} ({error}): pip install {package}") from error
 
 
 def named(path: Path, keys: Iterable[str], defaults: Mapping[str, str], names: Mapping[str, str]) -> dict[str, tuple[str, ...]]:

@@ -23,7 +23,7 @@ def open_recorded(
     looked over; None: all, and the actions; (): none yet, `RecordedObservations.only` looks them over later. dt_s: the frames'
     period [s], instead of what the data says; leave_out: episodes that are not used; instructions: only frames with these are.
     Raises FileNotFoundError where nothing is, ValueError for data that is malformed or of no known format, and ImportError
-    that names the extra to install.
+    that says what to install.
     """
     path = Path(path)
     if not path.exists():

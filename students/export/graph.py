@@ -76,7 +76,7 @@ def check_format(name: str) -> None:
     if name == "onnx":
         missing = [package for package in ("onnx", "onnxscript", "onnxruntime") if not _is_installed(package)]
         if missing:
-            raise ValueError(f'format onnx: {", ".join(missing)} not installed; pip install "flow2one[onnx]"')
+            raise ValueError(f"format onnx: {', '.join(missing)} not installed; pip install {' '.join(missing)}")
     if name == "aoti":
         compiler = os.environ.get("CXX", "g++")
         if shutil.which(compiler) is None:

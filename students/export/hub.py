@@ -15,7 +15,7 @@ def check_upload(name: str) -> None:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise ValueError('push-to-hub: huggingface_hub is not installed; pip install "flow2one[hub]"') from error
+        raise ValueError('push-to-hub: huggingface_hub is not installed; pip install huggingface_hub') from error
     if huggingface_hub.get_token() is None:
         raise ValueError("push-to-hub: no access token; run `hf auth login`, or set HF_TOKEN to one that may write")
 

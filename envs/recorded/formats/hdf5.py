@@ -27,7 +27,7 @@ class Hdf5Recording(RecordedObservations):
 
     def __init__(self, path: Path, names: Mapping[str, str], dt_s: float = 0.0) -> None:
         """ImportError without h5py; ValueError for what is malformed (docs/data.md). dt_s: instead of the file's frequency."""
-        h5py = optional("h5py", "hdf5", path)
+        h5py = optional("h5py", path)
         self._h5py = h5py
         try:
             self._file = h5py.File(path, "r")

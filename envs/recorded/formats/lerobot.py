@@ -19,7 +19,6 @@ from envs.recorded.timing import OFF_GRID, Clock, nearest
 from envs.recorded.units import AS_IT_IS, Unit, is_judged, judge, looked_at
 from envs.specs import ACTION, IMAGES, STATE
 
-EXTRA = "lerobot-data"
 KEPT = 256
 """A column of up to so many numbers in a row is kept in memory once it was read."""
 OPENING_BYTES = 2 << 30
@@ -31,7 +30,7 @@ class LeRobotRecording(RecordedObservations):
 
     def __init__(self, path: Path, names: Mapping[str, str], dt_s: float = 0.0) -> None:
         """ImportError without pyarrow; ValueError for what is malformed (docs/data.md). dt_s: instead of the time stamps."""
-        parquet = optional("pyarrow.parquet", EXTRA, path)
+        parquet = optional("pyarrow.parquet", path)
         self._root, self._meta, self._tables = path, read_meta(path, parquet), Tables(parquet)
         meta = self._meta
         why = {key: why_left_out(key, told) for key, told in meta.features.items()}
@@ -111,7 +110,7 @@ class LeRobotRecording(RecordedObservations):
 
     def _videos(self) -> Videos:
         if "" not in self._decoders:
-            self._decoders[""] = Videos(EXTRA, self._root)
+            self._decoders[""] = Videos(self._root)
         return self._decoders[""]
 
     def _footage(self, number: int, key: str) -> Footage:

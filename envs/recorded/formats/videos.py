@@ -21,9 +21,9 @@ SKIP_S = 2.0
 class Videos:
     """Reads frames of many files; whoever reads forwards decodes every frame once."""
 
-    def __init__(self, extra: str, path: Path) -> None:
-        """ImportError without PyAV, naming the extra."""
-        self._av = optional("av", extra, path)
+    def __init__(self, path: Path) -> None:
+        """Raises ImportError without PyAV, with what to install."""
+        self._av = optional("av", path)
         self._held: OrderedDict[Path, _Video] = OrderedDict()
         self._times: dict[Path, np.ndarray] = {}
 

@@ -32,7 +32,7 @@ class ZarrRecording(RecordedObservations):
 
     def __init__(self, path: Path, names: Mapping[str, str], dt_s: float = 0.0) -> None:
         """ImportError without zarr; ValueError for what is malformed (docs/data.md). dt_s: instead of the time stamps."""
-        zarr = optional("zarr", "zarr", path)
+        zarr = optional("zarr", path)
         self._root, self._held = path, ZarrFiles(path)
         self._told = self._held.arrays()
         self._opened: dict[str, Any] = {}
@@ -133,7 +133,7 @@ class ZarrRecording(RecordedObservations):
             try:
                 self._opened[key] = self._group[f"data/{key}"]
             except Exception as error:
-                install = '; pip install "flow2one[jpegxl]"' if any(each.startswith("imagecodecs_") for each in codecs) else ""
+                install = '; pip install imagecodecs' if any(each.startswith("imagecodecs_") for each in codecs) else ""
                 raise ValueError(f"{self._root}: data/{key} is packed with {', '.join(codecs) or 'nothing'}, which cannot be "
                                  f"unpacked here "
                                  f"({_said(error)}){install or '; install that codec'}, or leave it out: --names "

@@ -180,7 +180,7 @@ def test_a_missing_onnx_is_refused_before_any_work(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     line = refused(main, capsys, tmp_path, "--student", str(student), "--out", str(tmp_path / "out"))
-    assert line == 'error: format onnx: onnxscript not installed; pip install "flow2one[onnx]"'
+    assert line == "error: format onnx: onnxscript not installed; pip install onnxscript"
 
 
 def test_an_existing_folder_is_never_overwritten(
