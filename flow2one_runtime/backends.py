@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -36,7 +37,9 @@ def _torch(path: Path, threads: int) -> Graph:
     import torch
 
     torch.set_num_threads(threads)
-    module = torch.export.load(path).module()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)  # torch 2.11 reads its own file so
+        module = torch.export.load(path).module()
 
     def call(feed: Mapping[str, np.ndarray]) -> np.ndarray:
         tensors = {name: torch.from_numpy(value) for name, value in feed.items()}
