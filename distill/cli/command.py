@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -18,7 +17,6 @@ from distill.cli.launch import configure_process, is_launched, launch, wanted_pr
 from distill.config import Config
 from distill.graphs.run import EXTRA_STAGES, run_graph
 from distill.presets import apply_preset, find_preset
-from distill.report.ending import ending
 from distill.runtime.context import Context
 from distill.runtime.execution import in_order, plan
 from distill.worlds import open_world
@@ -201,9 +199,7 @@ def _work(word: str, config: Config) -> int:
         graph = run_graph(config, world)
         graph.run(context, word)
         if word in ("", "report"):
-            folder = graph.last.folder(context)
-            told = ending(json.loads((folder / "report.json").read_text())) if context.is_main else []
-            context.say("\n".join([*told, f"report: {(folder / 'report.html').resolve()}"]))
+            graph.say_outcome(context)
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,6 @@ from distill.config import Config
 from distill.graphs.external import comparison_graph, conversion_graph
 from distill.graphs.graph import Graph
 from distill.inputs.recorded import Opened, Recording
-from distill.report.ending import ending
 from distill.runtime.context import Context
 from distill.runtime.execution import plan
 from distill.stages.in_place.config import IN_PLACE
@@ -200,6 +198,4 @@ def work(prepared: Prepared) -> None:
             written = write_card(config.folder)
             if written is not None:
                 context.say(f"model card: {written.resolve()}")
-        folder = graph.last.folder(context)
-        told = ending(json.loads((folder / "report.json").read_text())) if context.is_main else []
-        context.say("\n".join([*told, f"report: {(folder / 'report.html').resolve()}"]))
+        graph.say_outcome(context)

@@ -214,17 +214,13 @@ def read_external(command: str, arguments: Sequence[str]) -> tuple[bool, Convert
     if isinstance(config, CompareConfig) and named:
         config = replace(config, policies=tuple(named))
     config = tyro.cli(type(config), args=flags, default=config, prog=f"flow2one {command}")
-    _check(command, config)
+    check_external(config)
     return dry_run, config
 
 
 def check_external(config: ConvertConfig | CompareConfig) -> None:
     """Raise ValueError for everything that is wrong before a policy is opened."""
-    _check("convert" if isinstance(config, ConvertConfig) else "compare", config)
-
-
-def _check(command: str, config: ConvertConfig | CompareConfig) -> None:
-    """Raise ValueError for everything that is wrong before a policy is opened."""
+    command = "convert" if isinstance(config, ConvertConfig) else "compare"
     usage = ("convert --teacher <folder or my_policy.py:build>" if command == "convert" else "compare <policy> <policy> ..")
     for name in ("observations", "out"):
         if not getattr(config, name):

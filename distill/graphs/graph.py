@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from distill.report.ending import ending
 from distill.runtime.context import Context
 from distill.runtime.execution import ensure, in_order
 from distill.runtime.stage import Stage
@@ -34,3 +36,9 @@ class Graph:
         if self.note:
             context.say(self.note)
         ensure(context, self.named[word] if word else (*self.extra, self.last))
+
+    def say_outcome(self, context: Context) -> None:
+        """Print what the finished report says in a few lines, and where it is."""
+        folder = self.last.folder(context)
+        told = ending(json.loads((folder / "report.json").read_text())) if context.is_main else []
+        context.say("\n".join([*told, f"report: {(folder / 'report.html').resolve()}"]))

@@ -6,7 +6,7 @@ packages of its own named envs, teachers, students or distill works. Python 3.9 
     options      file, function, arguments, threads, solvers (path of teachers/solvers.py) -> `AdapterProgram.opened`
     sample       num_hypotheses, num_steps, seed; the observation -> violations, evaluations; chunks `[B, K, T, A]`
     draw         num_steps; the observation and seeds `[B, K]` -> evaluations; chunks
-    time         num_steps, seed, samples; one observation -> whole_ms, stages_ms; chunks
+    time         num_steps, seed, samples; one observation -> stages_ms; chunks
     evaluations  num_steps -> evaluations
 
 and of its own network as a one-step student (one_step.py, training.py):
@@ -151,7 +151,7 @@ class AdapterProgram:
         drawn, head_ms = self._timed(lambda: policy.head(condition, seeds, steps))
         chunks, postprocess_ms = self._timed(lambda: drawn.cpu().numpy())
         stages_ms = [preprocess_ms, encode_ms, head_ms, postprocess_ms]
-        return {"whole_ms": sum(stages_ms), "stages_ms": stages_ms}, {"chunks": chunks}
+        return {"stages_ms": stages_ms}, {"chunks": chunks}
 
     def _evaluations(self, message: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         return {"evaluations": self._policy.evaluations(message["num_steps"])}, {}

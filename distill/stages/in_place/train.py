@@ -172,14 +172,16 @@ class TrainInPlace(FolderStage):
             arrays |= worker.arrays({name: torch.from_numpy(value) for name, value in seen.items()})
             conditions = {"folder": str(self.encoded.folder(context).resolve()), "shard_size": self.encoded.shard_size}
         store = context.on_main(lambda: str((folder / f".processes-{uuid.uuid4().hex}").resolve()))
-        told = together(context, lambda: worker.request(
-            "train", arrays, losses=losses.__file__, resume=str((folder / RESUME).resolve()), terms=terms,
-            paired=any(name == "paired" for _, name in terms), samples=config.num_latents, at_once=config.at_once,
-            weight_decay=config.weight_decay, autocast="bfloat16" if config.bfloat16 else "", conditions=conditions,
-            starting_noises=config.starting_noises, seed=self.seed, rows=len(cache), store=store, rank=share.rank,
-            world=share.world,
-        )[0])[0]  # fmt: skip
-        Path(store).unlink(missing_ok=True)
+        try:
+            told = together(context, lambda: worker.request(
+                "train", arrays, losses=losses.__file__, resume=str((folder / RESUME).resolve()), terms=terms,
+                paired=any(name == "paired" for _, name in terms), samples=config.num_latents, at_once=config.at_once,
+                weight_decay=config.weight_decay, autocast="bfloat16" if config.bfloat16 else "", conditions=conditions,
+                starting_noises=config.starting_noises, seed=self.seed, rows=len(cache), store=store, rank=share.rank,
+                world=share.world,
+            )[0])[0]  # fmt: skip
+        finally:  # also where a process died: it must not stay among the results
+            Path(store).unlink(missing_ok=True)
         rate = config.learning_rate or rate_for(told["weights"])
         processes = f" in {share.world} processes" if share.world > 1 else ""
         context.say(f"  {told['weights']} weights are trained{processes}, learning rate {rate:.1e}")

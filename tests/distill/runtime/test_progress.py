@@ -3,40 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from distill.runtime.bar import Bar
-from distill.runtime.context import Context
 from distill.runtime.earlier import earlier_seconds
 from distill.runtime.progress import Progress, in_words, time_left
-from distill.runtime.stage import FolderStage, Input
 from distill.store.manifest import commit, partial_folder
-
-
-@dataclass(frozen=True)
-class Toy(FolderStage):
-    """A stage of a name, settings and one input with a key."""
-
-    called: str
-    options: Mapping[str, Any]
-
-    @property
-    def name(self) -> str:
-        return self.called
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        return self.options
-
-    @property
-    def inputs(self) -> Mapping[str, Input | tuple[Input, ...]]:
-        return {}
-
-    def run(self, context: Context, folder: Path) -> None:
-        raise AssertionError
+from tests.distill.runtime.test_execution import Toy
 
 
 def _finished(run: Path, stage: Toy, seconds: float, at: int) -> None:
