@@ -15,6 +15,7 @@ from envs.specs import nearest_name
 from students.selection import KINDS
 from teachers import TEACHERS, load_teacher
 from teachers.networks.observations import sources_of
+from teachers.networks.rigid_motions import check_motions
 from teachers.trained import TrainedTeacher
 
 # integers that may be zero; every other one must be at least 1
@@ -22,7 +23,7 @@ _MAY_BE_ZERO = {
     "seed", "processes", "demos.episodes", "teacher.warmup_steps", "sample.num_steps", "student.width", "student.depth",
     "student.codes", "student.warmup_steps",
     "in_place.starting_noises", "in_place.at_once", "in_place.warmup_steps",
-    "evaluate.forget_every", "evaluate.latency_warmup", "observation.shift_px",
+    "evaluate.forget_every", "evaluate.latency_warmup", "observation.shift_px", "observation.keypoints",
     "real_time.execution_horizon", "real_time.starts", "rlbench.restart_after",
 }  # fmt: skip
 
@@ -80,6 +81,10 @@ def validate(config: Config) -> None:
         )
     _check_real_time(config)
     shape = config.shape(spec)
+    try:
+        check_motions(config.observation.motions, shape)
+    except ValueError as error:
+        raise ValueError(f"observation.{error}") from error
     student = config.student
     if config.teacher.path is None and (student.width or student.depth):
         try:

@@ -75,7 +75,8 @@ def _own_stages(config: Config, world: World) -> RunGraph:
     teacher, train = _teacher(config, demonstrations, choice, shape)
     # an existing teacher's kind is in its folder, whose bytes are its key
     drawn = with_solver_defaults(config.sample, TEACHERS[config.teacher.kind]) if config.teacher.path is None else config.sample
-    source = DemonstratedObservations(demonstrations)
+    motions = config.observation.motions
+    source = DemonstratedObservations(demonstrations, motions, seed)
     sample = SampleHypotheses(
         teacher, source, drawn, shape, evaluate.execution_horizon, seed, features=shape.encoder is not None
     )
@@ -84,12 +85,12 @@ def _own_stages(config: Config, world: World) -> RunGraph:
     for name in config.student.objectives:
         made = recipe(name)
         hypotheses = sample if made.data == "hypotheses" else None
-        basis = FromTeacher(teacher) if made.teacher else FromDemonstrations(demonstrations, shape)
+        basis = FromTeacher(teacher) if made.teacher else FromDemonstrations(demonstrations, shape, motions)
         frozen = config.observation.frozen if shape.encoder is not None and made.teacher else None
         student = TrainStudent(
             name, made, made.settings(config), basis, hypotheses, demonstrations if hypotheses is None else None, source,
             world.spec.action.weights, config.sample.num_hypotheses, evaluate.execution_horizon, frozen,
-            None if made.teacher else shape, drawn.solver, seed,
+            None if made.teacher else shape, drawn.solver, seed, motions,
         )  # fmt: skip
         trained.append(student)
         chosen.append(ChooseStudent(student, choice))
@@ -131,7 +132,7 @@ def _teacher(
     """
     if config.teacher.path is not None:
         return TeacherFolder(config.teacher.path), None
-    train = TrainTeacher(demonstrations, config.teacher, shape, config.seed)
+    train = TrainTeacher(demonstrations, config.teacher, shape, config.seed, config.observation.motions)
     return ChooseTeacher(train, choice, config.evaluate.teacher_steps[0]), train
 
 

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from distill.evaluation.policies import RawObservation
 from distill.observation import observation_of
 from distill.runtime.context import Context
 from distill.runtime.stage import Input, Stage
+from distill.store.manifest import make_key
 from distill.training.data import windows_for
 from envs.demonstrations import Demonstrations
+from teachers.networks.rigid_motions import NUMBERS, STILL, MotionRange, RigidMotions, draw_motions, move_batch
 from teachers.networks.shapes import PolicyShape
 
 Observe = Callable[[np.ndarray], RawObservation]
@@ -33,6 +36,11 @@ class ObservationSource(Input, Protocol):
 
     def num_frames(self, context: Context) -> int: ...
 
+    @property
+    def moves(self) -> bool:
+        """Whether every observation, and every copy of one, is a scene moved at random."""
+        ...
+
     def observe(self, context: Context, shape: PolicyShape) -> Observe:
         """A reader of what a policy of this shape observes."""
         ...
@@ -48,17 +56,28 @@ class HeldOut(Input, Protocol):
 
 @dataclass(frozen=True)
 class DemonstratedObservations:
-    """The frames of the training demonstrations."""
+    """The frames of the training demonstrations. motions: each number's scene is moved by one of these, drawn by `seed`.
+
+    Numbers beyond the frames are copies, which are moved differently: v * num_frames + f is the v-th copy of frame f.
+    """
 
     demonstrations: Stage[Demonstrations]
+    motions: MotionRange = STILL
+    seed: int = 0
 
     @property
     def key(self) -> str:
-        return self.demonstrations.key
+        if not self.motions.any:
+            return self.demonstrations.key
+        return make_key({"demos": self.demonstrations.key, "seed": self.seed, **self.motions.key})
 
     @property
     def needs(self) -> tuple[Stage[Any], ...]:
         return self.demonstrations.needs
+
+    @property
+    def moves(self) -> bool:
+        return self.motions.any
 
     def training_frames(self, context: Context) -> np.ndarray:
         return np.arange(self.num_frames(context))
@@ -73,7 +92,16 @@ class DemonstratedObservations:
         demonstrations = self.demonstrations.cached_result(context)
         dataset = windows_for(demonstrations, shape, shape.observation_steps, 1, context.share.world)
 
-        def at(frames: np.ndarray) -> RawObservation:
-            return {name: value.numpy() for name, value in observation_of(dataset[frames]).items()}
+        def at(numbers: np.ndarray) -> RawObservation:
+            seen = dict(observation_of(dataset[np.asarray(numbers) % len(dataset)]))
+            if self.motions.any:
+                seen = move_batch(seen, shape, numbered_motions(self.motions, self.seed, numbers))
+            return {name: value.numpy() for name, value in seen.items()}
 
         return at
+
+
+def numbered_motions(motions: MotionRange, seed: int, numbers_N: np.ndarray) -> RigidMotions:
+    """The motion of each observation number: a function of the number and the seed alone."""
+    uniform_N4 = [np.random.default_rng([seed, 79, int(number)]).random(NUMBERS) for number in numbers_N]
+    return draw_motions(motions, torch.from_numpy(np.array(uniform_N4, dtype=np.float32)))

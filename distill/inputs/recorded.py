@@ -79,6 +79,10 @@ class Recording:
 
     # -- an observation source (distill.inputs.observations) --------------------------------------------------------
 
+    @property
+    def moves(self) -> bool:
+        return False
+
     def training_frames(self, context: Context) -> np.ndarray:
         return self.frames["train"]
 

@@ -58,9 +58,12 @@ class SampleHypotheses(Stage[HypothesisDataset]):
         frames = self.source.training_frames(context)[chosen]
         if len(frames) < settings.num_observations:
             context.say(f"  only {len(frames)} training observations exist; all are used")
-            if settings.perturbation:
-                context.say(f"  perturbed copies are added up to {settings.num_observations}")
+            moving = self.source.moves
+            if settings.perturbation or moving:
+                kind = "moved" if moving else "perturbed"
+                context.say(f"  {kind} copies are added up to {settings.num_observations}")
                 frames = with_copies(frames, count, settings.num_observations, self.seed)
+            if settings.perturbation:
                 observe = with_perturbed(observe, count, settings.perturbation * normaliser.state_spread(), self.seed)
         plan = CachePlan(
             frames, settings.num_hypotheses, settings.num_steps, settings.shard_size, settings.batch_size, self.seed

@@ -20,10 +20,11 @@ from distill.objectives.recipes import LossModule, Recipe, TrainingContext
 from distill.runtime.context import Context
 from distill.runtime.stage import FolderStage, Input, Stage
 from distill.stages.sample import SampleHypotheses
-from distill.training.data import Batch, Batches, batches_of, normaliser_of, windows_for
+from distill.training.data import Batch, Batches, batches_of, moved, normaliser_of, windows_for
 from distill.training.loop import finish, fit
 from envs.demonstrations import Demonstrations
 from teachers.networks.normalisation import Normaliser
+from teachers.networks.rigid_motions import STILL, MotionRange
 from teachers.networks.shapes import PolicyShape
 from teachers.trained import TrainedTeacher
 
@@ -69,6 +70,7 @@ class FromDemonstrations:
 
     demonstrations: Stage[Demonstrations]
     shape: PolicyShape
+    motions: MotionRange = STILL
 
     @property
     def key(self) -> str:
@@ -79,7 +81,7 @@ class FromDemonstrations:
         return self.demonstrations.needs
 
     def basis(self, context: Context) -> Basis:
-        return Basis(None, self.shape, normaliser_of(self.demonstrations.cached_result(context), self.shape))
+        return Basis(None, self.shape, normaliser_of(self.demonstrations.cached_result(context), self.shape, self.motions))
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class TrainStudent(FolderStage):
     basis: what it is initialised with. hypotheses: what it is trained on, together with `source` when it trains its encoder;
     or demonstrations. weights: `[A]` of the distance between chunks. num_hypotheses: K. solver: of the hypotheses.
     encoder_frozen: whether it keeps its teacher's encoder unchanged, None without one. fresh_shape: of a network that does not
-    have a trained teacher's shape.
+    have a trained teacher's shape. motions: of the scenes of demonstrations; hypotheses were drawn for moved ones.
     """
 
     recipe_name: str
@@ -125,6 +127,7 @@ class TrainStudent(FolderStage):
     fresh_shape: PolicyShape | None
     solver: str
     seed: int
+    motions: MotionRange = STILL
     side_by_side: ClassVar[bool] = True
 
     @property
@@ -160,7 +163,7 @@ class TrainStudent(FolderStage):
                 settings["augmentation"] = asdict(self.fresh_shape.encoder.augmentation)
         elif self.encoder_frozen is not None:
             settings["encoder_frozen"] = self.encoder_frozen
-        return settings
+        return settings if self.demonstrations is None else {**settings, **self.motions.key}
 
     def run(self, context: Context, folder: Path) -> None:
         chosen, settings = self.recipe, self.config
@@ -180,6 +183,8 @@ class TrainStudent(FolderStage):
 
             def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
                 draws = [context.share.of(draw) for draw in chosen.draws(student, given, rows, generator)]
+                if self.demonstrations is not None:
+                    batch = moved(batch, shape, self.motions, rows, generator, context.share)
                 student_loss: Tensor = model(batch, *(draw.to(context.device) for draw in draws))
                 return student_loss
 

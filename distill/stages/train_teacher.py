@@ -14,21 +14,23 @@ from distill.config import TeacherConfig
 from distill.observation import observation_of
 from distill.runtime.context import Context
 from distill.runtime.stage import FolderStage, Input, Stage
-from distill.training.data import Batch, batches_of, normaliser_of, windows_for
+from distill.training.data import Batch, batches_of, moved, normaliser_of, windows_for
 from distill.training.loop import finish, fit
 from envs.demonstrations import Demonstrations
 from teachers import TEACHERS, make_teacher
-from teachers.networks.shapes import PolicyShape
+from teachers.networks.rigid_motions import STILL, MotionRange
+from teachers.networks.shapes import EncoderShape, PolicyShape
 
 
 @dataclass(frozen=True)
 class TrainTeacher(FolderStage):
-    """shape: of its network."""
+    """shape: of its network. motions: of the scenes it is trained on, see `teachers.networks.rigid_motions`."""
 
     demonstrations: Stage[Demonstrations]
     config: TeacherConfig
     shape: PolicyShape
     seed: int
+    motions: MotionRange = STILL
     name = "train/teacher"
 
     @property
@@ -40,14 +42,14 @@ class TrainTeacher(FolderStage):
         teacher = asdict(self.config)
         teacher["solver"] = teacher["solver"] or TEACHERS[self.config.kind].SOLVERS[0]
         # a plain observation has no encoder
-        encoder = {} if self.shape.encoder is None else {"encoder": asdict(self.shape.encoder)}
-        return {"teacher": teacher, "seed": self.seed, **encoder}
+        encoder = {} if self.shape.encoder is None else {"encoder": encoder_key(self.shape.encoder)}
+        return {"teacher": teacher, "seed": self.seed, **encoder, **self.motions.key}
 
     def run(self, context: Context, folder: Path) -> None:
         config, demonstrations = self.config, self.demonstrations.cached_result(context)
         torch.manual_seed(self.seed)
         teacher = make_teacher(config.kind, self.shape, config.solver, config.time_power)
-        teacher.normaliser.load_state_dict(normaliser_of(demonstrations, self.shape).state_dict())
+        teacher.normaliser.load_state_dict(normaliser_of(demonstrations, self.shape, self.motions).state_dict())
         windows = windows_for(
             demonstrations, self.shape, self.shape.observation_steps, self.shape.horizon, context.share.world
         )
@@ -58,6 +60,7 @@ class TrainTeacher(FolderStage):
         def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
             # drawn for the whole batch, then divided: the draws do not depend on the number of processes
             draws = [context.share.of(draw) for draw in teacher.training_draws(config.batch_size, generator)]
+            batch = moved(batch, self.shape, self.motions, config.batch_size, generator, context.share)
             observation, action_BTA = observation_of(batch), batch["action"]
             teacher_loss: Tensor = model(observation, action_BTA, *(draw.to(action_BTA.device) for draw in draws))
             return teacher_loss
@@ -69,3 +72,8 @@ class TrainTeacher(FolderStage):
         )  # fmt: skip
         if context.is_main:
             finish(folder, curve)
+
+
+def encoder_key(shape: EncoderShape) -> dict[str, Any]:
+    """The encoder's part of a key; without ``keypoints`` where there are none, as in older runs."""
+    return {name: value for name, value in asdict(shape).items() if name != "keypoints" or value}

@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from distill.observation import camera_sources
 from distill.training.loop import Share, batch_indices
 from envs.demonstrations import Demonstrations
+from envs.poses import PoseLayout
+from envs.specs import STATE
 from envs.windows import CACHE_MB, WindowDataset
-from teachers.networks.normalisation import Normaliser, observed_ranges
+from teachers.networks.normalisation import CONSTANT, Normaliser, observed_ranges
+from teachers.networks.rigid_motions import NUMBERS, STILL, MotionRange, draw_motions, layouts, move_batch
 from teachers.networks.shapes import PolicyShape
 
 Batch = dict[str, Tensor]
 """An observation (``observation.*`` `[B, O, ..]`, or ``features`` `[B, F]`), and ``hypotheses`` `[B, K, T, A]` with ``seed``
 `[B, K]`, or ``action`` `[B, T, A]`."""
+
+MOVED_COPIES = 8
+"""Random motions of each frame from which ranges are taken."""
 
 Batches = Callable[[int, int, Share], Iterator[Batch]]
 """(first step, last step, this process's share) to its part of each step's batch."""
@@ -33,15 +40,55 @@ def windows_for(
     )  # fmt: skip
 
 
-def normaliser_of(demonstrations: Demonstrations, shape: PolicyShape) -> Normaliser:
-    """The normaliser of a policy of this shape, from the ranges of the demonstrations."""
-    normaliser, statistics = Normaliser.of(shape), demonstrations.statistics()
-    if camera_sources(shape):
-        dataset = WindowDataset(demonstrations, camera_sources(shape), observation_steps=1, horizon=1, cache_mb=0)
-        blocks = np.array_split(np.arange(len(dataset)), -(-len(dataset) // 256))
-        statistics |= observed_ranges(dataset[block] for block in blocks)
+def normaliser_of(demonstrations: Demonstrations, shape: PolicyShape, motions: MotionRange = STILL) -> Normaliser:
+    """The normaliser of a policy of this shape, from the ranges of the demonstrations, moved as they will be in training.
+
+    Ranges of poses are at least those of `envs.poses.LEAST_HALF_RANGES`.
+    """
+    normaliser = Normaliser.of(shape)
+    dataset = WindowDataset(demonstrations, camera_sources(shape), observation_steps=1, horizon=1, cache_mb=0)
+    generator = torch.Generator().manual_seed(0)
+
+    def blocks() -> Iterator[Batch]:
+        for block in np.array_split(np.arange(len(dataset)), -(-len(dataset) // 256)):
+            rows = dataset[block]
+            yield rows
+            for _ in range(MOVED_COPIES if motions.any else 0):
+                yield move_batch(rows, shape, draw_motions(motions, torch.rand(len(block), NUMBERS, generator=generator)))
+
+    low: dict[str, np.ndarray] = {}
+    high: dict[str, np.ndarray] = {}
+
+    def counted() -> Iterator[Batch]:
+        for rows in blocks():
+            for name, values in (("state", rows[STATE]), ("action", rows["action"])):
+                ends = [end(values.flatten(0, 1), 0).double().numpy() for end in (torch.amin, torch.amax)]
+                low[name] = np.minimum(low.get(name, ends[0]), ends[0])
+                high[name] = np.maximum(high.get(name, ends[1]), ends[1])
+            yield rows
+
+    statistics = observed_ranges(counted())
+    for name, layout in zip(("state", "action"), layouts(shape), strict=True):
+        statistics[name] = widened(low[name], high[name], layout)
     normaliser.fit(statistics)
     return normaliser
+
+
+def widened(low: np.ndarray, high: np.ndarray, layout: PoseLayout) -> dict[str, np.ndarray]:
+    """``{"min", "max"}`` of a range whose halves are at least the layout's least ones; a constant dimension stays constant."""
+    half = (high - low) / 2
+    more = np.where(half > CONSTANT, np.maximum(layout.least_half_ranges(len(half)) - half, 0), 0)
+    return {"min": low - more, "max": high + more}
+
+
+def moved(
+    batch: Batch, shape: PolicyShape, motions: MotionRange, batch_size: int, generator: torch.Generator, share: Share
+) -> Batch:
+    """This process's part of a batch, every row's scene moved at random; drawn for the whole batch of `batch_size`."""
+    if not motions.any:
+        return batch
+    uniform_B4 = share.of(torch.rand(batch_size, NUMBERS, generator=generator))
+    return move_batch(batch, shape, draw_motions(motions, uniform_B4.to(batch[STATE].device)))
 
 
 def batches_of(read: Callable[[Tensor], Batch], count: int, batch_size: int, seed: int) -> Batches:

@@ -34,7 +34,7 @@ class UnifiedEncoder(nn.Module):
         self.colour = ViewEncoder(3, encoder.channels) if encoder.cameras else None
         self.depth = ViewEncoder(2, encoder.channels) if encoder.depth_cameras else None
         self._pair = ViewPair(self.colour, self.depth) if self.colour is not None and self.depth is not None else None
-        self.points = PointEncoder(encoder.point_size) if encoder.num_points else None
+        self.points = PointEncoder(encoder.point_size, encoder.keypoints) if encoder.num_points else None
         self.vectors = nn.ModuleDict({_key(name): new_modality(name, size) for name, size in encoder.vectors})
         self.to_token = nn.ModuleDict()  # the state's encoder already outputs its token
         for kind, modality in ((IMAGES, self.colour), (DEPTH, self.depth), (POINTS, self.points)):

@@ -177,24 +177,37 @@ class PointEncoder(nn.Module):
 
     A perceptron with layer norms for every point and the maximum over the points (PointNet, Qi et al. 2017, arXiv 1612.00593;
     DP3, arXiv 2403.03954), after a positional encoding by sines and cosines for precision (Tancik et al. 2020, arXiv
-    2006.10739).
+    2006.10739). With `keypoints`, the mean positions of so many distributions over the points are appended, as a spatial soft
+    arg-max does for images: a learned heat says how much each point counts. A maximum finds what there is, a keypoint says
+    precisely where.
     """
 
     frequencies: Tensor
 
-    def __init__(self, point_size: int, hidden: int = 64, size: int = 128) -> None:
+    def __init__(self, point_size: int, keypoints: int = 0, hidden: int = 64, size: int = 128) -> None:
         super().__init__()
         self.register_buffer("frequencies", math.pi * 2.0 ** torch.arange(OCTAVES), persistent=False)
         self.layers = nn.Sequential(
             nn.Linear(point_size + 6 * OCTAVES, hidden), nn.LayerNorm(hidden), nn.SiLU(),
             nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.SiLU(), nn.Linear(hidden, size),
         )  # fmt: skip
-        self.size = size
+        self.heat = (
+            nn.Sequential(nn.Linear(point_size + 6 * OCTAVES, hidden), nn.SiLU(), nn.Linear(hidden, keypoints))
+            if keypoints else None
+        )  # fmt: skip
+        self.size = size + 3 * keypoints
 
     def forward(self, points_RNX: Tensor) -> Tensor:
         """Features `[R, size]`."""
         angle = (points_RNX[..., :3, None] * self.frequencies).flatten(-2)
         waves_RNX = torch.cat([points_RNX, angle.sin(), angle.cos()], dim=-1)
+        features_RD = self._maximum(waves_RNX)
+        if self.heat is None:
+            return features_RD
+        weight_RPN = self.heat(waves_RNX).transpose(1, 2).softmax(-1)
+        return torch.cat([features_RD, (weight_RPN @ points_RNX[..., :3]).flatten(1)], dim=-1)
+
+    def _maximum(self, waves_RNX: Tensor) -> Tensor:
         last = self.layers[-1]
         assert isinstance(last, nn.Linear)
         if not (self.training and torch.is_grad_enabled()):

@@ -16,6 +16,8 @@ from teachers.contract import Observation
 from teachers.networks.derived import DerivedValue
 from teachers.networks.shapes import PolicyShape
 
+CONSTANT = 5e-7
+"""A dimension with less than this half range is constant: it is shifted, but not scaled."""
 HOLE = 2
 """Radius of the neighbourhood from which an unknown depth is imputed [px]."""
 
@@ -106,13 +108,13 @@ class Normaliser(nn.Module):
         if not torch.compiler.is_compiling():  # a graph cannot branch on values
             self.check()
         half = (high - low) / 2
-        return (high + low) / 2, torch.where(half < 5e-7, torch.ones_like(half), half)
+        return (high + low) / 2, torch.where(half < CONSTANT, torch.ones_like(half), half)
 
     def state_spread(self) -> np.ndarray:
         """`[S]` half the range of every state dimension, raw units; 0 for a constant one."""
         self.check()
         half_S: np.ndarray = ((self.state_high - self.state_low) / 2).cpu().numpy()
-        return np.where(half_S < 5e-7, 0.0, half_S)
+        return np.where(half_S < CONSTANT, 0.0, half_S)
 
     def normalise_state(self, state: Tensor) -> Tensor:
         """`[.., S]` raw units to about [-1, 1]."""

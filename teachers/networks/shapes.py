@@ -53,6 +53,7 @@ class EncoderShape:
     which a policy with cameras must not get.)
     cameras, depth_cameras: cameras used in colour, and in depth; image_size: (H, W) of both [px].
     num_points, point_colours: N of the cloud, 0 for none; whether its points have colours.
+    keypoints: positions that the encoder of the cloud reads out, see `PointEncoder`; 0: none.
     width: F, of the feature and of every token; heads, queries: of the attention over the tokens.
     channels: of the convolutions; the last one has twice as many.
     vectors: further modalities (`teachers.networks.modalities.MODALITIES`) as (feature name, numbers per observation step).
@@ -72,6 +73,7 @@ class EncoderShape:
     queries: int = 4
     channels: int = 32
     vectors: tuple[tuple[str, int], ...] = ()
+    keypoints: int = 0
     augmentation: Augmentation = field(default=Augmentation(), compare=False)
 
     def __post_init__(self) -> None:
@@ -87,6 +89,10 @@ class EncoderShape:
             raise ValueError("an encoder without sources: name state_names, cameras or depth_cameras, or set num_points")
         if len(self.image_size) != 2 or min(self.image_size) < SMALLEST:
             raise ValueError(f"image_size: got {self.image_size}, expected (height, width) of at least {SMALLEST} pixels")
+        if self.keypoints < 0 or (self.keypoints and not self.num_points):
+            raise ValueError(
+                f"keypoints: got {self.keypoints} with num_points={self.num_points}; expected at least 0, none without points"
+            )
         if self.num_points < 0 or (self.point_colours and not self.num_points):
             raise ValueError(
                 f"num_points: got {self.num_points} with point_colours={self.point_colours}; expected at least 0 (no cloud), "
@@ -120,6 +126,10 @@ class EncoderShape:
     def point_size(self) -> int:
         """3 + C, the size of a point."""
         return 6 if self.point_colours else 3
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, without ``vectors`` and ``keypoints`` where there are none."""
+        return {name: value for name, value in asdict(self).items() if value or name not in ("vectors", "keypoints")}
 
 
 @dataclass(frozen=True)
@@ -184,10 +194,10 @@ class PolicyShape:
         return len(self.action_names)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields for ``config.json``; without the keys ``encoder`` and ``encoder.vectors`` where there are none."""
+        """The fields for ``config.json``, without those of an encoder that are not used."""
         fields = asdict(self)
         if self.encoder is None:
             del fields["encoder"]
-        elif not self.encoder.vectors:
-            del fields["encoder"]["vectors"]
+        else:
+            fields["encoder"] = self.encoder.to_json()
         return fields

@@ -1,0 +1,107 @@
+"""teachers/networks/rigid_motions.py: scenes move as rigid bodies, and every part of a batch by the same motion."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from envs.poses import pose_layout
+from envs.rlbench.spec import POSE, STATE_NAMES
+from envs.specs import POINTS, STATE
+from teachers.networks.rigid_motions import MotionRange, RigidMotions, check_motions, draw_motions, move_batch
+from teachers.networks.shapes import EncoderShape, PolicyShape
+
+RANGES = MotionRange(translate_m=0.2, rotate_deg=30)
+
+
+def _shape(**changes: object) -> PolicyShape:
+    encoder = EncoderShape(state_names=POSE, num_points=16, point_colours=True, width=16, heads=2)
+    base = PolicyShape("rlbench/any", STATE_NAMES, POSE, (1.0,) * 10, 0.15, 1, 8, 16, 1, 2, 8, encoder)
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def _motions(batch: int = 3, seed: int = 0) -> RigidMotions:
+    return draw_motions(RANGES, torch.rand(batch, 4, generator=torch.Generator().manual_seed(seed)))
+
+
+def _poses(rng: np.random.Generator, *size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Homogeneous matrices `[.., 4, 4]`, and the same poses by the nine numbers of `POSE` without the gripper."""
+    matrix = np.tile(np.eye(4), (*size, 1, 1))
+    count = int(np.prod(size))
+    matrix[..., :3, :3] = Rotation.random(count, random_state=1).as_matrix().reshape(*size, 3, 3)
+    matrix[..., :3, 3] = rng.normal(size=(*size, 3))
+    return matrix, np.concatenate([matrix[..., :3, 3], matrix[..., :3, 0], matrix[..., :3, 1]], axis=-1)
+
+
+def test_poses_move_as_products_of_homogeneous_matrices() -> None:
+    rng, motions = np.random.default_rng(0), _motions()
+    matrix, numbers = _poses(rng, 3, 5)
+    values = torch.from_numpy(np.concatenate([numbers, rng.uniform(size=(3, 5, 1))], axis=-1))
+    moved = RigidMotions(motions.rotation_B33.double(), motions.translation_B3.double()).move_vector(values, pose_layout(POSE))
+    for row in range(3):
+        motion = np.eye(4)
+        motion[:3, :3], motion[:3, 3] = motions.rotation_B33[row], motions.translation_B3[row]
+        expected = motion @ matrix[row]
+        np.testing.assert_allclose(moved[row, :, :3], expected[:, :3, 3], atol=1e-6)
+        np.testing.assert_allclose(moved[row, :, 3:6], expected[:, :3, 0], atol=1e-6)
+        np.testing.assert_allclose(moved[row, :, 6:9], expected[:, :3, 1], atol=1e-6)
+    assert torch.equal(moved[..., 9], values[..., 9])
+
+
+def test_motions_stay_within_their_range_and_turn_about_the_vertical_axis() -> None:
+    motions = draw_motions(RANGES, torch.tensor([[0.0, 0.5, 1.0, 1.0], [0.5, 0.5, 0.5, 0.5]]))
+    torch.testing.assert_close(motions.translation_B3, torch.tensor([[-0.2, 0.0, 0.2], [0.0, 0.0, 0.0]]))
+    expected = torch.from_numpy(Rotation.from_euler("z", 30, degrees=True).as_matrix()).float()
+    torch.testing.assert_close(motions.rotation_B33[0], expected)
+    torch.testing.assert_close(motions.rotation_B33[1], torch.eye(3))
+
+
+def test_a_batch_moves_as_a_whole_and_distances_within_it_stay() -> None:
+    shape, rng = _shape(), torch.Generator().manual_seed(1)
+    batch = {
+        STATE: torch.randn(3, 1, 17, generator=rng), POINTS: torch.rand(3, 1, 16, 6, generator=rng),
+        "action": torch.randn(3, 8, 10, generator=rng), "seed": torch.arange(3),
+    }  # fmt: skip
+    before = {name: value.clone() for name, value in batch.items()}
+    moved = move_batch(batch, shape, _motions())
+    tool, gap = STATE, lambda rows: rows[POINTS][..., :3] - rows[tool][:, :, None, :3]
+    torch.testing.assert_close(gap(moved).norm(dim=-1), gap(batch).norm(dim=-1))
+    reach = lambda rows: (rows["action"][..., :3] - rows[tool][..., :3]).norm(dim=-1)  # noqa: E731
+    torch.testing.assert_close(reach(moved), reach(batch))
+    assert not torch.allclose(moved[POINTS], batch[POINTS])
+    # colours, joints, gripper and everything that is no part of the scene stay; the given batch is not changed
+    assert torch.equal(moved[POINTS][..., 3:], batch[POINTS][..., 3:])
+    assert torch.equal(moved[STATE][..., 9:], batch[STATE][..., 9:]) and torch.equal(moved["seed"], batch["seed"])
+    assert all(torch.equal(batch[name], value) for name, value in before.items())
+
+
+def test_a_state_without_height_turns_in_the_plane() -> None:
+    motions = RigidMotions(torch.tensor([[[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]]), torch.tensor([[0.5, 0.0, 9.0]]))
+    moved = motions.move_vector(torch.tensor([[[1.0, 2.0, 7.0]]]), pose_layout(("tool_x_m", "tool_y_m", "speed")))
+    torch.testing.assert_close(moved, torch.tensor([[[-1.5, 1.0, 7.0]]]))
+
+
+@pytest.mark.parametrize(
+    ("shape", "named"),
+    [
+        (_shape(encoder=None), "joint_1_rad"),
+        (_shape(encoder=EncoderShape(state_names=("joint_2_rad",), num_points=8, width=16, heads=2)), "joint_2_rad"),
+        (_shape(encoder=EncoderShape(state_names=POSE, num_points=8, cameras=("front",), width=16, heads=2)), "front"),
+        (_shape(encoder=EncoderShape(state_names=POSE, width=16, heads=2)), "no point cloud"),
+        (_shape(action_names=("joint_1_rad",), action_weights=(1.0,)), "joint_1_rad"),
+    ],
+)
+def test_what_cannot_move_with_the_scene_is_refused_by_name(shape: PolicyShape, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        check_motions(RANGES, shape)
+    check_motions(MotionRange(), shape)
+
+
+def test_ranges_are_checked() -> None:
+    for wrong in ({"translate_m": -0.1}, {"rotate_deg": 181.0}, {"translate_m": float("nan")}):
+        with pytest.raises(ValueError, match="expected at least 0"):
+            MotionRange(**wrong)
