@@ -15,7 +15,8 @@ from envs.specs import nearest_name
 from students.selection import KINDS
 from teachers import TEACHERS, load_teacher
 from teachers.networks.observations import sources_of
-from teachers.networks.rigid_motions import check_motions
+from teachers.networks.scene_motions import check_motions
+from teachers.networks.tool_frame import ToolFrame
 from teachers.trained import TrainedTeacher
 
 # integers that may be zero; every other one must be at least 1
@@ -83,6 +84,8 @@ def validate(config: Config) -> None:
     shape = config.shape(spec)
     try:
         check_motions(config.observation.motions, shape)
+        if shape.frame == "tool":
+            ToolFrame(shape)
     except ValueError as error:
         raise ValueError(f"observation.{error}") from error
     student = config.student

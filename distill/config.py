@@ -283,5 +283,5 @@ class Config:
             task=self.task, state_names=spec.state_names, action_names=spec.action.names,
             action_weights=spec.action.weights, dt_s=spec.dt_s, observation_steps=teacher.observation_steps,
             horizon=teacher.horizon, width=teacher.width, depth=teacher.depth, heads=teacher.heads, patch=teacher.patch,
-            encoder=self.observation.encoder(spec.state_names),
+            encoder=self.observation.encoder(spec.state_names), frame=self.observation.frame,
         )  # fmt: skip

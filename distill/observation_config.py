@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from envs.cameras.specs import CAMERAS, CameraSettings
 from envs.specs import nearest_name
-from teachers.networks.rigid_motions import MotionRange
+from teachers.networks.scene_motions import MotionRange
 from teachers.networks.shapes import Augmentation, EncoderShape
 
 SOURCES = ("state", "images", "depth", "points")
@@ -25,6 +25,8 @@ class ObservationConfig:
         num_points: N, points of the cloud
         colours: whether each point also has RGB values
         keypoints: positions that the points' encoder reads out by attention, beside the maximum; 0: none
+        frame: base, or tool: the network sees points and positions relative to the tool's position at planning time, and plans
+            relative to it; inputs and outputs of a policy stay in the base frame
         width: size of the encoder's feature vector
         channels: channels of the encoder's convolutions
         shift_px: augmentation: largest random shift of images [px]
@@ -34,6 +36,7 @@ class ObservationConfig:
             state and actions together [m]. For policies that observe points; a student's observations are moved as well
         rotate_deg: augmentation: largest random rotation of the whole scene about the robot's vertical axis [degrees]
         dropout: augmentation: probability of dropping a whole source
+        stretch: augmentation: largest random change of the scene's lengths along each axis, seen from the tool, relative
         frozen: true: a student keeps its teacher's encoder unchanged and is trained on the features stored in the
             hypothesis cache; false: a student goes on training the encoder
     """
@@ -45,6 +48,7 @@ class ObservationConfig:
     num_points: int = 512
     colours: bool = False
     keypoints: int = 0
+    frame: str = "base"
     width: int = 128
     channels: int = 32
     shift_px: int = 1
@@ -53,6 +57,7 @@ class ObservationConfig:
     dropout: float = 0.0
     translate_m: float = 0.0
     rotate_deg: float = 0.0
+    stretch: float = 0.0
     frozen: bool = True
 
     @property
@@ -63,7 +68,7 @@ class ObservationConfig:
     @property
     def motions(self) -> MotionRange:
         """The random motions of scenes in training."""
-        return MotionRange(self.translate_m, self.rotate_deg)
+        return MotionRange(self.translate_m, self.rotate_deg, self.stretch)
 
     def camera_settings(self) -> CameraSettings | None:
         """The cameras that demonstrations are recorded with; None when no camera is needed."""

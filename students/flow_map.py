@@ -52,8 +52,7 @@ class FlowMapStudent(PretrainedPolicy):
 
     def end_point(self, x_NTA: Tensor, time_B: Tensor, span_B: Tensor, condition_BC: Tensor) -> Tensor:
         """One network evaluation: F(x_t, t, s) `[N, T, A]`, N / B chunks for each condition `[B, C]`, time and span."""
-        end_NTA: Tensor = self.trunk(x_NTA, condition_BC + self.time(time_B) + self.span(span_B))
-        return end_NTA
+        return self.predict(x_NTA, condition_BC, self.time(time_B) + self.span(span_B), data=time_B)
 
     def velocity(self, x_NTA: Tensor, time_B: Tensor, span_B: Tensor, condition_BC: Tensor) -> Tensor:
         """The mean velocity `[N, T, A]` from t to t + s: (F - x_t) / (1 - t), one network evaluation."""

@@ -101,6 +101,7 @@ class OneStepStudent(PretrainedPolicy):
         """Logarithm of each code's share, `[B, J]`; None where all are equal."""
         if self.share_head is None or self.share_correction is None:
             return None
+        condition_BC, _ = self.split_origin(condition_BC)
         scaled_BC = condition_BC
         if self.shape.encoder is not None:
             length_B1 = torch.linalg.vector_norm(condition_BC, dim=-1, keepdim=True)
@@ -151,7 +152,7 @@ class OneStepStudent(PretrainedPolicy):
     def generate_from_lifted(self, condition_BC: Tensor, lifted_BMD: Tensor) -> Tensor:
         """The trunk's normalised chunks `[B, M, T, A]` from lifted inputs `[B, M, T*A]`."""
         inputs = lifted_BMD.reshape(-1, self.shape.horizon, self.shape.action_size)
-        chunks: Tensor = self.trunk(inputs, condition_BC + self.time_C)
+        chunks = self.predict(inputs, condition_BC, self.time_C)
         return chunks.unflatten(0, tuple(lifted_BMD.shape[:2]))
 
     def forward(

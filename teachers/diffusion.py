@@ -87,8 +87,8 @@ class DiffusionTeacher(TrainedTeacher):
 
     def denoise(self, x_NTA: Tensor, level_B: Tensor, condition_BC: Tensor) -> Tensor:
         """One network evaluation: clean chunks `[N, T, A]`, N / B of them for each condition `[B, C]` and its level `[B]`."""
-        clean_NTA: Tensor = self.trunk(x_NTA, condition_BC + self.time(flow_time(level_B)))
-        return clean_NTA
+        signal_B = training_schedule().alphas_cumprod.to(x_NTA)[level_B].sqrt() if self.tool_frame else 0.0
+        return self.predict(x_NTA, condition_BC, self.time(flow_time(level_B)), data=signal_B)
 
     def solve(self, condition_BC: Tensor, noise_BK: Tensor, num_steps: int) -> Tensor:
         """Normalised chunks `[B, K, T, A]` from noise `[B, K, *noise_shape]`. ValueError unless num_steps divides LEVELS."""

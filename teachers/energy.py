@@ -78,6 +78,9 @@ class EnergyTeacher(TrainedTeacher):
         time_B: the noise level of each condition's chunks, see `noise_level`.
         """
         sigma_N11 = noise_level(time_B).repeat_interleave(len(x_NTA) // len(time_B))[:, None, None]
+        condition_BC, origin_BA = self.split_origin(condition_BC)
+        if origin_BA is not None:  # a chunk relative to the tool has this energy
+            x_NTA = x_NTA - origin_BA.repeat_interleave(len(x_NTA) // len(origin_BA), dim=0)[:, None]
         f_NTA = self.trunk(x_NTA / (1 + sigma_N11**2).sqrt(), condition_BC + self.time(time_B))
         energy_N: Tensor = ((x_NTA / 2 - f_NTA) * x_NTA / sigma_N11**2).sum((1, 2))
         return energy_N

@@ -72,7 +72,7 @@ class FlowTeacher(TrainedTeacher):
         small network need not spend its capacity on passing the noise through (Li and He 2025, arXiv 2511.13720).
         """
         time_B = time_N[:: len(time_N) // len(condition_BC)]
-        end_NTA = self.trunk(x_NTA, condition_BC + self.time(time_B))
+        end_NTA = self.predict(x_NTA, condition_BC, self.time(time_B), data=time_B)
         velocity_NTA: Tensor = (end_NTA - x_NTA) / (1 - time_N).clamp(min=1e-3)[:, None, None]
         return velocity_NTA
 

@@ -16,7 +16,7 @@ from distill.runtime.stage import Input, Stage
 from distill.store.manifest import make_key
 from distill.training.data import windows_for
 from envs.demonstrations import Demonstrations
-from teachers.networks.rigid_motions import NUMBERS, STILL, MotionRange, RigidMotions, draw_motions, move_batch
+from teachers.networks.scene_motions import NUMBERS, STILL, MotionRange, SceneMotions, draw_motions, move_batch
 from teachers.networks.shapes import PolicyShape
 
 Observe = Callable[[np.ndarray], RawObservation]
@@ -101,7 +101,7 @@ class DemonstratedObservations:
         return at
 
 
-def numbered_motions(motions: MotionRange, seed: int, numbers_N: np.ndarray) -> RigidMotions:
+def numbered_motions(motions: MotionRange, seed: int, numbers_N: np.ndarray) -> SceneMotions:
     """The motion of each observation number: a function of the number and the seed alone."""
-    uniform_N4 = [np.random.default_rng([seed, 79, int(number)]).random(NUMBERS) for number in numbers_N]
-    return draw_motions(motions, torch.from_numpy(np.array(uniform_N4, dtype=np.float32)))
+    uniform = [np.random.default_rng([seed, 79, int(number)]).random(NUMBERS) for number in numbers_N]
+    return draw_motions(motions, torch.from_numpy(np.array(uniform, dtype=np.float32)))

@@ -119,6 +119,6 @@ class NearestDemonstrationBaseline:
     def policy(self, context: Context) -> Policy:
         teacher, demonstrations = self.source.teacher(context), self.demonstrations.cached_result(context)
         assert isinstance(teacher, TrainedTeacher)
-        shape = replace(teacher.shape, encoder=None)
+        shape = replace(teacher.shape, encoder=None, frame="base")
         memory = DemonstrationMemory(demonstrations, shape, normaliser_of(demonstrations, shape))
         return NearestDemonstration(memory.to(context.device))

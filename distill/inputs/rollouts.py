@@ -54,7 +54,8 @@ def monitor_of(demonstrations: Demonstrations, shape: PolicyShape) -> SupportMon
         return None
     states, _ = windows(demonstrations, np.arange(demonstrations.num_frames), shape.observation_steps, 1)
     starts = torch.from_numpy(demonstrations.start_index[demonstrations.episode_index])
-    return SupportMonitor(torch.from_numpy(states), starts, normaliser_of(demonstrations, replace(shape, encoder=None)))
+    normaliser = normaliser_of(demonstrations, replace(shape, encoder=None, frame="base"))
+    return SupportMonitor(torch.from_numpy(states), starts, normaliser)
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,9 @@ def _evaluate_codes(
         latents_BIZ = torch.randn(*code_BI.shape, student.latent_size, generator=generator).to(weights_TA.device)
         codes_BID = embed(student.generate_from_codes(condition_BC, code_BI, latents_BIZ), weights_TA)
         teacher_BKD = embed(batch["hypotheses"], weights_TA)
-        parts.append((condition_BC, trained_log_share_BJ, code_BI, torch.cdist(codes_BID, teacher_BKD).mean(-1),
-                      torch.cdist(codes_BID, codes_BID), off_support_distance(codes_BID, teacher_BKD)))  # fmt: skip
+        distances = (torch.cdist(codes_BID, teacher_BKD).mean(-1), torch.cdist(codes_BID, codes_BID))
+        alone_BC, _ = student.split_origin(condition_BC)
+        parts.append((alone_BC, trained_log_share_BJ, code_BI, *distances, off_support_distance(codes_BID, teacher_BKD)))
     return _Codes(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 

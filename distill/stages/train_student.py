@@ -23,8 +23,9 @@ from distill.stages.sample import SampleHypotheses
 from distill.training.data import Batch, Batches, batches_of, moved, normaliser_of, windows_for
 from distill.training.loop import finish, fit
 from envs.demonstrations import Demonstrations
+from envs.specs import STATE
 from teachers.networks.normalisation import Normaliser
-from teachers.networks.rigid_motions import STILL, MotionRange
+from teachers.networks.scene_motions import STILL, MotionRange
 from teachers.networks.shapes import PolicyShape
 from teachers.trained import TrainedTeacher
 
@@ -171,7 +172,7 @@ class TrainStudent(FolderStage):
         shape = replace(basis.shape, width=settings.width or basis.shape.width, depth=settings.depth or basis.shape.depth)
         weights_TA = student_weights(context, self.weights, basis.shape.horizon, self.execution_horizon, settings)
         frozen = shape.encoder is not None and bool(self.encoder_frozen)
-        codes_JTA = self._code_chunks(context, weights_TA)
+        codes_JTA = self._code_chunks(context, basis, weights_TA)
         given = TrainingContext(
             shape, basis.normaliser, basis.teacher, settings, self.num_hypotheses, weights_TA, codes_JTA, frozen
         )
@@ -201,13 +202,20 @@ class TrainStudent(FolderStage):
         for row in json.loads((self.folder(context) / "curve.json").read_text()):
             context.log_remote(f"distill/{self.recipe_name}", row)
 
-    def _code_chunks(self, context: Context, weights_TA: Tensor) -> Tensor | None:
+    def _code_chunks(self, context: Context, basis: Basis, weights_TA: Tensor) -> Tensor | None:
         """An initial chunk `[T, A]` per code, hypotheses of different observations; None without codes."""
         if self.hypotheses is None or not self.config.codes:
             return None
         dataset, generator = self.hypotheses.result(context), torch.Generator().manual_seed(self.seed)
         rows = torch.randint(len(dataset), (self.config.codes,), generator=generator)
-        return dataset.batch(rows)["hypotheses"][:, 0].to(weights_TA.device)
+        chosen = dataset.batch(rows)
+        chunks_JTA = chosen["hypotheses"][:, 0].to(weights_TA.device)
+        teacher = basis.teacher
+        if teacher is None:
+            return chunks_JTA
+        # codes start from chunks as the network sees them: relative to the tool, in that frame
+        _, origin_JA = teacher.in_tool_frame({STATE: chosen[STATE].to(weights_TA.device)})
+        return chunks_JTA if origin_JA is None else chunks_JTA - origin_JA[:, None]
 
     def _batches(self, context: Context, shape: PolicyShape, rows: int) -> Batches:
         if self.hypotheses is None:

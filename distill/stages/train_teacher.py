@@ -18,13 +18,13 @@ from distill.training.data import Batch, batches_of, moved, normaliser_of, windo
 from distill.training.loop import finish, fit
 from envs.demonstrations import Demonstrations
 from teachers import TEACHERS, make_teacher
-from teachers.networks.rigid_motions import STILL, MotionRange
+from teachers.networks.scene_motions import STILL, MotionRange
 from teachers.networks.shapes import EncoderShape, PolicyShape
 
 
 @dataclass(frozen=True)
 class TrainTeacher(FolderStage):
-    """shape: of its network. motions: of the scenes it is trained on, see `teachers.networks.rigid_motions`."""
+    """shape: of its network. motions: of the scenes it is trained on, see `teachers.networks.scene_motions`."""
 
     demonstrations: Stage[Demonstrations]
     config: TeacherConfig
@@ -43,7 +43,8 @@ class TrainTeacher(FolderStage):
         teacher["solver"] = teacher["solver"] or TEACHERS[self.config.kind].SOLVERS[0]
         # a plain observation has no encoder
         encoder = {} if self.shape.encoder is None else {"encoder": encoder_key(self.shape.encoder)}
-        return {"teacher": teacher, "seed": self.seed, **encoder, **self.motions.key}
+        return {"teacher": teacher, "seed": self.seed, **encoder, **self.motions.key,
+                **({} if self.shape.frame == "base" else {"frame": self.shape.frame})}  # fmt: skip
 
     def run(self, context: Context, folder: Path) -> None:
         config, demonstrations = self.config, self.demonstrations.cached_result(context)

@@ -11,12 +11,13 @@ from torch import Tensor
 from distill.observation import camera_sources
 from distill.training.loop import Share, batch_indices
 from envs.demonstrations import Demonstrations
-from envs.poses import PoseLayout
+from envs.poses import PoseLayout, pose_layout
 from envs.specs import STATE
 from envs.windows import CACHE_MB, WindowDataset
 from teachers.networks.normalisation import CONSTANT, Normaliser, observed_ranges
-from teachers.networks.rigid_motions import NUMBERS, STILL, MotionRange, draw_motions, layouts, move_batch
+from teachers.networks.scene_motions import NUMBERS, STILL, MotionRange, draw_motions, move_batch
 from teachers.networks.shapes import PolicyShape
+from teachers.networks.tool_frame import ToolFrame
 
 Batch = dict[str, Tensor]
 """An observation (``observation.*`` `[B, O, ..]`, or ``features`` `[B, F]`), and ``hypotheses`` `[B, K, T, A]` with ``seed``
@@ -46,7 +47,10 @@ def normaliser_of(demonstrations: Demonstrations, shape: PolicyShape, motions: M
     Ranges of poses are at least those of `envs.poses.LEAST_HALF_RANGES`.
     """
     normaliser = Normaliser.of(shape)
-    dataset = WindowDataset(demonstrations, camera_sources(shape), observation_steps=1, horizon=1, cache_mb=0)
+    frame = ToolFrame(shape) if shape.frame == "tool" else None
+    # only relative to the tool does it matter which frames are in one window
+    steps, horizon = (shape.observation_steps, shape.horizon) if frame else (1, 1)
+    dataset = WindowDataset(demonstrations, camera_sources(shape), observation_steps=steps, horizon=horizon, cache_mb=0)
     generator = torch.Generator().manual_seed(0)
 
     def blocks() -> Iterator[Batch]:
@@ -60,7 +64,7 @@ def normaliser_of(demonstrations: Demonstrations, shape: PolicyShape, motions: M
     high: dict[str, np.ndarray] = {}
 
     def counted() -> Iterator[Batch]:
-        for rows in blocks():
+        for rows in map(frame.batch, blocks()) if frame else blocks():
             for name, values in (("state", rows[STATE]), ("action", rows["action"])):
                 ends = [end(values.flatten(0, 1), 0).double().numpy() for end in (torch.amin, torch.amax)]
                 low[name] = np.minimum(low.get(name, ends[0]), ends[0])
@@ -68,8 +72,8 @@ def normaliser_of(demonstrations: Demonstrations, shape: PolicyShape, motions: M
             yield rows
 
     statistics = observed_ranges(counted())
-    for name, layout in zip(("state", "action"), layouts(shape), strict=True):
-        statistics[name] = widened(low[name], high[name], layout)
+    for name, names in (("state", shape.state_names), ("action", shape.action_names)):
+        statistics[name] = widened(low[name], high[name], pose_layout(names))
     normaliser.fit(statistics)
     return normaliser
 

@@ -46,13 +46,15 @@ class StudentGraph(nn.Module):
     def forward(self, observation: Observation, latents: Tensor) -> Tensor:
         """Raw chunks `[1, M, T, A]`."""
         student = self.student
+        observation, origin_BA = student.in_tool_frame(observation)
         if student.shape.encoder is None:
             feature_BF = student.encoder(student.normaliser.normalise_state(observation[STATE]))
         else:
             sources = sources_of(student.shape)
             feature_BF = student.encode_rows(group_by_kind(observation, sources), sources)
-        condition_BC = feature_BF if student.adapt is None else student.adapt(feature_BF)
-        return student.normaliser.unnormalise_action(student.generate(condition_BC, latents))
+        if origin_BA is not None:
+            feature_BF = torch.cat([feature_BF, origin_BA], dim=-1)
+        return student.normaliser.unnormalise_action(student.generate(student.condition_of(feature_BF), latents))
 
 
 def export_program(student: Student) -> torch.export.ExportedProgram:

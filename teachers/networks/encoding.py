@@ -16,6 +16,7 @@ from teachers.networks.encoder import UnifiedEncoder
 from teachers.networks.normalisation import Normaliser
 from teachers.networks.observations import check_observation, check_sources, group_by_kind, select_state
 from teachers.networks.shapes import PolicyShape
+from teachers.networks.tool_frame import ToolFrame
 from teachers.networks.transformer import StateEncoder
 
 
@@ -23,8 +24,12 @@ class EncodingPolicy(nn.Module):
     """Normalisation and encoder: raw observation to the feature `[B, F]`, and feature to the condition `[B, C]` of a head.
 
     Feature and condition are equal where the encoder is as wide as the head; otherwise the linear layer `adapt` lies between
-    them, so that a narrow student can use its teacher's encoder.
+    them, so that a narrow student can use its teacher's encoder. In the tool frame (`PolicyShape.frame`) both end with A more
+    numbers, the origin by which normalised chunks are shifted.
     """
+
+    trunk: nn.Module
+    """The head's network, of the subclass."""
 
     def __init__(self, shape: PolicyShape) -> None:
         super().__init__()
@@ -35,12 +40,15 @@ class EncodingPolicy(nn.Module):
             if shape.encoder is None
             else UnifiedEncoder(shape)
         )
-        self.adapt = nn.Linear(self.feature_size, shape.width) if self.feature_size != shape.width else None
+        encoded = shape.width if shape.encoder is None else shape.encoder.width
+        self.adapt = nn.Linear(encoded, shape.width) if encoded != shape.width else None
+        self.tool_frame = ToolFrame(shape) if shape.frame == "tool" else None
 
     @property
     def feature_size(self) -> int:
-        """F, the width of the encoder's feature."""
-        return self.shape.width if self.shape.encoder is None else self.shape.encoder.width
+        """F, the width of the encoder's feature, with the origin where there is one."""
+        encoded = self.shape.width if self.shape.encoder is None else self.shape.encoder.width
+        return encoded + (self.shape.action_size if self.tool_frame else 0)
 
     # -- encoding --------------------------------------------------------------------------------------------------
 
@@ -48,9 +56,45 @@ class EncodingPolicy(nn.Module):
         self, observation: Observation, seeds_B: Tensor | None = None, without: Collection[str] = ()
     ) -> Tensor:
         """Raw observation to the condition `[B, C]`; see `features`."""
-        feature_BF = self.features(observation, seeds_B, without)
-        condition_BC: Tensor = feature_BF if self.adapt is None else self.adapt(feature_BF)
-        return condition_BC
+        return self.condition_of(self.features(observation, seeds_B, without))
+
+    def condition_of(self, feature_BF: Tensor) -> Tensor:
+        """The condition `[B, C]` of a feature."""
+        if self.adapt is None:
+            return feature_BF
+        feature_BF, origin_BA = self.split_origin(feature_BF)
+        condition_BC: Tensor = self.adapt(feature_BF)
+        return condition_BC if origin_BA is None else torch.cat([condition_BC, origin_BA], dim=-1)
+
+    def split_origin(self, condition_BC: Tensor) -> tuple[Tensor, Tensor | None]:
+        """A feature or condition without its origin, and the origin `[B, A]`, normalised; None in the base frame."""
+        if self.tool_frame is None:
+            return condition_BC, None
+        size = self.shape.action_size
+        return condition_BC[..., :-size], condition_BC[..., -size:]
+
+    def in_tool_frame(self, observation: Observation) -> tuple[Observation, Tensor | None]:
+        """The raw observation as the encoder gets it, and the normalised origin `[B, A]`; unchanged in the base frame."""
+        if self.tool_frame is None:
+            return observation, None
+        origin_B3 = self.tool_frame.origin(observation[STATE])
+        _, scale_A = self.normaliser.centre_scale("action")
+        return self.tool_frame.observation(observation, origin_B3), self.tool_frame.offset(origin_B3) / scale_A
+
+    def predict(self, x_NTA: Tensor, condition_BC: Tensor, embedding: Tensor, data: Tensor | float = 0.0) -> Tensor:
+        """One evaluation of the trunk: normalised chunks `[N, T, A]` from inputs `[N, T, A]`, N / B for each condition.
+
+        embedding: added to the condition, such as of the time. data: how much of the input is a chunk, `[B]` or a number: in
+        the tool frame that share of it is relative to the origin inside the network.
+        """
+        condition_BC, origin_BA = self.split_origin(condition_BC)
+        if origin_BA is None:
+            plain_NTA: Tensor = self.trunk(x_NTA, condition_BC + embedding)
+            return plain_NTA
+        each = len(x_NTA) // len(condition_BC)
+        inside_BA = origin_BA * (data[:, None] if isinstance(data, Tensor) else data)
+        chunk_NTA: Tensor = self.trunk(x_NTA - inside_BA.repeat_interleave(each, dim=0)[:, None], condition_BC + embedding)
+        return chunk_NTA + origin_BA.repeat_interleave(each, dim=0)[:, None]
 
     def features(
         self, observation: Observation, seeds_B: Tensor | None = None, without: Collection[str] = ()
@@ -66,10 +110,22 @@ class EncodingPolicy(nn.Module):
         if FEATURES in observation:
             return self._precomputed(observation[FEATURES])
         sources, shape = check_sources(self.shape, observation, without), self.shape.encoder
+        checked = None if shape is None else check_observation(self.shape, observation, sources)
+        if self.tool_frame is None:
+            return self._encoded(observation, checked, sources, seeds_B)
+        observation, origin_BA = self.in_tool_frame(observation)
+        assert origin_BA is not None
+        return torch.cat([self._encoded(observation, None, sources, seeds_B), origin_BA], dim=-1)
+
+    def _encoded(
+        self, observation: Observation, rows: Observation | None, sources: tuple[str, ...], seeds_B: Tensor | None
+    ) -> Tensor:
+        """The encoder's feature of a checked observation; rows: its sources by kind, None to group them here."""
+        shape, kept_BM = self.shape.encoder, None
         if shape is None:
             feature_BF: Tensor = self.encoder(self.normaliser.normalise_state(observation[STATE]))
             return feature_BF
-        rows, kept_BM = check_observation(self.shape, observation, sources), None
+        rows = group_by_kind(observation, sources) if rows is None else rows
         if self.encoder.training and shape.augmentation.any:
             used = {name: observation[name] for name in sources}
             used, kept_BM = augment(used, shape, self._checked(seeds_B, len(used[sources[0]])))
@@ -169,5 +225,5 @@ def _encoder_settings(shape: PolicyShape) -> dict[str, object]:
     encoder = None if shape.encoder is None else replace(shape.encoder, augmentation=NO_AUGMENTATION)
     return {
         "state_names": shape.state_names, "observation_steps": shape.observation_steps, "encoder": encoder,
-        "width": shape.width if encoder is None else encoder.width,
+        "width": shape.width if encoder is None else encoder.width, "frame": shape.frame,
     }  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 from envs.specs import DEPTH, IMAGES, POINTS, STATE, nearest_name
 
+FRAMES = ("base", "tool")
 SMALLEST = 16
 """Least height and width of an image [px]: the network downsamples by eight."""
 
@@ -141,6 +142,9 @@ class PolicyShape:
     horizon: T, actions per chunk; dt_s: control period [s].
     width, depth, heads: of the transformer; patch: actions per token, so T / patch tokens.
     encoder: sources and sizes of a `UnifiedEncoder`; None: the whole state by a `StateEncoder`.
+    frame: ``base`` or ``tool``: where the origin of points, of the state's positions and of the actions' lies inside the
+        network: at the robot's base, or at the tool at planning time (`teachers.networks.tool_frame`). Axes are always the
+        base's, and so are all inputs and outputs.
 
     Raises ValueError for inconsistent values.
     """
@@ -157,6 +161,7 @@ class PolicyShape:
     heads: int = 4
     patch: int = 8
     encoder: EncoderShape | None = None
+    frame: str = "base"
 
     def __post_init__(self) -> None:
         # JSON has no tuples: a config read from a folder arrives with lists
@@ -177,6 +182,8 @@ class PolicyShape:
             if name not in self.state_names:
                 hint = nearest_name(name, self.state_names)
                 raise ValueError(f"encoder.state_names: got {name!r}, expected some of {list(self.state_names)}{hint}")
+        if self.frame not in FRAMES:
+            raise ValueError(f"frame: got {self.frame!r}, expected one of {FRAMES}{nearest_name(self.frame, FRAMES)}")
         if self.horizon % self.patch:
             raise ValueError(
                 f"horizon {self.horizon} is not a multiple of patch {self.patch}: every token holds `patch` actions. "
@@ -196,6 +203,8 @@ class PolicyShape:
     def to_json(self) -> dict[str, Any]:
         """The fields for ``config.json``, without those of an encoder that are not used."""
         fields = asdict(self)
+        if self.frame == "base":
+            del fields["frame"]
         if self.encoder is None:
             del fields["encoder"]
         else:

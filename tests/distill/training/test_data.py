@@ -15,7 +15,7 @@ from envs.demonstrations import Demonstration, Demonstrations
 from envs.poses import LEAST_HALF_RANGES, pose_layout
 from envs.rlbench.spec import POSE, RLBenchSettings, task_spec
 from envs.specs import POINTS, STATE
-from teachers.networks.rigid_motions import MotionRange
+from teachers.networks.scene_motions import MotionRange
 from teachers.networks.shapes import EncoderShape, PolicyShape
 
 SETTINGS = RLBenchSettings()
@@ -84,7 +84,8 @@ def _batch(count: int) -> dict[str, torch.Tensor]:
 
 
 def test_two_processes_move_the_rows_that_one_moves() -> None:
-    shape, motions, batch = _shape(EncoderShape(state_names=POSE, num_points=12, width=16, heads=2)), MotionRange(0.1, 9), _batch(6)
+    shape = _shape(EncoderShape(state_names=POSE, num_points=12, width=16, heads=2))
+    motions, batch = MotionRange(0.1, 9, 0.2), _batch(6)
     whole = moved(batch, shape, motions, 6, step_generator(0, 5), Share())
     for rank in range(2):
         share = Share(rank, 2)

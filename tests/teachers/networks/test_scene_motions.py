@@ -1,4 +1,4 @@
-"""teachers/networks/rigid_motions.py: scenes move as rigid bodies, and every part of a batch by the same motion."""
+"""teachers/networks/scene_motions.py: scenes move as rigid bodies, and every part of a batch by the same motion."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from scipy.spatial.transform import Rotation
 from envs.poses import pose_layout
 from envs.rlbench.spec import POSE, STATE_NAMES
 from envs.specs import POINTS, STATE
-from teachers.networks.rigid_motions import MotionRange, RigidMotions, check_motions, draw_motions, move_batch
+from teachers.networks.scene_motions import NUMBERS, MotionRange, SceneMotions, check_motions, draw_motions, move_batch
 from teachers.networks.shapes import EncoderShape, PolicyShape
 
-RANGES = MotionRange(translate_m=0.2, rotate_deg=30)
+RANGES = MotionRange(translate_m=0.2, rotate_deg=30, stretch=0.2)
 
 
 def _shape(**changes: object) -> PolicyShape:
@@ -24,8 +24,9 @@ def _shape(**changes: object) -> PolicyShape:
     return replace(base, **changes)  # type: ignore[arg-type]
 
 
-def _motions(batch: int = 3, seed: int = 0) -> RigidMotions:
-    return draw_motions(RANGES, torch.rand(batch, 4, generator=torch.Generator().manual_seed(seed)))
+def _motions(batch: int = 3, seed: int = 0, stretch: float = 0.0) -> SceneMotions:
+    uniform = torch.rand(batch, NUMBERS, generator=torch.Generator().manual_seed(seed))
+    return draw_motions(replace(RANGES, stretch=stretch), uniform)
 
 
 def _poses(rng: np.random.Generator, *size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -41,7 +42,8 @@ def test_poses_move_as_products_of_homogeneous_matrices() -> None:
     rng, motions = np.random.default_rng(0), _motions()
     matrix, numbers = _poses(rng, 3, 5)
     values = torch.from_numpy(np.concatenate([numbers, rng.uniform(size=(3, 5, 1))], axis=-1))
-    moved = RigidMotions(motions.rotation_B33.double(), motions.translation_B3.double()).move_vector(values, pose_layout(POSE))
+    given = (each.double() for each in (motions.rotation_B33, motions.translation_B3, motions.stretch_B33))
+    moved = SceneMotions(*given).move_vector(values, pose_layout(POSE), torch.zeros(3, 3).double())
     for row in range(3):
         motion = np.eye(4)
         motion[:3, :3], motion[:3, 3] = motions.rotation_B33[row], motions.translation_B3[row]
@@ -53,11 +55,25 @@ def test_poses_move_as_products_of_homogeneous_matrices() -> None:
 
 
 def test_motions_stay_within_their_range_and_turn_about_the_vertical_axis() -> None:
-    motions = draw_motions(RANGES, torch.tensor([[0.0, 0.5, 1.0, 1.0], [0.5, 0.5, 0.5, 0.5]]))
+    motions = draw_motions(RANGES, torch.tensor([[0.0, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0, 0.5, 1.0, 0.5], [0.5] * 10]))
     torch.testing.assert_close(motions.translation_B3, torch.tensor([[-0.2, 0.0, 0.2], [0.0, 0.0, 0.0]]))
     expected = torch.from_numpy(Rotation.from_euler("z", 30, degrees=True).as_matrix()).float()
     torch.testing.assert_close(motions.rotation_B33[0], expected)
     torch.testing.assert_close(motions.rotation_B33[1], torch.eye(3))
+    torch.testing.assert_close(motions.stretch_B33[0], torch.tensor([[1.2, 0, 0.1], [0, 1, 0], [0.1, 0, 0.8]]))
+    torch.testing.assert_close(motions.stretch_B33[1], torch.eye(3))
+
+
+def test_a_stretch_leaves_the_tool_and_what_it_touches_where_they_are() -> None:
+    motions, tool = _motions(stretch=0.2), torch.tensor([[0.4, 0.1, 0.3]] * 3)
+    still = replace(motions, rotation_B33=torch.eye(3).expand(3, 3, 3), translation_B3=torch.zeros(3, 3))
+    positions = torch.stack([tool, tool + torch.tensor([0.1, 0.0, 0.0])], dim=1)
+    moved = still.move(positions, tool)
+    torch.testing.assert_close(moved[:, 0], tool)
+    torch.testing.assert_close(moved[:, 1], tool + 0.1 * still.stretch_B33[:, 0])
+    # with a rotation and a translation the tool goes where they take it
+    everything = motions.move(positions, tool)
+    torch.testing.assert_close(everything[:, 0], (motions.rotation_B33 @ tool[..., None])[..., 0] + motions.translation_B3)
 
 
 def test_a_batch_moves_as_a_whole_and_distances_within_it_stay() -> None:
@@ -80,8 +96,10 @@ def test_a_batch_moves_as_a_whole_and_distances_within_it_stay() -> None:
 
 
 def test_a_state_without_height_turns_in_the_plane() -> None:
-    motions = RigidMotions(torch.tensor([[[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]]), torch.tensor([[0.5, 0.0, 9.0]]))
-    moved = motions.move_vector(torch.tensor([[[1.0, 2.0, 7.0]]]), pose_layout(("tool_x_m", "tool_y_m", "speed")))
+    turn = torch.tensor([[[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]])
+    motions = SceneMotions(turn, torch.tensor([[0.5, 0.0, 9.0]]), torch.eye(3)[None])
+    layout = pose_layout(("tool_x_m", "tool_y_m", "speed"))
+    moved = motions.move_vector(torch.tensor([[[1.0, 2.0, 7.0]]]), layout, torch.zeros(1, 3))
     torch.testing.assert_close(moved, torch.tensor([[[-1.5, 1.0, 7.0]]]))
 
 
