@@ -40,6 +40,11 @@ def training_schedule() -> DDPMScheduler:
     return DDPMScheduler(**_SCHEDULE)
 
 
+def signal_share(level_B: Tensor) -> Tensor:
+    """The factor `[B]` of the clean chunk at these levels, sqrt(alpha bar)."""
+    return training_schedule().alphas_cumprod.to(level_B.device)[level_B].sqrt()
+
+
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
 def sampling_schedule(num_steps: int) -> DDIMScheduler:
@@ -87,8 +92,7 @@ class DiffusionTeacher(TrainedTeacher):
 
     def denoise(self, x_NTA: Tensor, level_B: Tensor, condition_BC: Tensor) -> Tensor:
         """One network evaluation: clean chunks `[N, T, A]`, N / B of them for each condition `[B, C]` and its level `[B]`."""
-        signal_B = training_schedule().alphas_cumprod.to(x_NTA)[level_B].sqrt() if self.tool_frame else 0.0
-        return self.predict(x_NTA, condition_BC, self.time(flow_time(level_B)), data=signal_B)
+        return self.predict(x_NTA, condition_BC, self.time(flow_time(level_B)), data=signal_share(level_B))
 
     def solve(self, condition_BC: Tensor, noise_BK: Tensor, num_steps: int) -> Tensor:
         """Normalised chunks `[B, K, T, A]` from noise `[B, K, *noise_shape]`. ValueError unless num_steps divides LEVELS."""
@@ -96,6 +100,9 @@ class DiffusionTeacher(TrainedTeacher):
         stochastic = not self.is_deterministic(self.solver)
         noise_N = noise_BK.flatten(0, 1)
         x_NTA = noise_N[:, 0] if stochastic else noise_N
+        # the last level is not pure noise
+        first_B = schedule.timesteps[:1].to(x_NTA.device).expand(len(condition_BC))
+        x_NTA = x_NTA + self.shift(condition_BC, len(x_NTA), signal_share(first_B))
         for step, level in enumerate(schedule.timesteps.tolist()):
             levels_B = torch.full((len(condition_BC),), level, device=x_NTA.device)
             x_NTA = schedule.step(

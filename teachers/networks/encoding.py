@@ -87,14 +87,19 @@ class EncodingPolicy(nn.Module):
         embedding: added to the condition, such as of the time. data: how much of the input is a chunk, `[B]` or a number: in
         the tool frame that share of it is relative to the origin inside the network.
         """
-        condition_BC, origin_BA = self.split_origin(condition_BC)
+        alone_BC, origin_BA = self.split_origin(condition_BC)
+        if origin_BA is not None:
+            x_NTA = x_NTA - self.shift(condition_BC, len(x_NTA), data)
+        chunk_NTA: Tensor = self.trunk(x_NTA, alone_BC + embedding)
+        return chunk_NTA if origin_BA is None else chunk_NTA + self.shift(condition_BC, len(x_NTA))
+
+    def shift(self, condition_BC: Tensor, count: int, data: Tensor | float = 1.0) -> Tensor | float:
+        """What takes `count` chunks from the tool frame to the base frame, `[N, 1, A]`, times `data`; 0 in the base frame."""
+        _, origin_BA = self.split_origin(condition_BC)
         if origin_BA is None:
-            plain_NTA: Tensor = self.trunk(x_NTA, condition_BC + embedding)
-            return plain_NTA
-        each = len(x_NTA) // len(condition_BC)
-        inside_BA = origin_BA * (data[:, None] if isinstance(data, Tensor) else data)
-        chunk_NTA: Tensor = self.trunk(x_NTA - inside_BA.repeat_interleave(each, dim=0)[:, None], condition_BC + embedding)
-        return chunk_NTA + origin_BA.repeat_interleave(each, dim=0)[:, None]
+            return 0.0
+        scaled_BA = origin_BA * (data[:, None] if isinstance(data, Tensor) else data)
+        return scaled_BA.repeat_interleave(count // len(condition_BC), dim=0)[:, None]
 
     def features(
         self, observation: Observation, seeds_B: Tensor | None = None, without: Collection[str] = ()
