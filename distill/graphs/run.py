@@ -19,6 +19,7 @@ from distill.stages.choose_student import ChooseStudent
 from distill.stages.choose_teacher import ChooseTeacher
 from distill.stages.demonstrations import RecordDemonstrations
 from distill.stages.evaluate import EvaluatePolicy
+from distill.stages.generalisation import MeasureGeneralisation
 from distill.stages.latency import MeasureLatency
 from distill.stages.oracle import ReplayDemonstrations
 from distill.stages.real_time import RollOutInRealTime
@@ -29,6 +30,7 @@ from distill.stages.starts import RecordStarts, StartsOf
 from distill.stages.train_student import FromDemonstrations, FromTeacher, TrainStudent
 from distill.stages.train_teacher import TrainTeacher
 from distill.worlds.contract import World
+from envs.poses import pose_layout
 from teachers import TEACHERS
 from teachers.networks.shapes import PolicyShape
 
@@ -105,17 +107,23 @@ def _own_stages(config: Config, world: World) -> RunGraph:
     evaluated = tuple(
         EvaluatePolicy(policy, world.spec, rollouts, test, reference) for policy in (*teachers, *baselines, *students)
     )
+    generalisation = None
+    if pose_layout(world.spec.action.names).positions:
+        default = next(student for student in students if student.name == config.student.default)
+        fewest = min(teachers, key=lambda each: abs((each.num_steps or 0) - 10))
+        generalisation = MeasureGeneralisation((fewest, default), demonstrations, starts, seed)
     latency = MeasureLatency(evaluated, world, evaluate.latency_calls, evaluate.latency_warmup)
     real_time = _real_time(config, world, test, latency, teachers, students)
     oracle = ReplayDemonstrations(starts) if world.has_oracle else None
     choose = teacher if isinstance(teacher, ChooseTeacher) else None
     report = WriteReport(
         "run", config, world, evaluated, latency, teacher, sample, tuple(chosen), train, choose, demonstrations, starts,
-        real_time, oracle,
+        real_time, oracle, generalisation,
     )  # fmt: skip
     named = {
         "demos": (demonstrations,), "teach": (choose,) if choose else (), "sample": (sample,), "distill": tuple(chosen),
-        "evaluate": (*((oracle,) if oracle else ()), *evaluated, latency, *real_time), "report": (report,),
+        "evaluate": (*((oracle,) if oracle else ()), *evaluated, *((generalisation,) if generalisation else ()), latency,
+                     *real_time), "report": (report,),
     }  # fmt: skip
     return RunGraph(
         report, named, demonstrations, starts, sample, reference, tuple(trained), tuple(chosen), evaluated, latency, real_time

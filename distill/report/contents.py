@@ -15,7 +15,7 @@ from distill.report.sections.real_time import REAL_TIME
 from distill.report.sections.recording import OWN_UNITS, RANGES, RECORDING
 from distill.report.sections.results import FURTHER, RESULTS
 from distill.report.sections.success import MODES, SPEED
-from distill.report.sections.training import CHECKPOINTS, CURVES
+from distill.report.sections.training import CHECKPOINTS, CURVES, GENERALISATION
 from distill.report.sections.verdict import VERDICT
 from distill.report.sections.wall_time import WALL_TIME
 
@@ -27,7 +27,7 @@ SECTIONS: list[Section] = [
     LATENCY, STAGES,
     FIDELITY, OWN_UNITS, FURTHER,
     REAL_TIME,
-    CURVES, CHECKPOINTS,
+    CURVES, GENERALISATION, CHECKPOINTS,
     READING, TERMS,
     RECORDING, RANGES, MADE, WALL_TIME, COMMANDS, CONFIG,
 ]  # fmt: skip

@@ -32,6 +32,7 @@ from distill.stages.choose_student import ChooseStudent
 from distill.stages.choose_teacher import ChooseTeacher
 from distill.stages.demonstrations import RecordDemonstrations
 from distill.stages.evaluate import CLIP_EPISODES, EvaluatePolicy
+from distill.stages.generalisation import MeasureGeneralisation
 from distill.stages.in_place.choose import ChooseInPlace
 from distill.stages.latency import MeasureLatency
 from distill.stages.oracle import ReplayDemonstrations
@@ -76,6 +77,7 @@ class WriteReport(FolderStage):
     starts: RecordStarts | None = None
     real_time: tuple[RollOutInRealTime, ...] = ()
     oracle: ReplayDemonstrations | None = None
+    generalisation: MeasureGeneralisation | None = None
     recording: Recording | None = None
     opened: tuple[Opened, ...] = ()
     name = "report"
@@ -87,6 +89,8 @@ class WriteReport(FolderStage):
             inputs["real_time"] = self.real_time
         if self.oracle is not None:
             inputs["oracle"] = self.oracle
+        if self.generalisation is not None:
+            inputs["generalisation"] = self.generalisation
         return inputs
 
     @property
@@ -135,6 +139,8 @@ class WriteReport(FolderStage):
         # reports of state-only runs have no entry for the observation
         if not config.observation.is_plain:
             collected["observation"] = asdict(config.observation)
+        if self.generalisation is not None:
+            collected["generalisation"] = self.generalisation.result(context)
         if self.demonstrations is not None:
             folders = {policy["label"]: each.folder(context) for policy, each in zip(policies, self.evaluated, strict=True)}
             oracle = {} if self.oracle is None else {"Oracle": self.oracle.folder(context)}
