@@ -262,7 +262,8 @@ class RLBenchWorld(World):
         summary = json.loads((evaluated["Oracle"] / "result.json").read_text())["summary"]
         low, high = wilson_interval(summary["successes"], summary["episodes"])
         oracle = {"episodes": summary["episodes"], "successes": summary["successes"], "success_low": low, "success_high": high,
-                  **{name: summary[name] for name in ("failures", "refused_actions", "episodes_with_refusals")}}  # fmt: skip
+                  "failures": summary["failures"], "refused_actions": summary["refused_actions"],
+                  "episodes_with_refusals": summary["episodes_with_refusals"]}  # fmt: skip
         evaluations = {label: json.loads((folder / "eval_info.json").read_text()) for label, folder in evaluated.items()}
         tasks = task_rows(evaluations) if len(task_names(self.config.task)) > 1 else []
         return {"oracle": oracle, "rlbench": {**self.config.rlbench.result_depends_on(), **recording["simulator"]},
