@@ -35,7 +35,10 @@ class TaskEnv(Protocol):
         ...
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        """Executes one action `[A]`: observation, reward, terminated, truncated and info (is_success, failure, mode)."""
+        """Executes one action `[A]`: observation, reward, terminated, truncated and info (is_success, failure, mode).
+
+        info may hold ``refused``: where it is not "", the action was not executed and the observation is as before.
+        """
         ...
 
     def observe_cameras(self) -> dict[str, np.ndarray]:

@@ -125,25 +125,42 @@ def choose(
 
 
 def first_inlier(candidates_BNTA: Tensor, executed: int, weights_A: Tensor) -> Tensor:
-    """Index `[B]` of the first candidate that is no outlier.
+    """Index `[B]` of the first candidate that is no outlier (`are_inliers`). Fewer than three candidates: the first."""
+    if candidates_BNTA.shape[1] < 3:
+        return torch.zeros(len(candidates_BNTA), dtype=torch.long, device=candidates_BNTA.device)
+    return are_inliers(candidates_BNTA, executed, weights_A).int().argmax(-1)
+
+
+def are_inliers(candidates_BNTA: Tensor, executed: int, weights_A: Tensor) -> Tensor:
+    """Which candidates are no outliers, `[B, N]`; all of them where there are fewer than three.
 
     An outlier's distance to its nearest neighbour is above `OUTLIER_RATIO` times the median of these distances and above
     `SAME_PLAN`. Distances are those of the objectives, over the `executed` first actions. Exact duplicates are not neighbours,
     because a student with codes now and then draws one outlier twice; a candidate with `MODE_DUPLICATES` duplicates is no
-    outlier. Nor is one with NaN, so that a broken policy is seen, not hidden. Fewer than three candidates: the first.
+    outlier. Nor is one with NaN, so that a broken policy is seen, not hidden.
 
     candidates_BNTA: normalised chunks; weights_A: the task's action weights.
     """
-    count = candidates_BNTA.shape[1]
-    if count < 3:
-        return torch.zeros(len(candidates_BNTA), dtype=torch.long, device=candidates_BNTA.device)
+    if candidates_BNTA.shape[1] < 3:
+        return torch.ones(candidates_BNTA.shape[:2], dtype=torch.bool, device=candidates_BNTA.device)
     executed_BNTA = candidates_BNTA[:, :, :executed]
     distance_BNN = _distance(executed_BNTA[:, :, None], executed_BNTA[:, None], weights_A)
     duplicate_BNN = distance_BNN < 1e-5  # of itself, too
     nearest_BN = distance_BNN.masked_fill(duplicate_BNN, 1e6).amin(-1)
     nearest_BN = nearest_BN.masked_fill(duplicate_BNN.sum(-1) > MODE_DUPLICATES, 0.0)
     median_B1 = nearest_BN.median(-1, keepdim=True).values
-    return (~(nearest_BN > (OUTLIER_RATIO * median_B1).clamp(min=SAME_PLAN))).int().argmax(-1)
+    return ~(nearest_BN > (OUTLIER_RATIO * median_B1).clamp(min=SAME_PLAN))
+
+
+def alternatives(selection: Selection, candidates_NTA: Tensor, executed: int, weights_A: Tensor) -> Tensor:
+    """The chunks `[R, T, A]` to try, in their order, where an environment refuses the selected one of these candidates.
+
+    With ``outlier_rejection`` the inliers after the selected one. The other kinds have none: one sample has no alternative,
+    and candidates farther from the last plan were not selected for a reason.
+    """
+    if selection.kind != "outlier_rejection":
+        return candidates_NTA[:0]
+    return candidates_NTA[are_inliers(candidates_NTA[None], executed, weights_A)[0]][1:]
 
 
 def nearest_to_remainder(candidates_BNTA: Tensor, last_BTA: Tensor, executed: int, weights_A: Tensor) -> Tensor:

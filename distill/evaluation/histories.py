@@ -29,6 +29,16 @@ class History:
             frame |= self._env.observe_cameras()
         self._frames = [*(self._frames or [frame] * self._steps)[1:], frame]
 
+    def refresh(self) -> None:
+        """Make the window valid at the present step, at which no query was expected.
+
+        The newest frame gets its camera images; older frames without images become the newest, as at an episode's start.
+        """
+        newest = self._frames[-1]
+        if self._env.camera_rig is not None and len(newest) == 1:
+            newest |= self._env.observe_cameras()
+        self._frames = [frame if len(frame) == len(newest) else newest for frame in self._frames]
+
     def window(self) -> dict[str, np.ndarray]:
         """Every feature `[O, ..]`, newest frame last. Only valid at a step at which the policy is queried."""
         return {name: np.stack([frame[name] for frame in self._frames]) for name in self._frames[-1]}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import envs
 from distill.evaluation.histories import History, stacked
@@ -22,7 +23,7 @@ from envs.cameras.specs import CameraSettings
 from envs.contract import TaskEnv
 from envs.panda.base import PandaEnv
 from envs.specs import STATE, TaskSpec
-from students.selection import SINGLE_SAMPLE, Memory, Selection, choose, draw_candidates
+from students.selection import SINGLE_SAMPLE, Memory, Selection, alternatives, choose, draw_candidates
 
 
 class Monitor(Protocol):
@@ -41,7 +42,7 @@ class Episode:
     that are executed to their end have no rest, so nothing is compared.
     jerk: root mean square jerk of the tool [m/s^3], see `rms_jerk`; None when not measured.
     queries: number of policy queries. out_of_distribution: those with an observation that the monitor flagged; None without
-    one.
+    one. refused: actions that the simulator refused, which moved nothing; one that ended the episode is also its last step.
     """
 
     index: int
@@ -57,6 +58,7 @@ class Episode:
     jerk: float | None = None
     queries: int = 0
     out_of_distribution: int | None = None
+    refused: int = 0
 
 
 def episode_generator(seed: int, index: int) -> torch.Generator:
@@ -97,48 +99,98 @@ def make_env_pool(task: str, cameras: CameraSettings | None, count: int) -> list
     return pool
 
 
+class _Run:
+    """An episode while it runs.
+
+    chunk: what it executes, None: the policy is to be queried; at: executed actions of the chunk; asked_at: the step of the
+    last query; others: further chunks of that query, see `alternatives`; positions: of the tool.
+    """
+
+    def __init__(self, env: TaskEnv, index: int, policy: Policy, execution_horizon: int, seed: int) -> None:
+        self.env, self.episode, self.generator = env, Episode(index=index), episode_generator(seed, index)
+        self._execution_horizon = execution_horizon
+        self.history = History(env, policy.shape.observation_steps, self._queries_at)
+        self.memory, self.positions = Memory(), list[np.ndarray]()
+        self.chunk: np.ndarray | None = None
+        self.at = self.asked_at = 0
+        self.others: Iterator[np.ndarray] = iter(())
+
+    @property
+    def needs_chunk(self) -> bool:
+        return self.chunk is None or self.at == self._execution_horizon
+
+    def replan(self) -> None:
+        """After a refused action: the next of the query's other chunks if this one has not begun, else a new query."""
+        self.chunk = next(self.others, None) if self.at == 0 else None
+        if self.chunk is None:
+            self.memory = Memory()  # of what was refused
+            self.history.refresh()
+
+    def _queries_at(self, step: int) -> bool:
+        return (step - self.asked_at) % self._execution_horizon == 0
+
+
 def run_batch(
     policy: Policy, pool: Sequence[TaskEnv], starts_ED: np.ndarray, batch: Sequence[int], execution_horizon: int,
     seed: int, keep_actions: int, selection: Selection, monitor: Monitor | None,
 ) -> list[Episode]:  # fmt: skip
-    """One episode per environment, in parallel; see `run_episodes`."""
-    episodes = [Episode(index=index) for index in batch]
-    memories = [Memory() for _ in batch]
-    tools: list[list[np.ndarray]] = [[] for _ in batch]
-    generators = [episode_generator(seed, index) for index in batch]
-    histories = [History(env, policy.shape.observation_steps, lambda step: step % execution_horizon == 0) for env in pool]
-    for row, (env, episode) in enumerate(zip(pool, episodes, strict=True)):
-        start_episode(env, episode, histories[row], tools[row], starts_ED)
-    chunks: dict[int, np.ndarray] = {}
-    active = list(range(len(batch)))
-    step = 0
+    """One episode per environment, in parallel; see `run_episodes`.
+
+    An action that the environment refuses is not executed. If it is the first of a chunk, the query's other candidates are
+    tried (`alternatives`); else, or without any, the policy is queried again from the present observation.
+    """
+    runs = [_Run(env, index, policy, execution_horizon, seed) for env, index in zip(pool, batch, strict=True)]
+    for run in runs:
+        start_episode(run.env, run.episode, run.history, run.positions, starts_ED)
+    active = list(runs)
     while active:
-        if step % execution_horizon == 0:
-            seen = stacked([histories[row] for row in active])
-            planned, remembered = query_policy(
-                policy, seen, [generators[row] for row in active], selection, [memories[row] for row in active],
-                execution_horizon,
-            )  # fmt: skip
-            if monitor is not None:
-                for row, flagged in zip(active, monitor.are_out_of_distribution(seen[STATE]), strict=True):
-                    episodes[row].out_of_distribution = (episodes[row].out_of_distribution or 0) + flagged
-            for row, chunk, memory in zip(active, planned, remembered, strict=True):
-                episodes[row].queries += 1
-                if row in chunks:
-                    count_mode_switch(pool[row], episodes[row], chunks[row][execution_horizon:], chunk)
-                chunks[row], memories[row] = chunk, memory
-        for row in list(active):
-            env, episode, action = pool[row], episodes[row], chunks[row][step % execution_horizon]
-            if not np.isfinite(chunks[row]).all():
-                episode.failure = "policy_error"
-                active.remove(row)
+        asking = [run for run in active if run.needs_chunk]
+        if asking:
+            _query(policy, asking, execution_horizon, selection, monitor)
+        for run in list(active):
+            assert run.chunk is not None
+            if not np.isfinite(run.chunk).all():
+                run.episode.failure = "policy_error"
+                active.remove(run)
                 continue
-            if execute_action(env, episode, histories[row], tools[row], action, keep_actions):
-                active.remove(row)
-        step += 1
-    for env, episode, positions in zip(pool, episodes, tools, strict=True):
-        record_jerk(env, episode, positions)
-    return episodes
+            refused = run.episode.refused
+            if execute_action(run.env, run.episode, run.history, run.positions, run.chunk[run.at], keep_actions):
+                active.remove(run)
+            elif run.episode.refused > refused:
+                run.replan()
+            else:
+                run.at += 1
+    for run in runs:
+        record_jerk(run.env, run.episode, run.positions)
+    return [run.episode for run in runs]
+
+
+def _query(
+    policy: Policy, asking: Sequence[_Run], execution_horizon: int, selection: Selection, monitor: Monitor | None
+) -> None:
+    """Query the policy for these episodes in one batch; each gets its chunk."""
+    seen, drawn = stacked([run.history for run in asking]), list[Tensor]()
+    planned, remembered = query_policy(
+        policy, seen, [run.generator for run in asking], selection, [run.memory for run in asking], execution_horizon,
+        drawn=drawn.append,
+    )  # fmt: skip
+    if monitor is not None:
+        for run, flagged in zip(asking, monitor.are_out_of_distribution(seen[STATE]), strict=True):
+            run.episode.out_of_distribution = (run.episode.out_of_distribution or 0) + flagged
+    for run, chunk, memory, candidates_NTA in zip(asking, planned, remembered, drawn[0], strict=True):
+        run.episode.queries += 1
+        if run.chunk is not None:
+            count_mode_switch(run.env, run.episode, run.chunk[execution_horizon:], chunk)
+        run.chunk, run.memory, run.at, run.asked_at = chunk, memory, 0, run.episode.steps
+        run.others = _other_chunks(policy, selection, candidates_NTA, execution_horizon)
+
+
+def _other_chunks(policy: Policy, selection: Selection, candidates_NTA: Tensor, executed: int) -> Iterator[np.ndarray]:
+    """The raw chunks `[T, A]` of `alternatives`, computed when the first is asked for."""
+    with torch.inference_mode():
+        weights_A = torch.tensor(policy.shape.action_weights, device=candidates_NTA.device)
+        chunks_RTA = postprocess(policy, alternatives(selection, candidates_NTA, executed, weights_A))
+    yield from chunks_RTA
 
 
 def start_episode(
@@ -154,8 +206,15 @@ def start_episode(
 def execute_action(
     env: TaskEnv, episode: Episode, history: History, positions: list[np.ndarray], action: np.ndarray, keep_actions: int
 ) -> bool:
-    """One control step of an episode, recorded in it, in `history` and in `positions`; whether the episode has ended."""
+    """One control step of an episode, recorded in it, in `history` and in `positions`; whether the episode has ended.
+
+    Of an action that is refused without ending the episode, only `Episode.refused` is recorded.
+    """
     observation, _, terminated, truncated, info = env.step(action)
+    if info.get("refused"):
+        episode.refused += 1
+        if not (terminated or truncated):
+            return False
     episode.steps += 1
     if episode.index < keep_actions:
         episode.actions.append([float(value) for value in action])
@@ -179,25 +238,28 @@ def record_jerk(env: TaskEnv, episode: Episode, positions: Sequence[np.ndarray])
 def query_policy(
     policy: Policy, seen: RawObservation, generators: Sequence[torch.Generator], selection: Selection,
     memories: Sequence[Memory], executed: int, stage_done: Callable[[], object] = lambda: None,
+    drawn: Callable[[Tensor], object] = lambda candidates_BNTA: None,
 ) -> tuple[np.ndarray, list[Memory]]:  # fmt: skip
     """The whole policy call: the raw chunks to execute `[B, T, A]`, and the memories of the B episodes after it.
 
     seen: raw observation `[B, O, ..]`; generators, memories: one per episode; executed: actions executed per chunk.
-    stage_done: called after each of the stages of a call, see `distill.evaluation.latency.STAGES`.
+    stage_done: called after each of the stages of a call, see `distill.evaluation.latency.STAGES`. drawn: called with all
+    normalised candidates `[B, N, T, A]`.
     """
     observation = preprocess(policy, seen)
     stage_done()
     condition = policy.encode(observation)
     stage_done()
-    drawn = [
+    latents = [
         draw_candidates(selection, memory, partial(policy.draw, generator=generator), executed, policy.shape.horizon)
         for memory, generator in zip(memories, generators, strict=True)
     ]
-    draws = torch.stack([draws for draws, _ in drawn]).to(device_of(policy))
+    draws = torch.stack([draws for draws, _ in latents]).to(device_of(policy))
     candidates_BNTA = policy.head(condition, draws)
+    drawn(candidates_BNTA)
     stage_done()
     weights_A = torch.tensor(policy.shape.action_weights, device=candidates_BNTA.device)
-    chosen_BTA, remembered = choose(selection, candidates_BNTA, [memory for _, memory in drawn], executed, weights_A)
+    chosen_BTA, remembered = choose(selection, candidates_BNTA, [memory for _, memory in latents], executed, weights_A)
     chunks_BTA = postprocess(policy, chosen_BTA)
     stage_done()
     return chunks_BTA, remembered
@@ -237,6 +299,7 @@ def summarise(spec: TaskSpec, episodes: Sequence[Episode]) -> dict[str, Any]:
     Over all episodes, failed ones included: switch_rate, the mean over episodes of switches / compared where any were
     compared; jerk_rms [m/s^3], the mean of their root mean square jerks. None when no episode has one.
     out_of_distribution_share: share of queries with an out-of-distribution observation; None without a monitor.
+    refused_actions: their number over all episodes; episodes_with_refusals: the number of episodes with any.
     """
     modes = Counter(episode.mode for episode in episodes if episode.success)
     counts = [modes.get(mode, 0) for mode in spec.modes]
@@ -255,6 +318,8 @@ def summarise(spec: TaskSpec, episodes: Sequence[Episode]) -> dict[str, Any]:
         "switch_rate": float(np.mean(switching)) if switching else None,
         "jerk_rms": float(np.mean(jerks)) if jerks else None,
         "out_of_distribution_share": flagged / monitored if monitored else None,
+        "refused_actions": sum(episode.refused for episode in episodes),
+        "episodes_with_refusals": sum(episode.refused > 0 for episode in episodes),
     }
 
 

@@ -142,7 +142,8 @@ def success_figures(result: dict[str, Any], reference: dict[str, Any], modes: Se
         "episodes": summary["episodes"], "successes": summary["successes"],
         "success_rate": summary["successes"] / summary["episodes"], "success_low": low, "success_high": high,
         "difference": None, "difference_low": None, "difference_high": None, "mcnemar_p": None,
-        "failures": summary["failures"], "mode_counts": summary["mode_counts"],
+        "failures": summary["failures"], "refused_actions": summary.get("refused_actions", 0),
+        "episodes_with_refusals": summary.get("episodes_with_refusals", 0), "mode_counts": summary["mode_counts"],
         "modes_reached": summary["modes_reached"], "modes_total": summary["modes_total"], "entropy": summary["entropy"],
         "mode_share_error": None, "mode_share_floor": None, "episode_success": success.tolist(),
     }  # fmt: skip

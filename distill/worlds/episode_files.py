@@ -42,21 +42,23 @@ def write_eval_info(task: str, folder: Path, episodes: Sequence[Episode], name: 
         if mine:
             rewards = [float(episode.success) for episode in mine]
             metrics = {"sum_rewards": rewards, "max_rewards": rewards, "successes": [episode.success for episode in mine],
-                       "failures": [episode.failure for episode in mine], **_figures(mine, seconds)}  # fmt: skip
+                       "failures": [episode.failure for episode in mine],
+                       "refused_actions": [episode.refused for episode in mine], **_figures(mine, seconds)}  # fmt: skip
             per_task.append({"task_group": group, "task": task, "task_id": number, "metrics": metrics})
     overall = _figures(episodes, seconds)
     write_json(folder / "eval_info.json", {"per_task": per_task, "per_group": {group: overall}, "overall": overall})
 
 
 def _figures(episodes: Sequence[Episode], seconds: Mapping[int, float]) -> dict[str, Any]:
-    """LeRobot's aggregates of a set of episodes, with the 95 % Wilson interval of the success rate."""
+    """LeRobot's aggregates of a set of episodes, with the 95 % Wilson interval of the success rate and the refused actions."""
     successes, count = sum(episode.success for episode in episodes), len(episodes)
     low, high = wilson_interval(successes, count)
     took = sum(seconds[episode.index] for episode in episodes)
     return {
         "avg_sum_reward": successes / count, "avg_max_reward": successes / count, "pc_success": 100 * successes / count,
         "pc_success_ci95": [100 * low, 100 * high], "n_success": successes, "n_episodes": count, "eval_s": took,
-        "eval_ep_s": took / count, "video_paths": [],
+        "eval_ep_s": took / count, "video_paths": [], "n_refused_actions": sum(episode.refused for episode in episodes),
+        "n_episodes_with_refusals": sum(episode.refused > 0 for episode in episodes),
     }  # fmt: skip
 
 

@@ -112,49 +112,57 @@ class RLBenchWorld(World):
         context.wait()
 
     def _record(self, context: Context, folder: Path, starts: np.ndarray, split: str, with_cameras: bool) -> None:
-        """Record demonstrations from the starts into `folder`. Each is stored as it ends, so that a stopped run resumes."""
+        """Record demonstrations from the starts into `folder`.
+
+        Each is stored as it ends, with the failures on the way to it, so that a stopped run resumes and counts them, too.
+        """
         stored = folder / "episodes"
         mine = [number for number in context.my_share(range(len(starts))) if not (stored / f"{number}" / "info.json").is_file()]
-        failures: list[str] = []
-        simulator: dict[str, Any] = {}
+        versions: dict[str, str] = {}
         with context.counter(len(mine), f"demos ({split})", "episode") as bar:
 
-            def work(env: RLBenchEnv, number: int) -> Demonstration:
-                demonstration = self._demonstration(env, starts[number], split, number, with_cameras, failures)
-                simulator.update(simulator or env.describe())
-                return demonstration
+            def work(env: RLBenchEnv, number: int) -> tuple[Demonstration, list[str]]:
+                recorded = self._demonstration(env, starts[number], split, number, with_cameras)
+                versions.update(versions or env.describe()["versions"])
+                return recorded
 
-            def keep(number: int, demonstration: Demonstration) -> None:
+            def keep(number: int, recorded: tuple[Demonstration, list[str]]) -> None:
                 partial = stored / f".{number}.partial"
                 shutil.rmtree(partial, ignore_errors=True)
-                Demonstrations.from_episodes(self.spec, [demonstration], [number]).save(partial)
+                Demonstrations.from_episodes(self.spec, [recorded[0]], [number]).save(partial)
+                write_json(partial / "recording.json", {"failures": recorded[1], "simulator": versions})
                 partial.rename(stored / f"{number}")
                 bar.update()
 
             stored.mkdir(parents=True, exist_ok=True)
             side_by_side(self.simulators, self.cameras, mine, work, keep)
         context.wait()
-        failed, simulators = context.gather(failures), [each for each in context.gather([simulator]) if each]
         if context.is_main:
-            parts = [Demonstrations.load(stored / f"{number}", self.spec) for number in range(len(starts))]
-            join(parts).save(folder)
+            episodes = [stored / f"{number}" for number in range(len(starts))]
+            join([Demonstrations.load(episode, self.spec) for episode in episodes]).save(folder)
+            recordings = [json.loads((episode / "recording.json").read_text()) for episode in episodes]
+            failed = [name for recording in recordings for name in recording["failures"]]
             write_json(folder / "recording.json", {
-                "episodes": len(parts), "expert_failures_repeated": len(failed), "failures": failed,
-                "simulator": simulators[0]["versions"] if simulators else {},
+                "episodes": len(episodes), "expert_failures_repeated": len(failed), "failures": failed,
+                "simulator": recordings[0]["simulator"],
             })  # fmt: skip
             shutil.rmtree(stored)
         context.wait()
 
     def _demonstration(
-        self, env: RLBenchEnv, start: np.ndarray, split: str, number: int, with_cameras: bool, failures: list[str]
-    ) -> Demonstration:
-        """The demonstration of a start, or of its first solvable replacement. Raises ValueError when none is solvable."""
+        self, env: RLBenchEnv, start: np.ndarray, split: str, number: int, with_cameras: bool
+    ) -> tuple[Demonstration, list[str]]:
+        """The demonstration of a start, or of its first solvable replacement, and the names of the failures before it.
+
+        Raises ValueError when none is solvable.
+        """
         config = self.config
+        failures: list[str] = []
         for attempt in range(TRIES):
             if attempt:
                 start = draw_start(config.task, config.rlbench, config.seed, split, number, attempt)
             try:
-                return env.demonstrate(start, with_cameras)
+                return env.demonstrate(start, with_cameras), failures
             except WorkerFailure as failure:
                 failures.append(failure.name)
                 last = failure
@@ -196,11 +204,7 @@ class RLBenchWorld(World):
                 with filmed(env, folder, "test", index):
                     env.reset(options={"start": demonstrations.episode_start[index]})
                     for action in [*actions, *[actions[-1]] * HOLD_STEPS]:
-                        _, _, terminated, truncated, info = env.step(action)
-                        episode.steps += 1
-                        episode.path.append([round(float(value), 4) for value in env.tool_position()[:2]])
-                        if terminated or truncated:
-                            episode.success, episode.failure, episode.mode = info["is_success"], info["failure"], info["mode"]
+                        if replay_action(env, episode, action):
                             return episode
                     episode.failure = "timeout"
             except WorkerFailure as failure:
@@ -258,7 +262,8 @@ class RLBenchWorld(World):
         summary = json.loads((evaluated["Oracle"] / "result.json").read_text())["summary"]
         low, high = wilson_interval(summary["successes"], summary["episodes"])
         oracle = {"episodes": summary["episodes"], "successes": summary["successes"], "success_low": low, "success_high": high,
-                  "failures": summary["failures"]}  # fmt: skip
+                  "failures": summary["failures"], "refused_actions": summary["refused_actions"],
+                  "episodes_with_refusals": summary["episodes_with_refusals"]}  # fmt: skip
         evaluations = {label: json.loads((folder / "eval_info.json").read_text()) for label, folder in evaluated.items()}
         tasks = task_rows(evaluations) if len(task_names(self.config.task)) > 1 else []
         return {"oracle": oracle, "rlbench": {**self.config.rlbench.result_depends_on(), **recording["simulator"]},
@@ -266,6 +271,23 @@ class RLBenchWorld(World):
 
     def close(self) -> None:
         self.simulators.close()
+
+
+def replay_action(env: RLBenchEnv, episode: Episode, action: np.ndarray) -> bool:
+    """One action of the oracle, recorded in the episode; whether that has ended.
+
+    A refused action is repeated, as the oracle has no other: the planner searches at random.
+    """
+    while True:
+        _, _, terminated, truncated, info = env.step(action)
+        episode.refused += info["refused"] != ""
+        if not info["refused"] or terminated:
+            break
+    episode.steps += 1
+    episode.path.append([round(float(value), 4) for value in env.tool_position()[:2]])
+    if terminated or truncated:
+        episode.success, episode.failure, episode.mode = info["is_success"], info["failure"], info["mode"]
+    return terminated or truncated
 
 
 def join(parts: Sequence[Demonstrations]) -> Demonstrations:

@@ -59,6 +59,10 @@ class WorkerStartError(ValueError):
     """The process or its program could not be started: the settings are wrong, not one episode."""
 
 
+class WorkerInterrupted(RuntimeError):
+    """`Worker.interrupt` was called: nothing has failed, and nothing is to be tried again."""
+
+
 class Worker:
     """One process that answers `request`. The first request starts it, and so does the first one after it was lost."""
 
@@ -84,13 +88,13 @@ class Worker:
         """The program's answer within `limit_s` [s] (0: step_s).
 
         Raises WorkerFailure: ``crash`` (the process ended), ``hang`` (it was killed for taking too long), or the failure's
-        name by its program; WorkerStartError when it does not start.
+        name by its program; WorkerStartError when it does not start; WorkerInterrupted after `interrupt`.
         """
         self.start()
         return self._exchange(message, arrays, limit_s or self._settings.step_s)
 
     def start(self) -> None:
-        """Starts the process and its program, unless they run. Raises WorkerStartError.
+        """Starts the process and its program, unless they run. Raises WorkerStartError, and WorkerInterrupted.
 
         A process that dies while it starts is started again, up to `START_TRIES` times in all: a simulator does so now and
         then, which must not end a run of hours. A failure that its program reports is not tried again.
@@ -98,14 +102,13 @@ class Worker:
         for attempt in range(START_TRIES):
             if self._process is not None:
                 return
-            if self._interrupted:
-                raise WorkerStartError("the worker was interrupted; make another one")
+            self._end_if_interrupted()
             try:
                 self._open()
             except WorkerFailure as failure:
                 printed = "" if self._process is None else self._process.printed_tail()  # else `failure` holds it
                 self.kill()
-                if failure.name != "crash" or self._interrupted or attempt == START_TRIES - 1:
+                if failure.name != "crash" or attempt == START_TRIES - 1:
                     python = self._settings.python or sys.executable
                     raise WorkerStartError(f"{self._program.name} in {python} did not start: {failure}{printed}") from failure
 
@@ -131,11 +134,17 @@ class Worker:
             self.kill()
 
     def interrupt(self) -> None:
-        """From another thread: ends the process at once and for good. A pending request fails with ``crash``."""
+        """From another thread: ends the process at once and for good. A pending request raises WorkerInterrupted."""
         self._interrupted = True
         process = self._process
         if process is not None:
             process.signal(signal.SIGKILL)
+
+    def _end_if_interrupted(self) -> None:
+        """Raises WorkerInterrupted after `interrupt`, with the process ended, also one that started at that moment."""
+        if self._interrupted:
+            self.kill()
+            raise WorkerInterrupted("the worker was interrupted; make another one")
 
     def kill(self) -> None:
         """Ends the process and all that it started, by SIGTERM and then SIGKILL. Does nothing without a process."""
@@ -154,6 +163,7 @@ class Worker:
     def _exchange(
         self, message: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None, limit_s: float
     ) -> Message:
+        self._end_if_interrupted()
         process = self._process
         assert process is not None
         try:
@@ -166,6 +176,7 @@ class Worker:
             process.wait(self._settings.grace_s)
             status, printed = process.status, process.printed_tail()
             self.kill()
+            self._end_if_interrupted()
             raise WorkerFailure("crash", f"the process ended with status {status}{printed}") from error
         if "failed" in answer:
             self._had_unnamed_failure = self._had_unnamed_failure or answer["failed"] == UNNAMED_FAILURE

@@ -10,11 +10,10 @@ from envs.cameras.frames import CameraFrames, pack
 from envs.cameras.specs import CameraSettings
 from envs.demonstrations import Demonstration
 from envs.process.worker import Worker
+from envs.rlbench.frames import is_open, is_still
 from envs.rlbench.rig import RLBenchCameraRig
-from envs.rlbench.spec import AVOIDS, NO_CHOICE, RLBenchSettings, is_open, pose_numbers, state_from_frames
+from envs.rlbench.spec import AVOIDS, NO_CHOICE, RLBenchSettings, pose_numbers, state_from_frames
 
-STILL_RAD_S = 0.1
-"""The arm rests while no joint is faster."""
 REST_FRAMES = 4
 """Least number of frames between two rests."""
 AT_ONCE = 16
@@ -23,6 +22,8 @@ AT_ONCE = 16
 
 def select_frames(low: Mapping[str, np.ndarray], settings: RLBenchSettings) -> np.ndarray:
     """Indices of the kept frames among L, increasing: always the first, the last, and every change of the gripper.
+
+    What is kept must be among envs/rlbench/frames.py's `KeptFrames`: a simulator renders no other frame.
 
     Without key frames also every `subsample`-th; with them those where the arm rests (`rest_frames`).
     Raises ValueError for fewer than two frames, or for key frames of a demonstration without joint velocities.
@@ -48,9 +49,8 @@ def rest_frames(velocity_LJ: np.ndarray, open_L: np.ndarray) -> np.ndarray:
     """
     found: list[int] = []
     for frame in range(1, len(velocity_LJ) - 1):
-        still = np.abs(velocity_LJ[frame]).max() < STILL_RAD_S
         same = open_L[frame - 1] == open_L[frame] == open_L[frame + 1]
-        if still and same and frame - (found[-1] if found else 0) >= REST_FRAMES:
+        if is_still(velocity_LJ[frame]) and same and frame - (found[-1] if found else 0) >= REST_FRAMES:
             found.append(frame)
     return np.array(found, dtype=np.int64)
 
@@ -83,7 +83,8 @@ def request_demonstration(
     Step k holds the observation of a kept frame and the action that leads to the next one. Raises WorkerFailure, and
     ValueError for a demonstration that cannot be used.
     """
-    answer, low = worker.request({"command": "demonstrate", "start": start.tolist()}, limit_s=limit_s)
+    message = {"command": "demonstrate", "start": start.tolist(), "images": cameras is not None}
+    answer, low = worker.request(message, limit_s=limit_s)
     base = low.pop("base")
     kept = select_frames(low, settings)
     before, after = kept[:-1], kept[1:]

@@ -15,6 +15,7 @@ from envs.cameras.specs import CameraSettings
 from envs.demonstrations import Demonstration
 from envs.process.worker import Worker, WorkerFailure, WorkerSettings
 from envs.rlbench.demonstrations import request_demonstration
+from envs.rlbench.protocol import REFUSALS
 from envs.rlbench.rig import RLBENCH_NAMES, RLBenchCameraRig
 from envs.rlbench.spec import RLBenchSettings, state_from_frames, task_names, task_spec, which_task, world_pose
 from envs.specs import STATE, Shape, TaskSpec
@@ -32,7 +33,8 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     An action is a pose of the gripper in the robot's base frame or joint angles, then the gripper (`RLBenchSettings.action`).
     A start is (variation, episode, seed, attempts): a stored episode, or with episode -1 a placement by numpy's seed in the
     given number of attempts (0: not known); with several tasks also the task's index.
-    A failure of the simulator is the episode's failure, by its name.
+    A failure of the simulator is the episode's failure, by its name. An action that the simulator refuses moves nothing and is
+    no step: the episode goes on, unless more than `RLBenchSettings.retries` in a row are refused.
 
     instructions: the task in words, after a reset; video_frames: None, or a list to which an image is appended at the start
     and after each action.
@@ -58,7 +60,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self._episodes = 0  # since the simulator was started
         self._lost = "crash"  # name of the failure that ended the last simulator
         self._start, self._which = np.zeros(len(self.spec_task.start_names)), which_task(np.zeros(5), self.tasks)[1]
-        self._steps, self._running = 0, False
+        self._steps, self._refused, self._running = 0, 0, False  # actions; refusals in a row
         self.instructions: list[str] = []
         size, action = len(self.spec_task.state_names), self.spec_task.action
         self._state_space: dict[str, gymnasium.spaces.Space[Any]] = {
@@ -84,12 +86,13 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         """Options of the program; see envs/rlbench/protocol.py."""
         settings, cameras = self.settings, None if self.camera_rig is None else self.camera_rig.settings
         return {
-            "task": self.tasks[0], "arm": settings.arm, "repeat": settings.subsample,
+            "task": self.tasks[0], "arm": settings.arm,
             "collision_checking": settings.collision_checking,
             "per_action_collision_checking": settings.per_action_collision_checking,
             "renderer": settings.renderer,
             "dataset": str(Path(settings.dataset).resolve()) if settings.dataset else "",
-            "variation": settings.variations[0], "keyframes": settings.keyframes,
+            "variation": settings.variations[0], "keyframes": settings.keyframes, "subsample": settings.subsample,
+            "gripper_threshold": settings.gripper_threshold,
             "cameras": [] if cameras is None else [RLBENCH_NAMES[name] for name in cameras.cameras],
             "rgb": cameras is not None and (cameras.images or cameras.colours),
             "depth": cameras is not None and (cameras.depth or cameras.num_points > 0),
@@ -97,11 +100,12 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         }  # fmt: skip
 
     def describe(self) -> dict[str, Any]:
-        """``variations``: number of the task's variations; ``versions``: of the packages that simulate it."""
+        """``variations``: number of the task's variations; ``versions``: of the packages that simulate it; ``rendered``: number
+        of frames that this simulator has rendered."""
         return self.worker.request({"command": "describe"})[0]
 
     def interrupt(self) -> None:
-        """From another thread: ends the simulator at once; a pending request fails with ``crash``."""
+        """From another thread: ends the simulator at once; a pending request raises WorkerInterrupted."""
         if self._worker is not None:
             self._worker.interrupt()
 
@@ -133,7 +137,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             len(start) > 4 and not 0 <= start[4] < len(self.tasks)
         ):
             raise ValueError(f"a start is {self.spec_task.start_names} in whole numbers, got {start.tolist()}")
-        self._running, self._steps, self._last_features, self._start = False, 0, {}, start.copy()
+        self._running, self._steps, self._refused, self._last_features, self._start = False, 0, 0, {}, start.copy()
         self._load(start)
         message = {"command": "reset", "start": start.tolist(), "images": self._wants_images}
         answer, self._frame = self.worker.request(message)
@@ -147,8 +151,10 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         """Executes one action `[A]`, clipped to its box.
 
         Ends at success (reward 1), at a failure, or truncated with failure ``timeout`` after `max_steps`. A failure of the
-        simulator ends the episode with the failure's name and the last good observation. Raises ValueError for an action of
-        wrong shape or with NaN, RuntimeError when no episode is running.
+        simulator ends the episode with the failure's name and the last good observation; an action that it refuses (`REFUSALS`)
+        only after `retries` others in a row, until then it changes nothing. info holds ``refused``, too: the name of such a
+        failure, "" for an executed action. Raises ValueError for an action of wrong shape or with NaN, RuntimeError when no
+        episode is running.
         """
         if not self._running:
             raise RuntimeError("no episode is running: call reset() first, and again after an episode has ended")
@@ -156,6 +162,11 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         action = np.clip(_checked(action, spec.size, "action"), spec.low, spec.high)
         self._steps += 1
         success, failure = self._execute(action)
+        refused = failure if failure in REFUSALS else ""
+        self._refused = self._refused + 1 if refused else 0
+        if refused and self._refused <= self.settings.retries:
+            self._steps -= 1
+            return self._last_observation(), 0.0, False, False, self._info(False, "", refused)
         self._take_snapshot()
         truncated = not success and not failure and self._steps >= self.spec_task.max_steps
         if truncated:
@@ -163,7 +174,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         terminated = success or (failure != "" and not truncated)
         self._running = not (terminated or truncated)
         if failure and not truncated:
-            return self._last_observation(), 0.0, True, False, self._info(False, failure)
+            return self._last_observation(), 0.0, True, False, self._info(False, failure, refused)
         return self._observe(), float(success), terminated, truncated, self._info(success, failure)
 
     def plan(self, mode: str, rng: np.random.Generator) -> np.ndarray:
@@ -296,9 +307,9 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self._last_features, self.camera_defects, _ = self.camera_rig.observe(self._frame, self._steps)
         return {name: values.copy() for name, values in self._last_features.items()}
 
-    def _info(self, success: bool, failure: str) -> dict[str, Any]:
+    def _info(self, success: bool, failure: str, refused: str = "") -> dict[str, Any]:
         counts = {"cameras": dict(self.camera_defects)} if self._wants_images else {}
-        return {"is_success": success, "failure": failure, "mode": "solved" if success else "", **counts}
+        return {"is_success": success, "failure": failure, "mode": "solved" if success else "", "refused": refused, **counts}
 
     @property
     def last_start(self) -> list[float]:

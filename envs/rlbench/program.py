@@ -6,7 +6,7 @@ It needs stepjam/RLBench and stepjam/PyRep, CoppeliaSim 4.1 and an X display. It
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ def name_of(error: BaseException) -> str:
 def start(options: dict[str, Any], load: Any) -> Any:
     """See envs/process/serving.py."""
     load(FOLDER / "plain_pickle.py")
-    return load(FOLDER / "protocol.py").Dispatcher(Simulator(options, load(FOLDER / "tree.py")))
+    simulator = Simulator(options, load(FOLDER / "tree.py"), load(FOLDER / "frames.py"))
+    return load(FOLDER / "protocol.py").Dispatcher(simulator)
 
 
 class DemoError(Exception):
@@ -46,9 +47,12 @@ class DemoError(Exception):
 
 
 class Simulator:
-    """One RLBench environment with one task: a backend of envs/rlbench/protocol.py. tree: the module envs/rlbench/tree.py."""
+    """One RLBench environment with one task: a backend of envs/rlbench/protocol.py. tree, frames: the modules beside this one.
 
-    def __init__(self, options: dict[str, Any], tree: Any) -> None:
+    Cameras are off except while a frame with images is made: rendering costs more than a physics step.
+    """
+
+    def __init__(self, options: dict[str, Any], tree: Any, frames: Any) -> None:
         from pyrep.const import RenderMode
         from rlbench.action_modes import arm_action_modes as arms
         from rlbench.action_modes.action_mode import MoveArmThenGripper
@@ -57,7 +61,8 @@ class Simulator:
         from rlbench.observation_config import CameraConfig, ObservationConfig
         from rlbench.utils import name_to_task_class
 
-        self._options, self._tree = options, tree
+        self._options, self._tree, self._frames = options, tree, frames
+        self._rendered = 0
         height, width = options["image_size"]
         cameras: dict[str, Any] = {}
         self._cameras: list[tuple[Any, bool, bool]] = []
@@ -82,13 +87,15 @@ class Simulator:
         self._arm = arm
         self._environment = Environment(MoveArmThenGripper(arm, Discrete()), obs_config=self._observation_config, headless=True)
         self._environment.launch()
+        self._enable_cameras(False)
         self._find = name_to_task_class
         self._demonstration: Any = None
+        self._drawn: set[int] = set()
         self.load_task(options["task"])
 
-    def describe(self) -> tuple[int, dict[str, str]]:
-        """Number of variations of the task, and versions of what decides a result."""
-        return self._task.variation_count(), versions()
+    def describe(self) -> tuple[int, dict[str, str], int]:
+        """Number of variations of the task, versions of what decides a result, and number of frames rendered so far."""
+        return self._task.variation_count(), versions(), self._rendered
 
     def load_task(self, name: str) -> None:
         self._name = name
@@ -96,7 +103,6 @@ class Simulator:
 
     def reset(self, start: list[float]) -> tuple[list[str], int]:
         """Places the scene at a start; the instructions, and how many attempts it took (0: not known)."""
-        self._enable_cameras(False)
         variation, number, seed, attempts = (int(value) for value in start[:4])
         if number < 0 and not attempts:
             np.random.seed(seed)  # noqa: NPY002 - RLBench places its objects by it
@@ -115,10 +121,9 @@ class Simulator:
 
     def step(self, action: np.ndarray, avoid: Any) -> tuple[bool, bool]:
         """Executes an action `[8]`; whether the task is solved, and whether it has ended. avoid: None, or of this path."""
-        self._enable_cameras(False)
         if avoid is not None:
             self._arm._collision_checking = avoid
-        repeat = int(self._options["repeat"]) if self._options["arm"] == "joints" else 1
+        repeat = int(self._options["subsample"]) if self._options["arm"] == "joints" else 1
         for _ in range(repeat):
             _, reward, ended = self._task.step(action)
             if reward == 1.0 or ended:
@@ -127,14 +132,25 @@ class Simulator:
 
     def snapshot(self) -> np.ndarray:
         """`[H, W, 3]` uint8 of the front camera."""
-        self._enable_cameras(False)
         self._snapshot_camera.rgb = True
-        return np.asarray(getattr(self._task.get_observation(), SNAPSHOT_CAMERA + "_rgb"), np.uint8)
+        try:
+            self._rendered += 1
+            return np.asarray(getattr(self._task.get_observation(), SNAPSHOT_CAMERA + "_rgb"), np.uint8)
+        finally:
+            self._enable_cameras(False)
 
     def _enable_cameras(self, on: bool) -> None:
-        """Rendering costs more than a physics step: cameras are on only where a frame with images is wanted."""
         for camera, rgb, depth in self._cameras:
             camera.rgb, camera.depth = on and rgb, on and depth
+
+    def _with_images(self, observe: Callable[[], Any]) -> Any:
+        """An observation that the cameras see."""
+        self._enable_cameras(True)
+        try:
+            self._rendered += 1
+            return observe()
+        finally:
+            self._enable_cameras(False)
 
     def _as_demo(self, variation: int, state: Any, attempts: int) -> Any:
         """What RLBench's reset_to_demo reads of a demonstration."""
@@ -149,8 +165,8 @@ class Simulator:
 
     def frame(self, images: bool) -> dict[str, np.ndarray]:
         """The present frame."""
-        self._enable_cameras(images)
-        observation = self._task.get_observation()
+        observe = self._task.get_observation
+        observation = self._with_images(observe) if images else observe()
         frame = _low(observation)
         frame["base"] = self._tree.base_position(observation.misc.get("joint_poses"))
         if images:
@@ -169,9 +185,13 @@ class Simulator:
                 found[camera + ".depth"] = np.asarray(getattr(observation, camera + "_depth"), np.float32)
         return found
 
-    def demonstrate(self, start: list[float]) -> tuple[list[str], int, dict[str, np.ndarray]]:
-        """Instructions, attempts and low-dimensional arrays of a demonstration, stored or live. Raises DemoError."""
+    def demonstrate(self, start: list[float], images: bool) -> tuple[list[str], int, dict[str, np.ndarray]]:
+        """Instructions, attempts and low-dimensional arrays of a demonstration, stored or live. Raises DemoError.
+
+        images: whether a live one renders the frames that may be kept; `images` has no others.
+        """
         variation, number, seed, _ = (int(value) for value in start[:4])
+        self._drawn = set()
         if number >= 0:
             root = Path(self._options["dataset"])
             self._demonstration = self._tree.episode(root, self._name, variation, number)
@@ -180,15 +200,27 @@ class Simulator:
             return shown
         np.random.seed(seed)  # noqa: NPY002
         self._task.set_variation(variation)
-        self._enable_cameras(True)
+        scene, kept = self._task._scene, self._frames.KeptFrames(self._options)
         avoiding: list[float] = []
+        causes: list[str] = []
+
+        def observed(observe: Callable[[], Any]) -> Any:
+            frame, observation = kept.count, observe()
+            if not kept.may_keep(_low(observation)) or not images:
+                return observation
+            self._drawn.add(frame)
+            return self._with_images(observe)
+
         try:
             record = self._options.get("per_action_collision_checking")
-            with recording_collision_checks(self._task._scene, avoiding) if record else contextlib.nullcontext():
+            checking = recording_collision_checks(scene, avoiding) if record else contextlib.nullcontext()
+            with checking, observing_by(scene, observed, causes):
                 self._demonstration = self._task.get_demos(1, live_demos=True, max_attempts=1)[0]
-        except RuntimeError as error:
-            raise DemoError(str(error)) from error
+        except RuntimeError as error:  # RLBench's own does not say why
+            raise DemoError("; ".join([str(error), *causes])) from error
         first, rows = self._demonstration[0], [_low(self._demonstration[each]) for each in range(len(self._demonstration))]
+        if kept.count != len(rows):
+            raise ValueError(f"{kept.count} observations were made for {len(rows)} frames, expected as many: another RLBench?")
         low = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         for camera in self._options["cameras"]:
             for what in ("extrinsics", "intrinsics"):
@@ -202,12 +234,43 @@ class Simulator:
         return [], int(getattr(self._demonstration, "num_reset_attempts", 0) or 0), low
 
     def images(self, frames: list[int]) -> dict[str, np.ndarray]:
-        """Of these frames of the last demonstration; see `StoredEpisode.images`."""
+        """Of these frames of the last demonstration; see `StoredEpisode.images`. Raises ValueError for one without images."""
         if hasattr(self._demonstration, "images"):
             options = self._options
             return dict(self._demonstration.images(frames, options["cameras"], options["rgb"], options["depth"]))
+        missing = sorted(set(frames) - self._drawn)
+        if missing:
+            raise ValueError(
+                f"frames {missing} of the last demonstration were not rendered, {len(self._drawn)} others were: demonstrate "
+                "with images, and ask for frames that are kept"
+            )
         rows = [self._camera_images(self._demonstration[frame]) for frame in frames]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+@contextlib.contextmanager
+def observing_by(scene: Any, observed: Callable[[Callable[[], Any]], Any], causes: list[str]) -> Iterator[None]:
+    """While a demonstration is made, each of its frames is ``observed(get_observation)``; the reset before it is left alone.
+
+    causes: gets what ended a demonstration, which RLBench only logs.
+    """
+    make, observe = scene.get_demo, scene.get_observation
+
+    def get_demo(*given: Any, **named: Any) -> Any:
+        scene.get_observation = lambda: observed(observe)
+        try:
+            return make(*given, **named)
+        except Exception as error:
+            causes.append(f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            del scene.get_observation
+
+    scene.get_demo = get_demo
+    try:
+        yield
+    finally:
+        del scene.get_demo
 
 
 @contextlib.contextmanager

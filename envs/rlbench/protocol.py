@@ -4,22 +4,23 @@ Two programs for envs/process/serving.py have a backend: program.py (RLBench) an
 any Python from 3.8 on with numpy, and imports nothing of ours. Messages name a ``command``:
 
     options      task, arm (planning, ik, joints), collision_checking, per_action_collision_checking (demonstrations hold
-                 ``avoids_collisions`` `[L]`), repeat (simulator steps for which a joint action is held), cameras (RLBench's
-                 names), rgb, depth, image_size [H, W], renderer (opengl, opengl3), dataset ("" or a folder), variation,
-                 keyframes
-    describe     -> variations, versions
+                 ``avoids_collisions`` `[L]`), cameras (RLBench's names), rgb, depth, image_size [H, W], renderer (opengl,
+                 opengl3), dataset ("" or a folder), variation, keyframes, subsample (which frames of a demonstration are
+                 kept; also the simulator steps for which a joint action is held), gripper_threshold
+    describe     -> variations, versions, rendered (frames rendered so far)
     load_task    task -> nothing; it replaces the task of the options
     reset        start [variation, episode, seed, attempts]; images -> attempts, instructions; a frame
     step         action `[8]`; images; avoid (of this one path, in place of collision_checking) -> success, ended; a frame
     observe      -> a frame with images
-    demonstrate  start -> attempts, instructions; arrays of all L frames without images
+    demonstrate  start; images (whether kept frames are rendered) -> attempts, instructions; low-dimensional arrays of all L
+                 frames
     images       frames [M] -> the images of these frames of the last demonstration
     snapshot     -> ``snapshot`` [H, W, 3] uint8 of the front camera, for people
 
 A start with an episode >= 0 is that of a stored demonstration; else its seed places the scene, in the given number of attempts
 (0: not known). A frame: what `StoredEpisode.low` and `StoredEpisode.images` (envs/rlbench/tree.py) name, without the L, and
 ``base`` `[3]`. An action is xyz [m] and quaternion xyzw of the gripper in the world, or joint angles [rad]; then 1 for open, 0
-for closed.
+for closed. A step that is refused fails with `REFUSALS`, the scene is as before, and the episode may go on.
 """
 
 from __future__ import annotations
@@ -27,6 +28,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
+REFUSALS = ("planner_error", "ik_error", "invalid_action")
+"""Failures of a step before which nothing has moved: no path, no inverse kinematics, not an action.
+
+RLBench's arm action modes raise them before they step the simulation, and the gripper moves after the arm.
+"""
 
 
 class Dispatcher:
@@ -42,8 +49,8 @@ class Dispatcher:
         """Raises ValueError for an unknown command, and whatever the backend raises."""
         command, backend, images = message["command"], self._backend, bool(message.get("images"))
         if command == "describe":
-            variations, versions = backend.describe()
-            return {"variations": variations, "versions": versions}, {}
+            variations, versions, rendered = backend.describe()
+            return {"variations": variations, "versions": versions, "rendered": rendered}, {}
         if command == "load_task":
             backend.load_task(message["task"])
             return {}, {}
@@ -56,7 +63,7 @@ class Dispatcher:
         if command == "observe":
             return {}, backend.frame(True)
         if command == "demonstrate":
-            instructions, attempts, low = backend.demonstrate(message["start"])
+            instructions, attempts, low = backend.demonstrate(message["start"], images)
             return {"attempts": attempts, "instructions": instructions}, low
         if command == "images":
             return {}, backend.images([int(each) for each in message["frames"]])

@@ -16,6 +16,8 @@ AHEAD = 12
 """Recorded frames ahead that one action may reach (all of them with key frames)."""
 NEAR = {"joints": 0.15, "pose": 0.03}
 """A target farther from the recorded path than this moves nothing [rad, m]."""
+REACH_M = 1.2
+"""A target farther from the robot's base than this, or below it, is refused, as RLBench's planner would."""
 OTHER_GRIPPER = 0.02
 """Penalty on the distance of a frame with the other state of the gripper [rad, m]."""
 
@@ -24,6 +26,15 @@ def start(options: dict[str, Any], load: Any) -> Any:
     """See envs/process/serving.py."""
     load(FOLDER / "plain_pickle.py")
     return load(FOLDER / "protocol.py").Dispatcher(Replay(options, load(FOLDER / "tree.py")))
+
+
+class UnreachableError(Exception):
+    """There is no path to a target."""
+
+
+def name_of(error: BaseException) -> str:
+    """The failure's name; "" where it has none."""
+    return "planner_error" if isinstance(error, UnreachableError) else ""
 
 
 class Replay:
@@ -40,9 +51,9 @@ class Replay:
         self._demonstration: Any = None
         self._now = 0
 
-    def describe(self) -> tuple[int, dict[str, str]]:
-        """Number of stored variations, and versions of what decides a result."""
-        return len(list((self._root / self._task).glob("variation*"))), {"numpy": np.__version__}
+    def describe(self) -> tuple[int, dict[str, str], int]:
+        """Number of stored variations, versions of what decides a result, and that nothing was rendered."""
+        return len(list((self._root / self._task).glob("variation*"))), {"numpy": np.__version__}, 0
 
     def load_task(self, name: str) -> None:
         self._task = name
@@ -53,12 +64,12 @@ class Replay:
         return self._tree.descriptions(self._root, self._task, int(start[0])), self._episode.attempts
 
     def step(self, action: np.ndarray, avoid: Any) -> tuple[bool, bool]:
-        """Whether the end of the episode is reached, twice: as success and as end."""
+        """Whether the end of the episode is reached, twice: as success and as end. Raises UnreachableError."""
         self._move(action)
         done = self._now == len(self._episode) - 1
         return done, done
 
-    def demonstrate(self, start: list[float]) -> tuple[list[str], int, dict[str, np.ndarray]]:
+    def demonstrate(self, start: list[float], images: bool) -> tuple[list[str], int, dict[str, np.ndarray]]:
         """Instructions, attempts and low-dimensional arrays of the stored episode."""
         self._demonstration = self._load(start)
         return self._tree.shown(self._demonstration, self._root, self._task, int(start[0]))
@@ -95,6 +106,9 @@ class Replay:
 
     def _move(self, action: np.ndarray) -> None:
         joints = self._options["arm"] == "joints"
+        target_m = action[:3] - self._episode.base
+        if not joints and (np.linalg.norm(target_m) > REACH_M or target_m[2] < 0):
+            raise UnreachableError(f"no path to {target_m.round(3).tolist()} m from the base")
         low = self._episode.low
         path = low["joint_positions"] if joints else low["gripper_pose"][:, :3]
         last = len(path) - 1 if self._options.get("keyframes") else min(len(path) - 1, self._now + AHEAD)

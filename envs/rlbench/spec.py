@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from envs.rlbench.frames import is_open
 from envs.specs import ActionSpec, TaskSpec, nearest_name
 
 PREFIX = "rlbench/"
@@ -29,8 +30,6 @@ STATE_NAMES = (*POSE, *JOINTS)
 AVOIDS = "avoids_collisions"
 """Name of the action dimension, and of the demonstrations' array, that says whether a path avoids collisions."""
 
-FINGER_M = 0.04
-"""A finger's travel from closed to open [m]."""
 NO_CHOICE = np.zeros(0)
 """The task's one-hot in the state where there is only one task: empty."""
 
@@ -56,6 +55,8 @@ class RLBenchSettings:
         gripper_threshold: opening, 0 to 1, above which the gripper counts as open (RLBench: 0.9, PerAct's fork: 0.95)
         variations: variations of the task, used equally often
         max_steps: actions per episode
+        retries: how often in a row an episode queries its policy again after an action that the simulator refused (no path, no
+            inverse kinematics, no rotation), before it ends with that failure; 0: the first refusal ends it
         voxel_m: side of the voxels that thin the cloud [m], 0: none
         crop_low: lower corner of the cloud's box in the robot's base frame [m]; the floor is 4 mm above the table
         crop_high: its upper corner [m]
@@ -77,6 +78,7 @@ class RLBenchSettings:
     gripper_threshold: float = 0.9
     variations: tuple[int, ...] = (0,)
     max_steps: int = 200
+    retries: int = 5
     voxel_m: float = 0.01
     crop_low: tuple[float, float, float] = (0.1, -0.65, 0.004)
     crop_high: tuple[float, float, float] = (1.3, 0.65, 1.25)
@@ -96,12 +98,12 @@ class RLBenchSettings:
         if not self.variations or min(self.variations) < 0 or len(set(self.variations)) != len(self.variations):
             raise ValueError(f"rlbench.variations: got {list(self.variations)}, expected different numbers from 0 on")
         if min(self.workers, self.subsample, self.max_steps) < 1 or min(self.start_s, self.step_s) <= 0 or min(
-            self.voxel_m, self.restart_after
+            self.voxel_m, self.restart_after, self.retries
         ) < 0:
             raise ValueError(
-                "rlbench: workers, subsample and max_steps must be at least 1, start_s and step_s above 0, voxel_m and "
-                f"restart_after not below; got {self.workers}, {self.subsample}, {self.max_steps}, {self.start_s}, "
-                f"{self.step_s}, {self.voxel_m}, {self.restart_after}"
+                "rlbench: workers, subsample and max_steps must be at least 1, start_s and step_s above 0, voxel_m, "
+                f"restart_after and retries not below; got {self.workers}, {self.subsample}, {self.max_steps}, {self.start_s}, "
+                f"{self.step_s}, {self.voxel_m}, {self.restart_after}, {self.retries}"
             )
         if not 0 < self.gripper_threshold < 1:
             raise ValueError(f"rlbench.gripper_threshold: got {self.gripper_threshold}, expected between 0 and 1")
@@ -195,14 +197,6 @@ def world_pose(numbers_9: np.ndarray, base: np.ndarray) -> np.ndarray:
     second = perpendicular / width
     matrix = np.stack([first, second, np.cross(first, second)], axis=1)
     return np.concatenate([numbers_9[:3] + base, Rotation.from_matrix(matrix).as_quat()])
-
-
-def is_open(low: dict[str, np.ndarray], threshold: float) -> np.ndarray:
-    """Whether the gripper is open, 0.0 or 1.0, `[]` or `[L]`: by its finger joints, where they were recorded."""
-    fingers = low.get("gripper_joint_positions")
-    if fingers is None:
-        return np.asarray(low["gripper_open"], np.float64)
-    return (fingers[..., 0] / FINGER_M > threshold).astype(np.float64)
 
 
 def state_from_frames(

@@ -186,6 +186,8 @@ def _off_support_cell(policy: Policy, results: Results) -> Cell:
 
 def _failures_cell(counted: Mapping[str, Any], results: Results) -> Cell:
     named = tuple(f"{name} {count}" for name, count in (counted.get("failures") or {}).items() if count)
+    if refused := counted.get("refused_actions"):
+        named += (f"refused actions {refused}, in {counted['episodes_with_refusals']} of {counted['episodes']} episodes",)
     return Cell(str(counted["episodes"] - counted["successes"]), named)
 
 

@@ -201,6 +201,14 @@ def test_the_table_of_a_conversion_has_the_columns_that_it_can_fill(conversion: 
     assert cells[7].notes == ("−75.0 to 0.0", "p = 1.000", "lower, may be chance")
 
 
+def test_refused_actions_are_told_where_the_failures_are(conversion: dict[str, Any]) -> None:
+    told = _with_success(conversion)
+    told["policies"][1] |= {"refused_actions": 7, "episodes_with_refusals": 2}
+    episodes = told["policies"][1]["episodes"]
+    without, with_refusals = (row[-1].notes for row in main_table(told).rows)
+    assert with_refusals == ("timeout 1", f"refused actions 7, in 2 of {episodes} episodes") and without == ("timeout 1",)
+
+
 def test_a_conversion_with_a_task_says_how_much_both_solve(tmp_path: Path, conversion: dict[str, Any]) -> None:
     text, page = _written(tmp_path, _with_success(conversion))
     assert "4.00 times as fast as the teacher; it solves 75.0 % of the episodes, the teacher 75.0 %" in text

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageSequence
 
 from distill.checks import validate
@@ -27,15 +28,19 @@ from distill.runtime.context import Context
 from distill.runtime.stage import Stage
 from distill.worlds import open_world
 from distill.worlds.clips import write_clip
-from distill.worlds.episode_files import write_eval_info
-from distill.worlds.rlbench import TRIES, RLBenchWorld
+from distill.worlds.contract import RolloutJob
+from distill.worlds.episode_files import read_episodes, write_eval_info
+from distill.worlds.rlbench import TRIES, RLBenchWorld, replay_action
 from distill.worlds.rlbench_clips import FILMED, FPS, HOLD, _pictures
 from distill.worlds.simulators import Simulators
-from envs.demonstrations import Demonstrations
+from envs.demonstrations import Demonstration, Demonstrations
 from envs.process.worker import WorkerFailure, WorkerStartError
 from envs.rlbench.env import RLBenchEnv
 from envs.rlbench.spec import RLBenchSettings
 from envs.rlbench.starts import draw_start, split_starts
+from envs.specs import STATE
+from students.selection import Selection
+from teachers.networks.shapes import PolicyShape
 
 Store = Callable[..., Path]
 
@@ -88,7 +93,8 @@ def world(config: Config) -> Iterator[RLBenchWorld]:
 
 
 CONTEXT = Context(Path(), SimpleNamespace(is_main_process=False), alone=True)  # type: ignore[arg-type]
-"""One process by itself."""
+"""One process by itself, which writes no results of all."""
+MAIN = Context(Path(), SimpleNamespace(is_main_process=True), alone=True)  # type: ignore[arg-type]
 
 
 def read(path: Path) -> Any:
@@ -262,6 +268,81 @@ def test_what_stops_the_work_waits_for_no_simulator_and_keeps_nothing_of_them(wo
     assert time.monotonic() - began < 30 and (tmp_path / "test-0.jsonl").read_text() == ""
 
 
+# -- refused actions ---------------------------------------------------------------------------------------------------
+
+
+class Reaching:
+    """A policy of poses: of each four candidates the second is far out of reach, and the first unless `first_within`."""
+
+    name, evaluations = "reaching", 1
+
+    def __init__(self, world: RLBenchWorld, first_within: bool) -> None:
+        spec, self.module, self.queries = world.spec, torch.nn.Linear(1, 1), 0
+        self.module.normaliser = SimpleNamespace(unnormalise_action=lambda chunks: chunks)
+        self.shape = PolicyShape(
+            task=spec.name, state_names=spec.state_names, action_names=spec.action.names,
+            action_weights=spec.action.weights, dt_s=spec.dt_s, observation_steps=1, horizon=8, patch=4,
+        )  # fmt: skip
+        x_m = torch.tensor([0.3 if first_within else 1.25, 1.25, 0.3, 0.3])
+        self.candidates_NTA = torch.zeros(4, 8, 10)
+        self.candidates_NTA[:, :, 0], self.candidates_NTA[:, :, 2] = x_m[:, None], 0.4
+        self.candidates_NTA[:, :, 3] = self.candidates_NTA[:, :, 7] = 1.0  # no rotation
+
+    def draw(self, samples: int, generator: torch.Generator) -> torch.Tensor:
+        return torch.zeros(samples, 1)
+
+    def encode(self, observation: Any) -> torch.Tensor:
+        self.queries += 1
+        return observation[STATE]
+
+    def head(self, condition: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+        return self.candidates_NTA[None, : draws.shape[1]]
+
+
+@pytest.mark.parametrize(
+    ("first_within", "candidates", "failure", "steps", "refused", "queries"),
+    [
+        (True, 1, "timeout", 12, 0, 3),  # nothing is refused
+        (False, 4, "timeout", 12, 6, 3),  # two of each query's candidates are, before the third is accepted
+        (False, 1, "planner_error", 1, 6, 6),  # its only candidate is, at five more queries, too
+    ],
+)
+def test_refused_actions_are_tried_again_and_counted(
+    world: RLBenchWorld, tmp_path: Path, first_within: bool, candidates: int, failure: str, steps: int, refused: int,
+    queries: int,
+) -> None:  # fmt: skip
+    policy = Reaching(world, first_within)
+    starts = split_starts(world.config.task, world.config.rlbench, 0, {"test": 1})["test"]
+    job = RolloutJob("test", "validation", tmp_path, 4, 0, Selection("outlier_rejection", candidates))
+    episode = world.roll_out(CONTEXT, policy, starts, job)[0]  # type: ignore[arg-type]
+    assert (episode.failure, episode.steps, episode.refused) == (failure, steps, refused)
+    assert episode.queries == policy.queries == queries
+    row = json.loads((tmp_path / "validation-0.jsonl").read_text())
+    assert row["episode"] == asdict(episode)
+    write_eval_info(world.config.task, tmp_path, [episode], "validation")
+    assert read(tmp_path / "eval_info.json")["per_task"][0]["metrics"]["refused_actions"] == [refused]
+    del row["episode"]["refused"]  # as it was written before refused actions were counted
+    (tmp_path / "validation-0.jsonl").write_text(json.dumps(row) + "\n")
+    assert read_episodes(tmp_path, "validation")[0] == replace(episode, refused=0)
+
+
+def test_the_oracle_repeats_a_refused_action(world: RLBenchWorld) -> None:
+    env = RLBenchEnv(world.config.task, world.config.rlbench)
+    episode, within, outside = Episode(0), np.zeros(10), np.zeros(10)
+    within[[0, 2, 3, 7]], outside[[0, 2, 3, 7]] = (0.3, 0.4, 1, 1), (1.25, 0.4, 1, 1)
+    try:
+        env.reset(options={"start": [0, 1, 0, 0]})
+        asked: list[int] = []
+        reach = env._execute
+        env._execute = lambda action: (asked.append(1), (False, "planner_error") if len(asked) < 3 else reach(action))[1]  # type: ignore[method-assign]
+        assert not replay_action(env, episode, within)
+        assert (episode.steps, episode.refused, episode.failure, len(asked)) == (1, 2, "", 3)
+        assert replay_action(env, episode, outside)
+        assert (episode.steps, episode.refused, episode.failure) == (2, 2 + 6, "planner_error")
+    finally:
+        env.close()
+
+
 # -- starts, keys, presets ---------------------------------------------------------------------------------------------
 
 
@@ -302,7 +383,8 @@ def test_several_tasks_are_taken_in_turn(tmp_path: Path) -> None:
 
 
 def test_success_is_told_by_task_too(tmp_path: Path) -> None:
-    episodes = [Episode(index=0, success=True), Episode(index=1, failure="crash"), Episode(index=2, failure="timeout")]
+    episodes = [Episode(index=0, success=True, refused=3), Episode(index=1, failure="crash", refused=6),
+                Episode(index=2, failure="timeout")]  # fmt: skip
     rows = [{"start": [0, -1, 5, 1, index % 2], "seconds": 2.0, "episode": asdict(episodes[index])} for index in range(3)]
     (tmp_path / "test-0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     write_eval_info("rlbench/a+b", tmp_path, episodes)
@@ -312,6 +394,8 @@ def test_success_is_told_by_task_too(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert told["overall"]["eval_s"] == 6.0 and told["overall"]["pc_success"] == pytest.approx(100 / 3)
     assert told["per_task"][1]["metrics"]["failures"] == ["crash"]
+    assert [row["metrics"]["refused_actions"] for row in told["per_task"]] == [[3, 0], [6]]
+    assert (told["overall"]["n_refused_actions"], told["overall"]["n_episodes_with_refusals"]) == (9, 2)
 
 
 def stages(config: Config) -> list[Stage[Any]]:
@@ -327,7 +411,7 @@ def test_what_changes_a_rollout_changes_the_keys_and_nothing_else_does(config: C
     assert "evaluate/oracle" in keys()
     for change in ({"arm": "ik"}, {"collision_checking": True},
                    {"per_action_collision_checking": True}, {"subsample": 2}, {"voxel_m": 0.02},
-                   {"renderer": "opengl3"}):  # fmt: skip
+                   {"renderer": "opengl3"}, {"retries": 0}):  # fmt: skip
         assert all(key != keys()[name] for name, key in keys(**change).items())
     plain = Config()
     other = replace(plain, rlbench=RLBenchSettings(arm="ik", workers=9))
@@ -377,11 +461,64 @@ class Unsolvable:
 def test_a_start_without_a_demonstration_is_replaced_and_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
     config = Config(task="rlbench/reach_target")
     world = RLBenchWorld.open(config)
-    start, failures, env = draw_start(config.task, config.rlbench, 0, "train", 3, 0), [], Unsolvable(2)
-    assert world._demonstration(env, start, "train", 3, True, failures) == "shown"
-    assert failures == ["planner_error"] * 2 and len({tuple(asked) for asked in env.asked}) == 3
+    start, env = draw_start(config.task, config.rlbench, 0, "train", 3, 0), Unsolvable(2)
+    assert world._demonstration(env, start, "train", 3, True) == ("shown", ["planner_error"] * 2)
+    assert len({tuple(asked) for asked in env.asked}) == 3
     said = capsys.readouterr().err.splitlines()
     told = "  train, start 3: no demonstration (planner_error), try"
     assert said == [f"{told} {attempt} of {TRIES}" for attempt in (1, 2)]
     with pytest.raises(ValueError, match="no demonstration of rlbench/reach_target at start 3 of train: planner_error: no"):
-        world._demonstration(Unsolvable(TRIES), start, "train", 3, True, [])
+        world._demonstration(Unsolvable(TRIES), start, "train", 3, True)
+
+
+# -- an interrupted recording ------------------------------------------------------------------------------------------
+
+
+class Stumbling(RLBenchEnv):
+    """Live starts, from stored demonstrations; those of number `index` fail as often as `fails` says, at most once each."""
+
+    fails: ClassVar[dict[int, list[str]]] = {}
+    stop_at: ClassVar[int] = -1
+    waiting: ClassVar[threading.Event]
+
+    def demonstrate(self, start: np.ndarray, with_cameras: bool = True) -> Demonstration:
+        number = int(start[2])
+        if number == self.stop_at:
+            assert self.waiting.wait(30)  # until the other simulator is busy
+            raise KeyboardInterrupt
+        if self.fails.get(number):
+            raise WorkerFailure(self.fails[number].pop(0), "as told")
+        if self.stop_at >= 0 and number == 3:
+            self.worker.start()
+            os.kill(self.worker.pid, signal.SIGSTOP)  # type: ignore[arg-type]
+            self.waiting.set()
+        return super().demonstrate(start, with_cameras)
+
+
+def test_an_interrupted_recording_counts_its_failures_and_no_others(
+    world: RLBenchWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Start 0 fails twice and ends, then Ctrl-C comes at start 2, while another simulator is at start 3."""
+    settings = world.config.rlbench
+    monkeypatch.setattr("envs.make_rlbench", lambda task, rlbench, cameras: Stumbling(task, rlbench))
+    # every attempt at start n of a split is start n, so that the fake knows it
+    draw = lambda task, rlbench, seed, split, number, attempt=0: np.array([0, -1, number, 0], float)  # noqa: E731
+    monkeypatch.setattr("distill.worlds.rlbench.draw_start", draw)
+    starts = np.stack([draw("", settings, 0, "train", number) for number in range(4)])
+    Stumbling.fails, Stumbling.stop_at = {0: ["demo_error", "hang"], 1: ["crash"]}, 2
+    Stumbling.waiting = threading.Event()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        world._record(CONTEXT, tmp_path, starts, "train", False)
+    assert time.monotonic() - began < 30
+    said = [line.split("(")[1].split(")")[0] for line in capsys.readouterr().err.splitlines() if "no demonstration" in line]
+    assert sorted(said) == ["crash", "demo_error", "hang"]  # and none for the simulator that was interrupted
+    assert sorted(path.name for path in (tmp_path / "episodes").iterdir()) == ["0", "1"]
+    assert read(tmp_path / "episodes" / "0" / "recording.json")["failures"] == ["demo_error", "hang"]
+    Stumbling.stop_at, Stumbling.fails = -1, {0: ["error"], 2: ["placement_error"]}  # start 0 is not recorded again
+    world._record(MAIN, tmp_path, starts, "train", False)
+    assert read(tmp_path / "recording.json") == {
+        "episodes": 4, "expert_failures_repeated": 4, "failures": ["demo_error", "hang", "crash", "placement_error"],
+        "simulator": {"numpy": np.__version__},
+    }  # fmt: skip
+    assert Demonstrations.load(tmp_path).num_episodes == 4 and not (tmp_path / "episodes").exists()

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from envs.process.supervised import SERVING
-from envs.process.worker import Worker, WorkerFailure, WorkerSettings, WorkerStartError
+from envs.process.worker import Worker, WorkerFailure, WorkerInterrupted, WorkerSettings, WorkerStartError
 
 PROGRAM = Path(__file__).parent / "faulty_program.py"
 FOREIGN = ("process/wire", "process/serving", "rlbench/plain_pickle", "rlbench/tree", "rlbench/protocol",
@@ -90,6 +90,34 @@ def test_one_that_is_killed_from_outside_while_it_works_is_a_crash(make: Make) -
     with pytest.raises(WorkerFailure) as caught:
         worker.request({"command": "hang"})
     assert caught.value.name == "crash" and time.monotonic() - begin < 5
+
+
+def test_an_interrupted_one_has_not_failed_and_is_not_started_again(make: Make) -> None:
+    worker = make()
+    worker.start()
+    threading.Timer(0.2, worker.interrupt).start()
+    begin = time.monotonic()
+    with pytest.raises(WorkerInterrupted, match="make another one"):
+        worker.request({"command": "hang"})
+    assert time.monotonic() - begin < 5 and worker.pid is None
+    for _ in range(2):
+        with pytest.raises(WorkerInterrupted):
+            worker.request({"command": "x"})
+    assert worker.starts == 1
+
+
+def test_one_that_is_interrupted_while_it_starts_ends_all_the_same(make: Make) -> None:
+    worker = make()
+    begin = worker._open
+
+    def interrupted() -> None:
+        worker._interrupted = True  # the process is not there yet, so that nothing could be killed
+        begin()
+
+    worker._open = interrupted  # type: ignore[method-assign]
+    with pytest.raises(WorkerInterrupted):
+        worker.request({"command": "x"})
+    assert worker.pid is None and worker.starts == 1
 
 
 def test_one_that_hangs_and_swallows_the_signal_is_killed_all_the_same(make: Make) -> None:

@@ -86,60 +86,42 @@ class Demo:
     def restore_state(self): np.random.set_state(self.random_seed)
 """,
     "rlbench/utils.py": "def name_to_task_class(name):\n    return {'reach_target': name}[name]",
-    "rlbench/environment.py": """
+    "rlbench/backend/scene.py": """
 import numpy as np
-from rlbench.backend.exceptions import TaskEnvironmentError
 from rlbench.backend.waypoints import Point, PredefinedPath
 from rlbench.demo import Demo
 CAMERAS = ("left_shoulder", "right_shoulder", "overhead", "wrist", "front")
 class Observation: pass
 class Scene:
-    pose, joints, held, renders, _attempts = np.array([0.28, 0, 1.4, 0, 1, 0, 0.0]), np.zeros(7), 0, 0, 0
-    def __init__(self): self.avoided = []
-    def _demo_record_step(self, frames, observation): frames.append(observation)
-class Environment:
-    def __init__(self, action_mode, obs_config=None, headless=False):
-        assert headless
-        self.mode, self.config = action_mode, obs_config
-    def launch(self): print("CoppeliaSim is chatting", flush=True)
-    def get_task(self, task): return Task(self.mode, self.config)
-class Task:
-    def __init__(self, mode, config):
-        self._scene, self.mode, self.config, self.variation = Scene(), mode, config, 0
-    def variation_count(self): return 2
-    def set_variation(self, number):
-        if number >= 2: raise TaskEnvironmentError("only 2 variations")
-        self.variation = number
-    def reset(self, demo=None):
-        scene = self._scene
-        scene.pose, scene.joints, scene.held = Scene.pose.copy(), np.zeros(7), 0
-        tries = demo.num_reset_attempts if demo is not None and demo.num_reset_attempts else None
-        scene._attempts = 0
-        while True:
-            scene.goal = np.array([0.3, 0.0, 1.0]) + np.random.uniform(-0.1, 0.1, 3)
-            scene._attempts += 1
-            if scene._attempts == tries or (tries is None and scene.goal[1] > 0): break
-        scene._attempts -= tries is None
-        told = ["reach it", "variation %d" % self.variation, "avoided %s" % scene.avoided]
-        return told, self.get_observation()
-    def reset_to_demo(self, demo):
-        demo.restore_state()
-        self.set_variation(demo._observations[0].misc["variation_index"])
-        return self.reset(demo)
-    def step(self, action):
-        self.mode.arm_action_mode.action(self._scene, action[:7])
-        done = bool(np.linalg.norm(self._scene.pose[:3] - self._scene.goal) < 0.03)
-        return self.get_observation(), float(done), done
+    pose, joints, opened = np.array([0.28, 0, 1.4, 0, 1, 0, 0.0]), np.zeros(7), 1
+    held, renders, variation, _attempts = 0, 0, 0, 0
+    def __init__(self, config): self.config, self.avoided = config, []
+    def _demo_record_step(self, frames, record, func):
+        if record: frames.append(self.get_observation())
+        if func is not None: func(self.get_observation())
+    def get_demo(self, record=True, callable_each_step=None, randomly_place=True):
+        if self.goal[0] > 0.38: raise ValueError("Could not get a path for waypoint 0.")
+        frames = [self.get_observation()]
+        for share in np.linspace(0, 1, 7)[1:]:
+            point = PredefinedPath(False) if share < 0.3 else Point(ignore_collisions=share < 0.6)
+            point.get_path()
+            self.pose = np.concatenate([Scene.pose[:3] + share * (self.goal - Scene.pose[:3]), Scene.pose[3:]])
+            self.opened = float(share < 0.8)
+            self._demo_record_step(frames, record, callable_each_step)
+        demo = Demo(frames)
+        demo.num_reset_attempts = self._attempts + 1
+        return demo
     def get_observation(self):
-        made, scene = Observation(), self._scene
-        made.joint_positions, made.joint_velocities = scene.joints, np.zeros(7)
-        made.gripper_pose, made.gripper_open, made.gripper_joint_positions = scene.pose, 1.0, np.array([0.04, 0.04])
+        made = Observation()
+        made.joint_positions, made.joint_velocities = self.joints, np.ones(7)
+        made.gripper_pose, made.gripper_open = self.pose, self.opened
+        made.gripper_joint_positions = np.array([0.04, 0.04]) * self.opened
         made.misc = {"joint_poses": [np.array([-0.27, 0, 1.083, 0, 0, 0, 1.0])] * 7, "variation_index": self.variation}
         for camera in CAMERAS:
             wanted = getattr(self.config, camera + "_camera")
             width, height = wanted.image_size
-            scene.renders += bool(wanted.rgb or wanted.depth)
-            colour = scene.renders if self.variation else 7
+            self.renders += bool(wanted.rgb or wanted.depth)
+            colour = self.renders if self.variation else 7
             rgb, depth = np.full((height, width, 3), colour, np.uint8), np.full((height, width), 0.9, np.float32)
             rgb[-1, -1] += 1  # cameras that see the same everywhere are taken for some without a renderer
             setattr(made, camera + "_rgb", rgb if wanted.rgb else None)
@@ -149,21 +131,55 @@ class Task:
             made.misc[camera + "_camera_extrinsics"] = pose
             made.misc[camera + "_camera_intrinsics"] = np.array([[-20.0, 0, width / 2], [0, -20, height / 2], [0, 0, 1]])
         return made
+""",
+    "rlbench/environment.py": """
+import numpy as np
+from rlbench.backend.exceptions import TaskEnvironmentError
+from rlbench.backend.scene import Scene
+class Environment:
+    def __init__(self, action_mode, obs_config=None, headless=False):
+        assert headless
+        self.mode, self.config = action_mode, obs_config
+    def launch(self): print("CoppeliaSim is chatting", flush=True)
+    def get_task(self, task): return Task(self.mode, self.config)
+class Task:
+    def __init__(self, mode, config):
+        self._scene, self.mode = Scene(config), mode
+    def variation_count(self): return 2
+    def set_variation(self, number):
+        if number >= 2: raise TaskEnvironmentError("only 2 variations")
+        self._scene.variation = number
+    def reset(self, demo=None):
+        scene = self._scene
+        scene.pose, scene.joints, scene.held, scene.opened = Scene.pose.copy(), np.zeros(7), 0, 1
+        tries = demo.num_reset_attempts if demo is not None and demo.num_reset_attempts else None
+        scene._attempts = 0
+        while True:
+            scene.goal = np.array([0.3, 0.0, 1.0]) + np.random.uniform(-0.1, 0.1, 3)
+            scene._attempts += 1
+            if scene._attempts == tries or (tries is None and scene.goal[1] > 0): break
+        scene._attempts -= tries is None
+        told = ["reach it", "variation %d" % scene.variation, "avoided %s" % scene.avoided, "renders %d" % scene.renders]
+        return told, self.get_observation()
+    def reset_to_demo(self, demo):
+        demo.restore_state()
+        self.set_variation(demo._observations[0].misc["variation_index"])
+        return self.reset(demo)
+    def step(self, action):
+        self.mode.arm_action_mode.action(self._scene, action[:7])
+        done = bool(np.linalg.norm(self._scene.pose[:3] - self._scene.goal) < 0.03)
+        return self.get_observation(), float(done), done
+    def get_observation(self): return self._scene.get_observation()
     def get_demos(self, amount, live_demos=False, max_attempts=10):
         assert live_demos and amount == 1 and max_attempts == 1
         state = np.random.get_state()
         self.reset()
-        if self._scene.goal[0] > 0.38: raise RuntimeError("Could not collect demos. Maybe a problem with the task?")
-        frames = []
-        for share in np.linspace(0, 1, 7):
-            self._scene.pose = np.concatenate([Scene.pose[:3] + share * (self._scene.goal - Scene.pose[:3]), Scene.pose[3:]])
-            if not share:
-                frames.append(self.get_observation())
-                continue
-            point = PredefinedPath(False) if share < 0.3 else Point(ignore_collisions=share < 0.6)
-            point.get_path()
-            self._scene._demo_record_step(frames, self.get_observation())
-        return [Demo(frames, state, self._scene._attempts + 1)]
+        try:
+            demo = self._scene.get_demo(callable_each_step=None)
+        except Exception:
+            raise RuntimeError("Could not collect demos. Maybe a problem with the task?") from None
+        demo.random_seed = state
+        return [demo]
 """,
 }
 

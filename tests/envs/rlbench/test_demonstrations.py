@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from envs.rlbench.demonstrations import actions_from_frames, rest_frames, select_frames
+from envs.rlbench.frames import KeptFrames
 from envs.rlbench.spec import RLBenchSettings
 
 EVERY = RLBenchSettings(subsample=3)
@@ -47,6 +48,27 @@ def test_key_frames_are_rests_and_changes_of_the_gripper() -> None:
     # one change of the gripper just before the end stays
     assert select_frames(shown([1] * 10 + [0.0], [0.5] * 11), KEYS).tolist() == [0, 10]
     assert select_frames(shown([1] * 9 + [0.0] * 2, [0.5] * 11), KEYS).tolist() == [0, 9, 10]
+
+
+@pytest.mark.parametrize("fingers", [False, True])
+@pytest.mark.parametrize("settings", [EVERY, replace(EVERY, subsample=7, gripper_threshold=0.95), KEYS])
+def test_what_is_kept_is_always_among_the_frames_that_are_rendered(settings: RLBenchSettings, fingers: bool) -> None:
+    options = {name: getattr(settings, name) for name in ("keyframes", "subsample", "gripper_threshold")}
+    rng, rendered_of = np.random.default_rng(0), []
+    for _ in range(200):
+        count = int(rng.integers(2, 60))
+        opened = (rng.random(count).cumsum() % 8 > 3).astype(float)  # it changes every few frames
+        low = shown(opened.tolist(), rng.choice([0.02, 0.09, 0.11, 0.5], count, p=[0.2, 0.2, 0.2, 0.4]).tolist())
+        if fingers:
+            low["gripper_joint_positions"] = np.outer(np.where(opened, rng.choice([0.93, 1.0], count), 0.0), [0.04, 0.04])
+        frames = KeptFrames(options)
+        rendered = {each for each in range(count) if frames.may_keep({name: values[each] for name, values in low.items()})}
+        kept = select_frames(low, settings)
+        assert set(kept[:-1].tolist()) <= rendered and frames.count == count
+        if not settings.keyframes:
+            assert rendered <= set(kept.tolist())
+        rendered_of.append(len(rendered) / count)
+    assert np.mean(rendered_of) < 0.8  # it is a choice
 
 
 def test_an_arm_that_rests_long_rests_every_few_frames_only() -> None:

@@ -159,7 +159,8 @@ def test_a_live_demonstration_is_placed_again(simulated: Make) -> None:
         try:
             shown = env.demonstrate(start)
         except WorkerFailure as failure:  # it is one of those that the planner does not solve
-            assert failure.name == "demo_error" and "Could not collect demos" in failure.text
+            assert failure.name == "demo_error"
+            assert failure.text.endswith("the task?; ValueError: Could not get a path for waypoint 0.")
             continue
         assert shown.start[3] >= 1 and shown.start[:3].tolist() == start[:3].tolist()
         env.reset(options={"start": shown.start})
@@ -196,7 +197,7 @@ def pose(*place: float) -> np.ndarray:
     ],
 )  # fmt: skip
 def test_failures_have_names_and_end_the_episode_only(simulated: Make, arm: str, wrong: list[tuple[np.ndarray, str]]) -> None:
-    env = simulated(CAMERAS, arm=arm)
+    env = simulated(CAMERAS, arm=arm, retries=0)
     for action, failure in wrong:
         before = env.reset(seed=1)[0]
         after, reward, terminated, truncated, info = env.step(action)
@@ -206,6 +207,42 @@ def test_failures_have_names_and_end_the_episode_only(simulated: Make, arm: str,
         with pytest.raises(RuntimeError, match="no episode is running"):
             env.step(action)
     assert env.worker.starts == 1
+
+
+def test_a_refused_action_changes_nothing_and_ends_the_episode_only_after_its_retries(simulated: Make) -> None:
+    env, good = simulated(CAMERAS, retries=2, max_steps=4), pose(0.6, 0.3, 0.6)
+    low, aside, no_rotation = pose(0.4, 0.0, -0.05), pose(0.4, 0.95, 0.3), np.zeros(10)
+    before = env.reset(seed=1)[0]
+    for _ in range(2):  # an action that is executed in between starts the count again
+        for action, name in ((low, "planner_error"), (no_rotation, "invalid_action")):
+            after, reward, terminated, truncated, info = env.step(action)
+            assert (info["refused"], info["failure"], reward, terminated, truncated) == (name, "", 0.0, False, False)
+            for feature, values in before.items():
+                np.testing.assert_array_equal(after[feature], values)
+        before, _, terminated, truncated, info = env.step(good)
+        assert (info["refused"], info["failure"], terminated, truncated) == ("", "", False, False)
+        np.testing.assert_allclose(before[STATE][:3], good[:3], atol=1e-6)
+    for action, name, ended in ((low, "planner_error", False), (low, "planner_error", False), (aside, "invalid_action", True)):
+        _, _, terminated, _, info = env.step(action)
+        assert (info["refused"], info["failure"], terminated) == (name, name if ended else "", ended)
+    env.reset(seed=1)  # nor do refused actions count for max_steps, or those of the last episode
+    for _ in range(4):
+        env.step(low)
+        env.step(low)
+        truncated = env.step(good)[3]
+    assert truncated and env.worker.starts == 1
+
+
+def test_a_replay_refuses_what_no_robot_reaches(replay: Make) -> None:
+    env = replay(retries=1)
+    first = env.reset(options={"start": [0, 1, 0, 0]})[0]
+    for place, refused in (((0.5, 0.9, 0.9), True), ((0.5, 0.0, -0.01), True), ((0.3, -0.3, 0.3), False)):
+        after, _, terminated, _, info = env.step(pose(*place))
+        assert (info["refused"], terminated) == ("planner_error" if refused else "", refused and place[2] < 0)
+        np.testing.assert_array_equal(after[STATE], first[STATE])
+        if terminated:
+            assert info["failure"] == "planner_error"
+            env.reset(options={"start": [0, 1, 0, 0]})
 
 
 def test_a_simulator_that_is_killed_costs_that_episode_only(simulated: Make) -> None:
@@ -273,6 +310,32 @@ def test_nothing_is_rendered_where_nobody_looks(simulated: Make) -> None:
     assert env.observe_cameras()[f"{IMAGES}.front"][0, 0, 0] * 255 == pytest.approx(1)
 
 
+@pytest.mark.parametrize(("subsample", "drawn"), [(1, [0, 1, 2, 3, 4, 5, 6]), (3, [0, 3, 5, 6]), (4, [0, 4, 5])])
+def test_a_demonstration_renders_the_frames_that_are_kept_and_no_other(
+    simulated: Make, subsample: int, drawn: list[int]
+) -> None:
+    """The stand-in's demonstrations have seven frames, the gripper closes in frame 5; the last frame is observed by nobody."""
+    cameras = replace(CAMERAS, num_points=0, depth=False, cameras=("front", "wrist"))
+    env = simulated(cameras, subsample=subsample, variations=(1,))
+    env.cameras_on_demand = True
+    start = np.array([1.0, -1, 3, 0])
+    assert env.demonstrate(start, with_cameras=False).cameras is None and env.describe()["rendered"] == 0
+    with pytest.raises(WorkerFailure, match=r"frames \[0\] of the last demonstration were not rendered, 0 others were"):
+        env.worker.request({"command": "images", "frames": [0]})
+    shown = env.demonstrate(start)
+    assert shown.cameras is not None and env.describe()["rendered"] == len(drawn)
+    # an image's colour is its number; the wrist draws before the front
+    colours = shown.cameras.read(f"{IMAGES}.front", range(len(shown.state)))[:, 0, 0, 0] * 255
+    wrist = shown.cameras.read(f"{IMAGES}.wrist", range(len(shown.state)))[:, 0, 0, 0] * 255
+    np.testing.assert_allclose(colours, 2 * (1 + np.arange(len(shown.state))), atol=1e-3)
+    np.testing.assert_allclose(wrist, colours - 1, atol=1e-3)
+    env.reset(options={"start": shown.start})
+    assert env.instructions[3] == f"renders {2 * len(drawn)}" and env.describe()["rendered"] == len(drawn)
+    for frame in {*range(7)} - {*drawn}:
+        with pytest.raises(WorkerFailure, match=rf"frames \[{frame}\] of the last demonstration were not rendered"):
+            env.worker.request({"command": "images", "frames": [0, frame]})
+
+
 def test_a_film_has_a_picture_of_the_start_and_one_after_every_action(simulated: Make) -> None:
     for cameras, size in ((None, (128, 128, 3)), (replace(CAMERAS, cameras=("wrist",)), (CAMERAS.height, CAMERAS.width, 3))):
         env = simulated(cameras)
@@ -327,7 +390,8 @@ def test_joints_are_held_for_as_many_steps_as_were_left_out(simulated: Make) -> 
 def test_the_versions_are_told(simulated: Make, replay: Make) -> None:
     described = simulated().describe()
     versions = described["versions"]
-    assert described["variations"] == 2 and versions["rlbench"] == "1.2.0" and versions["pyrep"] == "4.1.0.3"
+    assert (described["variations"], described["rendered"]) == (2, 0)
+    assert versions["rlbench"] == "1.2.0" and versions["pyrep"] == "4.1.0.3"
     assert replay().describe()["variations"] == 1
 
 

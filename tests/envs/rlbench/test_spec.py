@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import envs
-from envs.rlbench.spec import RLBenchSettings, is_open, pose_numbers, state_from_frames, task_spec, world_pose
+from envs.rlbench.frames import is_open
+from envs.rlbench.spec import RLBenchSettings, pose_numbers, state_from_frames, task_spec, world_pose
 
 BASE = np.array([-0.3, 0.0, 0.75])
 
@@ -85,7 +86,8 @@ def test_what_can_be_no_task_is_refused(name: str) -> None:
         ({"arm": "ik", "per_action_collision_checking": True}, "rlbench.per_action_collision_checking.*got arm ik"),
         ({"collision_checking": True, "per_action_collision_checking": True},
          "rlbench.per_action_collision_checking.*collision_checking True"),
-        ({"restart_after": -1}, "restart_after not below; got .*, -1"),
+        ({"restart_after": -1}, "restart_after and retries not below; got .*, -1, 5"),
+        ({"retries": -1}, "restart_after and retries not below; got .*, 0, -1"),
         ({"gripper_threshold": 1.0}, "gripper_threshold: got 1.0"),
         ({"arm": "joints", "keyframes": True}, "rlbench.arm joints"),
         ({"arm": "joints", "collision_checking": True}, "rlbench.arm joints"),
