@@ -25,7 +25,7 @@ _MAY_BE_ZERO = {
     "student.codes", "student.warmup_steps",
     "in_place.starting_noises", "in_place.at_once", "in_place.warmup_steps",
     "evaluate.forget_every", "evaluate.latency_warmup", "observation.shift_px", "observation.keypoints",
-    "real_time.execution_horizon", "real_time.starts", "rlbench.restart_after",
+    "real_time.execution_horizon", "real_time.starts", "rlbench.restart_after", "rlbench.max_steps", "rlbench.retries",
 }  # fmt: skip
 
 BASELINES = ("nearest_demonstration",)

@@ -164,7 +164,7 @@ class Demonstrations:
 
     @classmethod
     def load(cls, folder: str | Path, spec: TaskSpec | None = None) -> Demonstrations:
-        """Reads what `save` wrote. With `spec`, refuses demonstrations of any other task.
+        """Reads what `save` wrote. With `spec`, refuses demonstrations of any other task; its ``max_steps`` may differ.
 
         Raises FileNotFoundError for a missing file; ValueError for another schema or task, for inconsistent names, shapes or
         counts, and for values that are not finite.
@@ -176,14 +176,16 @@ class Demonstrations:
         stored = _spec_from_json(info["spec"], folder)
         if spec is not None and stored.name != spec.name:
             raise ValueError(f"{folder} holds demonstrations of task {stored.name!r}, wanted {spec.name!r}")
-        if spec is not None and stored != spec:
-            different = [key for key, value in asdict(spec).items() if asdict(stored)[key] != value]
+        different = [] if spec is None else [
+            key for key, value in asdict(spec).items() if asdict(stored)[key] != value and key != "max_steps"
+        ]  # fmt: skip
+        if spec is not None and different:
             raise ValueError(f"{folder}: task {spec.name!r} has changed since ({different} differ): record again")
         arrays = load_file(str(folder / "frames.safetensors"))
         if set(arrays) != set(_ARRAYS):
             raise ValueError(f"{folder}: frames.safetensors must hold {sorted(_ARRAYS)}, got {sorted(arrays)}")
         cameras = CameraFrames.load(folder / "cameras") if (folder / "cameras").is_dir() else None
-        loaded = cls(spec=stored, **arrays, cameras=cameras)
+        loaded = cls(spec=spec or stored, **arrays, cameras=cameras)
         counts = (info["num_frames"], info["num_episodes"])
         if counts != (loaded.num_frames, loaded.num_episodes):
             raise ValueError(

@@ -76,7 +76,8 @@ class Rollouts:
     def settings(self, student: bool) -> Mapping[str, Any]:
         """What a stage that rolls out a student, or another policy, depends on."""
         chosen = selection_settings(self.selection) if student else {}
-        return {**self.world.origin, **self.world.camera_key, "execution_horizon": self.execution_horizon, **chosen}
+        world = {**self.world.origin, **self.world.rollout_settings, **self.world.camera_key}
+        return {**world, "execution_horizon": self.execution_horizon, **chosen}
 
     def run(
         self, context: Context, policy: Policy, starts: np.ndarray, split: str, folder: Path, name: str, keep_actions: int = 0

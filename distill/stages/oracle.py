@@ -26,7 +26,7 @@ class ReplayDemonstrations(Stage[dict[str, Any]]):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        return {}
+        return dict(self.starts.world.rollout_settings)
 
     def run(self, context: Context, folder: Path) -> None:
         self.starts.world.replay_demonstrations(context, self.starts.folder(context), folder)

@@ -107,6 +107,11 @@ class World(ABC):
         return {}
 
     @property
+    def rollout_settings(self) -> Mapping[str, Any]:
+        """What only rollouts depend on, besides `origin`: part of the keys of evaluations."""
+        return {}
+
+    @property
     def camera_key(self) -> Mapping[str, Any]:
         """The cameras, as part of the stages' keys; empty when no camera is opened."""
         return {} if self.cameras is None else {"cameras": asdict(self.cameras)}

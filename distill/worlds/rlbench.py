@@ -39,6 +39,8 @@ from envs.specs import TaskSpec
 
 VERSION = 1
 """Increased when demonstrations or rollouts of RLBench change, so that old results are not reused."""
+DEMONSTRATIONS = "demos"
+"""The folder of the training demonstrations in a run's folder."""
 TRIES = 10
 """How often a live start that cannot be demonstrated is replaced."""
 HOLD_STEPS = 10
@@ -77,8 +79,13 @@ class RLBenchWorld(World):
 
     @property
     def origin(self) -> Mapping[str, Any]:
-        return {"task": asdict(self.spec), "envs_version": VERSION, "seed": self.config.seed,
-                "rlbench": self.config.rlbench.result_depends_on()}  # fmt: skip
+        task = {name: value for name, value in asdict(self.spec).items() if name != "max_steps"}
+        return {"task": task, "envs_version": VERSION, "seed": self.config.seed,
+                "rlbench": self.config.rlbench.recording()}  # fmt: skip
+
+    @property
+    def rollout_settings(self) -> Mapping[str, Any]:
+        return {"rlbench_rollouts": self.config.rlbench.rollouts()}
 
     # -- demonstrations and starts ----------------------------------------------------------------------------------
 
@@ -139,12 +146,13 @@ class RLBenchWorld(World):
         context.wait()
         if context.is_main:
             episodes = [stored / f"{number}" for number in range(len(starts))]
-            join([Demonstrations.load(episode, self.spec) for episode in episodes]).save(folder)
+            joined = join([Demonstrations.load(episode, self.spec) for episode in episodes])
+            joined.save(folder)
             recordings = [json.loads((episode / "recording.json").read_text()) for episode in episodes]
             failed = [name for recording in recordings for name in recording["failures"]]
             write_json(folder / "recording.json", {
-                "episodes": len(episodes), "expert_failures_repeated": len(failed), "failures": failed,
-                "simulator": recordings[0]["simulator"],
+                "episodes": len(episodes), "longest": int(np.bincount(joined.episode_index).max()),
+                "expert_failures_repeated": len(failed), "failures": failed, "simulator": recordings[0]["simulator"],
             })  # fmt: skip
             shutil.rmtree(stored)
         context.wait()
@@ -181,7 +189,10 @@ class RLBenchWorld(World):
     def roll_out(self, context: Context, policy: Policy, starts: np.ndarray, job: RolloutJob) -> list[Episode]:
         """Each episode is appended to ``<name>-<process>.jsonl`` as it ends, and is not repeated."""
 
+        limit = self._max_steps(context.folder / DEMONSTRATIONS)
+
         def work(env: RLBenchEnv, index: int) -> Episode:
+            env.max_steps = limit
             try:
                 with filmed(env, job.folder, job.name, index):
                     return run_batch(
@@ -196,8 +207,10 @@ class RLBenchWorld(World):
     def replay_demonstrations(self, context: Context, starts: Path, folder: Path) -> None:
         """With the same action mode as the policies: an upper bound for all of them."""
         demonstrations = Demonstrations.load(starts / TEST_FOLDER, self.spec)
+        limit = self._max_steps(context.folder / DEMONSTRATIONS)
 
         def work(env: RLBenchEnv, index: int) -> Episode:
+            env.max_steps = limit
             episode = Episode(index=index)
             actions = demonstrations.action[demonstrations.episode_index == index]
             try:
@@ -247,6 +260,14 @@ class RLBenchWorld(World):
         gathered = context.gather([done[index] for index in mine])
         return sorted(gathered, key=lambda episode: episode.index)
 
+    def _max_steps(self, demonstrations: Path) -> int:
+        """Actions per episode: as set, or twice those of the longest training demonstration in this folder."""
+        path = demonstrations / "recording.json"
+        if self.config.rlbench.max_steps or not path.is_file():
+            return self.spec.max_steps
+        longest = json.loads(path.read_text()).get("longest")
+        return 2 * int(longest) if longest else self.spec.max_steps
+
     def write_evaluation(self, folder: Path, episodes: Sequence[Episode]) -> None:
         write_eval_info(self.config.task, folder, episodes)
 
@@ -266,7 +287,8 @@ class RLBenchWorld(World):
                   "episodes_with_refusals": summary["episodes_with_refusals"]}  # fmt: skip
         evaluations = {label: json.loads((folder / "eval_info.json").read_text()) for label, folder in evaluated.items()}
         tasks = task_rows(evaluations) if len(task_names(self.config.task)) > 1 else []
-        return {"oracle": oracle, "rlbench": {**self.config.rlbench.result_depends_on(), **recording["simulator"]},
+        return {"oracle": oracle, "rlbench": {**vars(self.config.rlbench), **recording["simulator"],
+                                               "max_steps": self._max_steps(demonstrations)},
                 "tasks": tasks}  # fmt: skip
 
     def close(self) -> None:

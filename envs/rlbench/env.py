@@ -36,6 +36,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     A failure of the simulator is the episode's failure, by its name. An action that the simulator refuses moves nothing and is
     no step: the episode goes on, unless more than `RLBenchSettings.retries` in a row are refused.
 
+    max_steps: actions after which an episode has timed out, at first the spec's.
     instructions: the task in words, after a reset; video_frames: None, or a list to which an image is appended at the start
     and after each action.
     """
@@ -47,7 +48,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         """Does not start the simulator yet. Raises ValueError for an invalid task name or settings."""
         settings.check()
         self.spec_task: TaskSpec = task_spec(task, settings)
-        self.settings = settings
+        self.settings, self.max_steps = settings, self.spec_task.max_steps
         self.camera_rig: RLBenchCameraRig | None = None
         self.cameras_on_demand = False
         self.camera_defects: dict[str, int] = {}
@@ -168,7 +169,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             self._steps -= 1
             return self._last_observation(), 0.0, False, False, self._info(False, "", refused)
         self._take_snapshot()
-        truncated = not success and not failure and self._steps >= self.spec_task.max_steps
+        truncated = not success and not failure and self._steps >= self.max_steps
         if truncated:
             failure = "timeout"
         terminated = success or (failure != "" and not truncated)

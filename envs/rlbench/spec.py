@@ -37,6 +37,12 @@ _JOINT_LOW = (-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973)
 _JOINT_HIGH = (2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973)
 
 
+_OF_ROLLOUTS = ("max_steps", "retries", "collision_checking")
+
+MOST_STEPS = 200
+"""Actions per episode where neither the settings nor demonstrations say how many."""
+
+
 @dataclass(frozen=True)
 class RLBenchSettings:
     """How a task of RLBench is run, observed and recorded; unused for other tasks.
@@ -54,7 +60,7 @@ class RLBenchSettings:
         subsample: keep every so many-th frame, see keyframes
         gripper_threshold: opening, 0 to 1, above which the gripper counts as open (RLBench: 0.9, PerAct's fork: 0.95)
         variations: variations of the task, used equally often
-        max_steps: actions per episode
+        max_steps: actions per episode; 0: twice the longest training demonstration
         retries: how often in a row an episode queries its policy again after an action that the simulator refused (no path, no
             inverse kinematics, no rotation), before it ends with that failure; 0: the first refusal ends it
         voxel_m: side of the voxels that thin the cloud [m], 0: none
@@ -77,7 +83,7 @@ class RLBenchSettings:
     subsample: int = 3
     gripper_threshold: float = 0.9
     variations: tuple[int, ...] = (0,)
-    max_steps: int = 200
+    max_steps: int = 0
     retries: int = 5
     voxel_m: float = 0.01
     crop_low: tuple[float, float, float] = (0.1, -0.65, 0.004)
@@ -97,13 +103,13 @@ class RLBenchSettings:
             raise ValueError("rlbench.dataset: got none, but program replay plays stored demonstrations; name their folder")
         if not self.variations or min(self.variations) < 0 or len(set(self.variations)) != len(self.variations):
             raise ValueError(f"rlbench.variations: got {list(self.variations)}, expected different numbers from 0 on")
-        if min(self.workers, self.subsample, self.max_steps) < 1 or min(self.start_s, self.step_s) <= 0 or min(
-            self.voxel_m, self.restart_after, self.retries
+        if min(self.workers, self.subsample) < 1 or min(self.start_s, self.step_s) <= 0 or min(
+            self.max_steps, self.voxel_m, self.restart_after, self.retries
         ) < 0:
             raise ValueError(
-                "rlbench: workers, subsample and max_steps must be at least 1, start_s and step_s above 0, voxel_m, "
-                f"restart_after and retries not below; got {self.workers}, {self.subsample}, {self.max_steps}, {self.start_s}, "
-                f"{self.step_s}, {self.voxel_m}, {self.restart_after}, {self.retries}"
+                "rlbench: workers and subsample must be at least 1, start_s and step_s above 0, max_steps, voxel_m, "
+                f"restart_after and retries not below; got {self.workers}, {self.subsample}, {self.start_s}, {self.step_s}, "
+                f"{self.max_steps}, {self.voxel_m}, {self.restart_after}, {self.retries}"
             )
         if not 0 < self.gripper_threshold < 1:
             raise ValueError(f"rlbench.gripper_threshold: got {self.gripper_threshold}, expected between 0 and 1")
@@ -132,10 +138,14 @@ class RLBenchSettings:
             POSE, (-1.0, -1.0, -0.1, *(-1.0,) * 6, 0.0), (1.3, 1.0, 1.3, *(1.0,) * 6, 1.0), (1.0,) * 3 + (0.5,) * 6 + (1.0,)
         )
 
-    def result_depends_on(self) -> dict[str, object]:
-        """The settings that change demonstrations or rollouts; not where, or by how many processes, they are made."""
-        left_out = ("python", "workers", "start_s", "step_s", "restart_after")
+    def recording(self) -> dict[str, object]:
+        """The settings that change demonstrations or starts; not where, or by how many processes, they are made."""
+        left_out = ("python", "workers", "start_s", "step_s", "restart_after", *_OF_ROLLOUTS)
         return {name: value for name, value in vars(self).items() if name not in left_out}
+
+    def rollouts(self) -> dict[str, object]:
+        """The settings that change rollouts only."""
+        return {name: getattr(self, name) for name in _OF_ROLLOUTS}
 
 
 def names_rlbench_task(task: str) -> bool:
@@ -171,7 +181,7 @@ def task_spec(task: str, settings: RLBenchSettings) -> TaskSpec:
         modes=("solved",),
         start_names=("variation", "episode", "seed", "attempts", *(["task"] if several else [])),
         dt_s=1.0 if settings.keyframes else STEP_S * settings.subsample,
-        max_steps=settings.max_steps,
+        max_steps=settings.max_steps or MOST_STEPS,
     )
 
 

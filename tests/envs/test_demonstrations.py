@@ -134,8 +134,10 @@ def test_loading_refuses_another_task_a_changed_task_and_another_schema(tmp_path
     toy().save(tmp_path)
     with pytest.raises(ValueError, match="of task 'avoid', wanted 'detour'"):
         Demonstrations.load(tmp_path, envs.task_spec("detour"))
-    with pytest.raises(ValueError, match="max_steps.*record again"):
-        Demonstrations.load(tmp_path, replace(envs.task_spec("avoid"), max_steps=7))
+    with pytest.raises(ValueError, match="dt_s.*record again"):
+        Demonstrations.load(tmp_path, replace(envs.task_spec("avoid"), dt_s=7.0))
+    # how long a rollout may take does not change what was shown
+    assert Demonstrations.load(tmp_path, replace(envs.task_spec("avoid"), max_steps=7)).spec.max_steps == 7
     info = json.loads((tmp_path / "info.json").read_text())
     (tmp_path / "info.json").write_text(json.dumps({**info, "num_frames": 6}))
     with pytest.raises(ValueError, match="counts"):

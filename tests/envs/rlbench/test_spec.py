@@ -103,5 +103,13 @@ def test_where_a_run_is_made_changes_no_result() -> None:
     one = RLBenchSettings()
     assert replace(
         one, python="/opt/python", workers=7, step_s=1.0, start_s=2.0, restart_after=3
-    ).result_depends_on() == one.result_depends_on()
-    assert replace(one, arm="ik").result_depends_on() != one.result_depends_on()
+    ).recording() == one.recording()
+    assert replace(one, arm="ik").recording() != one.recording()
+
+
+def test_what_only_rollouts_depend_on_does_not_record_again() -> None:
+    one = RLBenchSettings()
+    for change in ({"max_steps": 40}, {"retries": 0}, {"collision_checking": True}):
+        other = replace(one, **change)  # type: ignore[arg-type]
+        assert other.recording() == one.recording() and other.rollouts() != one.rollouts()
+    assert replace(one, subsample=5).rollouts() == one.rollouts()
