@@ -45,8 +45,8 @@ FLAGS = [
     "rlbench.program", "rlbench.python", "rlbench.workers", "rlbench.dataset", "rlbench.arm", "rlbench.collision_checking",
     "rlbench.per_action_collision_checking",
     "rlbench.keyframes", "rlbench.subsample", "rlbench.gripper_threshold", "rlbench.variations", "rlbench.max_steps",
-    "rlbench.retries", "rlbench.voxel_m", "rlbench.crop_low", "rlbench.crop_high", "rlbench.renderer", "rlbench.start_s", "rlbench.step_s",
-    "rlbench.restart_after",
+    "rlbench.retries", "rlbench.voxel_m", "rlbench.crop_low", "rlbench.crop_high", "rlbench.renderer", "rlbench.start_s",
+    "rlbench.step_s", "rlbench.restart_after",
 ]  # fmt: skip
 
 
