@@ -11,50 +11,58 @@ The origin travels with the condition: a head's condition `[B, C + A]` ends with
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from envs.poses import MISSING, PoseLayout, pose_layout
+from envs.poses import MISSING, pose_layout
 from envs.specs import ACTION, POINTS, STATE
 from teachers.contract import Observation
-from teachers.networks.scene_motions import tool_of
 from teachers.networks.shapes import PolicyShape
 
 
-class ToolFrame:
+class ToolFrame(nn.Module):
     """Moves observations and actions of a policy of this shape into the tool frame.
 
     The tool is the first position that the state names. Raises ValueError where there is none, where the policy does not
     observe it, or where the actions have no position that could be relative to it.
     """
 
+    tool_S3: Tensor
+    state_3S: Tensor
+    action_3A: Tensor
+
     def __init__(self, shape: PolicyShape) -> None:
+        super().__init__()
         observed = shape.state_names if shape.encoder is None else shape.encoder.state_names
-        self.state, self.action = pose_layout(shape.state_names), pose_layout(shape.action_names)
-        if not self.state.positions or not self.action.positions:
-            which, names = ("state", shape.state_names) if not self.state.positions else ("action", shape.action_names)
+        state, action = pose_layout(shape.state_names), pose_layout(shape.action_names)
+        if not state.positions or not action.positions:
+            which, names = ("state", shape.state_names) if not state.positions else ("action", shape.action_names)
             raise ValueError(f"frame tool: the {which} names no position, expected x_m, y_m, z_m among {list(names)}")
-        lacking = [shape.state_names[index] for index in self.state.positions[0] if index != MISSING
+        lacking = [shape.state_names[index] for index in state.positions[0] if index != MISSING
                    and shape.state_names[index] not in observed]  # fmt: skip
         if lacking:
             raise ValueError(f"frame tool: the policy does not observe {lacking}, the tool's position; add it to the observed "
                              "state")  # fmt: skip
-        self.action_size = shape.action_size
+        # as matrices, because at batch 1 the number of operations counts
+        self.register_buffer("tool_S3", _spread(state.positions[:1], shape.state_size).T, persistent=False)
+        self.register_buffer("state_3S", _spread(state.positions, shape.state_size), persistent=False)
+        self.register_buffer("action_3A", _spread(action.positions, shape.action_size), persistent=False)
 
     def origin(self, state_BOS: Tensor) -> Tensor:
         """The tool's position `[B, 3]` [m] in the newest of O raw states; 0 along an axis that the state lacks."""
-        return tool_of(state_BOS, self.state)
+        return state_BOS[:, -1] @ self.tool_S3
 
     def observation(self, observation: Observation, origin_B3: Tensor) -> Observation:
         """A raw observation relative to the origin; images stay as they are."""
-        found = {**observation, STATE: _shifted(observation[STATE], self.state, -origin_B3)}
+        found = {**observation, STATE: observation[STATE] - (origin_B3 @ self.state_3S)[:, None]}
         if POINTS in found:
-            points = found[POINTS]
-            found[POINTS] = torch.cat([points[..., :3] - origin_B3[:, None, None], points[..., 3:]], dim=-1)
+            colours = found[POINTS].shape[-1] - 3
+            found[POINTS] = found[POINTS] - F.pad(origin_B3, (0, colours))[:, None, None]
         return found
 
     def chunk(self, action_BTA: Tensor, origin_B3: Tensor) -> Tensor:
         """Raw actions relative to the origin."""
-        return _shifted(action_BTA, self.action, -origin_B3)
+        return action_BTA - self.offset(origin_B3)[:, None]
 
     def batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Raw observations and raw actions of a batch, relative to each row's tool."""
@@ -64,14 +72,14 @@ class ToolFrame:
 
     def offset(self, origin_B3: Tensor) -> Tensor:
         """`[B, A]` raw: what the origin adds to each dimension of an action."""
-        return _shifted(origin_B3.new_zeros(len(origin_B3), 1, self.action_size), self.action, origin_B3)[:, 0]
+        return origin_B3 @ self.action_3A
 
 
-def _shifted(values: Tensor, layout: PoseLayout, shift_B3: Tensor) -> Tensor:
-    """`[B, L, D]` with every position shifted by its row's `[B, 3]`."""
-    columns = list(values.unbind(-1))
-    for triple in layout.positions:
+def _spread(positions: tuple[tuple[int, int, int], ...], size: int) -> Tensor:
+    """`[3, size]`: ones that take an axis to every dimension that is this axis of a position."""
+    found = torch.zeros(3, size)
+    for triple in positions:
         for axis, index in enumerate(triple):
             if index != MISSING:
-                columns[index] = columns[index] + shift_B3[:, axis, None]
-    return torch.stack(columns, dim=-1)
+                found[axis, index] = 1.0
+    return found
