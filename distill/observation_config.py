@@ -37,6 +37,8 @@ class ObservationConfig:
         rotate_deg: augmentation: largest random rotation of the whole scene about the robot's vertical axis [degrees]
         dropout: augmentation: probability of dropping a whole source
         stretch: augmentation: largest random change of the scene's lengths along each axis, seen from the tool, relative
+        displace_m: augmentation: largest random displacement of the tool alone, along each axis; demonstrations then show how
+            to come back [m]. For clouds without the robot (rlbench.without_robot)
         frozen: true: a student keeps its teacher's encoder unchanged and is trained on the features stored in the
             hypothesis cache; false: a student goes on training the encoder
     """
@@ -58,6 +60,7 @@ class ObservationConfig:
     translate_m: float = 0.0
     rotate_deg: float = 0.0
     stretch: float = 0.0
+    displace_m: float = 0.0
     frozen: bool = True
 
     @property
@@ -68,7 +71,7 @@ class ObservationConfig:
     @property
     def motions(self) -> MotionRange:
         """The random motions of scenes in training."""
-        return MotionRange(self.translate_m, self.rotate_deg, self.stretch)
+        return MotionRange(self.translate_m, self.rotate_deg, self.stretch, self.displace_m)
 
     def camera_settings(self) -> CameraSettings | None:
         """The cameras that demonstrations are recorded with; None when no camera is needed."""

@@ -102,7 +102,7 @@ def _camera_frames(
     worker: Worker, low: Mapping[str, np.ndarray], base: np.ndarray, frames: np.ndarray, settings: RLBenchSettings,
     cameras: CameraSettings,
 ) -> CameraFrames:  # fmt: skip
-    rig = RLBenchCameraRig(cameras, settings.voxel_m)
+    rig = RLBenchCameraRig(cameras, settings.voxel_m, settings.without_robot)
     features, defects, poses = [], [], []
     for part in np.split(frames, range(AT_ONCE, len(frames), AT_ONCE)):
         _, images = worker.request({"command": "images", "frames": part.tolist()})

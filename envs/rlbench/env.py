@@ -208,7 +208,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         if unknown:
             raise ValueError(f"RLBench has no camera {unknown}; its cameras are {sorted(RLBENCH_NAMES)}")
         self.close()
-        self.camera_rig = RLBenchCameraRig(settings, self.settings.voxel_m)
+        self.camera_rig = RLBenchCameraRig(settings, self.settings.voxel_m, self.settings.without_robot)
         self.observation_space = gymnasium.spaces.Dict({**self._state_space, **self.camera_rig.space()})
 
     def observe_cameras(self) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from envs.cameras.clouds import clean_depth, deproject, in_box, pixel_rays, sample_points, voxel_downsample
 from envs.cameras.frames import CameraFrames
 from envs.cameras.specs import CameraSettings, CameraSpec, CamerasSpec
+from envs.rlbench.robot import on_robot
 from envs.specs import DEPTH, IMAGES, POINTS
 
 RLBENCH_NAMES = {"front": "front", "left": "left_shoulder", "right": "right_shoulder", "overhead": "overhead", "wrist": "wrist"}
@@ -30,11 +31,13 @@ _PLACES = 4
 class RLBenchCameraRig:
     """Converts the raw frames of one worker to features. voxel_m: side of the voxels that thin the cloud [m], 0: none.
 
+    without_robot: leaves the robot's own points out of the cloud (`envs.rlbench.robot`).
+
     spec: what it adds to an observation; it is known after the first frame, before that RuntimeError.
     """
 
-    def __init__(self, settings: CameraSettings, voxel_m: float) -> None:
-        self.settings, self._voxel_m = settings, voxel_m
+    def __init__(self, settings: CameraSettings, voxel_m: float, without_robot: bool = False) -> None:
+        self.settings, self._voxel_m, self._without_robot = settings, voxel_m, without_robot
         self._spec: CamerasSpec | None = None
         self._rays: dict[str, np.ndarray] = {}
 
@@ -95,6 +98,9 @@ class RLBenchCameraRig:
         if settings.num_points:
             cloud = np.concatenate([np.concatenate(points), np.concatenate(point_colours)], axis=1)
             cloud = voxel_downsample(cloud, self._voxel_m) if self._voxel_m and len(cloud) else cloud
+            if self._without_robot:
+                tool_7 = np.concatenate([frame["gripper_pose"][:3] - base, frame["gripper_pose"][3:]])
+                cloud = cloud[~on_robot(cloud[:, :3], frame["joint_positions"], tool_7)]
             rng = np.random.default_rng([settings.seed, step])
             chosen_N, repeated = sample_points(cloud[:, :3], settings.num_points, settings.sampling, rng)
             features[POINTS] = cloud[chosen_N].astype(np.float32)

@@ -64,6 +64,7 @@ class RLBenchSettings:
         retries: how often in a row an episode queries its policy again after an action that the simulator refused (no path, no
             inverse kinematics, no rotation), before it ends with that failure; 0: the first refusal ends it
         voxel_m: side of the voxels that thin the cloud [m], 0: none
+        without_robot: leave the robot's own points out of the cloud; a policy knows where its arm is
         crop_low: lower corner of the cloud's box in the robot's base frame [m]; the floor is 4 mm above the table
         crop_high: its upper corner [m]
         renderer: opengl, or opengl3 (with shadows, ten times slower or more)
@@ -86,6 +87,7 @@ class RLBenchSettings:
     max_steps: int = 0
     retries: int = 5
     voxel_m: float = 0.01
+    without_robot: bool = False
     crop_low: tuple[float, float, float] = (0.1, -0.65, 0.004)
     crop_high: tuple[float, float, float] = (1.3, 0.65, 1.25)
     renderer: str = "opengl"

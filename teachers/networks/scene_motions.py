@@ -18,8 +18,8 @@ from envs.poses import MISSING, PoseLayout, pose_layout
 from envs.specs import ACTION, POINTS, STATE
 from teachers.networks.shapes import PolicyShape
 
-NUMBERS = 10
-"""Uniform random numbers of one motion: three translate, one rotates, six stretch."""
+NUMBERS = 13
+"""Uniform random numbers of one motion: three translate, one rotates, six stretch, three displace the tool."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class MotionRange:
 
     translate_m: greatest translation along each axis [m]. rotate_deg: greatest rotation about the vertical axis of the robot's
     base, either way [degrees]. stretch: greatest relative change of lengths along each axis, seen from the tool; shears are at
-    most half of it.
+    most half of it. displace_m: greatest displacement of the tool alone along each axis [m], in what is observed: the
+    demonstrated actions then show how to come back. Only for clouds without the robot's own points, which would contradict it.
 
     Raises ValueError for values out of range.
     """
@@ -36,18 +37,20 @@ class MotionRange:
     translate_m: float = 0.0
     rotate_deg: float = 0.0
     stretch: float = 0.0
+    displace_m: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (0 <= self.translate_m < math.inf and 0 <= self.rotate_deg <= 180 and 0 <= self.stretch <= 0.5):
+        lengths = self.translate_m, self.displace_m
+        if not (0 <= min(lengths) <= max(lengths) < math.inf and 0 <= self.rotate_deg <= 180 and 0 <= self.stretch <= 0.5):
             raise ValueError(
-                f"translate_m, rotate_deg and stretch: got {self.translate_m}, {self.rotate_deg} and {self.stretch}, expected "
-                "at least 0 (off), at most 180 degrees, and a stretch of at most 0.5"
+                f"translate_m, rotate_deg, stretch, displace_m: got {self.translate_m}, {self.rotate_deg}, {self.stretch}, "
+                f"{self.displace_m}; expected at least 0 (off), at most 180 degrees, and a stretch of at most 0.5"
             )
 
     @property
     def any(self) -> bool:
         """Whether anything moves."""
-        return bool(self.translate_m or self.rotate_deg or self.stretch)
+        return any(vars(self).values())
 
     @property
     def key(self) -> dict[str, Any]:
@@ -64,12 +67,13 @@ class SceneMotions:
     """One motion per row: p -> R (o + W (p - o)) + t, with the row's tool at o.
 
     rotation_B33: R. translation_B3: t [m]. stretch_B33: W, symmetric, so that it turns nothing. What touches the tool goes on
-    touching it, because W leaves o where it is.
+    touching it, because W leaves o where it is. displacement_B3: added to the observed position of the tool alone [m].
     """
 
     rotation_B33: Tensor
     translation_B3: Tensor
     stretch_B33: Tensor
+    displacement_B3: Tensor
 
     def move(self, positions: Tensor, tool_B3: Tensor) -> Tensor:
         """Positions `[B, .., 3]` [m], moved."""
@@ -120,11 +124,11 @@ def draw_motions(ranges: MotionRange, uniform_BN: Tensor) -> SceneMotions:
     angle_B = math.radians(ranges.rotate_deg) * centred_BN[:, 3]
     zero_B, one_B = torch.zeros_like(angle_B), torch.ones_like(angle_B)
     turn = [angle_B.cos(), -angle_B.sin(), zero_B, angle_B.sin(), angle_B.cos(), zero_B, zero_B, zero_B, one_B]
-    along, across = (ranges.stretch * centred_BN[:, 4:7]).unbind(-1), (ranges.stretch / 2 * centred_BN[:, 7:]).unbind(-1)
+    along, across = (ranges.stretch * centred_BN[:, 4:7]).unbind(-1), (ranges.stretch / 2 * centred_BN[:, 7:10]).unbind(-1)
     stretch = [1 + along[0], across[0], across[1], across[0], 1 + along[1], across[2], across[1], across[2], 1 + along[2]]
     return SceneMotions(
         torch.stack(turn, dim=-1).unflatten(-1, (3, 3)), ranges.translate_m * centred_BN[:, :3],
-        torch.stack(stretch, dim=-1).unflatten(-1, (3, 3)),
+        torch.stack(stretch, dim=-1).unflatten(-1, (3, 3)), ranges.displace_m * centred_BN[:, 10:],
     )  # fmt: skip
 
 
@@ -133,11 +137,20 @@ def move_batch(batch: dict[str, Tensor], shape: PolicyShape, motions: SceneMotio
     state, action = pose_layout(shape.state_names), pose_layout(shape.action_names)
     tool_B3 = tool_of(batch[STATE], state)
     moves: dict[str, Callable[[Tensor], Tensor]] = {
-        STATE: lambda value: motions.move_vector(value, state, tool_B3),
+        STATE: lambda value: _displaced(motions.move_vector(value, state, tool_B3), state, motions.displacement_B3),
         POINTS: lambda value: motions.move_points(value, tool_B3),
         ACTION: lambda value: motions.move_vector(value, action, tool_B3),
     }
     return {name: moves[name](value) if name in moves else value for name, value in batch.items()}
+
+
+def _displaced(state_BOS: Tensor, layout: PoseLayout, displacement_B3: Tensor) -> Tensor:
+    """The states with the tool at another place, the same displacement in all O steps."""
+    columns = list(state_BOS.unbind(-1))
+    for axis, index in enumerate(layout.positions[0]):
+        if index != MISSING:
+            columns[index] = columns[index] + displacement_B3[:, axis, None]
+    return torch.stack(columns, dim=-1)
 
 
 def check_motions(ranges: MotionRange, shape: PolicyShape) -> None:
@@ -156,7 +169,7 @@ def check_motions(ranges: MotionRange, shape: PolicyShape) -> None:
     wrong += [] if pose_layout(shape.state_names).positions else ["a state without positions"]
     if wrong:
         raise ValueError(
-            "translate_m, rotate_deg and stretch move the point cloud, the poses of the state and those of the actions "
-            f"together; got {wrong}, which cannot be moved with them. Observe points and the gripper's pose only, or set all "
-            "three to 0"
+            "translate_m, rotate_deg, stretch and displace_m move the point cloud, the poses of the state and those of the "
+            f"actions; got {wrong}, which cannot be moved with them. Observe points and the gripper's pose only, or set all four "
+            "to 0"
         )
