@@ -88,6 +88,11 @@ def validate(config: Config) -> None:
             ToolFrame(shape)
     except ValueError as error:
         raise ValueError(f"observation.{error}") from error
+    if config.observation.displace_m and world.shows_robot:
+        raise ValueError(
+            f"observation.displace_m: got {config.observation.displace_m}, but the clouds of {config.task} show the robot, "
+            "which says where the tool really is; set it to 0, or with RLBench set rlbench.without_robot"
+        )
     student = config.student
     if config.teacher.path is None and (student.width or student.depth):
         try:

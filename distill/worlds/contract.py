@@ -75,6 +75,11 @@ class World(ABC):
     spec: TaskSpec
     cameras: CameraSettings | None
 
+    @property
+    def shows_robot(self) -> bool:
+        """Whether point clouds hold the robot's own points."""
+        return True
+
     # -- before anything runs ---------------------------------------------------------------------------------------
 
     @classmethod

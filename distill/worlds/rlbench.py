@@ -78,6 +78,10 @@ class RLBenchWorld(World):
         super().check(config)
 
     @property
+    def shows_robot(self) -> bool:
+        return not self.config.rlbench.without_robot
+
+    @property
     def origin(self) -> Mapping[str, Any]:
         task = {name: value for name, value in asdict(self.spec).items() if name != "max_steps"}
         return {"task": task, "envs_version": VERSION, "seed": self.config.seed,

@@ -170,6 +170,6 @@ def check_motions(ranges: MotionRange, shape: PolicyShape) -> None:
     if wrong:
         raise ValueError(
             "translate_m, rotate_deg, stretch and displace_m move the point cloud, the poses of the state and those of the "
-            f"actions; got {wrong}, which cannot be moved with them. Observe points and the gripper's pose only, or set all four "
-            "to 0"
+            f"actions; got {wrong}, which cannot be moved with them. Observe points and the gripper's pose only, or set all of "
+            "them to 0"
         )

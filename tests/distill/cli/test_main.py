@@ -23,7 +23,8 @@ FLAGS = [
     "observation.sources", "observation.state_names", "observation.cameras", "observation.image_size",
     "observation.num_points", "observation.colours", "observation.keypoints", "observation.frame", "observation.width",
     "observation.channels", "observation.shift_px", "observation.colour", "observation.point_jitter_m", "observation.dropout",
-    "observation.translate_m", "observation.rotate_deg", "observation.stretch", "observation.frozen",
+    "observation.translate_m", "observation.rotate_deg", "observation.stretch", "observation.displace_m",
+    "observation.frozen",
     "teacher.kind", "teacher.path", "teacher.time_power", "teacher.solver",
     "teacher.observation_steps", "teacher.horizon", "teacher.width",
     "teacher.depth", "teacher.heads", "teacher.patch", "teacher.training_steps", "teacher.batch_size",
@@ -46,8 +47,8 @@ FLAGS = [
     "rlbench.program", "rlbench.python", "rlbench.workers", "rlbench.dataset", "rlbench.arm", "rlbench.collision_checking",
     "rlbench.per_action_collision_checking",
     "rlbench.keyframes", "rlbench.subsample", "rlbench.gripper_threshold", "rlbench.variations", "rlbench.max_steps",
-    "rlbench.retries", "rlbench.voxel_m", "rlbench.crop_low", "rlbench.crop_high", "rlbench.renderer", "rlbench.start_s",
-    "rlbench.step_s", "rlbench.restart_after",
+    "rlbench.retries", "rlbench.voxel_m", "rlbench.without_robot", "rlbench.crop_low", "rlbench.crop_high",
+    "rlbench.renderer", "rlbench.start_s", "rlbench.step_s", "rlbench.restart_after",
 ]  # fmt: skip
 
 

@@ -430,6 +430,8 @@ def test_what_changes_a_rollout_changes_the_keys_and_nothing_else_does(config: C
         ("rlbench: {arm: fly}", "rlbench.arm: unknown 'fly'"),
         ("rlbench: {workers: 0}", "must be at least 1"),
         ("observation: {state_names: [tool_x_m]}", "observation.state_names: unknown 'tool_x_m'"),
+        ("observation: {sources: [state, points], state_names: [x_m, y_m, z_m], displace_m: 0.02}",
+         "observation.displace_m: got 0.02, but the clouds of rlbench/open_drawer show the robot"),
     ],
 )
 def test_mistakes_in_a_config_are_told_before_any_work(tmp_path: Path, line: str, message: str) -> None:

@@ -15,7 +15,7 @@ from envs.specs import POINTS, STATE
 from teachers.networks.scene_motions import NUMBERS, MotionRange, SceneMotions, check_motions, draw_motions, move_batch
 from teachers.networks.shapes import EncoderShape, PolicyShape
 
-RANGES = MotionRange(translate_m=0.2, rotate_deg=30, stretch=0.2)
+RANGES = MotionRange(translate_m=0.2, rotate_deg=30, stretch=0.2, displace_m=0.05)
 
 
 def _shape(**changes: object) -> PolicyShape:
@@ -43,7 +43,7 @@ def test_poses_move_as_products_of_homogeneous_matrices() -> None:
     matrix, numbers = _poses(rng, 3, 5)
     values = torch.from_numpy(np.concatenate([numbers, rng.uniform(size=(3, 5, 1))], axis=-1))
     given = (each.double() for each in (motions.rotation_B33, motions.translation_B3, motions.stretch_B33))
-    moved = SceneMotions(*given).move_vector(values, pose_layout(POSE), torch.zeros(3, 3).double())
+    moved = SceneMotions(*given, motions.displacement_B3).move_vector(values, pose_layout(POSE), torch.zeros(3, 3).double())
     for row in range(3):
         motion = np.eye(4)
         motion[:3, :3], motion[:3, 3] = motions.rotation_B33[row], motions.translation_B3[row]
@@ -55,7 +55,9 @@ def test_poses_move_as_products_of_homogeneous_matrices() -> None:
 
 
 def test_motions_stay_within_their_range_and_turn_about_the_vertical_axis() -> None:
-    motions = draw_motions(RANGES, torch.tensor([[0.0, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0, 0.5, 1.0, 0.5], [0.5] * 10]))
+    motions = draw_motions(RANGES, torch.tensor([[0.0, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0, 0.5, 1.0, 0.5, 1.0, 0.0, 0.5],
+                                                  [0.5] * 13]))  # fmt: skip
+    torch.testing.assert_close(motions.displacement_B3, torch.tensor([[0.05, -0.05, 0.0], [0.0, 0.0, 0.0]]))
     torch.testing.assert_close(motions.translation_B3, torch.tensor([[-0.2, 0.0, 0.2], [0.0, 0.0, 0.0]]))
     expected = torch.from_numpy(Rotation.from_euler("z", 30, degrees=True).as_matrix()).float()
     torch.testing.assert_close(motions.rotation_B33[0], expected)
@@ -83,7 +85,7 @@ def test_a_batch_moves_as_a_whole_and_distances_within_it_stay() -> None:
         "action": torch.randn(3, 8, 10, generator=rng), "seed": torch.arange(3),
     }  # fmt: skip
     before = {name: value.clone() for name, value in batch.items()}
-    moved = move_batch(batch, shape, _motions())
+    moved = move_batch(batch, shape, replace(_motions(), displacement_B3=torch.zeros(3, 3)))
     tool, gap = STATE, lambda rows: rows[POINTS][..., :3] - rows[tool][:, :, None, :3]
     torch.testing.assert_close(gap(moved).norm(dim=-1), gap(batch).norm(dim=-1))
     reach = lambda rows: (rows["action"][..., :3] - rows[tool][..., :3]).norm(dim=-1)  # noqa: E731
@@ -95,9 +97,24 @@ def test_a_batch_moves_as_a_whole_and_distances_within_it_stay() -> None:
     assert all(torch.equal(batch[name], value) for name, value in before.items())
 
 
+def test_only_the_tool_is_displaced() -> None:
+    shape, rng = _shape(), torch.Generator().manual_seed(1)
+    batch = {STATE: torch.randn(3, 2, 17, generator=rng), POINTS: torch.rand(3, 2, 16, 6, generator=rng),
+             "action": torch.randn(3, 8, 10, generator=rng)}  # fmt: skip
+    motions = draw_motions(MotionRange(displace_m=0.05), torch.rand(3, NUMBERS, generator=rng))
+    moved = move_batch(batch, shape, motions)
+    torch.testing.assert_close(moved[POINTS], batch[POINTS])
+    torch.testing.assert_close(moved["action"], batch["action"])
+    torch.testing.assert_close(moved[STATE][..., 3:], batch[STATE][..., 3:])
+    step = moved[STATE][..., :3] - batch[STATE][..., :3]
+    torch.testing.assert_close(step[:, 0], step[:, 1])  # velocities stay
+    torch.testing.assert_close(step[:, 0], motions.displacement_B3)
+    assert 0 < step.abs().max() <= 0.05
+
+
 def test_a_state_without_height_turns_in_the_plane() -> None:
     turn = torch.tensor([[[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]])
-    motions = SceneMotions(turn, torch.tensor([[0.5, 0.0, 9.0]]), torch.eye(3)[None])
+    motions = SceneMotions(turn, torch.tensor([[0.5, 0.0, 9.0]]), torch.eye(3)[None], torch.zeros(1, 3))
     layout = pose_layout(("tool_x_m", "tool_y_m", "speed"))
     moved = motions.move_vector(torch.tensor([[[1.0, 2.0, 7.0]]]), layout, torch.zeros(1, 3))
     torch.testing.assert_close(moved, torch.tensor([[[-1.5, 1.0, 7.0]]]))
@@ -120,6 +137,6 @@ def test_what_cannot_move_with_the_scene_is_refused_by_name(shape: PolicyShape, 
 
 
 def test_ranges_are_checked() -> None:
-    for wrong in ({"translate_m": -0.1}, {"rotate_deg": 181.0}, {"translate_m": float("nan")}):
+    for wrong in ({"translate_m": -0.1}, {"rotate_deg": 181.0}, {"translate_m": float("nan")}, {"displace_m": -1.0}):
         with pytest.raises(ValueError, match="expected at least 0"):
             MotionRange(**wrong)
