@@ -25,7 +25,9 @@ def select_frames(low: Mapping[str, np.ndarray], settings: RLBenchSettings) -> n
 
     What is kept must be among envs/rlbench/frames.py's `KeptFrames`: a simulator renders no other frame.
 
-    Without key frames also every `subsample`-th; with them those where the arm rests (`rest_frames`).
+    Without key frames also every `subsample`-th, and the last one before a change of the gripper if the arm rests there: the arm
+    arrives in one action, and the gripper moves in the next. Without that frame a policy mixes demonstrations that differ by a
+    few frames in when they arrive, and closes its gripper on the way. With key frames those where the arm rests (`rest_frames`).
     Raises ValueError for fewer than two frames, or for key frames of a demonstration without joint velocities.
     """
     opened = is_open(dict(low), settings.gripper_threshold)
@@ -34,7 +36,11 @@ def select_frames(low: Mapping[str, np.ndarray], settings: RLBenchSettings) -> n
         raise ValueError(f"a demonstration of {count} frames shows no action; expected at least 2")
     changes = 1 + np.flatnonzero(np.diff(opened))
     if not settings.keyframes:
-        return np.unique(np.concatenate([np.arange(0, count, settings.subsample), changes, [count - 1]]))
+        before = changes - 1
+        velocity = low.get("joint_velocities")
+        still = [] if velocity is None else [frame for frame in before.tolist() if is_still(velocity[frame])]
+        kept = [*range(0, count, settings.subsample), *changes.tolist(), *still, count - 1]
+        return np.unique(np.array(kept, dtype=np.int64))
     if "joint_velocities" not in low:
         raise ValueError("key frames need the joints' velocities, which these demonstrations lack: use rlbench.no-keyframes")
     found = np.unique(np.concatenate([[0], rest_frames(low["joint_velocities"], opened), changes, [count - 1]]))

@@ -31,8 +31,8 @@ def is_still(velocity_J: np.ndarray) -> bool:
 class KeptFrames:
     """Tells of each frame, while a demonstration is being made, whether `select_frames` may keep it.
 
-    Every frame that is kept is among them, except for the last one, which nothing observes. Without key frames they are
-    exactly the kept ones; a rest is only known later, so with key frames every frame where the arm is slow is among them.
+    Every frame that is kept is among them, except for the last one, which nothing observes. What follows a rest is only known
+    later, so every frame where the arm is slow is among them.
     options: keyframes, subsample, gripper_threshold (envs/rlbench/protocol.py).
     """
 
@@ -44,8 +44,5 @@ class KeptFrames:
         opened, number = float(is_open(low, self._options["gripper_threshold"])), self.count
         changed = number == 0 or opened != self._opened
         self._opened, self.count = opened, number + 1
-        if changed:
-            return True
-        if self._options["keyframes"]:
-            return is_still(low["joint_velocities"])
-        return bool(number % self._options["subsample"] == 0)
+        due = not self._options["keyframes"] and number % self._options["subsample"] == 0
+        return bool(changed or due or is_still(low["joint_velocities"]))
