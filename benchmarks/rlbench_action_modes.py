@@ -20,7 +20,7 @@ import numpy as np
 import envs
 from distill.evaluation.rollouts import Episode
 from distill.store.machine import hardware
-from distill.worlds.rlbench import HOLD_STEPS, replay_action
+from distill.worlds.rlbench import replay
 from envs.process.worker import WorkerFailure
 from envs.rlbench.env import RLBenchEnv
 from envs.rlbench.spec import RLBenchSettings
@@ -41,16 +41,7 @@ MODES = {
 def replayed(env: RLBenchEnv, start: np.ndarray) -> Episode:
     """The start's demonstration, replayed. Raises WorkerFailure where there is no demonstration."""
     shown = env.demonstrate(start, with_cameras=False)
-    episode = Episode(index=0)
-    try:
-        env.reset(options={"start": shown.start})
-        for action in [*shown.action, *[shown.action[-1]] * HOLD_STEPS]:
-            if replay_action(env, episode, action):
-                return episode
-        episode.failure = "timeout"
-    except WorkerFailure as failure:
-        episode.failure = failure.name
-    return episode
+    return replay(env, 0, shown.start, shown.action)
 
 
 def measure(task: str, name: str, count: int) -> dict[str, Any]:

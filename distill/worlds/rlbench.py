@@ -215,18 +215,9 @@ class RLBenchWorld(World):
 
         def work(env: RLBenchEnv, index: int) -> Episode:
             env.max_steps = limit
-            episode = Episode(index=index)
             actions = demonstrations.action[demonstrations.episode_index == index]
-            try:
-                with filmed(env, folder, "test", index):
-                    env.reset(options={"start": demonstrations.episode_start[index]})
-                    for action in [*actions, *[actions[-1]] * HOLD_STEPS]:
-                        if replay_action(env, episode, action):
-                            return episode
-                    episode.failure = "timeout"
-            except WorkerFailure as failure:
-                episode.failure = failure.name
-            return episode
+            with filmed(env, folder, "test", index):
+                return replay(env, index, demonstrations.episode_start[index], actions)
 
         episodes = self._episodes(context, self.cameras, demonstrations.num_episodes, folder, "test", "oracle", work)
         if context.is_main:
@@ -297,6 +288,19 @@ class RLBenchWorld(World):
 
     def close(self) -> None:
         self.simulators.close()
+
+
+def replay(env: RLBenchEnv, index: int, start: np.ndarray, actions: np.ndarray) -> Episode:
+    """The episode of a demonstration's actions `[L, A]` from its start, the last one held for `HOLD_STEPS`."""
+    episode = Episode(index=index, failure="timeout")
+    try:
+        env.reset(options={"start": start})
+        for action in [*actions, *[actions[-1]] * HOLD_STEPS]:
+            if replay_action(env, episode, action):
+                break
+    except WorkerFailure as failure:
+        episode.failure = failure.name
+    return episode
 
 
 def replay_action(env: RLBenchEnv, episode: Episode, action: np.ndarray) -> bool:
