@@ -25,9 +25,10 @@ def select_frames(low: Mapping[str, np.ndarray], settings: RLBenchSettings) -> n
 
     What is kept must be among envs/rlbench/frames.py's `KeptFrames`: a simulator renders no other frame.
 
-    Without key frames also every `subsample`-th, and the last one before a change of the gripper if the arm rests there: the arm
-    arrives in one action, and the gripper moves in the next. Without that frame a policy mixes demonstrations that differ by a
-    few frames in when they arrive, and closes its gripper on the way. With key frames those where the arm rests (`rest_frames`).
+    Without key frames also every `subsample`-th, and the last one before a change of the gripper if the arm rests there: the
+    arm arrives in one action, and the gripper moves in the next. Without that frame a policy mixes demonstrations that differ
+    by a few frames in when they arrive, and closes its gripper on the way. With key frames those where the arm rests
+    (`rest_frames`).
     Raises ValueError for fewer than two frames, or for key frames of a demonstration without joint velocities.
     """
     opened = is_open(dict(low), settings.gripper_threshold)
