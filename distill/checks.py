@@ -83,7 +83,7 @@ def validate(config: Config) -> None:
     _check_real_time(config)
     shape = config.shape(spec)
     try:
-        check_motions(config.observation.motions, shape)
+        check_motions(config.observation.motions, shape, world.state_shows_scene)
         if shape.frame == "tool":
             ToolFrame(shape)
     except ValueError as error:
