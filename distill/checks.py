@@ -83,12 +83,12 @@ def validate(config: Config) -> None:
     _check_real_time(config)
     shape = config.shape(spec)
     try:
-        check_motions(config.observation.motions, shape)
+        check_motions(config.observation.motions, shape, world.state_shows_scene)
         if shape.frame == "tool":
             ToolFrame(shape)
     except ValueError as error:
         raise ValueError(f"observation.{error}") from error
-    if config.observation.displace_m and world.shows_robot:
+    if config.observation.displace_m and world.shows_robot and "points" in config.observation.sources:
         raise ValueError(
             f"observation.displace_m: got {config.observation.displace_m}, but the clouds of {config.task} show the robot, "
             "which says where the tool really is; set it to 0, or with RLBench set rlbench.without_robot"

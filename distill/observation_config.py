@@ -33,7 +33,8 @@ class ObservationConfig:
         colour: augmentation: largest relative change of colour gain and contrast
         point_jitter_m: augmentation: noise of points [m]
         translate_m: augmentation: largest random translation, along each axis, of the whole scene: points, poses of the
-            state and actions together [m]. For policies that observe points; a student's observations are moved as well
+            state and actions together [m]. For policies that observe points or rlbench.objects; a student's observations are
+            moved as well
         rotate_deg: augmentation: largest random rotation of the whole scene about the robot's vertical axis [degrees]
         dropout: augmentation: probability of dropping a whole source
         stretch: augmentation: largest random change of the scene's lengths along each axis, seen from the tool, relative

@@ -107,6 +107,11 @@ class World(ABC):
                              "once")  # fmt: skip
 
     @property
+    def state_shows_scene(self) -> bool:
+        """Whether the observed state shows all of the scene that matters, so that random motions of scenes need no cloud."""
+        return False
+
+    @property
     def origin(self) -> Mapping[str, Any]:
         """What demonstrations, starts and rollouts depend on, apart from the cameras: part of the stages' keys."""
         return {}

@@ -82,6 +82,12 @@ class RLBenchWorld(World):
         return not self.config.rlbench.without_robot
 
     @property
+    def state_shows_scene(self) -> bool:
+        """Where objects are named, and the policies observe the positions of all of them."""
+        objects, observed = self.config.rlbench.objects, self.config.observation.state_names or self.spec.state_names
+        return bool(objects) and {f"{name}_{axis}_m" for name in objects for axis in "xyz"} <= set(observed)
+
+    @property
     def origin(self) -> Mapping[str, Any]:
         task = {name: value for name, value in asdict(self.spec).items() if name != "max_steps"}
         return {"task": task, "envs_version": VERSION, "seed": self.config.seed,

@@ -90,7 +90,7 @@ class RLBenchEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             "task": self.tasks[0], "arm": settings.arm,
             "collision_checking": settings.collision_checking,
             "per_action_collision_checking": settings.per_action_collision_checking,
-            "renderer": settings.renderer,
+            "renderer": settings.renderer, "objects": list(settings.objects),
             "dataset": str(Path(settings.dataset).resolve()) if settings.dataset else "",
             "variation": settings.variations[0], "keyframes": settings.keyframes, "subsample": settings.subsample,
             "gripper_threshold": settings.gripper_threshold,

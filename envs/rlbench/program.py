@@ -6,7 +6,8 @@ It needs stepjam/RLBench and stepjam/PyRep, CoppeliaSim 4.1 and an X display. It
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,9 @@ class Simulator:
     def load_task(self, name: str) -> None:
         self._name = name
         self._task = self._environment.get_task(self._find(name))
+        if self._options["objects"]:
+            tree = self._task._task.get_base().get_objects_in_tree(exclude_base=False)
+            self._objects = Objects(name, self._options["objects"], {each.get_name(): each for each in tree})
 
     def reset(self, start: list[float]) -> tuple[list[str], int]:
         """Places the scene at a start; the instructions, and how many attempts it took (0: not known)."""
@@ -169,6 +173,8 @@ class Simulator:
         observation = self._with_images(observe) if images else observe()
         frame = _low(observation)
         frame["base"] = self._tree.base_position(observation.misc.get("joint_poses"))
+        if self._options["objects"]:
+            frame["objects"] = self._objects.poses()
         if images:
             frame.update(self._camera_images(observation))
             for camera in self._options["cameras"]:
@@ -203,9 +209,12 @@ class Simulator:
         scene, kept = self._task._scene, self._frames.KeptFrames(self._options)
         avoiding: list[float] = []
         causes: list[str] = []
+        placed: list[np.ndarray] = []
 
         def observed(observe: Callable[[], Any]) -> Any:
             frame, observation = kept.count, observe()
+            if self._options["objects"]:
+                placed.append(self._objects.poses())
             if not kept.may_keep(_low(observation)) or not images:
                 return observation
             self._drawn.add(frame)
@@ -226,6 +235,8 @@ class Simulator:
             for what in ("extrinsics", "intrinsics"):
                 frames = [self._demonstration[each].misc[f"{camera}_camera_{what}"] for each in range(len(self._demonstration))]
                 low[f"{camera}.{what}"] = np.stack(frames).astype(np.float64)
+        if placed:
+            low["objects"] = np.stack(placed)
         if avoiding:
             if len(avoiding) != len(rows) - 1:
                 raise ValueError(f"{len(avoiding)} of {len(rows)} frames are on a path, expected all but one: another RLBench?")
@@ -246,6 +257,28 @@ class Simulator:
             )
         rows = [self._camera_images(self._demonstration[frame]) for frame in frames]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+class Objects:
+    """The poses of some objects of a task's scene. there: all that it holds, by their names.
+
+    Raises ValueError for a name that is not among them.
+    """
+
+    def __init__(self, task: str, names: Sequence[str], there: Mapping[str, Any]) -> None:
+        for name in names:
+            if name not in there:
+                nearest = sorted(there, key=lambda other: -SequenceMatcher(None, name.lower(), other.lower()).ratio())
+                raise ValueError(f"rlbench.objects: {task} has no object {name!r}; it has, nearest first, {', '.join(nearest)}")
+        self._objects = [there[name] for name in names]
+        self._last = np.zeros((len(names), 7))
+
+    def poses(self) -> np.ndarray:
+        """`[n, 7]` in the world: xyz [m], quaternion xyzw. An object that was removed keeps its last one."""
+        for row, each in enumerate(self._objects):
+            if each.still_exists():
+                self._last[row] = each.get_pose()
+        return self._last.copy()
 
 
 @contextlib.contextmanager

@@ -6,7 +6,8 @@ any Python from 3.8 on with numpy, and imports nothing of ours. Messages name a 
     options      task, arm (planning, ik, joints), collision_checking, per_action_collision_checking (demonstrations hold
                  ``avoids_collisions`` `[L]`), cameras (RLBench's names), rgb, depth, image_size [H, W], renderer (opengl,
                  opengl3), dataset ("" or a folder), variation, keyframes, subsample (which frames of a demonstration are
-                 kept; also the simulator steps for which a joint action is held), gripper_threshold
+                 kept; also the simulator steps for which a joint action is held), gripper_threshold, objects (names of those
+                 in the scene whose poses are asked for)
     describe     -> variations, versions, rendered (frames rendered so far)
     load_task    task -> nothing; it replaces the task of the options
     reset        start [variation, episode, seed, attempts]; images -> attempts, instructions; a frame
@@ -18,9 +19,10 @@ any Python from 3.8 on with numpy, and imports nothing of ours. Messages name a 
     snapshot     -> ``snapshot`` [H, W, 3] uint8 of the front camera, for people
 
 A start with an episode >= 0 is that of a stored demonstration; else its seed places the scene, in the given number of attempts
-(0: not known). A frame: what `StoredEpisode.low` and `StoredEpisode.images` (envs/rlbench/tree.py) name, without the L, and
-``base`` `[3]`. An action is xyz [m] and quaternion xyzw of the gripper in the world, or joint angles [rad]; then 1 for open, 0
-for closed. A step that is refused fails with `REFUSALS`, the scene is as before, and the episode may go on.
+(0: not known). A frame: what `StoredEpisode.low` and `StoredEpisode.images` (envs/rlbench/tree.py) name, without the L,
+``base`` `[3]`, and with objects their poses ``objects`` `[n, 7]`, in demonstrations `[L, n, 7]`. An action is xyz [m] and
+quaternion xyzw of the gripper in the world, or joint angles [rad]; then 1 for open, 0 for closed. A step that is refused fails
+with `REFUSALS`, the scene is as before, and the episode may go on.
 """
 
 from __future__ import annotations

@@ -60,6 +60,9 @@ class RLBenchSettings:
         subsample: keep every so many-th frame, see keyframes
         gripper_threshold: opening, 0 to 1, above which the gripper counts as open (RLBench: 0.9, PerAct's fork: 0.95)
         variations: variations of the task, used equally often
+        objects: names of objects of the task's scene whose poses are appended to the state, nine numbers each in the robot's
+            base frame: ``<object>_x_m``, ``_y_m``, ``_z_m``, ``_r_xx``, ``_r_yx``, ``_r_zx``, ``_r_xy``, ``_r_yy``, ``_r_zy``.
+            For live demonstrations of one task; the error of an unknown name lists those of the scene
         max_steps: actions per episode; 0: twice the longest training demonstration
         retries: how often in a row an episode queries its policy again after an action that the simulator refused (no path, no
             inverse kinematics, no rotation), before it ends with that failure; 0: the first refusal ends it
@@ -84,6 +87,7 @@ class RLBenchSettings:
     subsample: int = 3
     gripper_threshold: float = 0.9
     variations: tuple[int, ...] = (0,)
+    objects: tuple[str, ...] = ()
     max_steps: int = 0
     retries: int = 5
     voxel_m: float = 0.01
@@ -103,6 +107,11 @@ class RLBenchSettings:
                 raise ValueError(f"rlbench.{name}: unknown {value!r}; expected one of {choices}{nearest_name(value, choices)}")
         if self.program == "replay" and not self.dataset:
             raise ValueError("rlbench.dataset: got none, but program replay plays stored demonstrations; name their folder")
+        if "" in self.objects or len(set(self.objects)) != len(self.objects):
+            raise ValueError(f"rlbench.objects: got {list(self.objects)}, expected different names of objects of the scene")
+        if self.objects and self.dataset:
+            raise ValueError(f"rlbench.objects: got {list(self.objects)}, but the stored demonstrations of rlbench.dataset do "
+                             "not say where objects are; record live ones (leave out rlbench.dataset), or name no objects")
         if not self.variations or min(self.variations) < 0 or len(set(self.variations)) != len(self.variations):
             raise ValueError(f"rlbench.variations: got {list(self.variations)}, expected different numbers from 0 on")
         if min(self.workers, self.subsample) < 1 or min(self.start_s, self.step_s) <= 0 or min(
@@ -143,7 +152,15 @@ class RLBenchSettings:
     def recording(self) -> dict[str, object]:
         """The settings that change demonstrations or starts; not where, or by how many processes, they are made."""
         left_out = ("python", "workers", "start_s", "step_s", "restart_after", *_OF_ROLLOUTS)
-        return {name: value for name, value in vars(self).items() if name not in left_out}
+        named = {name: value for name, value in vars(self).items() if name not in left_out}
+        if not self.objects:  # what was recorded before there were any stays valid
+            del named["objects"]
+        return named
+
+    @property
+    def object_names(self) -> tuple[str, ...]:
+        """Names of the state's dimensions that hold the objects' poses."""
+        return tuple(f"{name}_{part}" for name in self.objects for part in ("x_m", "y_m", "z_m", *ROTATION))
 
     def rollouts(self) -> dict[str, object]:
         """The settings that change rollouts only."""
@@ -168,17 +185,20 @@ def task_names(task: str) -> tuple[str, ...]:
 
 
 def task_spec(task: str, settings: RLBenchSettings) -> TaskSpec:
-    """The spec of a task of RLBench, or of several at once. Raises ValueError as `task_names`.
+    """The spec of a task of RLBench, or of several at once.
 
-    With several, the state and the start also identify the task.
+    With several, the state and the start also identify the task. Raises ValueError as `task_names`, and for objects of several.
     """
     names = task_names(task)
     several = len(names) > 1
+    if several and settings.objects:
+        raise ValueError(f"rlbench.objects: got {list(settings.objects)} for {task!r}, but the scenes of several tasks hold "
+                         "different objects; train one policy a task, or name no objects")
     return TaskSpec(
         name=task,
         summary=f"RLBench's task {', '.join(names).replace('_', ' ')!r}, variations {list(settings.variations)}"
         + ("; replayed from recordings, not simulated." if settings.program == "replay" else "."),
-        state_names=(*STATE_NAMES, *(f"task_{name}" for name in names if several)),
+        state_names=(*STATE_NAMES, *settings.object_names, *(f"task_{name}" for name in names if several)),
         action=settings.action,
         modes=("solved",),
         start_names=("variation", "episode", "seed", "attempts", *(["task"] if several else [])),
@@ -214,10 +234,14 @@ def world_pose(numbers_9: np.ndarray, base: np.ndarray) -> np.ndarray:
 def state_from_frames(
     low: dict[str, np.ndarray], base: np.ndarray, threshold: float, which: np.ndarray = NO_CHOICE
 ) -> np.ndarray:
-    """The state `[.., S]` float32 (`STATE_NAMES`) of one frame or of L; then the task's one-hot `which` `[tasks]`."""
+    """The state `[.., S]` float32 of one frame or of L: `STATE_NAMES`, poses of objects, the task's one-hot `which` `[tasks]`.
+
+    low: its ``objects`` `[.., n, 7]`, if any, are poses in the world.
+    """
     pose, opened = pose_numbers(low["gripper_pose"], base), is_open(low, threshold)
+    objects = [pose_numbers(low["objects"], base).reshape(*opened.shape, -1)] if "objects" in low else []
     chosen = np.broadcast_to(which, (*opened.shape, len(which)))
-    return np.concatenate([pose, opened[..., None], low["joint_positions"], chosen], axis=-1).astype(np.float32)
+    return np.concatenate([pose, opened[..., None], low["joint_positions"], *objects, chosen], axis=-1).astype(np.float32)
 
 
 def which_task(start: np.ndarray, names: tuple[str, ...]) -> tuple[int, np.ndarray]:

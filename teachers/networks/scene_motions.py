@@ -153,11 +153,11 @@ def _displaced(state_BOS: Tensor, layout: PoseLayout, displacement_B3: Tensor) -
     return torch.stack(columns, dim=-1)
 
 
-def check_motions(ranges: MotionRange, shape: PolicyShape) -> None:
+def check_motions(ranges: MotionRange, shape: PolicyShape, state_shows_scene: bool = False) -> None:
     """Raises ValueError where moving scenes would teach something wrong: what a policy observes must move as a whole.
 
     Cameras do not move with the scene, so images and depth cannot be moved; nor can joint angles. A policy that observes no
-    point cloud does not see the obstacles that its state leaves out.
+    point cloud does not see the obstacles that its state leaves out, unless state_shows_scene: it leaves out none.
     """
     if not ranges.any:
         return
@@ -165,11 +165,11 @@ def check_motions(ranges: MotionRange, shape: PolicyShape) -> None:
     fixed = [name for name in sources if name not in (STATE, POINTS)]
     observed = shape.state_names if shape.encoder is None else shape.encoder.state_names
     wrong = fixed + [name for name in (*observed, *shape.action_names) if name.endswith("_rad")]
-    wrong += [] if POINTS in sources else ["no point cloud"]
+    wrong += [] if POINTS in sources or state_shows_scene else ["no point cloud"]
     wrong += [] if pose_layout(shape.state_names).positions else ["a state without positions"]
     if wrong:
         raise ValueError(
             "translate_m, rotate_deg, stretch and displace_m move the point cloud, the poses of the state and those of the "
-            f"actions; got {wrong}, which cannot be moved with them. Observe points and the gripper's pose only, or set all of "
-            "them to 0"
+            f"actions; got {wrong}, which cannot be moved with them. Observe the gripper's pose, and points (or the poses of "
+            "rlbench.objects), and nothing else; or set all of them to 0"
         )

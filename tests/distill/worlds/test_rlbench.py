@@ -43,6 +43,7 @@ from students.selection import Selection
 from teachers.networks.shapes import PolicyShape
 
 Store = Callable[..., Path]
+PRESETS = Path(__file__).parents[3] / "configs" / "rlbench"
 
 TINY = """\
 # a tiny run from stored demonstrations
@@ -428,6 +429,9 @@ def test_what_changes_a_rollout_changes_the_keys_and_nothing_else_does(config: C
         ("demos: {per_mode: 2}", "demos.per_mode: got 2, expected 1"),
         ("real_time: {latency_ms: [50.0]}", "rlbench/open_drawer does not support real-time evaluation"),
         ("rlbench: {arm: fly}", "rlbench.arm: unknown 'fly'"),
+        ("rlbench: {objects: [lid, lid]}", "rlbench.objects: got .*expected different names"),
+        ("rlbench: {objects: [lid]}\nobservation: {rotate_deg: 9.0, state_names: [x_m, y_m, z_m]}", "no point cloud"),
+        ("rlbench: {objects: [lid], dataset: d}", "rlbench.objects: got .*stored demonstrations"),
         ("rlbench: {workers: 0}", "must be at least 1"),
         ("observation: {state_names: [tool_x_m]}", "observation.state_names: unknown 'tool_x_m'"),
         ("observation: {sources: [state, points], state_names: [x_m, y_m, z_m], displace_m: 0.02}",
@@ -440,11 +444,23 @@ def test_mistakes_in_a_config_are_told_before_any_work(tmp_path: Path, line: str
         validate(apply_preset(Config(), tmp_path / "wrong.yaml"))
 
 
+def test_from_the_state_no_camera_is_opened_and_every_object_is_observed() -> None:
+    for path in (PRESETS / "reach_target_state.yaml", PRESETS / "open_drawer_state.yaml"):
+        config = apply_preset(Config(), path)
+        world = open_world(config)
+        assert world.cameras is None and world.state_shows_scene and config.rlbench.objects
+        shape = config.shape(world.spec)
+        assert shape.encoder is not None and shape.encoder.sources == (STATE,) and shape.frame == "tool"
+        # of an object that is not observed nobody knows where it moves
+        fewer = replace(config.observation, state_names=config.observation.state_names[:10])
+        assert not open_world(replace(config, observation=fewer)).state_shows_scene
+        assert not open_world(replace(config, rlbench=RLBenchSettings(), observation=fewer)).state_shows_scene
+
+
 def test_the_small_sizes_fit_every_task() -> None:
-    folder = Path(__file__).parents[3] / "configs" / "rlbench"
-    for path in folder.glob("*.yaml"):
-        if path.stem != "small":
-            small = apply_preset(apply_preset(Config(), path), folder / "small.yaml")
+    for path in PRESETS.glob("*.yaml"):
+        if path.stem not in ("small", "state"):  # the latter is no preset, but a part of some
+            small = apply_preset(apply_preset(Config(), path), PRESETS / "small.yaml")
             validate(small)
             assert small.teacher.horizon == 16 and small.observation.num_points == 512
 

@@ -3,7 +3,8 @@
 ``python standing_in.py FOLDER``: no simulator. The gripper jumps to where it is sent, the task is solved within 3 cm of a goal
 that numpy's global generator places, and what lies outside of the workspace raises as RLBench does. It shows that the program
 asks in the right order and names what is raised; that RLBench is as it takes it to be, only RLBench shows. In variation 1 the
-colour of an image is how often a camera drew.
+colour of an image is how often a camera drew. Objects: ``target`` at the goal, turned by a quarter; ``tool`` at the gripper;
+``fuse``, too, until it is removed below 1.2 m.
 """
 
 from __future__ import annotations
@@ -92,6 +93,17 @@ from rlbench.backend.waypoints import Point, PredefinedPath
 from rlbench.demo import Demo
 CAMERAS = ("left_shoulder", "right_shoulder", "overhead", "wrist", "front")
 class Observation: pass
+class Thing:
+    def __init__(self, name, scene): self.name, self.scene = name, scene
+    def get_name(self): return self.name
+    def still_exists(self): return self.name != "fuse" or self.scene.pose[2] > 1.2
+    def get_pose(self):
+        assert self.still_exists()
+        return np.array([*self.scene.goal, 0, 0, 0.5**0.5, 0.5**0.5]) if self.name == "target" else self.scene.pose
+class Model:
+    def __init__(self, scene): self.scene = scene
+    def get_base(self): return self
+    def get_objects_in_tree(self, exclude_base=True): return [Thing(name, self.scene) for name in ("fuse", "target", "tool")]
 class Scene:
     pose, joints, opened = np.array([0.28, 0, 1.4, 0, 1, 0, 0.0]), np.zeros(7), 1
     held, renders, variation, _attempts = 0, 0, 0, 0
@@ -135,7 +147,7 @@ class Scene:
     "rlbench/environment.py": """
 import numpy as np
 from rlbench.backend.exceptions import TaskEnvironmentError
-from rlbench.backend.scene import Scene
+from rlbench.backend.scene import Model, Scene
 class Environment:
     def __init__(self, action_mode, obs_config=None, headless=False):
         assert headless
@@ -145,6 +157,7 @@ class Environment:
 class Task:
     def __init__(self, mode, config):
         self._scene, self.mode = Scene(config), mode
+        self._task = Model(self._scene)
     def variation_count(self): return 2
     def set_variation(self, number):
         if number >= 2: raise TaskEnvironmentError("only 2 variations")

@@ -168,6 +168,34 @@ def test_a_live_demonstration_is_placed_again(simulated: Make) -> None:
         assert info["is_success"] and reward == 1.0 and env.instructions[0] == "reach it"
 
 
+def test_the_poses_of_objects_are_in_the_state_of_every_kept_frame(simulated: Make) -> None:
+    """The stand-in's scene: a target turned by a quarter, ``tool`` at the gripper, ``fuse``, too, until it is removed."""
+    env = simulated(subsample=4, objects=("target", "fuse", "tool"))
+    assert env.spec_task.state_names[16:27] == (
+        "joint_7_rad", "target_x_m", "target_y_m", "target_z_m", "target_r_xx", "target_r_yx", "target_r_zx", "target_r_xy",
+        "target_r_yy", "target_r_zy", "fuse_x_m",
+    )  # fmt: skip
+    shown = env.demonstrate(np.array([0.0, -1, 3, 0]))
+    # of seven frames 0, 4 and 5 (the gripper closes) are kept; the base stands at (-0.27, 0, 0.75)
+    place = np.random.RandomState(3).uniform(-0.1, 0.1, 3) + [0.3, 0.0, 1.0]
+    way = np.array([0.28, 0, 1.4]) + np.outer(np.arange(7) / 6, place - [0.28, 0, 1.4])
+    target, fuse, tool = shown.state[:, 17:].reshape(3, 3, 9).transpose(1, 0, 2)
+    np.testing.assert_allclose(target, [[*(place - [-0.27, 0, 0.75]), 0, 1, 0, -1, 0, 0]] * 3, atol=1e-6)
+    np.testing.assert_allclose(tool, np.hstack([way[[0, 4, 5]] - [-0.27, 0, 0.75], [[-1, 0, 0, 0, 1, 0]] * 3]), atol=1e-6)
+    assert way[2, 2] > 1.2 > way[3, 2]  # it is removed between two kept frames, and stays where it was last
+    np.testing.assert_allclose(fuse[:, :3], way[[0, 2, 2]] - [-0.27, 0, 0.75], atol=1e-6)
+    first = env.reset(options={"start": shown.start})[0][STATE]
+    np.testing.assert_allclose(first, shown.state[0], atol=1e-6)
+    after = env.step(pose(0.5, 0.1, 0.4))[0][STATE][17:].reshape(3, 9)
+    np.testing.assert_allclose(after[:, :3], [target[0, :3], first[26:29], [0.5, 0.1, 0.4]], atol=1e-6)
+
+
+def test_an_object_that_is_not_there_is_named_at_the_start_with_those_that_are(simulated: Make) -> None:
+    with pytest.raises(WorkerStartError, match="reach_target has no object 'Targt'; it has, nearest first, target, tool, fuse"):
+        simulated(objects=("tool", "Targt")).reset(seed=0)
+    envs.check_env(simulated(objects=("tool",), subsample=1), starts=1, seed=4)
+
+
 def test_stored_starts_are_restored_in_the_simulator(simulated: Make, store_rlbench: Store) -> None:
     root = store_rlbench(episodes=2, frames=4, images=False)
     env = simulated(dataset=str(root), subsample=1)

@@ -14,7 +14,7 @@ import pytest
 import envs
 from envs.cameras.specs import CAMERAS, CameraSettings, check_camera_features
 from envs.demonstrations import Demonstration
-from envs.process.worker import WorkerFailure
+from envs.process.worker import WorkerFailure, WorkerStartError
 from envs.rlbench.env import PYTHON_VARIABLE, RLBenchEnv
 from envs.rlbench.spec import RLBenchSettings
 from envs.specs import POINTS, STATE
@@ -121,6 +121,26 @@ def test_each_path_of_a_demonstration_says_whether_it_avoids_collisions() -> Non
         replay(env, shown)
     finally:
         env.close()
+
+
+def test_the_state_tells_where_the_drawer_is_and_how_far_it_moved() -> None:
+    env = envs.make_rlbench("rlbench/open_drawer", RLBenchSettings(objects=("waypoint_anchor_bottom", "drawer_frame")))
+    try:
+        shown = env.demonstrate(solvable(env))
+        handle, frame = shown.state[:, 17:].reshape(-1, 2, 9).transpose(1, 0, 2)
+        np.testing.assert_allclose(handle[-1, :3], shown.tool[-1], atol=0.02)  # the gripper holds it
+        np.testing.assert_allclose(frame, np.tile(frame[:1], (len(frame), 1)), atol=5e-3)
+        assert np.linalg.norm(handle[-1, :3] - handle[0, :3]) > 0.1
+        assert handle[:, 2].std() < 5e-3  # it slides
+        first = env.reset(options={"start": shown.start})[0][STATE]
+        np.testing.assert_allclose(first[17:], shown.state[0, 17:], atol=1e-3)
+    finally:
+        env.close()
+    with (
+        pytest.raises(WorkerStartError, match="open_drawer has no object 'drawer_fram'; it has, nearest first, drawer_frame, "),
+        envs.make_rlbench("rlbench/open_drawer", RLBenchSettings(objects=("drawer_fram",))).worker as worker,
+    ):
+        worker.start()
 
 
 def test_several_tasks_take_turns_in_one_simulator_until_it_is_worn() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import envs
+from envs.poses import pose_layout
 from envs.rlbench.frames import is_open
 from envs.rlbench.spec import RLBenchSettings, pose_numbers, state_from_frames, task_spec, world_pose
 
@@ -57,6 +58,33 @@ def test_the_state_has_the_names_of_the_spec() -> None:
     assert state["gripper_open"] == 1 and state["joint_7_rad"] == 6
 
 
+def test_objects_are_told_in_the_base_frame_after_the_joints() -> None:
+    low = {
+        "gripper_pose": np.array([0.7, 0, 1.0, 0, 0, 0, 1.0]), "gripper_open": np.ones(()), "joint_positions": np.zeros(7),
+        "objects": np.array([[0.7, 0.1, 0.95, 0, 0, np.sqrt(0.5), np.sqrt(0.5)], [-0.3, 0, 0.75, 1.0, 0, 0, 0]]),
+    }  # fmt: skip
+    # a quarter turn about z, and half a turn about x
+    expected = [1.0, 0.1, 0.2, 0, 1, 0, -1, 0, 0, 0, 0, 0, 1, 0, 0, 0, -1, 0]
+    np.testing.assert_allclose(state_from_frames(low, BASE, 0.9)[17:], expected, atol=1e-6)
+    frames = {name: np.stack([values] * 4) for name, values in low.items()}
+    np.testing.assert_allclose(state_from_frames(frames, BASE, 0.9)[:, 17:], [expected] * 4, atol=1e-6)
+    spec = task_spec("rlbench/open_drawer", RLBenchSettings(objects=("handle", "lid")))
+    assert spec.state_names[17:20] == ("handle_x_m", "handle_y_m", "handle_z_m") and len(spec.state_names) == 35
+    layout = pose_layout(spec.state_names)
+    assert layout.positions == ((0, 1, 2), (17, 18, 19), (26, 27, 28))
+    assert layout.directions[2:4] == ((20, 21, 22), (23, 24, 25))
+
+
+def test_objects_are_of_one_task_and_of_live_demonstrations() -> None:
+    with pytest.raises(ValueError, match=r"rlbench.objects: got \['lid'\] for 'rlbench/a\+b'.*one policy a task"):
+        task_spec("rlbench/a+b", RLBenchSettings(objects=("lid",)))
+    for change in ({"dataset": "d"}, {"dataset": "d", "program": "replay"}):
+        with pytest.raises(ValueError, match=r"rlbench.objects: got \['lid'\], but the stored demonstrations"):
+            RLBenchSettings(objects=("lid",), **change).check()  # type: ignore[arg-type]
+    one = RLBenchSettings()
+    assert replace(one, objects=("lid",)).recording() == {**one.recording(), "objects": ("lid",)}
+
+
 def test_what_an_action_is_follows_from_the_arm() -> None:
     spec = envs.task_spec("rlbench/open_drawer")
     assert spec.action.names[:3] == ("x_m", "y_m", "z_m") and spec.action.size == 10
@@ -81,6 +109,8 @@ def test_what_can_be_no_task_is_refused(name: str) -> None:
         ({"program": "replay"}, "rlbench.dataset: got none"),
         ({"variations": (0, 0)}, "rlbench.variations"),
         ({"variations": ()}, "rlbench.variations"),
+        ({"objects": ("lid", "lid")}, "rlbench.objects: got .'lid', 'lid'., expected different names"),
+        ({"objects": ("",)}, "rlbench.objects"),
         ({"subsample": 0}, "must be at least 1"),
         ({"step_s": 0.0}, "above 0"),
         ({"arm": "ik", "per_action_collision_checking": True}, "rlbench.per_action_collision_checking.*got arm ik"),

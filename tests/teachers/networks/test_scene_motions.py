@@ -136,6 +136,39 @@ def test_what_cannot_move_with_the_scene_is_refused_by_name(shape: PolicyShape, 
     check_motions(MotionRange(), shape)
 
 
+def test_a_state_that_shows_the_scene_needs_no_cloud_and_moves_with_its_objects() -> None:
+    names = (*STATE_NAMES, *(f"lid_{part}" for part in POSE[:9]))
+    observed = (*POSE, *names[17:])
+    shape = _shape(state_names=names, encoder=EncoderShape(state_names=observed, width=16, heads=2))
+    check_motions(RANGES, shape, state_shows_scene=True)
+    with pytest.raises(ValueError, match="no point cloud"):
+        check_motions(RANGES, shape)
+    with pytest.raises(ValueError, match="joint_1_rad"):  # a plain state holds the joints
+        check_motions(RANGES, replace(shape, encoder=None), state_shows_scene=True)
+    # the grasp, seen from the lid, stays the same in a scene that is rotated
+    matrix, numbers = _poses(np.random.default_rng(2), 3, 2)
+    state = torch.zeros(3, 1, 26).double()
+    state[:, 0, 17:], state[:, 0, :3] = torch.from_numpy(numbers[:, 0]), torch.tensor([0.4, 0.1, 0.3]).double()
+    action = torch.from_numpy(np.concatenate([numbers[:, 1:], np.ones((3, 1, 1))], axis=-1))
+    motions = _motions()
+    moved = move_batch({STATE: state, "action": action}, shape, SceneMotions(
+        motions.rotation_B33.double(), motions.translation_B3.double(), motions.stretch_B33.double()
+    ))  # fmt: skip
+    for row in range(3):
+        lid, grasp = (_matrix(values) for values in (moved[STATE][row, 0, 17:].numpy(), moved["action"][row, 0, :9].numpy()))
+        expected = np.linalg.inv(matrix[row, 0]) @ matrix[row, 1]
+        np.testing.assert_allclose(np.linalg.inv(lid) @ grasp, expected, atol=1e-5)
+        assert np.abs(lid - matrix[row, 0]).max() > 0.01
+
+
+def _matrix(numbers: np.ndarray) -> np.ndarray:
+    """The homogeneous matrix of nine numbers."""
+    made = np.eye(4)
+    made[:3, 0], made[:3, 1], made[:3, 3] = numbers[3:6], numbers[6:9], numbers[:3]
+    made[:3, 2] = np.cross(made[:3, 0], made[:3, 1])
+    return made
+
+
 def test_ranges_are_checked() -> None:
     for wrong in ({"translate_m": -0.1}, {"rotate_deg": 181.0}, {"translate_m": float("nan")}, {"displace_m": -1.0}):
         with pytest.raises(ValueError, match="expected at least 0"):
