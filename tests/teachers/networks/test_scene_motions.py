@@ -152,7 +152,7 @@ def test_a_state_that_shows_the_scene_needs_no_cloud_and_moves_with_its_objects(
     action = torch.from_numpy(np.concatenate([numbers[:, 1:], np.ones((3, 1, 1))], axis=-1))
     motions = _motions()
     moved = move_batch({STATE: state, "action": action}, shape, SceneMotions(
-        motions.rotation_B33.double(), motions.translation_B3.double(), motions.stretch_B33.double()
+        motions.rotation_B33.double(), motions.translation_B3.double(), motions.stretch_B33.double(), torch.zeros(3, 3)
     ))  # fmt: skip
     for row in range(3):
         lid, grasp = (_matrix(values) for values in (moved[STATE][row, 0, 17:].numpy(), moved["action"][row, 0, :9].numpy()))
