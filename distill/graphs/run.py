@@ -109,9 +109,8 @@ def _own_stages(config: Config, world: World) -> RunGraph:
     )
     generalisation = None
     if pose_layout(world.spec.action.names).positions:
-        default = next(student for student in students if student.name == config.student.default)
-        fewest = min(teachers, key=lambda each: abs((each.num_steps or 0) - 10))
-        generalisation = MeasureGeneralisation((fewest, default), demonstrations, starts, seed)
+        ten_steps = min(teachers, key=lambda each: abs((each.num_steps or 0) - 10))
+        generalisation = MeasureGeneralisation((ten_steps, *students), demonstrations, starts, seed)
     latency = MeasureLatency(evaluated, world, evaluate.latency_calls, evaluate.latency_warmup)
     real_time = _real_time(config, world, test, latency, teachers, students)
     oracle = ReplayDemonstrations(starts) if world.has_oracle else None

@@ -26,10 +26,11 @@ CHOSEN = {f"distill/{name}" for name in STUDENTS}
 EVALUATED = {"evaluate/teacher_4", "evaluate/teacher_1", "evaluate/nearest_demonstration",
              *(f"evaluate/{name}" for name in STUDENTS)}  # fmt: skip
 END = {"latency", "report"}
-SELECTED = CHOSEN | {f"evaluate/{name}" for name in STUDENTS} | END
+NEW_SCENES = {"generalisation"}
+SELECTED = CHOSEN | {f"evaluate/{name}" for name in STUDENTS} | NEW_SCENES | END
 """What rolls a student out, which selects among its samples: checkpoints are chosen by rollouts, too."""
 STUDENT_ON = TRAINED | SELECTED
-TEACHER_ON = {"teach", "sample", "reference"} | TRAINED | CHOSEN | EVALUATED | END
+TEACHER_ON = {"teach", "sample", "reference"} | TRAINED | CHOSEN | EVALUATED | NEW_SCENES | END
 ALL = {"demos", "starts", "train/teacher"} | TEACHER_ON
 
 
@@ -88,10 +89,10 @@ CHANGES: list[tuple[str, Any, set[str]]] = [
     ("student.depth", 2, STUDENT_ON),
     ("student.default", "regression", {"report"}),
     ("student.objectives", ("regression", "chamfer", "chamfer_energy"),
-     {"train/chamfer_energy", "distill/chamfer_energy", "evaluate/chamfer_energy"} | END),
-    ("evaluate.test_starts", 9, {"starts", "reference"} | EVALUATED | END),
+     {"train/chamfer_energy", "distill/chamfer_energy", "evaluate/chamfer_energy"} | NEW_SCENES | END),
+    ("evaluate.test_starts", 9, {"starts", "reference"} | EVALUATED | NEW_SCENES | END),
     ("evaluate.fidelity_samples", 9, {"reference"} | EVALUATED | END),
-    ("evaluate.fidelity_observations", 9, {"starts", "reference"} | EVALUATED | END),
+    ("evaluate.fidelity_observations", 9, {"starts", "reference"} | EVALUATED | NEW_SCENES | END),
     # a teacher carries out one sample whatever is said of the students
     ("evaluate.selection", "single", SELECTED),
     ("evaluate.selection", "kept_latent", SELECTED),
@@ -194,7 +195,7 @@ def test_real_time_has_stages_only_when_it_is_asked_for_and_changes_no_other_but
         ("real_time.delays_per_query", 1.0, REAL_TIME | {"report"}),
         ("real_time.starts", 9, REAL_TIME | {"report"}),
         ("real_time.teacher_steps", (4, 1), {"real_time/teacher_1", "report"}),
-        ("evaluate.execution_horizon", 9, {"teach", "sample", "reference"} | TRAINED | CHOSEN | EVALUATED | END | REAL_TIME),
+        ("evaluate.execution_horizon", 9, TEACHER_ON | REAL_TIME),
         ("evaluate.selection", "single", SELECTED | {"real_time/chamfer"}),
         ("evaluate.latency_calls", 9, END),  # only stated times: measured ones do not matter
         ("student.default", "regression", {"real_time/chamfer", "real_time/regression", "report"}),
