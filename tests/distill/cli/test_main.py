@@ -45,7 +45,8 @@ FLAGS = [
     "real_time.delays_per_query", "real_time.starts", "real_time.temporal_consistency",
     "rlbench.program", "rlbench.python", "rlbench.workers", "rlbench.dataset", "rlbench.arm", "rlbench.collision_checking",
     "rlbench.per_action_collision_checking",
-    "rlbench.keyframes", "rlbench.subsample", "rlbench.gripper_threshold", "rlbench.variations", "rlbench.max_steps",
+    "rlbench.keyframes", "rlbench.subsample", "rlbench.gripper_threshold", "rlbench.variations", "rlbench.objects",
+    "rlbench.max_steps",
     "rlbench.retries", "rlbench.voxel_m", "rlbench.crop_low", "rlbench.crop_high", "rlbench.renderer", "rlbench.start_s",
     "rlbench.step_s", "rlbench.restart_after",
 ]  # fmt: skip
