@@ -1,11 +1,11 @@
 """RLBench from nothing to a report, a task and a seed at a time, and docs/rlbench-results.md, the table of all of them.
 
-    python benchmarks/rlbench.py --tasks reach_target open_drawer --seeds 0 1 [--runs-dir runs] [-- flags of flow2one]
+    python benchmarks/rlbench.py --tasks reach_target open_drawer_state --seeds 0 1 [--runs-dir runs] [-- flags of flow2one]
     python benchmarks/rlbench.py            # measures nothing: writes the page again from benchmarks/results/rlbench.json
 
-Each row is one `flow2one --config configs/rlbench/<task>.yaml --config configs/rlbench/small.yaml --seed <seed>`; what is
-finished is not done again, so a stopped benchmark goes on with the same command, days later. It needs a simulator
-(docs/rlbench.md).
+Each row is one `flow2one --config configs/rlbench/<task>.yaml --config configs/rlbench/small.yaml --seed <seed>`, without the
+latter for a preset from the state; what is finished is not done again, so a stopped benchmark goes on with the same command,
+days later. It needs a simulator (docs/rlbench.md).
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ KEPT = ("name", "label", "kind", "num_steps", "nfe", "episode_success", "failure
 def measure(task: str, seed: int, runs: Path, flags: Sequence[str]) -> Path:
     """The run's folder, finished. Raises RuntimeError where it stopped."""
     name = f"rlbench-{task}-seed{seed}"
+    # presets from the state have small sizes of their own
+    sizes = [] if task.endswith("_state") else ["--config", "configs/rlbench/small.yaml"]
     command = [
-        sys.executable, "distill.py", "--config", f"configs/rlbench/{task}.yaml", "--config", "configs/rlbench/small.yaml",
-        "--seed", str(seed), "--runs-dir", str(runs), "--name", name, *flags,
+        sys.executable, "distill.py", "--config", f"configs/rlbench/{task}.yaml", *sizes, "--seed", str(seed), "--runs-dir",
+        str(runs), "--name", name, *flags,
     ]  # fmt: skip
     if subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode:
         raise RuntimeError(f"{' '.join(command)} stopped; the same command goes on")
