@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
 
-from benchmarks.rlbench import BEGIN, END, pooled, section, written
+from benchmarks.rlbench import BEGIN, END, PAGE, RESULTS, pooled, section, written
 
 POLICY = {"num_steps": 50, "nfe": 50, "refused_actions": 1, "is_default_student": False}
 ROW: dict[str, Any] = {
@@ -58,3 +59,7 @@ def test_a_page_without_its_place_is_refused() -> None:
     assert written(page, {"rows": [ROW]}) == f"before\n{BEGIN}{section({'rows': [ROW]})}{END}after\n"
     with pytest.raises(ValueError, match="expected each once"):
         written("no place", {"rows": [ROW]})
+
+
+def test_the_page_is_what_the_stored_results_say() -> None:
+    assert written(PAGE.read_text(), json.loads(RESULTS.read_text())) == PAGE.read_text(), "run benchmarks/rlbench.py"
