@@ -92,7 +92,8 @@ class DiffusionTeacher(TrainedTeacher):
 
     def denoise(self, x_NTA: Tensor, level_B: Tensor, condition_BC: Tensor) -> Tensor:
         """One network evaluation: clean chunks `[N, T, A]`, N / B of them for each condition `[B, C]` and its level `[B]`."""
-        return self.predict(x_NTA, condition_BC, self.time(flow_time(level_B)), data=signal_share(level_B))
+        signal_B = signal_share(level_B) if self.tool_frame else 0.0
+        return self.predict(x_NTA, condition_BC, self.time(flow_time(level_B)), data=signal_B)
 
     def solve(self, condition_BC: Tensor, noise_BK: Tensor, num_steps: int) -> Tensor:
         """Normalised chunks `[B, K, T, A]` from noise `[B, K, *noise_shape]`. ValueError unless num_steps divides LEVELS."""
@@ -100,9 +101,9 @@ class DiffusionTeacher(TrainedTeacher):
         stochastic = not self.is_deterministic(self.solver)
         noise_N = noise_BK.flatten(0, 1)
         x_NTA = noise_N[:, 0] if stochastic else noise_N
-        # the last level is not pure noise
-        first_B = schedule.timesteps[:1].to(x_NTA.device).expand(len(condition_BC))
-        x_NTA = x_NTA + self.shift(condition_BC, len(x_NTA), signal_share(first_B))
+        if self.tool_frame:  # the last level is not pure noise
+            first_B = schedule.timesteps[:1].to(x_NTA.device).expand(len(condition_BC))
+            x_NTA = self.shifted(x_NTA, condition_BC, signal_share(first_B))
         for step, level in enumerate(schedule.timesteps.tolist()):
             levels_B = torch.full((len(condition_BC),), level, device=x_NTA.device)
             x_NTA = schedule.step(

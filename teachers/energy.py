@@ -78,7 +78,7 @@ class EnergyTeacher(TrainedTeacher):
         time_B: the noise level of each condition's chunks, see `noise_level`.
         """
         sigma_N11 = noise_level(time_B).repeat_interleave(len(x_NTA) // len(time_B))[:, None, None]
-        x_NTA = x_NTA - self.shift(condition_BC, len(x_NTA))
+        x_NTA = self.shifted(x_NTA, condition_BC, -1.0)
         condition_BC, _ = self.split_origin(condition_BC)
         f_NTA = self.trunk(x_NTA / (1 + sigma_N11**2).sqrt(), condition_BC + self.time(time_B))
         energy_N: Tensor = ((x_NTA / 2 - f_NTA) * x_NTA / sigma_N11**2).sum((1, 2))
@@ -99,7 +99,7 @@ class EnergyTeacher(TrainedTeacher):
             condition_BC, noise_N = condition_BC.detach().clone(), noise_BK.flatten(0, 1).clone()
             times = torch.linspace(0, 1, num_steps, device=noise_N.device) if num_steps > 1 else noise_N.new_zeros(1)
             sigmas = [*noise_level(times).tolist(), 0.0]
-            x_NTA = sigmas[0] * noise_N[:, 0] + self.shift(condition_BC, len(noise_N))
+            x_NTA = self.shifted(sigmas[0] * noise_N[:, 0], condition_BC)
             for step, (sigma, following) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
                 x_NTA = x_NTA.detach().requires_grad_()
                 energy_N = self.energy(x_NTA, times[step].expand(len(condition_BC)), condition_BC)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from distill.evaluation.policies import Policy, postprocess, preprocess
+from distill.evaluation.policies import Policy, raw_sample_set
 from distill.evaluation.pose_error import first_and_other_frames, pose_errors, summarise_errors
 from distill.inputs.policies import MeasuredPolicy
 from distill.observation import observation_of
@@ -23,6 +23,7 @@ from distill.training.data import windows_for
 from distill.worlds.starts import HELD_OUT_FOLDER
 from envs.demonstrations import Demonstrations
 from envs.poses import pose_layout
+from students.selection import SINGLE_SAMPLE
 
 FRAMES, SAMPLES = 64, 16
 """Observations of each kind, and samples at each."""
@@ -66,12 +67,11 @@ class MeasureGeneralisation(Stage[dict[str, Any]]):
         windows = windows_for(shown, shape, shape.observation_steps, shape.horizon, context.share.world)[frames]
         seen = {name: value.numpy() for name, value in observation_of(windows).items()}
         generator = torch.Generator().manual_seed(self.seed)
-        chunks = []
-        with torch.inference_mode():
-            for row in range(len(frames)):
-                condition = policy.encode(preprocess(policy, {name: value[row : row + 1] for name, value in seen.items()}))
-                draws = policy.draw(SAMPLES, generator)[None].to(condition.device)
-                chunks.append(postprocess(policy, policy.head(condition, draws))[0])
+        chunks = [
+            raw_sample_set(policy, {name: value[row : row + 1] for name, value in seen.items()}, generator, SAMPLES,
+                           SINGLE_SAMPLE, shape.horizon)
+            for row in range(len(frames))
+        ]  # fmt: skip
         return pose_errors(np.stack(chunks), windows["action"].numpy(), pose_layout(shape.action_names))
 
     def load(self, folder: Path) -> dict[str, Any]:

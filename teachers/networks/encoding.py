@@ -40,15 +40,17 @@ class EncodingPolicy(nn.Module):
             if shape.encoder is None
             else UnifiedEncoder(shape)
         )
-        encoded = shape.width if shape.encoder is None else shape.encoder.width
-        self.adapt = nn.Linear(encoded, shape.width) if encoded != shape.width else None
+        self.adapt = nn.Linear(self._encoded_size, shape.width) if self._encoded_size != shape.width else None
         self.tool_frame = ToolFrame(shape) if shape.frame == "tool" else None
 
     @property
     def feature_size(self) -> int:
         """F, the width of the encoder's feature, with the origin where there is one."""
-        encoded = self.shape.width if self.shape.encoder is None else self.shape.encoder.width
-        return encoded + (self.shape.action_size if self.tool_frame else 0)
+        return self._encoded_size + (self.shape.action_size if self.tool_frame else 0)
+
+    @property
+    def _encoded_size(self) -> int:
+        return self.shape.width if self.shape.encoder is None else self.shape.encoder.width
 
     # -- encoding --------------------------------------------------------------------------------------------------
 
@@ -87,19 +89,17 @@ class EncodingPolicy(nn.Module):
         embedding: added to the condition, such as of the time. data: how much of the input is a chunk, `[B]` or a number: in
         the tool frame that share of it is relative to the origin inside the network.
         """
-        alone_BC, origin_BA = self.split_origin(condition_BC)
-        if origin_BA is not None:
-            x_NTA = x_NTA - self.shift(condition_BC, len(x_NTA), data)
-        chunk_NTA: Tensor = self.trunk(x_NTA, alone_BC + embedding)
-        return chunk_NTA if origin_BA is None else chunk_NTA + self.shift(condition_BC, len(x_NTA))
+        alone_BC, _ = self.split_origin(condition_BC)
+        chunk_NTA: Tensor = self.trunk(self.shifted(x_NTA, condition_BC, -data), alone_BC + embedding)
+        return self.shifted(chunk_NTA, condition_BC)
 
-    def shift(self, condition_BC: Tensor, count: int, data: Tensor | float = 1.0) -> Tensor | float:
-        """What takes `count` chunks from the tool frame to the base frame, `[N, 1, A]`, times `data`; 0 in the base frame."""
+    def shifted(self, x_NTA: Tensor, condition_BC: Tensor, share: Tensor | float = 1.0) -> Tensor:
+        """Chunks plus this share, `[B]` or a number, of their condition's origin; as they are in the base frame."""
         _, origin_BA = self.split_origin(condition_BC)
         if origin_BA is None:
-            return 0.0
-        scaled_BA = origin_BA * (data[:, None] if isinstance(data, Tensor) else data)
-        return scaled_BA.repeat_interleave(count // len(condition_BC), dim=0)[:, None]
+            return x_NTA
+        scaled_BA = origin_BA * (share[:, None] if isinstance(share, Tensor) else share)
+        return x_NTA + scaled_BA.repeat_interleave(len(x_NTA) // len(condition_BC), dim=0)[:, None]
 
     def features(
         self, observation: Observation, seeds_B: Tensor | None = None, without: Collection[str] = ()

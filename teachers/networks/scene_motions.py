@@ -7,7 +7,7 @@ on RLBench's reach_target, 84 demonstrations, translations alone take the error 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -115,7 +115,17 @@ def axis_of(values: Tensor, index: int) -> Tensor:
 
 def tool_of(state_BOS: Tensor, layout: PoseLayout) -> Tensor:
     """The tool's position `[B, 3]` [m] in the newest of O raw states: the first position that the state names."""
-    return torch.stack([axis_of(state_BOS[:, -1], index) for index in layout.positions[0]], dim=-1)
+    return state_BOS[:, -1] @ position_axes(layout.positions[:1], state_BOS.shape[-1]).to(state_BOS).T
+
+
+def position_axes(positions: Sequence[tuple[int, int, int]], size: int) -> Tensor:
+    """`[3, size]`: ones that take an axis to every dimension that is this axis of a position."""
+    found = torch.zeros(3, size)
+    for triple in positions:
+        for axis, index in enumerate(triple):
+            if index != MISSING:
+                found[axis, index] = 1.0
+    return found
 
 
 def draw_motions(ranges: MotionRange, uniform_BN: Tensor) -> SceneMotions:
@@ -146,11 +156,8 @@ def move_batch(batch: dict[str, Tensor], shape: PolicyShape, motions: SceneMotio
 
 def _displaced(state_BOS: Tensor, layout: PoseLayout, displacement_B3: Tensor) -> Tensor:
     """The states with the tool at another place, the same displacement in all O steps."""
-    columns = list(state_BOS.unbind(-1))
-    for axis, index in enumerate(layout.positions[0]):
-        if index != MISSING:
-            columns[index] = columns[index] + displacement_B3[:, axis, None]
-    return torch.stack(columns, dim=-1)
+    axes_3S = position_axes(layout.positions[:1], state_BOS.shape[-1]).to(state_BOS)
+    return state_BOS + (displacement_B3.to(state_BOS) @ axes_3S)[:, None]
 
 
 def check_motions(ranges: MotionRange, shape: PolicyShape, state_shows_scene: bool = False) -> None:

@@ -10,13 +10,13 @@ The origin travels with the condition: a head's condition `[B, C + A]` ends with
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from envs.poses import MISSING, pose_layout
 from envs.specs import ACTION, POINTS, STATE
 from teachers.contract import Observation
+from teachers.networks.scene_motions import position_axes
 from teachers.networks.shapes import PolicyShape
 
 
@@ -44,9 +44,9 @@ class ToolFrame(nn.Module):
             raise ValueError(f"frame tool: the policy does not observe {lacking}, the tool's position; add it to the observed "
                              "state")  # fmt: skip
         # as matrices, because at batch 1 the number of operations counts
-        self.register_buffer("tool_S3", _spread(state.positions[:1], shape.state_size).T, persistent=False)
-        self.register_buffer("state_3S", _spread(state.positions, shape.state_size), persistent=False)
-        self.register_buffer("action_3A", _spread(action.positions, shape.action_size), persistent=False)
+        self.register_buffer("tool_S3", position_axes(state.positions[:1], shape.state_size).T, persistent=False)
+        self.register_buffer("state_3S", position_axes(state.positions, shape.state_size), persistent=False)
+        self.register_buffer("action_3A", position_axes(action.positions, shape.action_size), persistent=False)
 
     def origin(self, state_BOS: Tensor) -> Tensor:
         """The tool's position `[B, 3]` [m] in the newest of O raw states; 0 along an axis that the state lacks."""
@@ -73,13 +73,3 @@ class ToolFrame(nn.Module):
     def offset(self, origin_B3: Tensor) -> Tensor:
         """`[B, A]` raw: what the origin adds to each dimension of an action."""
         return origin_B3 @ self.action_3A
-
-
-def _spread(positions: tuple[tuple[int, int, int], ...], size: int) -> Tensor:
-    """`[3, size]`: ones that take an axis to every dimension that is this axis of a position."""
-    found = torch.zeros(3, size)
-    for triple in positions:
-        for axis, index in enumerate(triple):
-            if index != MISSING:
-                found[axis, index] = 1.0
-    return found
