@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.config import Config
+from distill.evaluation.run_modes import check_modes
 from distill.objectives.recipes import recipe
 from distill.worlds import open_world
 from envs.specs import nearest_name
@@ -146,6 +147,10 @@ def check_distilling(config: Config) -> None:
             "recall use the fifth nearest neighbour"
         )
     check_choice("evaluate.selection", config.evaluate.selection, KINDS)
+    check_modes(config.evaluate.latency_modes, "evaluate.latency_modes")
+    samples = config.evaluate.frontier_samples
+    if any(isinstance(count, bool) or not isinstance(count, int) or count < 1 or samples.count(count) > 1 for count in samples):
+        raise ValueError(f"evaluate.frontier_samples: got {list(samples)}, expected different numbers of at least 1")
 
 
 def _check_real_time(config: Config) -> None:

@@ -169,6 +169,9 @@ class EvaluateConfig:
         fidelity_samples: samples per observation of the fidelity measures
         latency_calls: timed policy calls
         latency_warmup: untimed calls before them
+        latency_modes: run modes that policies are timed in, besides eager PyTorch: any of onnxruntime, openvino, compile,
+            aoti, cuda_graph and their variants in half precision (docs/speed.md); those that are not installed are left out
+        frontier_samples: further numbers of samples per query at which the default student is evaluated and timed
     """
 
     test_starts: int = 480
@@ -183,6 +186,8 @@ class EvaluateConfig:
     fidelity_samples: int = 64
     latency_calls: int = 200
     latency_warmup: int = 20
+    latency_modes: tuple[str, ...] = ("onnxruntime", "openvino")
+    frontier_samples: tuple[int, ...] = (1, 4)
 
     @property
     def student_selection(self) -> Selection:

@@ -105,12 +105,10 @@ def choose(
     replan, when the last plan is forgotten, and when plans are executed to their end.
     """
     index_B = torch.zeros(len(memories), dtype=torch.long, device=candidates_BNTA.device)
-    if selection.kind == "temporal_consistency" and executed < candidates_BNTA.shape[2]:
-        last = [None if _forgets(selection, memory) else memory.last_TA for memory in memories]
-        rows = [row for row, chunk_TA in enumerate(last) if chunk_TA is not None]
-        if rows:
-            last_RTA = torch.stack([chunk_TA for chunk_TA in last if chunk_TA is not None])
-            index_B[rows] = nearest_to_remainder(candidates_BNTA[rows], last_RTA, executed, weights_A)
+    rows = [row for row, memory in enumerate(memories) if remembers(selection, memory, executed, candidates_BNTA.shape[2])]
+    if rows:
+        last_RTA = torch.stack([memories[row].last_TA for row in rows])  # type: ignore[misc]
+        index_B[rows] = nearest_to_remainder(candidates_BNTA[rows], last_RTA, executed, weights_A)
     if selection.kind == "outlier_rejection":
         index_B = first_inlier(candidates_BNTA, executed, weights_A)
     if candidates_BNTA.shape[1] == 1:
@@ -122,6 +120,12 @@ def choose(
         for memory, chunk_TA in zip(memories, chosen_BTA.unbind(), strict=True)
     ]
     return chosen_BTA, after
+
+
+def remembers(selection: Selection, memory: Memory, executed: int, horizon: int) -> bool:
+    """Whether the next chunk is compared with an episode's last plan."""
+    compares = selection.kind == "temporal_consistency" and executed < horizon
+    return compares and not _forgets(selection, memory) and memory.last_TA is not None
 
 
 def first_inlier(candidates_BNTA: Tensor, executed: int, weights_A: Tensor) -> Tensor:
@@ -148,7 +152,8 @@ def are_inliers(candidates_BNTA: Tensor, executed: int, weights_A: Tensor) -> Te
     duplicate_BNN = distance_BNN < 1e-5  # of itself, too
     nearest_BN = distance_BNN.masked_fill(duplicate_BNN, 1e6).amin(-1)
     nearest_BN = nearest_BN.masked_fill(duplicate_BNN.sum(-1) > MODE_DUPLICATES, 0.0)
-    median_B1 = nearest_BN.median(-1, keepdim=True).values
+    # the lower of the two middle ones, as torch.median, which ONNX does not have
+    median_B1 = nearest_BN.sort(-1).values[:, (nearest_BN.shape[1] - 1) // 2, None]
     return ~(nearest_BN > (OUTLIER_RATIO * median_B1).clamp(min=SAME_PLAN))
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -45,6 +45,18 @@ class Policy(Protocol):
 
     def head(self, condition_BC: Tensor, draws: Tensor) -> Tensor:
         """Condition and randomness `[B, S, ...]` to normalised chunks `[B, S, T, A]`."""
+        ...
+
+
+@runtime_checkable
+class WholeCall(Protocol):
+    """A policy that makes its calls as one program, such as one in a run mode (distill.evaluation.run_modes)."""
+
+    def query(
+        self, seen: RawObservation, generators: Sequence[torch.Generator], selection: Selection, memories: Sequence[Memory],
+        executed: int, stage_done: Callable[[], object], drawn: Callable[[Tensor], object],
+    ) -> tuple[np.ndarray, list[Memory]]:  # fmt: skip
+        """As `distill.evaluation.rollouts.query_policy`."""
         ...
 
 

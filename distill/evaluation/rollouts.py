@@ -15,7 +15,7 @@ from torch import Tensor
 
 import envs
 from distill.evaluation.histories import History, stacked
-from distill.evaluation.policies import Policy, RawObservation, device_of, postprocess, preprocess
+from distill.evaluation.policies import Policy, RawObservation, WholeCall, device_of, postprocess, preprocess
 from distill.evaluation.statistics import mode_entropy
 from distill.hypotheses.cache import hypothesis_seeds
 from distill.observation import cameras_for
@@ -246,6 +246,8 @@ def query_policy(
     stage_done: called after each of the stages of a call, see `distill.evaluation.latency.STAGES`. drawn: called with all
     normalised candidates `[B, N, T, A]`.
     """
+    if isinstance(policy, WholeCall):
+        return policy.query(seen, generators, selection, memories, executed, stage_done, drawn)
     observation = preprocess(policy, seen)
     stage_done()
     condition = policy.encode(observation)

@@ -19,12 +19,12 @@ from distill.stages.in_place.config import InPlaceConfig
 from distill.stages.in_place.encode import EncodeObservations
 from distill.stages.in_place.source import TrainingObservations
 from distill.stages.in_place.train import TrainInPlace
-from distill.stages.latency import MeasureLatency
 from distill.stages.ranges import MeasureRanges
 from distill.stages.reference import DrawReference, HeldOutSets
 from distill.stages.report import WriteReport
 from distill.stages.sample import SampleHypotheses, with_solver_defaults
 from distill.stages.starts import DrawnStarts
+from distill.stages.timing.latency import MeasureLatency
 from distill.stages.train_student import FromStatistics, FromTeacher, TrainStudent
 from distill.worlds.contract import World
 from teachers.networks.shapes import PolicyShape
@@ -133,7 +133,8 @@ def _measured(
         rollouts = _rollouts(config, world)
         test = DrawnStarts(world, config.seed, "test", config.evaluate.test_starts)
     evaluated = tuple(EvaluatePolicy(policy, world.spec, rollouts, test, reference, source) for policy in policies)
-    latency = MeasureLatency(evaluated, world, config.evaluate.latency_calls, config.evaluate.latency_warmup)
+    evaluate = config.evaluate
+    latency = MeasureLatency(evaluated, world, evaluate.latency_calls, evaluate.latency_warmup, evaluate.latency_modes)
     report = WriteReport(
         "conversion" if chosen else "comparison", config, world, evaluated, latency, source, sample, chosen,
         recording=recording, opened=opened,

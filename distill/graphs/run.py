@@ -20,13 +20,14 @@ from distill.stages.choose_teacher import ChooseTeacher
 from distill.stages.demonstrations import RecordDemonstrations
 from distill.stages.evaluate import EvaluatePolicy
 from distill.stages.generalisation import MeasureGeneralisation
-from distill.stages.latency import MeasureLatency
 from distill.stages.oracle import ReplayDemonstrations
 from distill.stages.real_time import RollOutInRealTime
 from distill.stages.reference import DrawReference, HeldOutSets
 from distill.stages.report import WriteReport
 from distill.stages.sample import SampleHypotheses, with_solver_defaults
 from distill.stages.starts import RecordStarts, StartsOf
+from distill.stages.timing.frontier import MeasureFrontier
+from distill.stages.timing.latency import MeasureLatency
 from distill.stages.train_student import FromDemonstrations, FromTeacher, TrainStudent
 from distill.stages.train_teacher import TrainTeacher
 from distill.worlds.contract import World
@@ -111,18 +112,19 @@ def _own_stages(config: Config, world: World) -> RunGraph:
     if pose_layout(world.spec.action.names).positions:
         ten_steps = min(teachers, key=lambda each: abs((each.num_steps or 0) - 10))
         generalisation = MeasureGeneralisation((ten_steps, *students), demonstrations, starts, seed)
-    latency = MeasureLatency(evaluated, world, evaluate.latency_calls, evaluate.latency_warmup)
+    latency = MeasureLatency(evaluated, world, evaluate.latency_calls, evaluate.latency_warmup, evaluate.latency_modes)
+    frontier = _frontier(config, students, rollouts, test, latency)
     real_time = _real_time(config, world, test, latency, teachers, students)
     oracle = ReplayDemonstrations(starts) if world.has_oracle else None
     choose = teacher if isinstance(teacher, ChooseTeacher) else None
     report = WriteReport(
         "run", config, world, evaluated, latency, teacher, sample, tuple(chosen), train, choose, demonstrations, starts,
-        real_time, oracle, generalisation,
+        real_time, oracle, generalisation, frontier,
     )  # fmt: skip
     named = {
         "demos": (demonstrations,), "teach": (choose,) if choose else (), "sample": (sample,), "distill": tuple(chosen),
         "evaluate": (*((oracle,) if oracle else ()), *evaluated, *((generalisation,) if generalisation else ()), latency,
-                     *real_time), "report": (report,),
+                     *((frontier,) if frontier else ()), *real_time), "report": (report,),
     }  # fmt: skip
     return RunGraph(
         report, named, demonstrations, starts, sample, reference, tuple(trained), tuple(chosen), evaluated, latency, real_time
@@ -141,6 +143,18 @@ def _teacher(
         return TeacherFolder(config.teacher.path), None
     train = TrainTeacher(demonstrations, config.teacher, shape, config.seed, config.observation.motions)
     return ChooseTeacher(train, choice, config.evaluate.teacher_steps[0]), train
+
+
+def _frontier(
+    config: Config, students: list[MeasuredPolicy], rollouts: Rollouts, test: StartsOf, latency: MeasureLatency
+) -> MeasureFrontier | None:
+    """The default student at other numbers of samples; None when there are no others, or it compares no samples."""
+    selection = config.evaluate.student_selection
+    others = tuple(count for count in config.evaluate.frontier_samples if count != selection.candidates)
+    if not others or not selection.uses_candidates:
+        return None
+    student = next(each for each in students if each.name == config.student.default)
+    return MeasureFrontier(student, rollouts, test, latency, others)
 
 
 def _real_time(

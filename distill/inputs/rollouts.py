@@ -14,6 +14,7 @@ from distill.evaluation.external import AdapterPolicy
 from distill.evaluation.monitor import SupportMonitor
 from distill.evaluation.policies import Policy, StudentPolicy
 from distill.evaluation.rollouts import Episode
+from distill.evaluation.run_modes import PolicyInMode
 from distill.hypotheses.cache import episode_seed
 from distill.runtime.context import Context
 from distill.runtime.stage import Input, Stage
@@ -93,6 +94,7 @@ class Rollouts:
 
 def selection_for(policy: Policy, students: Selection) -> Selection:
     """The selection of a policy: students draw several candidates at little cost; a teacher would pay for each."""
+    policy = policy.policy if isinstance(policy, PolicyInMode) else policy
     is_student = isinstance(policy, StudentPolicy) or (isinstance(policy, AdapterPolicy) and policy.is_student)
     return students if is_student else SINGLE_SAMPLE
 

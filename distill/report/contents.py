@@ -8,7 +8,7 @@ from distill.report.sections.clips import CLIPS
 from distill.report.sections.explore import EXPLORE
 from distill.report.sections.fidelity import FIDELITY
 from distill.report.sections.from_above import ACTION_CHUNKS, PATHS
-from distill.report.sections.latency import LATENCY, STAGES
+from distill.report.sections.latency import FRONTIER, LATENCY, RUN_MODES, STAGES
 from distill.report.sections.made import COMMANDS, CONFIG, MADE
 from distill.report.sections.reading import READING, TERMS
 from distill.report.sections.real_time import REAL_TIME
@@ -24,7 +24,7 @@ SECTIONS: list[Section] = [
     PATHS, ACTION_CHUNKS, EXPLORE,
     SPEED, MODES,
     CLIPS,
-    LATENCY, STAGES,
+    LATENCY, RUN_MODES, FRONTIER, STAGES,
     FIDELITY, OWN_UNITS, FURTHER,
     REAL_TIME,
     CURVES, GENERALISATION, CHECKPOINTS,

@@ -16,7 +16,7 @@ from distill.inputs.policies import MeasuredPolicy
 from distill.inputs.rollouts import selection_for, selection_settings
 from distill.runtime.context import Context
 from distill.runtime.stage import Input, Stage
-from distill.stages.latency import MeasureLatency
+from distill.stages.timing.latency import MeasureLatency
 from distill.store.manifest import write_json
 from distill.worlds.contract import World
 from students.selection import Selection

@@ -34,11 +34,12 @@ from distill.stages.demonstrations import RecordDemonstrations
 from distill.stages.evaluate import CLIP_EPISODES, EvaluatePolicy
 from distill.stages.generalisation import MeasureGeneralisation
 from distill.stages.in_place.choose import ChooseInPlace
-from distill.stages.latency import MeasureLatency
 from distill.stages.oracle import ReplayDemonstrations
 from distill.stages.real_time import RollOutInRealTime
 from distill.stages.sample import SampleHypotheses
 from distill.stages.starts import RecordStarts
+from distill.stages.timing.frontier import MeasureFrontier
+from distill.stages.timing.latency import MeasureLatency
 from distill.stages.train_teacher import TrainTeacher
 from distill.store.machine import hardware
 from distill.store.manifest import installed_packages, read_manifest, version
@@ -49,7 +50,7 @@ from teachers.adapters.teacher import AdapterTeacher
 from teachers.networks.observations import sources_of
 
 KINDS = ("run", "conversion", "comparison")
-LAYOUT = 2
+LAYOUT = 3
 """Increased when the page changes, so that the report of a finished run is written again."""
 EXPLORED, EXPLORED_SAMPLES, EXPLORED_ACTIONS = 6, 24, 8
 """Held-out observations whose sets the reader can look at; samples of each set, and action dimensions, at most."""
@@ -78,6 +79,7 @@ class WriteReport(FolderStage):
     real_time: tuple[RollOutInRealTime, ...] = ()
     oracle: ReplayDemonstrations | None = None
     generalisation: MeasureGeneralisation | None = None
+    frontier: MeasureFrontier | None = None
     recording: Recording | None = None
     opened: tuple[Opened, ...] = ()
     name = "report"
@@ -91,6 +93,8 @@ class WriteReport(FolderStage):
             inputs["oracle"] = self.oracle
         if self.generalisation is not None:
             inputs["generalisation"] = self.generalisation
+        if self.frontier is not None:
+            inputs["frontier"] = self.frontier
         return inputs
 
     @property
@@ -141,6 +145,8 @@ class WriteReport(FolderStage):
             collected["observation"] = asdict(config.observation)
         if self.generalisation is not None:
             collected["generalisation"] = self.generalisation.result(context)
+        if self.frontier is not None:
+            collected["frontier"] = self._frontier(context, self.frontier, results)
         if self.demonstrations is not None:
             folders = {policy["label"]: each.folder(context) for policy, each in zip(policies, self.evaluated, strict=True)}
             oracle = {} if self.oracle is None else {"Oracle": self.oracle.folder(context)}
@@ -328,6 +334,15 @@ class WriteReport(FolderStage):
             "delays_per_query": results[0]["delays_per_query"],
             "rows": paired_rows(results, labels, self.config.student.default),
         }  # fmt: skip
+
+    def _frontier(self, context: Context, frontier: MeasureFrontier, results: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The default student by the number of samples a query draws, the evaluated number among them, in order."""
+        reference, name = results[self.evaluated[0].policy.name], frontier.student.name
+        evaluated = {**results[name], "samples": self.config.evaluate.selection_candidates,
+                     "latency": self.latency.result(context)[name]}  # fmt: skip
+        rows = sorted([*frontier.result(context), evaluated], key=lambda row: row["samples"])
+        return [{"samples": row["samples"], "latency": row["latency"],
+                 **success_figures(row, reference, self.world.spec.modes)} for row in rows]  # fmt: skip
 
     def distilling(self, run: Path) -> dict[str, Any]:
         """Processor seconds of all processes; share: cost of the default student relative to the teacher's training.

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from envs.specs import STATE, nearest_name
+from envs.specs import nearest_name
 from students import Student
 from teachers.contract import Observation
-from teachers.networks.observations import fake_observation, group_by_kind, sources_of
+from teachers.networks.observations import fake_observation, sources_of
 
 LATENTS, ACTIONS, SAMPLES = "latents", "actions", "samples"
 """Names of the graph's last input, of its output, and of the dynamic axis of both."""
@@ -45,16 +45,8 @@ class StudentGraph(nn.Module):
 
     def forward(self, observation: Observation, latents: Tensor) -> Tensor:
         """Raw chunks `[1, M, T, A]`."""
-        student = self.student
-        observation, origin_BA = student.in_tool_frame(observation)
-        if student.shape.encoder is None:
-            feature_BF = student.encoder(student.normaliser.normalise_state(observation[STATE]))
-        else:
-            sources = sources_of(student.shape)
-            feature_BF = student.encode_rows(group_by_kind(observation, sources), sources)
-        if origin_BA is not None:
-            feature_BF = torch.cat([feature_BF, origin_BA], dim=-1)
-        return student.normaliser.unnormalise_action(student.generate(student.condition_of(feature_BF), latents))
+        chunks_BMTA = self.student.generate(self.student.encode_unchecked(observation), latents)
+        return self.student.normaliser.unnormalise_action(chunks_BMTA)
 
 
 def export_program(student: Student) -> torch.export.ExportedProgram:

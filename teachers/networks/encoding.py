@@ -14,7 +14,7 @@ from teachers.contract import FEATURES, Observation
 from teachers.networks.augmentation import NO_AUGMENTATION, augment
 from teachers.networks.encoder import UnifiedEncoder
 from teachers.networks.normalisation import Normaliser
-from teachers.networks.observations import check_observation, check_sources, group_by_kind, select_state
+from teachers.networks.observations import check_observation, check_sources, group_by_kind, select_state, sources_of
 from teachers.networks.shapes import PolicyShape
 from teachers.networks.tool_frame import ToolFrame
 from teachers.networks.transformer import StateEncoder
@@ -136,6 +136,18 @@ class EncodingPolicy(nn.Module):
             used, kept_BM = augment(used, shape, self._checked(seeds_B, len(used[sources[0]])))
             rows = group_by_kind(used, sources)
         return self.encode_rows(rows, sources, kept_BM)
+
+    def encode_unchecked(self, observation: Observation) -> Tensor:
+        """The condition `[B, C]` of a raw observation that is known to be valid: `encode` for graphs, without its checks."""
+        observation, origin_BA = self.in_tool_frame(observation)
+        if self.shape.encoder is None:
+            feature_BF: Tensor = self.encoder(self.normaliser.normalise_state(observation[STATE]))
+        else:
+            sources = sources_of(self.shape)
+            feature_BF = self.encode_rows(group_by_kind(observation, sources), sources)
+        if origin_BA is not None:
+            feature_BF = torch.cat([feature_BF, origin_BA], dim=-1)
+        return self.condition_of(feature_BF)
 
     def encode_rows(self, rows: Observation, sources: Collection[str], kept_BM: Tensor | None = None) -> Tensor:
         """The feature `[B, F]` of raw, unchecked sources as of `group_by_kind`; kept_BM: bool, which of them each row keeps."""

@@ -35,7 +35,8 @@ sample: {{num_hypotheses: 4, num_steps: 2, num_observations: 40, shard_size: 16,
 student: {{objectives: [regression, {DEFAULT}], training_steps: 10, batch_size: 8, num_latents: 4, codes: 8,
   warmup_steps: 2, candidates: 2}}
 evaluate: {{test_starts: 6, validation_starts: 4, teacher_steps: [4, 1], execution_horizon: 8, selection: outlier_rejection,
-  fidelity_observations: 5, fidelity_samples: 8, latency_calls: 20, latency_warmup: 2}}
+  fidelity_observations: 5, fidelity_samples: 8, latency_calls: 20, latency_warmup: 2, latency_modes: [],
+  frontier_samples: [1]}}
 """
 
 RUN = "avoid-seed0"

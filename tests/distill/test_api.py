@@ -27,7 +27,8 @@ ROOT = Path(__file__).parents[2]
 SMALL = {
     "sample": {"num_observations": 16, "num_hypotheses": 3, "shard_size": 8},
     "student": {"training_steps": 4, "width": 16, "depth": 1},
-    "evaluate": {"fidelity_observations": 2, "fidelity_samples": 6, "latency_calls": 3, "latency_warmup": 1},
+    "evaluate": {"fidelity_observations": 2, "fidelity_samples": 6, "latency_calls": 3, "latency_warmup": 1,
+                 "latency_modes": [], "frontier_samples": []},
 }
 HOLD = """
 import torch

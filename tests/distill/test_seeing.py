@@ -38,7 +38,7 @@ sample: {{num_hypotheses: 4, num_steps: 2, num_observations: 12, shard_size: 8, 
 student: {{objectives: {objectives}, default: chamfer, training_steps: 4, batch_size: 4, num_latents: 4, codes: 8,
   warmup_steps: 2, candidates: 1}}
 evaluate: {{test_starts: 2, validation_starts: 1, teacher_steps: [2], execution_horizon: 24, fidelity_observations: 3,
-  fidelity_samples: 8, latency_calls: 3, latency_warmup: 1}}
+  fidelity_samples: 8, latency_modes: [], frontier_samples: [], latency_calls: 3, latency_warmup: 1}}
 """
 
 Main = Callable[[Sequence[str]], int]

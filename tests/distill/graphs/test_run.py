@@ -25,7 +25,8 @@ TRAINED = {f"train/{name}" for name in STUDENTS}
 CHOSEN = {f"distill/{name}" for name in STUDENTS}
 EVALUATED = {"evaluate/teacher_4", "evaluate/teacher_1", "evaluate/nearest_demonstration",
              *(f"evaluate/{name}" for name in STUDENTS)}  # fmt: skip
-END = {"latency", "report"}
+TIMED = {"latency", "report"}
+END = {"frontier"} | TIMED
 NEW_SCENES = {"generalisation"}
 SELECTED = CHOSEN | {f"evaluate/{name}" for name in STUDENTS} | NEW_SCENES | END
 """What rolls a student out, which selects among its samples: checkpoints are chosen by rollouts, too."""
@@ -87,9 +88,9 @@ CHANGES: list[tuple[str, Any, set[str]]] = [
     ("student.code_shares", False, STUDENT_ON),
     ("student.width", 64, STUDENT_ON),
     ("student.depth", 2, STUDENT_ON),
-    ("student.default", "regression", {"report"}),
+    ("student.default", "regression", {"frontier", "report"}),
     ("student.objectives", ("regression", "chamfer", "chamfer_energy"),
-     {"train/chamfer_energy", "distill/chamfer_energy", "evaluate/chamfer_energy"} | NEW_SCENES | END),
+     {"train/chamfer_energy", "distill/chamfer_energy", "evaluate/chamfer_energy"} | NEW_SCENES | TIMED),
     ("evaluate.test_starts", 9, {"starts", "reference"} | EVALUATED | NEW_SCENES | END),
     ("evaluate.fidelity_samples", 9, {"reference"} | EVALUATED | END),
     ("evaluate.fidelity_observations", 9, {"starts", "reference"} | EVALUATED | NEW_SCENES | END),
@@ -100,8 +101,10 @@ CHANGES: list[tuple[str, Any, set[str]]] = [
     ("evaluate.selection_candidates", 9, SELECTED),
     ("evaluate.forget_every", 9, set()),  # a typical plan is so whatever the last one was
     ("evaluate.latency_calls", 9, END),
-    ("evaluate.teacher_steps", (4, 1, 2), {"evaluate/teacher_2"} | END),
-    ("evaluate.baselines", (), {"evaluate/nearest_demonstration"} | END),
+    ("evaluate.latency_modes", ("compile",), END),
+    ("evaluate.frontier_samples", (1, 2), {"frontier", "report"}),
+    ("evaluate.teacher_steps", (4, 1, 2), {"evaluate/teacher_2"} | TIMED),
+    ("evaluate.baselines", (), {"evaluate/nearest_demonstration"} | TIMED),
     ("name", "other", {"report"}),
     ("runs_dir", Path("elsewhere"), set()),
     ("processes", 2, set()),

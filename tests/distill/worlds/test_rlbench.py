@@ -59,7 +59,7 @@ sample: {num_hypotheses: 4, num_steps: 2, num_observations: 12, shard_size: 16, 
 student: {objectives: [chamfer], training_steps: 4, batch_size: 4, num_latents: 2, codes: 0, code_shares: false,
   latent_size: 2, warmup_steps: 1, candidates: 1}
 evaluate: {test_starts: 2, validation_starts: 2, teacher_steps: [2], execution_horizon: 4, fidelity_observations: 4,
-  fidelity_samples: 6, latency_calls: 20, latency_warmup: 1, baselines: []}
+  fidelity_samples: 6, latency_modes: [], frontier_samples: [], latency_calls: 20, latency_warmup: 1, baselines: []}
 """
 
 

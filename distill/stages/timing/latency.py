@@ -1,4 +1,4 @@
-"""The stage `latency`: all policies timed in turn, in the first process only."""
+"""The stage `latency`: all policies timed in turn, also in the run modes of this machine, in the first process only."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.evaluation.latency import measure_latency
+from distill.evaluation.run_modes import fastest, parity, policies_in_modes, runs_in_modes
 from distill.inputs.rollouts import selection_for, selection_settings
 from distill.runtime.context import Context
 from distill.runtime.stage import Input, Stage
@@ -26,13 +27,15 @@ MACHINE = "machine.json"
 class MeasureLatency(Stage[dict[str, Any]]):
     """evaluated: the evaluations of the timed policies; the calls use their held-out observations.
 
-    calls, warmup: timed calls, and untimed calls before them.
+    calls, warmup: timed calls, and untimed calls before them. modes: run modes besides eager (students.runtime), of those
+    policies that have any; modes that this machine lacks are left out, and `left_out` says why.
     """
 
     evaluated: tuple[EvaluatePolicy, ...]
     world: World
     calls: int
     warmup: int
+    modes: tuple[str, ...] = ()
     name = "latency"
 
     @property
@@ -41,7 +44,8 @@ class MeasureLatency(Stage[dict[str, Any]]):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        return {**selection_settings(self._sets.selection), "calls": self.calls, "warmup": self.warmup}
+        return {**selection_settings(self._sets.selection), "calls": self.calls, "warmup": self.warmup,
+                **({"modes": self.modes} if self.modes else {})}  # fmt: skip
 
     @property
     def _sets(self) -> HeldOutSets:
@@ -52,25 +56,37 @@ class MeasureLatency(Stage[dict[str, Any]]):
             return
         sets = self._sets
         policies = [each.policy.policy(context.by_itself()) for each in self.evaluated]
+        selection = partial(selection_for, students=sets.selection)
+        runnable = len(self.modes) * sum(runs_in_modes(policy) for policy in policies)
+        with context.by_itself().counter(runnable, "latency", "graph") as bar:
+            in_modes, left_out = policies_in_modes(policies, self.modes, selection, sets.executed, bar.update)
+        observations = sets.observations.held_out(context)
         rounds = self.warmup + self.calls
         with watched() as machine, context.by_itself().counter(rounds, "latency", "round") as bar:
             measured = measure_latency(
-                policies, sets.observations.held_out(context), self.calls, self.warmup, sets.executed, sets.seed,
-                partial(selection_for, students=sets.selection), bar.update,
-            )  # fmt: skip
+                [*policies, *in_modes], observations, self.calls, self.warmup, sets.executed, sets.seed, selection, bar.update
+            )
+        for each in in_modes:
+            alike = parity(each, observations, selection(each.policy), sets.executed)
+            measured[each.policy.name].setdefault("modes", {})[each.mode] = {**measured.pop(each.name), "parity": alike}
+        for latency in measured.values():
+            latency["best_mode"] = fastest(latency)
         camera_ms = self.world.camera_ms(self.calls, self.warmup)
         if camera_ms is not None:  # all policies of a run use the same cameras
             for latency in measured.values():
                 latency["read_ms"] = camera_ms
         write_json(folder / "latency.json", measured)
-        write_json(folder / MACHINE, machine)
+        write_json(folder / MACHINE, {**machine, "left_out": left_out})
 
     def load(self, folder: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((folder / "latency.json").read_text())
         return found
 
     def machine(self, context: Context) -> dict[str, Any] | None:
-        """How busy the machine was meanwhile, see `distill.store.machine.watched`; None for a result of before that."""
+        """How busy the machine was meanwhile, see `distill.store.machine.watched`; left_out: why modes were not timed.
+
+        None for a result of before that.
+        """
         path = self.folder(context) / MACHINE
         found: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
         return found
