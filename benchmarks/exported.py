@@ -11,10 +11,8 @@ benchmarks/results/exported.json.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,12 +20,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from running import interleaved
 
 import envs
 from distill.cli.measured import inference_settings_of
 from distill.evaluation.policies import StudentPolicy
 from distill.evaluation.rollouts import episode_generator, query_policy, run_episodes, summarise
-from distill.evaluation.statistics import latency_summary, wilson_interval
+from distill.evaluation.statistics import wilson_interval
 from distill.hypotheses.cache import episode_seed
 from distill.store.machine import hardware
 from envs.panda.recording import stored_starts
@@ -38,7 +37,6 @@ from students.export.graph import FILES, StudentGraph, onnx_call
 from students.selection import Memory
 
 ROOT = Path(__file__).resolve().parents[1]
-WARMUP = 30
 
 
 def run_episode(student: Student, env: Any, start: np.ndarray, draw: Callable[[int], np.ndarray]) -> dict[str, Any]:
@@ -60,30 +58,6 @@ def summary(episodes: list[dict[str, Any]], modes: int) -> dict[str, Any]:
     solved = sum(bool(each["success"]) for each in episodes)
     return {"starts": len(episodes), "successes": solved, "interval": wilson_interval(solved, len(episodes)),
             "modes_reached": len({each["mode"] for each in episodes if each["success"]}), "modes_total": modes}  # fmt: skip
-
-
-def interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, Any]:
-    """Median, p95 and Hz of every call, all of them once a round, so that slow moments hit all alike.
-
-    cpu_ms: median of the thread's processor time, which other work on the machine changes less.
-    """
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
-    gc.collect()
-    gc.disable()
-    try:
-        for turn in range(-WARMUP, rounds):
-            for name, call in calls.items():
-                begin, begin_cpu = time.perf_counter_ns(), time.thread_time_ns()
-                call()
-                cpu_ms, wall_ms = (time.thread_time_ns() - begin_cpu) / 1e6, (time.perf_counter_ns() - begin) / 1e6
-                if turn >= 0:
-                    times[name].append((wall_ms, cpu_ms))
-    finally:
-        gc.enable()
-    return {
-        name: latency_summary(np.array(values)[:, 0]) | {"cpu_ms": float(np.median(values, 0)[1]), "calls": rounds}
-        for name, values in times.items()
-    }
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ import torch
 import envs
 from distill.cli.command import read_command
 from distill.config import Config
-from distill.evaluation.latency import STAGES, measure
+from distill.evaluation.latency import STAGES, measure_latency
 from distill.evaluation.policies import Policy, RawObservation, StudentPolicy, TeacherPolicy
 from distill.store.machine import hardware
 from distill.worlds import open_world
@@ -78,7 +78,7 @@ def main() -> None:
         seen = look(config)
         both = policies(config, seen)
         chosen = config.evaluate.student_selection
-        measured = measure(
+        measured = measure_latency(
             both, seen, arguments.calls, arguments.warmup, config.evaluate.execution_horizon,
             selection=lambda policy, chosen=chosen: chosen if isinstance(policy, StudentPolicy) else SINGLE_SAMPLE,
         )  # fmt: skip

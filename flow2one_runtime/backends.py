@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import platform
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -53,17 +56,43 @@ def _torch(path: Path, threads: int) -> Graph:
 BACKENDS: dict[str, tuple[str, Callable[[Path, int], Graph]]] = {
     "onnxruntime": ("onnx", _onnxruntime), "openvino": ("onnx", _openvino), "torch": ("torch", _torch),
 }  # fmt: skip
-"""By the name of the module: the format that it reads, and what opens a file of that format. In the order of preference."""
+"""By the name of the module: the format that it reads, and what opens a file of that format. In the order of preference, unless
+`flow2one doctor --speed` measured on this machine which is faster."""
+
+
+def hardware() -> str:
+    """This machine's processor and number of cores, as `flow2one doctor --speed` writes it."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = models[0] if models else name
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def measured_ms(folder: Path) -> dict[str, float]:
+    """Median milliseconds of a call by backend, as measured on this machine; {} where ``speed.json`` is not of this machine."""
+    try:
+        found = json.loads((folder / "speed.json").read_text())
+        if found["schema_version"] != 1 or found["hardware"] != hardware():
+            return {}
+        modes = found["latency"]["modes"]
+        return {name: float(modes[name]["median_ms"]) for name in BACKENDS if name in modes and modes[name]["parity"]["holds"]}
+    except (OSError, ValueError, KeyError, TypeError):  # only a hint: without it the order of preference counts
+        return {}
 
 
 def open_graph(exported: Exported, backend: str, threads: int) -> Graph:
-    """The graph, opened. backend: one of `BACKENDS`, or auto: the first that is installed and has a file.
+    """The graph, opened. backend: one of `BACKENDS`, or auto: the fastest one measured here, else the first, that is installed
+    and has a file.
 
     Raises ValueError, in one line, for an unknown backend, one that is not installed or has no file, and a broken file.
     """
     if backend not in (*BACKENDS, "auto"):
         raise ValueError(f"backend: got {backend!r}, expected auto or one of {list(BACKENDS)}")
-    candidates = [name for name in BACKENDS if backend in (name, "auto")]
+    times = measured_ms(exported.folder)
+    order = sorted(BACKENDS, key=lambda name: times.get(name, float("inf")))  # stable: others stay in order
+    candidates = [name for name in order if backend in (name, "auto")]
     fitting = [name for name in candidates if BACKENDS[name][0] in exported.files]
     if not fitting:
         wanted = sorted({BACKENDS[name][0] for name in candidates})

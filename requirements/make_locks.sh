@@ -25,9 +25,9 @@ with open("pyproject.toml", "rb") as file:
 core, extras = project["dependencies"], project["optional-dependencies"]
 chosen = {
     "torch": [each for each in core if each.startswith("torch>")],
-    "core": [each for each in core if not each.startswith("torchcfm")] + extras["cpu"],
+    "core": [each for each in core if not each.startswith("torchcfm")] + extras["cpu"] + extras["onnx"],
     "torchcfm": [each for each in core if each.startswith("torchcfm")],
-    "test": extras["test"] + extras["onnx"],  # exports are tested, too
+    "test": extras["test"],
 }
 print("\n".join(chosen[sys.argv[1]]))
 EOF

@@ -33,8 +33,8 @@ from tests.distill.test_api import HOLD
 ROOT = Path(__file__).parent.parent
 ROOMS = ("envs", "teachers", "students", "distill")
 """From the top down: a room may import the rooms before it."""
-LATE = ("faiss", "wandb", "torchcfm", "matplotlib", "diffusers", "rlbench", "onnxruntime", "huggingface_hub", "zarr", "h5py",
-        "pyarrow", "av", "pyrep")  # fmt: skip
+LATE = ("faiss", "wandb", "torchcfm", "matplotlib", "diffusers", "rlbench", "onnxruntime", "openvino", "huggingface_hub", "zarr",
+        "h5py", "pyarrow", "av", "pyrep")  # fmt: skip
 """Large, optional or known to crash beside torch: imported by the function that needs them, never at start-up."""
 ELSEWHERE = ("lerobot", "transformers")
 """Imported only by adapters, which run in another environment."""
@@ -136,7 +136,7 @@ def test_rlbench_and_pyrep_are_imported_in_one_file_only_and_can_not_be_installe
 FLOORS = {
     "envs": ("", "cameras", "process", "panda", "rlbench", "recorded"),
     "teachers": ("", "networks", "adapters"),
-    "students": ("", "export"),
+    "students": ("", "runtime", "export"),
     "distill": ("", "store", "training", "runtime", "hypotheses", "objectives", "report", "evaluation", "worlds", "inputs",
                 "stages", "graphs", "cli"),
 }  # fmt: skip
@@ -442,7 +442,7 @@ def project() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("lock", "extra"), [
-    ("cpu.lock", ""), ("cpu.lock", "cpu"), ("test.lock", "test"), ("test.lock", "onnx"),
+    ("cpu.lock", ""), ("cpu.lock", "cpu"), ("cpu.lock", "onnx"), ("test.lock", "test"),
 ])  # fmt: skip
 def test_a_lock_pins_every_direct_dependency_within_its_range(lock: str, extra: str) -> None:
     declared = project()["optional-dependencies"][extra] if extra else project()["dependencies"]

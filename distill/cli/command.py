@@ -47,11 +47,16 @@ what that costs and gains.
   flow2one doctor         check this machine and its packages
 
 Finished stages are reused. After Ctrl-C, the same command resumes where it stopped."""
-DOCTOR = """usage: flow2one doctor [--rlbench]
+DOCTOR = """usage: flow2one doctor [--rlbench | --speed FOLDER]
 
 Check this machine: Python, packages and their versions, devices, renderers,
 disk. Nothing is changed.
 
+  --speed FOLDER          time the student in this folder in every run mode of
+                          this machine (PyTorch, compiled, ONNX Runtime, ..),
+                          print its parity with PyTorch, and remember the
+                          fastest in FOLDER/speed.json; with --modes NAME ..,
+                          --calls N and --warmup N
   --rlbench               check RLBench instead: CoppeliaSim, PyRep, the display
   --rlbench.python PATH   the interpreter that RLBench is installed in
   -h, --help              show this help"""
@@ -169,18 +174,23 @@ def run_command(arguments: Sequence[str], leading: bool) -> int:
 
         place = list(arguments).index(word)  # the policies of compare stand right after it
         return run_external(word, [*arguments[place + 1 :], *arguments[:place]], str(Path(sys.argv[0]).resolve()), leading)
+    if word == "doctor" and any(each.partition("=")[0] == "--speed" for each in rest) and not wants_help(arguments):
+        from distill.cli.doctor.speed import SpeedOptions, run_speed
+
+        options = tyro.cli(SpeedOptions, args=rest, prog="flow2one doctor")
+        return run_speed(options) if leading else 0
     if wants_help(arguments):
         if leading:
             print(DOCTOR if word == "doctor" else command_help(rest))
         return 0
     stage, dry_run, config = read_command(arguments)
     if stage == "doctor":
-        from distill.cli.doctor import run_doctor
+        from distill.cli.doctor.machine import run_doctor
 
         return run_doctor()
     if stage == "doctor --rlbench":
-        from distill.cli.doctor import print_checks
-        from distill.cli.rlbench_doctor import rlbench_checks
+        from distill.cli.doctor.machine import print_checks
+        from distill.cli.doctor.rlbench import rlbench_checks
 
         return print_checks(rlbench_checks(config.rlbench.python, os.environ))
     if dry_run:

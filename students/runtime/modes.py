@@ -64,6 +64,23 @@ class TorchMode(Mode):
         return found
 
 
+class PyTorch(TorchMode):
+    """The graph in PyTorch, as it is."""
+
+    def missing(self, device: torch.device) -> str:
+        return ""
+
+    def graph(self, module: nn.Module, examples: Sequence[Tensor]) -> Graph:
+        module = in_precision(module, self.precision).eval()
+
+        def call(*inputs: Tensor) -> Sequence[Tensor]:
+            with torch.inference_mode():
+                found: Sequence[Tensor] = module(*inputs)
+                return found
+
+        return call
+
+
 class Compile(TorchMode):
     """``torch.compile``."""
 
@@ -171,11 +188,12 @@ class OpenVino(NumpyMode):
 
 
 MODES: dict[str, Mode] = {
+    "pytorch": PyTorch(),
     "onnxruntime": OnnxRuntime(), "openvino": OpenVino(), "openvino_bfloat16": OpenVino("bfloat16"),
     "compile": Compile(), "compile_bfloat16": Compile("bfloat16"), "aoti": AotInductor(),
     "cuda_graph": CudaGraph(), "cuda_graph_bfloat16": CudaGraph("bfloat16"), "cuda_graph_float16": CudaGraph("float16"),
 }  # fmt: skip
-"""The modes by name, besides ``eager``, which is PyTorch with all of a policy's checks."""
+"""The modes by name, besides ``eager``, which is PyTorch with all of a policy's checks and can hold any number of episodes."""
 
 
 def in_precision(module: nn.Module, precision: Precision) -> nn.Module:

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from distill.cli import doctor
-from distill.cli.doctor import Check, Requirement
+from distill.cli.doctor import machine as doctor
+from distill.cli.doctor.machine import Check, Requirement
 from distill.hypotheses import neighbours
 
 HERE = {

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from distill.cli import rlbench_doctor as doctor
 from distill.cli.command import read_command
-from distill.cli.doctor import Check
+from distill.cli.doctor import rlbench as doctor
+from distill.cli.doctor.machine import Check
 from distill.cli.main import main
 
 ALL_THERE = {name: f"/there/{name}" for name in (*doctor.MODULES, "pyrep", "rlbench")}

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.cli.doctor import Check
+from distill.cli.doctor.machine import Check
 from envs.rlbench.env import PYTHON_VARIABLE, simulator_environment
 
 PYREP = "COPPELIASIM_ROOT=... pip install git+https://github.com/stepjam/PyRep.git"
