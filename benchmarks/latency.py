@@ -3,9 +3,9 @@
     python benchmarks/latency.py [--presets avoid detour_points] [--modes onnxruntime openvino] [--calls 2000]
     python benchmarks/latency.py --rollouts runs/avoid-seed0 runs/detour_points-seed0
 
-Networks of each preset's sizes with random weights, as times do not depend on them. In every mode, interleaved: the teacher at 50
-and 10 steps, the student at one sample and at the samples and the selection of its success figure, and its bare network at the
-same numbers of samples. With --rollouts the students of finished runs are rolled out from the same test starts with the same
+Networks of each preset's sizes with random weights, as times do not depend on them. In every mode, interleaved: the teacher at
+50 and 10 steps, the student at one sample and at the samples and the selection of its success figure, and its bare network at
+the same numbers of samples. With --rollouts the students of finished runs are rolled out from the same test starts with the same
 random numbers, eagerly and in the fastest mode. Writes benchmarks/results/latency.json; rows of other presets and runs stay.
 """
 
@@ -87,6 +87,7 @@ def measure(preset: str, modes: list[str], rounds: int) -> list[dict[str, Any]]:
         calls, facts[mode] = calls_of(preset, mode)
         every |= {f"{mode}|{name}": call for name, call in calls.items()}
     slow = {name: call for name, call in every.items() if "50 steps" in name}
+    print(f"{preset}: timing", flush=True)
     # teachers need fewer calls for a median; the student's p99 needs many
     times = interleaved(every, FEWEST_ROUNDS)
     times |= interleaved({name: call for name, call in every.items() if name not in slow}, rounds) if rounds else {}
@@ -131,8 +132,8 @@ def roll_out(run: Path, mode: str) -> dict[str, Any]:
         solved.append(np.array([each.success for each in episodes]))
         modes.append([each.mode for each in episodes])
     difference = paired_difference(solved[1], solved[0])
-    return {"run": run.name, "mode": mode, "starts": len(starts), "eager": int(solved[0].sum()), "in_mode": int(solved[1].sum()),
-            "difference": difference, "mcnemar_p": mcnemar_p(solved[1], solved[0]),
+    return {"run": run.name, "mode": mode, "starts": len(starts), "eager": int(solved[0].sum()),
+            "in_mode": int(solved[1].sum()), "difference": difference, "mcnemar_p": mcnemar_p(solved[1], solved[0]),
             "same_mode": sum(one == other for one, other in zip(*modes, strict=True))}  # fmt: skip
 
 

@@ -33,8 +33,8 @@ from tests.distill.test_api import HOLD
 ROOT = Path(__file__).parent.parent
 ROOMS = ("envs", "teachers", "students", "distill")
 """From the top down: a room may import the rooms before it."""
-LATE = ("faiss", "wandb", "torchcfm", "matplotlib", "diffusers", "rlbench", "onnxruntime", "openvino", "huggingface_hub", "zarr",
-        "h5py", "pyarrow", "av", "pyrep")  # fmt: skip
+LATE = ("faiss", "wandb", "torchcfm", "matplotlib", "diffusers", "rlbench", "onnxruntime", "openvino", "huggingface_hub",
+        "zarr", "h5py", "pyarrow", "av", "pyrep")  # fmt: skip
 """Large, optional or known to crash beside torch: imported by the function that needs them, never at start-up."""
 ELSEWHERE = ("lerobot", "transformers")
 """Imported only by adapters, which run in another environment."""
