@@ -5,8 +5,8 @@
 
 Networks of each preset's sizes with random weights, as times do not depend on them. In every mode, interleaved: the teacher at
 50 and 10 steps, the student at one sample and at the samples and the selection of its success figure, and its bare network at
-the same numbers of samples. With --rollouts the students of finished runs are rolled out from the same test starts with the same
-random numbers, eagerly and in the fastest mode. Writes benchmarks/results/latency.json; rows of other presets and runs stay.
+the same numbers of samples. With --rollouts the students of finished runs are rolled out from the same test starts with the
+same random numbers, eagerly and in the first mode. Writes benchmarks/results/latency.json; rows of other presets and runs stay.
 """
 
 from __future__ import annotations

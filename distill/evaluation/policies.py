@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -48,13 +48,12 @@ class Policy(Protocol):
         ...
 
 
-@runtime_checkable
 class WholeCall(Protocol):
-    """A policy that makes its calls as one program, such as one in a run mode (distill.evaluation.run_modes)."""
+    """What a policy has as its attribute `whole` when it makes its calls as one program (distill.evaluation.run_modes)."""
 
     def query(
         self, seen: RawObservation, generators: Sequence[torch.Generator], selection: Selection, memories: Sequence[Memory],
-        executed: int, stage_done: Callable[[], object], drawn: Callable[[Tensor], object],
+        executed: int, stage_done: Callable[[], object], drawn: Callable[[Tensor], object] | None,
     ) -> tuple[np.ndarray, list[Memory]]:  # fmt: skip
         """As `distill.evaluation.rollouts.query_policy`."""
         ...

@@ -238,7 +238,7 @@ def record_jerk(env: TaskEnv, episode: Episode, positions: Sequence[np.ndarray])
 def query_policy(
     policy: Policy, seen: RawObservation, generators: Sequence[torch.Generator], selection: Selection,
     memories: Sequence[Memory], executed: int, stage_done: Callable[[], object] = lambda: None,
-    drawn: Callable[[Tensor], object] = lambda candidates_BNTA: None,
+    drawn: Callable[[Tensor], object] | None = None,
 ) -> tuple[np.ndarray, list[Memory]]:  # fmt: skip
     """The whole policy call: the raw chunks to execute `[B, T, A]`, and the memories of the B episodes after it.
 
@@ -246,8 +246,9 @@ def query_policy(
     stage_done: called after each of the stages of a call, see `distill.evaluation.latency.STAGES`. drawn: called with all
     normalised candidates `[B, N, T, A]`.
     """
-    if isinstance(policy, WholeCall):
-        return policy.query(seen, generators, selection, memories, executed, stage_done, drawn)
+    whole: WholeCall | None = getattr(policy, "whole", None)
+    if whole is not None:
+        return whole.query(seen, generators, selection, memories, executed, stage_done, drawn)
     observation = preprocess(policy, seen)
     stage_done()
     condition = policy.encode(observation)
@@ -258,7 +259,8 @@ def query_policy(
     ]
     draws = torch.stack([draws for draws, _ in latents]).to(device_of(policy))
     candidates_BNTA = policy.head(condition, draws)
-    drawn(candidates_BNTA)
+    if drawn is not None:
+        drawn(candidates_BNTA)
     stage_done()
     weights_A = torch.tensor(policy.shape.action_weights, device=candidates_BNTA.device)
     chosen_BTA, remembered = choose(selection, candidates_BNTA, [memory for _, memory in latents], executed, weights_A)

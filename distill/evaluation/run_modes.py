@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -38,6 +38,11 @@ class PolicyInMode:
     call: StudentInMode | TeacherInMode
 
     @property
+    def whole(self) -> PolicyInMode:
+        """See `distill.evaluation.policies.WholeCall`."""
+        return self
+
+    @property
     def name(self) -> str:
         return f"{self.policy.name}@{self.mode}"
 
@@ -64,26 +69,24 @@ class PolicyInMode:
 
     def query(
         self, seen: RawObservation, generators: Sequence[torch.Generator], selection: Selection, memories: Sequence[Memory],
-        executed: int, stage_done: Callable[[], object], drawn: Callable[[Tensor], object],
+        executed: int, stage_done: Callable[[], object], drawn: Callable[[Tensor], object] | None,
     ) -> tuple[np.ndarray, list[Memory]]:  # fmt: skip
         """See `distill.evaluation.rollouts.query_policy`: one graph call per observation, with the same random numbers."""
-        chunks, after, candidates = [], [], []
+        found, after, horizon = [], [], self.shape.horizon
         for row, (memory, generator) in enumerate(zip(memories, generators, strict=True)):
-            draws, memory = draw_candidates(
-                selection, memory, partial(self.draw, generator=generator), executed, self.shape.horizon
-            )
-            last_TA = memory.last_TA if remembers(selection, memory, executed, self.shape.horizon) else None
-            observation = {name: values[row : row + 1] for name, values in seen.items()}
+            draws, memory = draw_candidates(selection, memory, partial(self.draw, generator=generator), executed, horizon)
+            last_TA = memory.last_TA if remembers(selection, memory, executed, horizon) else None
+            observation = seen if len(memories) == 1 else {name: values[row : row + 1] for name, values in seen.items()}
             stage_done()
             stage_done()
-            found = self.call(observation, draws.numpy(), None if last_TA is None else last_TA.cpu().numpy())
+            outcome = self.call(observation, draws.numpy(), None if last_TA is None else last_TA.cpu().numpy())
             stage_done()
-            plan_TA = torch.from_numpy(found.candidates_NTA[found.index])
-            after.append(replace(memory, replans=memory.replans + 1, last_TA=plan_TA))
-            chunks.append(found.chunk_TA)
-            candidates.append(torch.from_numpy(found.candidates_NTA))
-        drawn(torch.stack(candidates))
-        result = np.stack(chunks)
+            plan_TA = torch.from_numpy(outcome.candidates_NTA[outcome.index])
+            after.append(Memory(memory.replans + 1, plan_TA, memory.draw))
+            found.append(outcome)
+        if drawn is not None:
+            drawn(torch.from_numpy(np.stack([each.candidates_NTA for each in found])))
+        result = np.stack([each.chunk_TA for each in found])
         stage_done()
         return result, after
 

@@ -40,7 +40,7 @@ FLAGS = [
     "evaluate.execution_horizon",
     "evaluate.selection", "evaluate.selection_candidates", "evaluate.forget_every",
     "evaluate.fidelity_observations", "evaluate.fidelity_samples", "evaluate.latency_calls",
-    "evaluate.latency_warmup",
+    "evaluate.latency_warmup", "evaluate.latency_modes", "evaluate.frontier_samples",
     "real_time.latency_ms", "real_time.time_scales", "real_time.scale_to_clock",
     "real_time.teacher_steps", "real_time.execution_horizon",
     "real_time.delays_per_query", "real_time.starts", "real_time.temporal_consistency",
@@ -223,6 +223,7 @@ def test_a_dry_run_says_what_is_done_and_what_a_change_would_make_again(main, ca
     assert again == {f"{part}/{name}" for part in ("train", "distill", "evaluate") for name in students} | {
         "generalisation",
         "latency",
+        "frontier",
         "report",
     }
     assert {state for name, state in changed.items() if name not in again} == {"done"}
