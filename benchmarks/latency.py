@@ -6,7 +6,8 @@
 Networks of each preset's sizes with random weights, as times do not depend on them. In every mode, interleaved: the teacher at
 50 and 10 steps, the student at one sample and at the samples and the selection of its success figure, and its bare network at
 the same numbers of samples. With --rollouts the students of finished runs are rolled out from the same test starts with the
-same random numbers, eagerly and in the first mode. Writes benchmarks/results/latency.json; rows of other presets and runs stay.
+same random numbers, eagerly and in the first mode. Writes benchmarks/results/latency.json, where rows of other presets and runs
+stay, and the tables in docs/speed.md.
 """
 
 from __future__ import annotations
@@ -39,13 +40,15 @@ from students.runtime.calls import NetworkInMode, TeacherInMode
 from students.runtime.modes import MODES
 from students.selection import SINGLE_SAMPLE, Memory, Selection
 
-RESULTS = ROOT / "benchmarks/results/latency.json"
+RESULTS, PAGE = ROOT / "benchmarks/results/latency.json", ROOT / "docs/speed.md"
 FEWEST_ROUNDS = 60
+BEGIN, END = "<!-- benchmarks/latency.py -->", "<!-- end -->"
 
 
 def calls_of(preset: str, mode: str) -> tuple[dict[str, Callable[[], object]], dict[str, Any]]:
     """The calls of one preset in one mode by name, and the parity of its policies."""
-    _, _, config = read_command(["--config", str(ROOT / f"configs/{preset}.yaml")])
+    flags = [flag for name in preset.split("+") for flag in ("--config", str(ROOT / f"configs/{name}.yaml"))]
+    _, _, config = read_command(flags)
     seen = {name: values[:1] for name, values in look(config).items()}
     teacher, student = policies(config, look(config))
     assert isinstance(teacher, TeacherPolicy) and isinstance(student, StudentPolicy)
@@ -106,12 +109,56 @@ def show(rows: list[dict[str, Any]]) -> None:
         print(f"{row['preset']}, {row['mode']}: {told}")
         cpu = {name: value["cpu_ms"] for name, value in times.items()}
         for count in dict.fromkeys((1, samples)):
-            student = f"student, {count} sample{'s' if count > 1 or samples == 1 else ''}"
-            student = student if student in cpu else f"student, {count} samples"
+            student = next(name for name in cpu if name.startswith(f"student, {count} sample"))
             print(f"  {count} samples: 50 steps {cpu['teacher, 50 steps'] / cpu[student]:.1f} x, 10 steps "
                   f"{cpu['teacher, 10 steps'] / cpu[student]:.1f} x, call / network "
                   f"{cpu[student] / cpu[f'network, {count} samples']:.2f}, p99 / median "
                   f"{times[student]['p99_ms'] / times[student]['median_ms']:.2f}")  # fmt: skip
+
+
+def best(rows: list[dict[str, Any]], name: str) -> tuple[float, str]:
+    """The smallest median [ms] of a call over the modes of one preset, and the mode."""
+    found = [(row["times"][name]["median_ms"], row["mode"]) for row in rows if name in row["times"]]
+    return min(found)
+
+
+COLUMNS = ("preset", "samples", "mode", "teacher, 50 steps", "teacher, 10 steps", "student", "against 50 steps",
+           "against 10 steps", "call / bare network", "p99 / median")  # fmt: skip
+
+
+def tables(stored: dict[str, Any]) -> str:
+    """The two tables of the page: times and ratios by preset, and rollouts in a mode."""
+    lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+    for preset in dict.fromkeys(row["preset"] for row in stored["rows"]):
+        rows = [row for row in stored["rows"] if row["preset"] == preset]
+        for count in dict.fromkeys((1, rows[0]["samples"])):
+            for eager in (True, False):
+                lines.append(_line(preset, [row for row in rows if row["mode"] == EAGER] if eager else rows, count, eager))
+    lines += ["", "| run | mode | eager | in the mode | difference, points | same mode of the task |", "|" + "---|" * 6]
+    for each in stored["rollouts"]:
+        middle, low, high = (100 * value for value in each["difference"])
+        lines.append(f"| `{each['run']}` | {each['mode']} | {each['eager']} of {each['starts']} | {each['in_mode']} | "
+                     f"{middle:+.1f} ({low:+.1f} to {high:+.1f}) | {each['same_mode']} |")  # fmt: skip
+    return "\n".join(lines)
+
+
+def _line(preset: str, rows: list[dict[str, Any]], count: int, eager: bool) -> str:
+    """One row of the first table. rows: of the modes that teacher and student choose from."""
+    name = next(each for each in rows[0]["times"] if each.startswith(f"student, {count} sample"))
+    (slow, _), (ten, _), (fast, mode) = (best(rows, each) for each in ("teacher, 50 steps", "teacher, 10 steps", name))
+    times = next(row["times"] for row in rows if row["mode"] == mode)
+    cells = [f"`{preset}`", str(count), EAGER if eager else f"each its fastest ({mode})", f"{slow:.2f}", f"{ten:.2f}",
+             f"{fast:.2f}", f"{slow / fast:.1f} ×", f"{ten / fast:.1f} ×",
+             f"{fast / times[f'network, {count} samples']['median_ms']:.2f}",
+             f"{times[name]['p99_ms'] / times[name]['median_ms']:.1f}"]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def write_page(stored: dict[str, Any]) -> None:
+    """The tables between the page's marks."""
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    PAGE.write_text(f"{before}{BEGIN}\n{tables(stored)}\n{END}{after}")
 
 
 def roll_out(run: Path, mode: str) -> dict[str, Any]:
@@ -139,7 +186,7 @@ def roll_out(run: Path, mode: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--presets", nargs="*", default=["avoid", "detour_points"])
+    parser.add_argument("--presets", nargs="*", default=["avoid", "avoid+fast", "detour_points"], help="joined by +: overlaid")
     parser.add_argument("--modes", nargs="*", default=["onnxruntime", "openvino"], choices=list(MODES))
     parser.add_argument("--calls", type=int, default=2000)
     parser.add_argument("--rollouts", nargs="*", type=Path, default=[], help="finished runs; nothing is timed then")
@@ -162,6 +209,7 @@ def main() -> None:
             show(rows)
             stored["rows"] = [each for each in stored["rows"] if each["preset"] != preset] + rows
     RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
+    write_page(stored)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,12 @@ class Fake:
         return torch.zeros(1, 1, 4, 2)
 
 
+@pytest.fixture(autouse=True)
+def _unprimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each round calls a policy once, so that calls can be counted."""
+    monkeypatch.setattr(latency, "PRIMED_MS", 0.0)
+
+
 def _measure(policies: list[Any], calls: int = 3, warmup: int = 2, execution_horizon: int = 5) -> dict[str, Any]:
     return measure_latency(policies, STATES, calls=calls, warmup=warmup, execution_horizon=execution_horizon)
 
@@ -61,6 +67,14 @@ def test_policies_are_asked_in_turns_on_the_same_observation() -> None:
     # each round asks a policy once; the states go round
     firsts = [4.0, 8.0, 0.0, 4.0, 8.0]
     assert journal == [(name, first) for first in firsts for name in ("a", "b")]
+
+
+def test_a_short_call_comes_right_after_one_of_the_same_policy_and_a_long_one_does_not(monkeypatch) -> None:
+    monkeypatch.setattr(latency, "PRIMED_MS", 20.0)
+    journal: list[tuple[str, float]] = []
+    rows = _measure([Fake("long", journal, 0.03), Fake("short", journal)], calls=2, warmup=1)
+    assert [name for name, _ in journal] == ["long", "short"] + ["long", "short", "short"] * 2
+    assert rows["long"]["calls"] == rows["short"]["calls"] == 2
 
 
 def test_the_device_is_waited_for_before_and_after_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
