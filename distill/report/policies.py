@@ -35,6 +35,12 @@ def regression_student(results: Results) -> Policy | None:
     return named[0] if named and not named[0].get("is_default_student") else None
 
 
+def best_ms(policy: Policy) -> float:
+    """The median call [ms] of a policy in its fastest run mode."""
+    latency, mode = policy["latency"], policy["latency"].get("best_mode", "eager")
+    return float(latency["median_ms"] if mode == "eager" else latency["modes"][mode]["median_ms"])
+
+
 def label_of(results: Results, name: str) -> str:
     """How a policy, or the oracle, is called in the report."""
     labels = {"oracle": "Oracle", **{policy["name"]: str(policy["label"]) for policy in results["policies"]}}

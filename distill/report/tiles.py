@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from distill.report.policies import Policy, Results, default_student, reference_policy
+from distill.report.policies import Policy, Results, best_ms, default_student, reference_policy
 from distill.report.tables import NOTHING, is_missing, number, percent
 
 
@@ -33,8 +33,8 @@ def tiles(results: Results) -> list[Tile]:
     ] if results["measured_success"] else []  # fmt: skip
     return [
         *success,
-        Tile("Speed-up", f"teacher's latency / student's; network evaluations {teacher['nfe']} → {student['nfe']}",
-             both=speed_up(student)),
+        Tile("Speed-up", f"teacher's latency / student's; network evaluations {teacher['nfe']} → {student['nfe']}"
+             f"{_in_best_modes(teacher, student)}", both=speed_up(student)),
         Tile("Latency", f"median of a policy call; {_rate(teacher)} → {_rate(student)}", _latency(teacher), _latency(student)),
         *modes,
         Tile("Recall", "of the teacher's samples, per observation",
@@ -46,6 +46,12 @@ def speed_up(policy: Policy) -> str:
     """The reference's latency divided by the policy's, as text."""
     value = policy.get("speedup")
     return NOTHING if is_missing(value) else f"{number(value)}×"
+
+
+def _in_best_modes(teacher: Policy, student: Policy) -> str:
+    if not all((each.get("latency") or {}).get("modes") for each in (teacher, student)):
+        return ""
+    return f"; each in its fastest run mode {number(best_ms(teacher) / best_ms(student))}×"
 
 
 def _latency(policy: Policy) -> str:

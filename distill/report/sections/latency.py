@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distill.report import figures
-from distill.report.policies import Policy, Results, comparison_cell, default_student, reference_policy
+from distill.report.policies import Policy, Results, best_ms, comparison_cell, default_student, reference_policy
 from distill.report.section import Picture, Section, data_uri
 from distill.report.tables import NOTHING, Cell, Table, number, percent, success_cell
 
@@ -155,12 +155,6 @@ def amdahl_lines(results: Results) -> Sequence[str]:
 
 
 # -- run modes ------------------------------------------------------------------------------------------------------------
-
-
-def best_ms(policy: Policy) -> float:
-    """The median call [ms] of a policy in its fastest mode."""
-    latency, mode = policy["latency"], policy["latency"].get("best_mode", "eager")
-    return float(latency["median_ms"] if mode == "eager" else latency["modes"][mode]["median_ms"])
 
 
 def _modes(results: Results) -> list[str]:
