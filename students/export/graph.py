@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
-import os
-import shutil
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,6 +11,8 @@ from torch import Tensor, nn
 
 from envs.specs import nearest_name
 from students import Student
+from students.runtime.modes import missing_compiler
+from students.runtime.tracing import quiet
 from teachers.contract import Observation
 from teachers.networks.observations import fake_observation, sources_of
 
@@ -55,7 +52,7 @@ def export_program(student: Student) -> torch.export.ExportedProgram:
     observation = fake_observation(student.shape, 1)
     latents = torch.randn(1, EXAMPLE_SAMPLES, *student.latent_shape)
     shapes = {"observation": {name: {} for name in observation}, "latents": {1: torch.export.Dim.DYNAMIC}}
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         student(observation, latents)  # checks the statistics and caches the result: a graph cannot do that
         return torch.export.export(StudentGraph(student).eval(), (observation, latents), dynamic_shapes=shapes)
 
@@ -72,18 +69,16 @@ def check_format(name: str) -> None:
         if missing:
             raise ValueError(f"format onnx: {', '.join(missing)} not installed; pip install {' '.join(missing)}")
     if name == "aoti":
-        compiler = os.environ.get("CXX", "g++")
-        if shutil.which(compiler) is None:
-            raise ValueError(
-                f"format aoti: no C++ compiler, {compiler!r} was not found; install one (Debian: apt-get install g++), name "
-                "one in CXX, or leave aoti out of --formats"
-            )
+        reason = missing_compiler()
+        if reason:
+            raise ValueError(f"format aoti: {reason}; install one (Debian: apt-get install g++), name one in CXX, or leave aoti "
+                             "out of --formats")  # fmt: skip
 
 
 def write_format(name: str, student: Student, program: torch.export.ExportedProgram, folder: Path) -> Call:
     """Writes the format's file into the folder; returns its graph, read back. Raises ValueError where the compiler fails."""
     path = folder / FILES[name]
-    with _quiet():
+    with quiet():
         if name == "onnx":
             return _write_onnx(student, program, path)
         if name == "torch":
@@ -128,19 +123,3 @@ def _is_installed(package: str) -> bool:
         return importlib.util.find_spec(package) is not None
     except ValueError:  # Python's error where its import is blocked
         return False
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hides torch's messages about itself during an export: internal deprecations, and operators of missing packages."""
-    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
-    before = registration.level
-    registration.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
-            warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
-            warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)  # of torch 2.11
-            yield
-    finally:
-        registration.setLevel(before)
