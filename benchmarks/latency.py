@@ -162,16 +162,16 @@ def write_page(stored: dict[str, Any]) -> None:
 
 
 def roll_out(run: Path, mode: str) -> dict[str, Any]:
-    """A run's default student from its test starts, eagerly and in a mode."""
+    """The default student of a run named ``<preset>-seed<seed>`` from its test starts, eagerly and in a mode."""
     student = load_student(run / "distill/chamfer").eval()
     settings, task = inference_settings_of(run / "distill/chamfer", student.shape.horizon), student.shape.task
-    config = json.loads((run / "report/report.json").read_text())["made"]["config"]
-    starts = stored_starts(task, config["seed"], "test", config["evaluate"]["test_starts"])
-    _, _, own = read_command(["--config", str(ROOT / f"configs/{run.name.rpartition('-seed')[0]}.yaml")])
+    preset, _, number = run.name.rpartition("-seed")
+    _, _, config = read_command(["--config", str(ROOT / f"configs/{preset}.yaml"), "--seed", number])
+    starts = stored_starts(task, config.seed, "test", config.evaluate.test_starts)
     eager = StudentPolicy(student, "chamfer")
     both = [eager, in_mode(eager, mode, settings.selection, settings.execution_horizon)]
-    cameras = None if own.observation.is_plain else own.observation.camera_settings()
-    seed = episode_seed(config["seed"], "test", 0, 0)
+    cameras = None if config.observation.is_plain else config.observation.camera_settings()
+    seed = episode_seed(config.seed, "test", 0, 0)
     solved, modes = [], []
     for policy in both:
         episodes = run_episodes(task, policy, starts, range(len(starts)), settings.execution_horizon, seed,

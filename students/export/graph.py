@@ -71,8 +71,8 @@ def check_format(name: str) -> None:
     if name == "aoti":
         reason = missing_compiler()
         if reason:
-            raise ValueError(f"format aoti: {reason}; install one (Debian: apt-get install g++), name one in CXX, or leave aoti "
-                             "out of --formats")  # fmt: skip
+            raise ValueError(f"format aoti: {reason}; install one (Debian: apt-get install g++), name one in CXX, or leave "
+                             "aoti out of --formats")  # fmt: skip
 
 
 def write_format(name: str, student: Student, program: torch.export.ExportedProgram, folder: Path) -> Call:
