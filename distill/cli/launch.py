@@ -31,12 +31,14 @@ def wanted_processes(requested: int) -> int:
 def launch(processes: int, script: str, arguments: Sequence[str]) -> int:
     """Run `processes` copies of the script in parallel with torchrun; returns the exit status of the first that fails.
 
-    Raises KeyboardInterrupt when interrupted.
+    Raises KeyboardInterrupt when interrupted, of which `Terminated` is one.
 
     `accelerate launch` always starts one process on a CPU; torchrun, which accelerate understands, starts as many as given.
     Small networks gain nothing from threads, and two threads on two busy cores are ten times slower.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    from distill.cli.main import Terminated
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
@@ -48,7 +50,7 @@ def launch(processes: int, script: str, arguments: Sequence[str]) -> int:
     except ChildFailedError as error:
         return max(1, int(error.get_first_failure()[1].exitcode))
     except SignalException as error:
-        raise KeyboardInterrupt from error
+        raise (Terminated if error.sigval == signal.SIGTERM else KeyboardInterrupt) from error
     return 0
 
 

@@ -18,6 +18,7 @@ from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gath
 from torch import Tensor
 
 from distill.runtime.bar import Bar
+from distill.runtime.diagnostics import note_line, note_place
 from distill.training.loop import Share
 
 T = TypeVar("T")
@@ -55,6 +56,7 @@ class Context:
         if accelerator.num_processes != world:
             raise RuntimeError(f"the launcher started {world} processes, accelerate sees {accelerator.num_processes}")
         context = cls(folder, accelerator)
+        note_place(folder=folder)
         try:
             context.on_main(lambda: context._open_on_main(wandb))
         except ValueError:
@@ -138,6 +140,7 @@ class Context:
     def say(self, text: str) -> None:
         """Print a line, on the first process."""
         if self.is_main:
+            note_line(text)
             print(text, flush=True)
 
     def log(self, stage: str, values: Mapping[str, float]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.runtime.context import Context
+from distill.runtime.diagnostics import note_place
 from distill.runtime.progress import Progress, in_words
 from distill.runtime.stage import Stage
 from distill.store.cost import accounting, cost_of
@@ -68,6 +69,7 @@ def run_stage(context: Context, stage: Stage[Any], progress: Progress | None = N
         unfinished.mkdir(parents=True, exist_ok=True)
     context.wait()
     context.say(f"{progress.place(stage.name)} {stage.name}{_expected(progress, stage)}")
+    note_place(stage=stage.name)
     with accounting(unfinished, leads=context.is_main):
         stage.run(context, unfinished)
     context.wait()
@@ -98,6 +100,7 @@ def _side_by_side(context: Context, stages: Sequence[Stage[Any]], progress: Prog
     names = [stage.name for stage in pending]
     context.say(f"{progress.place(*names)} {', '.join(names)}, in parallel")
     for number in context.my_share(range(len(pending))):
+        note_place(stage=pending[number].name)
         with accounting(folders[number]):
             pending[number].run(context.by_itself(), folders[number])
     context.wait()
