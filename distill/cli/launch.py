@@ -37,10 +37,10 @@ def launch(processes: int, script: str, arguments: Sequence[str]) -> int:
     Small networks gain nothing from threads, and two threads on two busy cores are ten times slower.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
-
-    from distill.cli.main import Terminated
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
+
+    from distill.cli.main import Terminated
 
     os.environ["OMP_NUM_THREADS"] = "1"
     # workers report their own errors and Ctrl-C; torch's loggers have levels of their own, and this process does nothing else

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from distill.runtime.bar import Bar
 from distill.runtime.diagnostics import note_line, note_place
+from distill.store.manifest import make_folder
 from distill.training.loop import Share
 
 T = TypeVar("T")
@@ -66,7 +67,7 @@ class Context:
 
     def _open_on_main(self, wandb_mode: str) -> None:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             self.lock = (self.folder / ".lock").open("w")
         except OSError as error:
             raise ValueError(f"{self.folder} cannot be written ({error.strerror}); name another folder") from error

@@ -11,7 +11,7 @@ from distill.runtime.diagnostics import note_place
 from distill.runtime.progress import Progress, in_words
 from distill.runtime.stage import Stage
 from distill.store.cost import accounting, cost_of
-from distill.store.manifest import commit, finished, partial_folder, place_of, read_manifest
+from distill.store.manifest import commit, finished, make_folder, partial_folder, place_of, read_manifest
 
 
 def in_order(stages: Iterable[Stage[Any]]) -> list[Stage[Any]]:
@@ -66,7 +66,7 @@ def run_stage(context: Context, stage: Stage[Any], progress: Progress | None = N
         return folder
     unfinished = partial_folder(folder, stage.key)
     if context.is_main:
-        unfinished.mkdir(parents=True, exist_ok=True)
+        make_folder(unfinished)
     context.wait()
     context.say(f"{progress.place(stage.name)} {stage.name}{_expected(progress, stage)}")
     note_place(stage=stage.name)
@@ -95,7 +95,7 @@ def _side_by_side(context: Context, stages: Sequence[Stage[Any]], progress: Prog
     folders = [partial_folder(stage.folder(context), stage.key) for stage in pending]
     if context.is_main:
         for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
     context.wait()
     names = [stage.name for stage in pending]
     context.say(f"{progress.place(*names)} {', '.join(names)}, in parallel")

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +117,8 @@ def commit(folder: Path, key: str, made_from: Mapping[str, Any], seconds: float,
     seconds: wall time. cpu_seconds: of all processes together, which other work on the machine does not change.
     """
     partial = partial_folder(folder, key)
-    for left in partial.rglob(".*.tmp"):  # of a killed write, see write_bytes
-        left.unlink()
+    for left in list(partial.rglob(".*.tmp")):  # of a killed write, see write_bytes and write_folder
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     shutil.rmtree(partial / COST_FOLDER, ignore_errors=True)
     files = {
         str(path.relative_to(partial)): sha256_file(path)
@@ -130,8 +130,7 @@ def commit(folder: Path, key: str, made_from: Mapping[str, Any], seconds: float,
         "packages": installed_packages(), "seconds": round(seconds, 3),
         "cpu_seconds": round(cpu_seconds, 3), "files": files,
     }  # fmt: skip
-    for name in files:
-        _fsync_file(partial / name)
+    _fsync_all(partial)
     write_json(partial / MANIFEST, manifest)
     _archive(folder)
     os.rename(partial, folder)
@@ -140,10 +139,26 @@ def commit(folder: Path, key: str, made_from: Mapping[str, Any], seconds: float,
 
 def publish(partial: Path, folder: Path) -> None:
     """Turn a fully written folder into `folder`, which must not exist: fsync, rename."""
-    for path in sorted(partial.rglob("*")):
-        _fsync_file(path)
+    _fsync_all(partial)
     os.rename(partial, folder)
     _fsync_folder(folder.parent)
+
+
+def write_folder(folder: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a folder, which is then on disk as a whole; an earlier one of this name is replaced."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    write(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    publish(temporary, folder)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its missing parents, which are then on disk."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        _fsync_folder(path.parent)
 
 
 def discard(folder: Path, key: str) -> None:
@@ -193,6 +208,12 @@ def _archive(folder: Path) -> None:
     if target.exists():  # same key, same content
         shutil.rmtree(target)
     os.rename(folder, target)
+
+
+def _fsync_all(folder: Path) -> None:
+    """All files and folders below, and the folder itself."""
+    for path in [folder, *sorted(folder.rglob("*"))]:
+        _fsync_file(path)
 
 
 def _fsync_file(path: Path) -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from distill.store.manifest import write_bytes, write_json
+from distill.store.manifest import write_bytes, write_folder, write_json
 from distill.training.ema import ExponentialAverage
 
 RESUME = "resume.safetensors"
@@ -156,7 +156,8 @@ def fit(
             if main:
                 on_log(done, mean_loss)
         if main and done in marks:
-            save_candidate(average.model, _candidate(folder, done))
+            # on disk before the resume file that says it was written
+            write_folder(_candidate(folder, done), lambda target: save_candidate(average.model, target))
         if main and (done % save_every == 0 or done in marks):
             _save_resume(folder / RESUME, done, model, average, optimizer, curve, (float(total), counted))
     bar.close()

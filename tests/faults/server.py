@@ -305,9 +305,6 @@ if __name__ == "__main__":
     import torch
 
     torch.set_num_threads(1)
-    import distill.cli.command
-    import distill.cli.external
-    import distill.graphs.run
     import tests.faults.layer  # noqa: F401
 
     quicken()
