@@ -93,6 +93,10 @@ def _in_words(error: OSError) -> str:
 
 
 def _tell(text: str) -> None:
+    """Print a line of its own: progress bars are closed before."""
+    bars = getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ())
+    for bar in list(bars):
+        bar.close()
     with contextlib.suppress(OSError):  # nobody reads it any more
         print(text, file=sys.stderr, flush=True)
 

@@ -21,7 +21,7 @@ from distill.runtime.context import Context
 from distill.runtime.stage import FolderStage, Input, Stage
 from distill.stages.sample import SampleHypotheses
 from distill.training.data import Batch, Batches, batches_of, moved, normaliser_of, windows_for
-from distill.training.loop import finish, fit
+from distill.training.loop import finish, fit, with_candidates
 from envs.demonstrations import Demonstrations
 from envs.specs import STATE
 from teachers.networks.normalisation import Normaliser
@@ -197,6 +197,9 @@ class TrainStudent(FolderStage):
             )  # fmt: skip
         if context.is_main:
             finish(folder, curve)
+
+    def load(self, folder: Path) -> Path:
+        return with_candidates(folder, self.config)
 
     def relay(self, context: Context) -> None:
         for row in json.loads((self.folder(context) / "curve.json").read_text()):

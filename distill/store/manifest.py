@@ -16,6 +16,8 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 COST_FOLDER = ".cost"
 """Subfolder of an unfinished stage in which every attempt of each process records its time (distill.store.cost)."""
+_written: set[Path] = set()
+"""Files that this process wrote and that a stage must still hold when it is committed."""
 _PACKAGES = ("torch", "numpy", "mujoco", "gymnasium", "accelerate", "torchcfm", "safetensors")
 
 
@@ -40,6 +42,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
     os.replace(temporary, path)
     _fsync_folder(path.parent)
+    _written.add(path)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -105,6 +108,12 @@ def place_of(folder: Path, key: str) -> Path | None:
     return None
 
 
+def check_place(folder: Path) -> None:
+    """Raise ValueError where something that is no finished stage stands in a stage's place, before work is done for it."""
+    if read_manifest(folder) is None and (folder.exists() or folder.is_symlink()):
+        raise ValueError(f"{folder} exists but is no finished stage of flow2one; move it away, then start again")
+
+
 def partial_folder(folder: Path, key: str) -> Path:
     """The folder in which an unfinished stage of this key collects its files, to resume where it stopped."""
     return folder.with_name(f"{folder.name}.{key[:8]}.partial")
@@ -115,6 +124,7 @@ def commit(folder: Path, key: str, made_from: Mapping[str, Any], seconds: float,
 
     A finished stage of another key is archived as `<stage>.<its key>`, never deleted.
     seconds: wall time. cpu_seconds: of all processes together, which other work on the machine does not change.
+    Raises ValueError for a file that was written and is not there any more.
     """
     partial = partial_folder(folder, key)
     for left in list(partial.rglob(".*.tmp")):  # of a killed write, see write_bytes and write_folder
@@ -125,6 +135,11 @@ def commit(folder: Path, key: str, made_from: Mapping[str, Any], seconds: float,
         for path in sorted(partial.rglob("*"))
         if path.is_file() and path.name != MANIFEST
     }
+    written = {path for path in _written if partial in path.parents}
+    _written.difference_update(written)
+    for path in sorted(written):
+        if COST_FOLDER not in path.parts and path.name != MANIFEST and str(path.relative_to(partial)) not in files:
+            raise ValueError(f"{path} was written and is not there any more; the same command writes it again")
     manifest = {
         "schema_version": SCHEMA_VERSION, "key": key, "made_from": json.loads(json.dumps(made_from, default=str)),
         "packages": installed_packages(), "seconds": round(seconds, 3),
@@ -151,6 +166,13 @@ def write_folder(folder: Path, write: Callable[[Path], object]) -> None:
     write(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     publish(temporary, folder)
+    _written.update(path for path in folder.rglob("*") if path.is_file())
+
+
+def remove(path: Path) -> None:
+    """Delete a file that `write_bytes` wrote, if it is there."""
+    path.unlink(missing_ok=True)
+    _written.discard(path)
 
 
 def make_folder(folder: Path) -> None:
@@ -199,10 +221,9 @@ def _archived(folder: Path, key: str) -> Path:
 
 
 def _archive(folder: Path) -> None:
+    check_place(folder)
     manifest = read_manifest(folder)
     if manifest is None:
-        if folder.exists():
-            raise ValueError(f"{folder} exists but is no finished stage of flow2one; move it away, then start again")
         return
     target = _archived(folder, manifest["key"])
     if target.exists():  # same key, same content

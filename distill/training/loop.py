@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from distill.store.manifest import write_bytes, write_folder, write_json
+from distill.store.manifest import remove, write_bytes, write_folder, write_json
 from distill.training.ema import ExponentialAverage
 
 RESUME = "resume.safetensors"
@@ -169,7 +169,17 @@ def fit(
 def finish(folder: Path, curve: list[dict[str, float]]) -> None:
     """Write ``curve.json`` and delete the resume file."""
     write_json(folder / "curve.json", curve)
-    (folder / RESUME).unlink(missing_ok=True)
+    remove(folder / RESUME)
+
+
+def with_candidates(folder: Path, settings: Settings) -> Path:
+    """The folder of a finished training. Raises ValueError where a file of a candidate is missing."""
+    for step in candidate_steps(settings):
+        for name in ("config.json", "model.safetensors"):
+            path = _candidate(folder, step) / name
+            if not path.is_file():
+                raise ValueError(f"{path} is missing")
+    return folder
 
 
 def _candidate(folder: Path, step: int) -> Path:

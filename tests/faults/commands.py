@@ -1,4 +1,4 @@
-"""The commands that are disturbed: a run, a conversion (a fresh student and the policy itself in place), an export; all tiny."""
+"""The commands that are disturbed: a run, a conversion (fresh and in place), an export; all tiny."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ evaluate: {fidelity_observations: 3, fidelity_samples: 6, latency_calls: 3, late
 """
 
 RUN_ARGV = ["--config", "tiny.yaml", "--processes", "1"]
-CONVERT_ARGV = ["convert", "--teacher", "my_policy.py", "--config", "tiny.yaml", "--observations", "demos_given", "--out", "out",
-                "--task", "avoid", "--student.kind", "both", "--processes", "1"]  # fmt: skip
+CONVERT_ARGV = ["convert", "--teacher", "my_policy.py", "--config", "tiny.yaml", "--observations", "demos_given", "--out",
+                "out", "--task", "avoid", "--student.kind", "both", "--processes", "1"]  # fmt: skip
 EXPORT_ARGV = ["export", "--student", "runs/tiny/distill/chamfer", "--out", "exported"]
 
 

@@ -3,11 +3,11 @@
 Faults are dictionaries. kind, and what it needs:
 
     kill        the process kills itself with `signal` at the `at`-th file operation below its working folder
-    write       from the `at`-th write on, files below the folder take half of the bytes and raise `errno`; `once`: that one only
+    write       from the `at`-th write on (`once`: that one only), files take half of the bytes and raise `errno`
     short       every write takes at most `bytes` bytes and says so, as the system may
     read        the `at`-th read raises `errno`
     vanish      after the `at`-th file operation the newest file that it touched is deleted
-    freeze      from the `at`-th file operation on, the folder `path` is renamed away
+    call        at the `at`-th file operation the shell command `command` runs
     loss        the loss of step `at` is `value` (nan, inf), on rank `rank`
     clock       time.time and time.time_ns go back by `seconds` at the `at`-th call
 """
@@ -135,7 +135,8 @@ def _files(fault: dict[str, Any], here: str) -> None:
         if buffering == 0:
             return raw
         reads, writes = raw.readable(), raw.writable()
-        buffered: Any = io.BufferedRandom(raw) if reads and writes else io.BufferedWriter(raw) if writes else io.BufferedReader(raw)
+        kind: Any = io.BufferedRandom if reads and writes else io.BufferedWriter if writes else io.BufferedReader
+        buffered = kind(raw)
         return buffered if "b" in mode else io.TextIOWrapper(buffered, encoding or "utf-8", errors, newline)
 
     io.open = opened  # type: ignore[assignment]
@@ -175,5 +176,4 @@ def _clock(fault: dict[str, Any], here: str) -> None:
 
 
 def _call(fault: dict[str, Any], here: str) -> None:
-    """At the `at`-th file operation, run the shell command `command`."""
     counted(fault, here, lambda path: os.system(fault["command"]))

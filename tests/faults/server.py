@@ -1,8 +1,7 @@
 """A fork server: packages are imported once, then every try is a fork that runs one command and can be killed.
 
-Started as ``python server.py FD``; FD is a socket. Each line of it is a request: ``{"cwd", "argv", "log", "until", "fault",
-"environment"}`` (see `Request` in trying.py). Answers are lines, too: ``{"pid": n}`` at once, ``{"exited": n, "status": s}`` when
-that process has ended; s is negative for a signal.
+Started as ``python server.py FD``; FD is a socket. Each line of it is a request, see `Server.start` in trying.py. Answers are
+lines, too: ``{"pid": n}`` at once, ``{"exited": n, "status": s}`` when that process has ended; s is negative for a signal.
 """
 
 from __future__ import annotations
@@ -169,8 +168,8 @@ def _fork_programs() -> None:
 
 def _fresh_streams() -> None:
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
-        stream = io.TextIOWrapper(open(descriptor, "wb", closefd=False), encoding="utf-8", errors="backslashreplace",
-                                  line_buffering=True)  # fmt: skip
+        binary = open(descriptor, "wb", closefd=False)  # noqa: SIM115 - as long as the process
+        stream = io.TextIOWrapper(binary, encoding="utf-8", errors="backslashreplace", line_buffering=True)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 

@@ -15,8 +15,8 @@ from tests.faults.trying import Prefixes, Running, Server, random_moments, wait_
 
 RUN_STAGES = ("demos", "train/teacher", "starts", "teach", "reference", "evaluate/teacher_2", "sample", "train/chamfer",
               "distill/chamfer", "evaluate/chamfer", "latency", "generalisation", "report")  # fmt: skip
-CONVERSION_STAGES = ("observations", "reference", "evaluate/teacher_4", "sample", "encode", "train/in_place", "distill/in_place",
-                     "evaluate/in_place", "train/chamfer", "distill/chamfer", "evaluate/chamfer", "latency",
+CONVERSION_STAGES = ("observations", "reference", "evaluate/teacher_4", "sample", "encode", "train/in_place",
+                     "distill/in_place", "evaluate/in_place", "train/chamfer", "distill/chamfer", "evaluate/chamfer", "latency",
                      "report")  # fmt: skip
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 ENDED = {signal.SIGKILL: (-signal.SIGKILL, ""), signal.SIGTERM: (143, "terminated; the same command resumes from here"),
@@ -54,6 +54,8 @@ def disturbed(
         status, line = ENDED[sent]
         if outcome.status == 0:  # it ended before
             line = ""
+        elif outcome.status == 2 and "is gone (signal SIG" in outcome.line:  # it was the process of the adapter
+            line = outcome.line
         elif (outcome.status, outcome.line) != (status, line) or "Traceback" in outcome.said:
             wrong.append(f"{sent.name}: status {outcome.status}, {outcome.said[-1500:]}")
         again = server.run(working, made.argv, until=stage)
@@ -68,7 +70,8 @@ def measured(server: Server, made: Prefixes, stage: str, working: Path) -> tuple
     """How long a stage takes from its first line [s], and how many file operations the command makes up to its end."""
     made.before(stage, working)
     count = working.with_name("operations")
-    running = server.start(working, made.argv, until=stage, fault={"kind": "kill", "at": 0, "signal": "SIGKILL", "count": str(count)})
+    fault = {"kind": "kill", "at": 0, "signal": "SIGKILL", "count": str(count)}
+    running = server.start(working, made.argv, until=stage, fault=fault)
     assert wait_for_line(running, f"] {stage}"), running.said
     began = time.monotonic()
     outcome = running.wait()
