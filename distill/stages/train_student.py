@@ -240,7 +240,7 @@ class TrainStudent(FolderStage):
             return dataset.batch, len(dataset)
         assert self.source is not None
         cache = self.hypotheses.with_frames(context)
-        frames_N = cache.batch(range(len(cache)))["frame_index"].numpy()
+        frames_N = cache.batch(range(len(cache)), ["frame_index"])["frame_index"].numpy()
         seen = FrameCache(self.source.observe(context, shape), frames_N)
         return lambda rows: {**cache.batch(rows), **seen.at(torch.as_tensor(rows))}, len(cache)
 

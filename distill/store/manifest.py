@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +18,7 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 COST_FOLDER = ".cost"
 """Subfolder of an unfinished stage in which every attempt of each process records its time (distill.store.cost)."""
+_hash_everything = False
 _written: set[Path] = set()
 """Files that this process wrote and that a stage must still hold when it is committed."""
 _PACKAGES = ("torch", "numpy", "mujoco", "gymnasium", "accelerate", "torchcfm", "safetensors")
@@ -56,32 +59,73 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        manifest = json.loads(path.read_text())
-        manifest["key"], manifest["files"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read ({error}). Delete {folder} to run this stage again") from error
-    return dict(manifest)
+        manifest = dict(json.loads(path.read_text()))
+        if not isinstance(manifest["key"], str) or not all(isinstance(each, str) for each in manifest["files"].values()):
+            raise ValueError("its key and its sums are no text")
+        outside = [name for name in manifest["files"] if Path(name).is_absolute() or ".." in Path(name).parts]
+        if outside:
+            raise ValueError(f"it names files outside of its folder: {outside[:3]}")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read ({error!s:.200}). Delete {folder} to run this stage again") from error
+    return manifest
 
 
 def verify(folder: Path) -> dict[str, Any]:
     """Compare every file of a finished stage with its manifest and return the manifest.
 
-    Raises ValueError naming the file that is missing or differs.
+    A file that has the size and the times (last change of content and of attributes) of when it was hashed last is not hashed
+    again, unless `hash_everything` was called. Raises ValueError naming the file that is missing or differs.
     """
     manifest = read_manifest(folder)
     if manifest is None:
         raise ValueError(f"{folder} holds no finished stage (no {MANIFEST}); run that stage")
+    known = {} if _hash_everything else _read_hashed(folder)
+    hashed: dict[str, list[Any]] = {}
     for name, expected in manifest["files"].items():
         path = folder / name
-        if not path.is_file():
+        try:
+            state = _state_of(path)
+        except OSError:
+            state = None
+        if state is None:
             raise ValueError(f"{path} is missing, {MANIFEST} lists it. Delete {folder} to run this stage again")
+        hashed[name] = [*state, expected]
+        if known.get(name) == hashed[name]:
+            continue
         got = sha256_file(path)
         if got != expected:
             raise ValueError(
                 f"{path} was changed since it was written: sha256 is {got[:12]}, {MANIFEST} says {expected[:12]}. "
                 f"Delete {folder} to run this stage again"
             )
+    if hashed != known:
+        with contextlib.suppress(OSError):  # a folder that can only be read is hashed every time
+            write_bytes(_hashed_path(folder), json.dumps(hashed).encode())
     return manifest
+
+
+def hash_everything() -> None:
+    """Let `verify` hash every file in this process, whatever was hashed before."""
+    global _hash_everything
+    _hash_everything = True
+
+
+def _state_of(path: Path) -> tuple[int, int, int] | None:
+    """Size and times of a file; None where there is something else. Raises OSError where there is nothing."""
+    told = path.stat()
+    return (told.st_size, told.st_mtime_ns, told.st_ctime_ns) if stat.S_ISREG(told.st_mode) else None
+
+
+def _hashed_path(folder: Path) -> Path:
+    """Beside a stage: the states in which its files were hashed last. It is no part of the stage."""
+    return folder.with_name(f".{folder.name}.hashed.json")
+
+
+def _read_hashed(folder: Path) -> dict[str, list[Any]]:
+    try:
+        return dict(json.loads(_hashed_path(folder).read_text()))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return {}
 
 
 def finished(folder: Path, key: str) -> bool:
@@ -150,6 +194,9 @@ def commit(folder: Path, key: str, made_from: Mapping[str, Any], seconds: float,
     _archive(folder)
     os.rename(partial, folder)
     _fsync_folder(folder.parent)
+    with contextlib.suppress(OSError):
+        hashed = {name: [*(_state_of(folder / name) or ()), files[name]] for name in files}
+        write_bytes(_hashed_path(folder), json.dumps(hashed).encode())
 
 
 def publish(partial: Path, folder: Path) -> None:

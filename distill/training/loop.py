@@ -140,8 +140,9 @@ def fit(
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         if not bool(torch.isfinite(norm)):
             raise FloatingPointError(
-                f"{title}: the gradient's norm is {norm.item()} at step {step}; lower the learning rate "
-                f"({settings.learning_rate}) or look for extreme values in the data"
+                f"{title}: the gradient's norm is {norm.item()} at step {step}, the loss of this batch is {loss.item():g} "
+                f"({in_words(batch)}); nothing was learned from it. Lower the learning rate ({settings.learning_rate}) or look "
+                "for extreme values in the data"
             )
         optimizer.step()
         average.update(model)
@@ -164,6 +165,17 @@ def fit(
     if not alone:
         accelerator.wait_for_everyone()
     return curve
+
+
+def in_words(batch: Any) -> str:
+    """What is odd about the values of a batch: which rows of which tensors are not finite, else the largest magnitude."""
+    tensors = {name: value for name, value in batch.items() if value.is_floating_point()} if isinstance(batch, dict) else {}
+    for name, value in tensors.items():
+        bad = (~torch.isfinite(value.reshape(len(value), -1))).any(1).nonzero().flatten().tolist()
+        if bad:
+            return f"rows {bad[:5]} of its {name} are not finite"
+    largest = {name: float(value.abs().max()) for name, value in tensors.items() if value.numel()}
+    return "its values are finite" + "".join(f", {name} up to {most:.3g}" for name, most in largest.items())
 
 
 def finish(folder: Path, curve: list[dict[str, float]]) -> None:

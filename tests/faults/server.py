@@ -206,6 +206,12 @@ def run_request(request: dict[str, Any]) -> int:
         resource.setrlimit(getattr(resource, name), (value, value))
     warnings.resetwarnings()
     sys.argv = [str(ROOT / "distill.py"), *request["argv"]]
+    if "fuzz" in request:
+        from tests.faults.fuzzing import fuzz
+
+        name, seconds, seed, work, findings = request["fuzz"]
+        fuzz(name, seconds, seed, Path(work), Path(findings))
+        return 0
     from distill.cli.main import main
     from tests.faults.layer import cut_at, finish, install
 

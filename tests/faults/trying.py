@@ -136,6 +136,13 @@ class Server:
     def run(self, cwd: Path, argv: Sequence[str], **named: Any) -> Outcome:
         return self.start(cwd, argv, **named).wait()
 
+    def fuzz(self, work: Path, reader: str, seconds: float, seed: int, findings: Path) -> Outcome:
+        """Damaged files for one reader, see fuzzing.py."""
+        work.mkdir(parents=True, exist_ok=True)
+        log = work.with_name("fuzz.log")
+        self._send({"cwd": str(work), "argv": [], "log": str(log), "fuzz": [reader, seconds, seed, str(work), str(findings)]})
+        return Running(self, int(self._answer("pid", LIMIT_S)), log).wait(seconds + LIMIT_S)
+
     def warm_up(self, modules: Sequence[str]) -> None:
         """Import these, as a command did that was run before."""
         self._send({"import": list(modules)})
