@@ -16,9 +16,10 @@ from typing import Any
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+HASH_EVERYTHING = "FLOW2ONE_HASH_EVERYTHING"
+"""Environment variable that `hash_everything` sets."""
 COST_FOLDER = ".cost"
 """Subfolder of an unfinished stage in which every attempt of each process records its time (distill.store.cost)."""
-_hash_everything = False
 _written: set[Path] = set()
 """Files that this process wrote and that a stage must still hold when it is committed."""
 _PACKAGES = ("torch", "numpy", "mujoco", "gymnasium", "accelerate", "torchcfm", "safetensors")
@@ -79,7 +80,7 @@ def verify(folder: Path) -> dict[str, Any]:
     manifest = read_manifest(folder)
     if manifest is None:
         raise ValueError(f"{folder} holds no finished stage (no {MANIFEST}); run that stage")
-    known = {} if _hash_everything else _read_hashed(folder)
+    known = {} if HASH_EVERYTHING in os.environ else _read_hashed(folder)
     hashed: dict[str, list[Any]] = {}
     for name, expected in manifest["files"].items():
         path = folder / name
@@ -105,9 +106,8 @@ def verify(folder: Path) -> dict[str, Any]:
 
 
 def hash_everything() -> None:
-    """Let `verify` hash every file in this process, whatever was hashed before."""
-    global _hash_everything
-    _hash_everything = True
+    """Let `verify` hash every file in this process and in those that it starts, whatever was hashed before."""
+    os.environ[HASH_EVERYTHING] = "1"
 
 
 def _state_of(path: Path) -> tuple[int, int, int] | None:
