@@ -150,7 +150,11 @@ class Server:
 
     def close(self) -> None:
         self._connection.close()
-        self._process.wait(10)
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
     def status_of(self, pid: int, limit_s: float) -> int | None:
         end = time.monotonic() + limit_s
