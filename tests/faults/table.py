@@ -53,9 +53,17 @@ def _shown(lines: Counter[str]) -> str:
 
 
 def write_table(table: Table) -> None:
-    """Write the table into the page, when the tries were those of `make faults`."""
-    if float(os.environ.get("FAULT_TRIES") or 0) < 30 or not table.rows or "FAULT_PAGE" not in os.environ:
+    """Write the rows into the page, over those of the same fault and stage; only for the tries of `make faults`."""
+    if float(os.environ.get("FAULT_TRIES") or 0) < 30 or not table.rows:
         return
     before, _, rest = PAGE.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
-    PAGE.write_text("\n".join([before + BEGIN, "", *table.lines(), "", END + after]))
+    old, _, after = rest.partition(END)
+    head, new = table.lines()[:2], table.lines()[2:]
+    rows = {_place(line): line for line in old.splitlines() if line.startswith("| ") and _place(line) != ("fault", "stage")}
+    rows |= {_place(line): line for line in new}
+    PAGE.write_text("\n".join([before + BEGIN, "", *head, *rows.values(), "", END + after]))
+
+
+def _place(line: str) -> tuple[str, str]:
+    fault, stage = (each.strip() for each in line.split("|")[1:3])
+    return fault, stage
