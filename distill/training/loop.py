@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -216,9 +216,13 @@ def _load_resume(
 ) -> tuple[int, list[dict[str, float]], tuple[float, int]]:
     if not path.is_file():
         return 0, [], (0.0, 0)
-    with safe_open(str(path), framework="pt") as file:
-        header = json.loads(file.metadata()["state"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is no dict)
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = json.loads(file.metadata()["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is no dict)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read ({' '.join(str(error).split())[:200]}): the disk has damaged it. Delete it to "
+                         "train from the beginning") from error  # fmt: skip
     model.load_state_dict(_below(tensors, "model."))
     average.model.load_state_dict(_below(tensors, "average."))
     average.updates = header["updates"]
