@@ -25,6 +25,20 @@ from distill.training.loop import Share
 T = TypeVar("T")
 
 
+MEETING = "FLOW2ONE_MEETING"
+"""Environment variable: the file over which the processes of one machine meet, instead of an open port."""
+
+
+def _meeting() -> str | None:
+    """Where torch's processes meet; None: as their launcher says."""
+    file = os.environ.get(MEETING)
+    if file is None:
+        return None
+    # without an accelerator, accelerate names rank and world size itself
+    own = f"?rank={os.environ['RANK']}&world_size={os.environ['WORLD_SIZE']}" if torch.accelerator.is_available() else ""
+    return f"file://{file}{own}"
+
+
 @dataclass
 class Context:
     """folder: of the run. accelerator: the processes. wandb: its run, None when off. lock: the open lock file of the run's
@@ -51,7 +65,7 @@ class Context:
         # the others may wait long for a stage that runs on the first process only (latency, report)
         accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # otherwise accelerate treats every CPU worker as the only process
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
+            kwargs_handlers=[InitProcessGroupKwargs(init_method=_meeting(), timeout=timedelta(hours=6))],
         )
         world = int(os.environ.get("WORLD_SIZE", "1"))
         if accelerator.num_processes != world:
