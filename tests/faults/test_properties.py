@@ -142,7 +142,7 @@ def test_an_export_names_no_file_outside_of_its_folder(tmp_path: Path, name: str
         read_exported(folder)
 
 
-@pytest.mark.parametrize("pattern", ["{episode_index:>999999999}", "{episode_index.__class__}", "{episode_index!r}", "{0}", "{"])
+@pytest.mark.parametrize("pattern", ["{episode_index:>999999999}", "{episode_index.real}", "{episode_index!r}", "{0}", "{"])
 def test_a_data_set_names_its_files_by_numbers_alone(tmp_path: Path, pattern: str) -> None:
     with pytest.raises(ValueError, match="does not fit"):
         place(tmp_path, pattern, {"episode_index": 3})
