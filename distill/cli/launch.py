@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from distill.runtime.context import MEETING
+from distill.runtime.diagnostics import Terminated
 
 _MOST_PROCESSES = 8
 
@@ -46,8 +47,6 @@ def launch(processes: int, script: str, arguments: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
-
-    from distill.cli.main import Terminated
 
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"

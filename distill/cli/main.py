@@ -10,14 +10,12 @@ import sys
 import threading
 from collections.abc import Sequence
 
+from distill.runtime.diagnostics import Terminated, write_crash
+
 INTERRUPTED = 130
 """Exit status after Ctrl-C."""
 TERMINATED = 128 + signal.SIGTERM
 """Exit status after SIGTERM, which schedulers send before they kill."""
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,8 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _failed(error: Exception, given: Sequence[str], resumes: bool, leading: bool) -> int:
     """Say what ended the command: a disk or network that fails in one line, all else with the file that tells more."""
-    from distill.runtime.diagnostics import write_crash
-
     disk = _os_error(error)
     if disk is not None:
         after = "; mend that, then the same command resumes from here" if resumes else ""

@@ -22,6 +22,10 @@ from pathlib import Path
 LAST_LINES = 40
 PACKAGES = ("flow2one", "torch", "numpy", "mujoco", "gymnasium", "accelerate", "torchcfm", "safetensors", "diffusers")
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived."""
+
+
 _lines: deque[str] = deque(maxlen=LAST_LINES)
 _at: dict[str, str] = {}
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import base64
 import io
-import pickle  # of a test's own numbers, to have an example; nothing is unpickled
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -93,8 +93,17 @@ def _wire(path: Path) -> None:
     path.write_bytes(stream.getvalue())
 
 
+PICKLED = (
+    "gASVGQEAAAAAAAB9lCiMAWGUXZQoSwFHwAQAAAAAAABOjAF4lGWMAWKUjBZudW1weS5fY29yZS5tdWx0aWFycmF5lIwMX3JlY29uc3RydWN0lJ"
+    "OUjAVudW1weZSMB25kYXJyYXmUk5RLAIWUQwFilIeUUpQoSwFLAksDhpRoCIwFZHR5cGWUk5SMAmY4lImIh5RSlChLA4wBPJROTk5K/////0r/"
+    "////SwB0lGKJQzAAAAAAAAAAAAAAAAAAAPA/AAAAAAAAAEAAAAAAAAAIQAAAAAAAABBAAAAAAAAAFECUdJRiaAWMBnNjYWxhcpSTlGgRjAJmNJ"
+    "SJiIeUUpQoSwNoFU5OTkr/////Sv////9LAHSUYkMEAAAAP5SGlFKUhpR1Lg=="
+)
+"""What pickle writes of ``{"a": [1, -2.5, None, "x"], "b": (np.arange(6.0).reshape(2, 3), np.float32(0.5))}``, in base 64."""
+
+
 def _pickle(path: Path) -> None:
-    path.write_bytes(pickle.dumps({"a": [1, -2.5, None, "x"], "b": (np.arange(6.0).reshape(2, 3), np.float32(0.5))}, 4))
+    path.write_bytes(base64.b64decode(PICKLED))
 
 
 def _exported(path: Path) -> None:
