@@ -7,11 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
-
-import envs
-from envs.demonstrations import Demonstration, Demonstrations
-from envs.panda.recording import stored_starts
+from tests.distill.twelve_episodes import twelve_episodes
 from tests.faults.trying import ROOT, Prefixes, Server, contents
 
 RUN = """\
@@ -72,12 +68,5 @@ def tiny_conversion(server: Server, work: Path, stored: Path) -> Prefixes:
     given.mkdir(parents=True)
     (given / "tiny.yaml").write_text(CONVERSION)
     shutil.copyfile(ROOT / "examples" / "own_network.py", given / "my_policy.py")
-    spec, starts, rng = envs.task_spec("avoid"), stored_starts("avoid", 0, "train", 2), np.random.default_rng(0)
-    low, high = np.array([[0.3, -0.2], [0.7, 0.2]], np.float32)
-    episodes = []
-    for number in range(12):
-        state = rng.uniform(low, high, (4, 2)).astype(np.float32)
-        tool = np.column_stack([state, np.full(4, 0.1)]).astype(np.float32)
-        episodes.append(Demonstration(state, state + np.float32(0.01), tool, starts[number % 2], spec.modes[number]))
-    Demonstrations.from_episodes(spec, episodes, [number % 2 for number in range(12)]).save(given / "demos_given")
+    twelve_episodes().save(given / "demos_given")
     return _undisturbed(server, work, stored, CONVERT_ARGV, "out", sorted(given.iterdir()))
