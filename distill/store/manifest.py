@@ -101,7 +101,7 @@ def verify(folder: Path) -> dict[str, Any]:
             )
     if hashed != known:
         with contextlib.suppress(OSError):  # a folder that can only be read is hashed every time
-            write_bytes(_hashed_path(folder), json.dumps(hashed).encode())
+            _hashed_path(folder).write_text(json.dumps(hashed))  # not by a temporary file: half of it is as good as none
     return manifest
 
 
@@ -196,7 +196,7 @@ def commit(folder: Path, key: str, made_from: Mapping[str, Any], seconds: float,
     _fsync_folder(folder.parent)
     with contextlib.suppress(OSError):
         hashed = {name: [*(_state_of(folder / name) or ()), files[name]] for name in files}
-        write_bytes(_hashed_path(folder), json.dumps(hashed).encode())
+        _hashed_path(folder).write_text(json.dumps(hashed))
 
 
 def publish(partial: Path, folder: Path) -> None:
