@@ -4,6 +4,10 @@
 #   make demo                                   the whole default recipe; prints the report's path at the end
 #   make demo ARGS='--config configs/detour.yaml --seed 1'
 #   make test                                   ruff, mypy, pytest
+#   make faults                                 kills, full disks and other faults at every stage, under an hour; writes the
+#                                               table of docs/reliability.md
+#   make fuzz FUZZ_SECONDS=600                  damaged files for every reader, that long for each
+#   make audit                                  known holes of the pinned versions, where the index can tell
 #   make api                                    the reference of all modules from their docstrings, build/api/index.html
 #   make locks                                  requirements/*.lock again, from pyproject.toml
 #   make clean                                  removes .venv and caches, never runs/
@@ -11,7 +15,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help quickstart demo test api locks clean
+.PHONY: help quickstart demo test faults fuzz audit api locks clean
 .DELETE_ON_ERROR:
 
 # small networks gain nothing from threads, and two threads on two busy cores lose tenfold
@@ -67,6 +71,17 @@ $(VENV)/.demo-ready: requirements/cpu.lock pyproject.toml
 $(VENV)/.test-ready: $(VENV)/.demo-ready requirements/test.lock
 	$(PIP) install --quiet --no-deps -r requirements/test.lock
 	@touch $@
+
+FUZZ_SECONDS ?= 600
+
+faults: $(VENV)/.test-ready
+	FAULT_TRIES=30 $(BIN)/python -m pytest tests/faults -m 'faults or not faults' --timeout 3000 $(ARGS)
+
+fuzz: $(VENV)/.test-ready
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest tests/faults/test_readers.py $(ARGS)
+
+audit:
+	@$(PYTHON) requirements/audit.py
 
 # glfw, which mujoco imports, looks for its library in a process of its own; pdoc forbids that unless it is told not to
 api: $(VENV)/.demo-ready

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,17 +50,20 @@ def apply_preset(config: Config, path: Path, below: tuple[Path, ...] = ()) -> Co
     """
     path = find_preset(str(path))
     try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not readable YAML: {error}") from error
+        text = path.read_text()
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise ValueError("aliases (*name) are not read: a few of them can stand for gigabytes; write the values out")
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+        raise ValueError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
     if values is None:
         return config
     if not isinstance(values, dict):
         raise ValueError(f"{path}: got a {type(values).__name__}, expected `key: value` lines")
-    extended, below = values.pop("extends", []), (*below, path.resolve())
+    extended, below = values.pop("extends", []), (*below, Path(os.path.realpath(path)))
     for name in extended if isinstance(extended, list) else [extended]:
         parent = path.parent / str(name)
-        if parent.resolve() in below:
+        if Path(os.path.realpath(parent)) in below:
             raise ValueError(f"{path} extends {parent}, which extends it in turn; name another file, or none")
         config = apply_preset(config, parent, below)
     return _replace(config, values, str(path), "")

@@ -170,6 +170,19 @@ class Demonstrations:
         counts, and for values that are not finite.
         """
         folder = Path(folder)
+        for name in ("info.json", "frames.safetensors"):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder / name} is missing; expected demonstrations")
+        try:
+            return cls._load(folder, spec)
+        except (FileNotFoundError, ValueError):
+            raise
+        except Exception as error:  # damage can break the libraries that read it in any way
+            said = " ".join(str(error).split())[:200]
+            raise ValueError(f"{folder} holds no whole demonstrations ({type(error).__name__}: {said})") from error
+
+    @classmethod
+    def _load(cls, folder: Path, spec: TaskSpec | None) -> Demonstrations:
         info = json.loads((folder / "info.json").read_text())
         if info.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(f"{folder}: schema_version is {info.get('schema_version')}, expected {SCHEMA_VERSION}")

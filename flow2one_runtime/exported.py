@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ import numpy as np
 from flow2one_runtime.selection import Selection
 
 SCHEMA_VERSION = 1
+LARGEST = 1 << 28
+"""Numbers that an observation, a latent or a chunk may have at most."""
 IN_PLACE = "in_place"
 """Kind of a policy that was fine-tuned in place: only its head was exported, and its inputs are the condition."""
 
@@ -80,12 +84,35 @@ def read_exported(folder: Path | str) -> Exported:
         if not found["formats"]:
             raise ValueError(f"{folder} holds no graph; export the student with --formats onnx")
         exported = _content(folder, found)
-    except (KeyError, IndexError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        sums = {name: found["files"].get(name) for name in exported.files.values()}
+    except (KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError, UnicodeDecodeError,
+            json.JSONDecodeError) as error:  # fmt: skip
         raise ValueError(f"{path} is not what `flow2one export` writes ({type(error).__name__}: {error}); export the student "
                          "again") from error  # fmt: skip
-    for name in exported.files.values():
-        _check_file(folder / name, found["files"].get(name))
+    for name, sha256 in sums.items():
+        _check_file(folder, name, sha256)
     return exported
+
+
+def _text(name: Any) -> str:
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise TypeError(f"got the file name {name!r}")
+    return name
+
+
+def _numbers(dtype: Any) -> str:
+    """The name of a dtype of numbers."""
+    if np.dtype(str(dtype)).kind not in "fiub":
+        raise TypeError(f"got the dtype {dtype!r}, expected numbers")
+    return str(dtype)
+
+
+def _sizes(shape: Any) -> tuple[int, ...]:
+    """Sizes of an array, small enough to be one observation or chunk."""
+    sizes = tuple(shape)
+    if not all(type(size) is int and size > 0 for size in sizes) or math.prod(sizes) > LARGEST:
+        raise TypeError(f"got the shape {str(sizes)[:60]}, expected sizes above 0 and at most {LARGEST} numbers")
+    return sizes
 
 
 def _content(folder: Path, found: dict[str, Any]) -> Exported:
@@ -95,19 +122,31 @@ def _content(folder: Path, found: dict[str, Any]) -> Exported:
         raise KeyError("inputs")
     return Exported(
         folder=folder, kind=found["kind"], task=found["task"], dt_s=float(found["dt_s"]),
-        inputs=tuple(Input(each["name"], tuple(each["shape"][1:]), each["dtype"]) for each in inputs),
-        latents=Input(latents["name"], tuple(latents["shape"][2:])),
-        samples=samples if isinstance(samples, int) else 0,
-        horizon=output["shape"][2], action_names=tuple(output["names"]),
+        inputs=tuple(Input(str(each["name"]), _sizes(each["shape"][1:]), _numbers(each["dtype"])) for each in inputs),
+        latents=Input(str(latents["name"]), _sizes(latents["shape"][2:])),
+        samples=_sizes([samples])[0] if isinstance(samples, int) else 0,
+        horizon=_sizes(output["shape"][2:])[0], action_names=tuple(output["names"]),
         selection=Selection.of(found["selection"], found.get("action")),
-        files={name: entry["file"] for name, entry in found["formats"].items()},
+        files={name: _text(entry["file"]) for name, entry in found["formats"].items()},
         starting=None if starting is None else (
             np.asarray(starting["noises"], np.float32), np.cumsum(np.asarray(starting["shares"], np.float64))),
     )  # fmt: skip
 
 
-def _check_file(path: Path, sha256: str | None) -> None:
+def _check_file(folder: Path, name: str, sha256: str | None) -> None:
+    path = folder / name
+    # the folder's own parts may be links; what it holds may not lead out of it
+    if Path(name).name != name or os.path.dirname(os.path.realpath(path)) != os.path.realpath(folder):
+        raise ValueError(f"{folder}: export.json names a file outside of the folder, {name!r}; do not use it")
     if not path.is_file():
         raise ValueError(f"{path} is missing; copy the whole folder, or export the student again")
-    if sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+    if sha256 is not None and _sha256(path) != sha256:
         raise ValueError(f"{path} was changed since it was exported; copy it again, or export the student again")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -12,13 +12,14 @@ from pathlib import Path
 import tyro
 
 from distill.checks import check_choice, check_teacher_folder, validate
-from distill.cli.help import Option, help_text, wants_help
+from distill.cli.help import VERIFY_OPTION, Option, help_text, wants_help
 from distill.cli.launch import configure_process, is_launched, launch, wanted_processes
 from distill.config import Config
 from distill.graphs.run import EXTRA_STAGES, run_graph
 from distill.presets import apply_preset, find_preset
 from distill.runtime.context import Context
 from distill.runtime.execution import in_order, plan
+from distill.store.manifest import hash_everything
 from distill.worlds import open_world
 
 STAGES = ("demos", "teach", "sample", "distill", "evaluate", "report")
@@ -28,7 +29,8 @@ EXTERNAL = ("convert", "compare")
 """Commands on existing policies and recorded observations, with their own flags (distill.cli.external_config)."""
 
 COMMANDS = (*EXTERNAL, "check-data", "export", "doctor")
-SWITCHES = ("--dry-run", "--public", "--rlbench", "-h", "--help")
+VERIFY = "--verify"
+SWITCHES = ("--dry-run", VERIFY, "--public", "--rlbench", "-h", "--help")
 """Options without a value that are no fields of a config."""
 
 USAGE = "flow2one [STAGE] [--config PRESET] .. [--dry-run] [OPTIONS]"
@@ -63,6 +65,7 @@ disk. Nothing is changed.
 FIRST = (
     Option("--config PRESET", "a preset's name or a YAML file; given several times, later ones win; options win over all"),
     Option("--dry-run", "print every stage with its state and its time in earlier runs; change nothing"),
+    VERIFY_OPTION,
 )
 
 
@@ -160,6 +163,9 @@ def run_command(arguments: Sequence[str], leading: bool) -> int:
     Raises ValueError for invalid input, KeyboardInterrupt when interrupted.
     """
     configure_process()
+    if VERIFY in arguments:
+        hash_everything()
+        arguments = [each for each in arguments if each != VERIFY]
     word, rest = split_word(arguments, (*STAGES, *EXTRA_STAGES, *COMMANDS))
     if word == "export":
         from distill.cli.export import run_export

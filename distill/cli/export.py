@@ -109,7 +109,7 @@ def export_student(options: ExportOptions, say: Callable[[str], object]) -> Path
         shutil.rmtree(partial, ignore_errors=True)
     say(f"exported to {options.out}")
     if options.push_to_hub:
-        say(f"uploaded to {upload(options.out, options.push_to_hub, options.public)}")
+        say(f"uploaded to {upload(options.out, options.push_to_hub, options.public, say)}")
     return options.out
 
 

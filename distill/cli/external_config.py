@@ -10,7 +10,7 @@ from typing import Literal
 import tyro
 
 from distill.checks import check_choice, check_distilling, check_numbers, check_writable
-from distill.cli.help import Option, help_text
+from distill.cli.help import VERIFY_OPTION, Option, help_text
 from distill.config import Config, EvaluateConfig, SampleConfig, StudentConfig
 from distill.objectives.recipes import recipe
 from distill.presets import apply_preset
@@ -180,6 +180,7 @@ of solver steps.""",
 FIRST = (
     Option("--config PRESET", "a YAML file with these options; given several times, later ones win; options win over all"),
     Option("--dry-run", "check everything, print every stage with its state and its time in earlier runs; write nothing"),
+    VERIFY_OPTION,
 )
 IRRELEVANT = {
     "convert": ("evaluate.baselines",),

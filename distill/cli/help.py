@@ -25,6 +25,9 @@ class Option:
     meaning: str
 
 
+VERIFY_OPTION = Option("--verify", "hash all files of finished stages, also those that have not changed since they were hashed")
+
+
 def wants_help(arguments: Sequence[str]) -> bool:
     """Whether help was asked for."""
     return "-h" in arguments or "--help" in arguments

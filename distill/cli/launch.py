@@ -7,9 +7,14 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+
+from distill.runtime.context import MEETING
+from distill.runtime.diagnostics import Terminated
 
 _MOST_PROCESSES = 8
 
@@ -31,24 +36,35 @@ def wanted_processes(requested: int) -> int:
 def launch(processes: int, script: str, arguments: Sequence[str]) -> int:
     """Run `processes` copies of the script in parallel with torchrun; returns the exit status of the first that fails.
 
-    Raises KeyboardInterrupt when interrupted.
+    Raises KeyboardInterrupt when interrupted, of which `Terminated` is one.
 
     `accelerate launch` always starts one process on a CPU; torchrun, which accelerate understands, starts as many as given.
     Small networks gain nothing from threads, and two threads on two busy cores are ten times slower.
+
+    The processes meet over files in a folder of this user's, and talk over the loopback interface only. By default torchrun
+    opens ports on all interfaces to anybody, and what the processes exchange there is unpickled.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    if sys.platform == "linux":
+        os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
     # workers report their own errors and Ctrl-C; torch's loggers have levels of their own, and this process does nothing else
     logging.disable(logging.ERROR)
     try:
-        run(parse_args(["--standalone", "--nproc-per-node", str(processes), script, *arguments]))
+        with tempfile.TemporaryDirectory(prefix="flow2one-", ignore_cleanup_errors=True) as folder:
+            os.environ[MEETING] = str(Path(folder) / "workers")
+            run(parse_args([
+                "--rdzv-backend", "c10d", "--rdzv-conf", "store_type=file", "--rdzv-endpoint", str(Path(folder) / "launcher"),
+                "--rdzv-id", "flow2one", "--local-addr", "127.0.0.1", "--nproc-per-node", str(processes), script, *arguments,
+            ]))  # fmt: skip
     except ChildFailedError as error:
         return max(1, int(error.get_first_failure()[1].exitcode))
     except SignalException as error:
-        raise KeyboardInterrupt from error
+        raise (Terminated if error.sigval == signal.SIGTERM else KeyboardInterrupt) from error
     return 0
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import mmap
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -23,6 +25,10 @@ from teachers.networks.normalisation import Normaliser
 from teachers.trained import TrainedTeacher
 
 INDEX = "index.json"
+DTYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "I64": np.int64}
+"""Of the tensors in shards, by their names in safetensors."""
+MOST_OPEN = 2048
+"""Shards that a reader keeps open: opening one again costs a quarter of a millisecond."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +198,30 @@ def write_index(folder: Path, plan: CachePlan, teacher: str, features_of: str = 
     })  # fmt: skip
 
 
+def mapped(path: Path, names: Sequence[str]) -> dict[str, Tensor]:
+    """Tensors of a safetensors file as views of a private memory map, of which only what is used is read.
+
+    `safe_open` checks the header, that is, that every tensor lies in the file. Its own tensors read the file to its end.
+    Raises SafetensorError, OSError, and KeyError for a tensor that is missing.
+    """
+    with safe_open(str(path), framework="np") as file:
+        missing = sorted(set(names) - set(file.keys()))
+    if missing:
+        raise KeyError(f"it lacks {missing}")
+    with path.open("rb") as opened:
+        begin = 8 + int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(begin - 8))
+        whole = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
+    found = {}
+    for name in names:
+        told = header[name]
+        if told["dtype"] not in DTYPES:
+            raise KeyError(f"{name} is of {told['dtype']}, expected one of {sorted(DTYPES)}")
+        array = np.ndarray(told["shape"], DTYPES[told["dtype"]], whole, begin + told["data_offsets"][0])
+        found[name] = torch.from_numpy(array)
+    return found
+
+
 class HypothesisDataset(Dataset[dict[str, Tensor]]):
     """Reads rows of a cache folder through memory maps, never all of it.
 
@@ -205,7 +235,14 @@ class HypothesisDataset(Dataset[dict[str, Tensor]]):
         path = folder / INDEX
         if not path.is_file():
             raise ValueError(f"no hypothesis cache at {folder} ({INDEX} is missing); run the sample stage")
-        self.index = json.loads(path.read_text())
+        try:
+            self.index = json.loads(path.read_text())
+            self.shard_size, self._length = int(self.index["shard_size"]), int(self.index["observations"])
+            if not (0 < self.shard_size < 1 << 31 and 0 <= self._length < 1 << 48):
+                raise ValueError(f"{self._length} observations in shards of {self.shard_size}")
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            raise ValueError(f"{path} is not what the sample stage writes ({type(error).__name__}: {error!s:.200}); delete "
+                             f"{folder} to draw again") from error  # fmt: skip
         if features_of and self.index.get("features_of") != features_of:
             raise ValueError(
                 f"{folder} holds features of the teacher {self.index.get('features_of')}, expected those of {features_of}: "
@@ -213,23 +250,28 @@ class HypothesisDataset(Dataset[dict[str, Tensor]]):
             )
         self._names = (STATE, "hypotheses", "seed", *((FEATURES,) if features_of else ()),
                        *(("frame_index",) if frames else ()))  # fmt: skip
-        self.folder, self.shard_size = folder, int(self.index["shard_size"])
-        self._open: dict[int, dict[str, Tensor]] = {}
+        self.folder = folder
+        self._open: OrderedDict[int, dict[str, Tensor]] = OrderedDict()
 
     def __len__(self) -> int:
-        return int(self.index["observations"])
+        return self._length
 
     def __getitem__(self, row: int) -> dict[str, Tensor]:
         return {name: value[0] for name, value in self.batch([row]).items()}
 
-    def batch(self, rows: Sequence[int] | Tensor) -> dict[str, Tensor]:
-        """Many rows at once, `[B, ...]` each: faster than reading and stacking single rows."""
+    def batch(self, rows: Sequence[int] | Tensor, names: Collection[str] = ()) -> dict[str, Tensor]:
+        """Many rows at once, `[B, ...]` each: faster than reading and stacking single rows. names: of the tensors, (): all.
+
+        Raises ValueError for a shard that is missing, damaged or of another size.
+        """
         row_B = torch.as_tensor(rows)
         shard_B, offset_B = row_B // self.shard_size, row_B % self.shard_size
         found: dict[str, Tensor] = {}
         for shard in shard_B.unique().tolist():
             here_B = shard_B == shard
             for name, value in self._shard(shard).items():
+                if names and name not in names:
+                    continue
                 if name not in found:
                     kind = torch.int64 if name in ("seed", "frame_index") else torch.float32
                     found[name] = torch.empty(len(row_B), *value.shape[1:], dtype=kind)
@@ -237,8 +279,21 @@ class HypothesisDataset(Dataset[dict[str, Tensor]]):
         return found
 
     def _shard(self, shard: int) -> dict[str, Tensor]:
-        """The tensors of a shard: views of a memory map, read from disk on access."""
+        """The tensors of a shard: views of a memory map, read from disk on access. The last `MOST_OPEN` stay open."""
         if shard not in self._open:
-            with safe_open(str(self.folder / shard_name(shard)), framework="pt") as file:
-                self._open[shard] = {name: file.get_tensor(name) for name in self._names}
+            path = self.folder / shard_name(shard)
+            rows = min(self.shard_size, self._length - shard * self.shard_size)
+            try:
+                tensors = mapped(path, self._names)
+            except (SafetensorError, OSError, KeyError, ValueError) as error:
+                raise ValueError(f"{path} cannot be read ({' '.join(str(error).split())[:200]}); delete {self.folder} to draw "
+                                 "again") from error  # fmt: skip
+            wrong = [name for name, value in tensors.items() if not value.ndim or len(value) != rows]
+            if wrong:
+                raise ValueError(f"{path} holds {wrong} of another number of observations than {rows}; delete {self.folder} to "
+                                 "draw again")  # fmt: skip
+            self._open[shard] = tensors
+            if len(self._open) > MOST_OPEN:
+                self._open.popitem(last=False)
+        self._open.move_to_end(shard)
         return self._open[shard]

@@ -18,9 +18,25 @@ from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gath
 from torch import Tensor
 
 from distill.runtime.bar import Bar
+from distill.runtime.diagnostics import note_line, note_place
+from distill.store.manifest import make_folder
 from distill.training.loop import Share
 
 T = TypeVar("T")
+
+
+MEETING = "FLOW2ONE_MEETING"
+"""Environment variable: the file over which the processes of one machine meet, instead of an open port."""
+
+
+def _meeting() -> str | None:
+    """Where torch's processes meet; None: as their launcher says."""
+    file = os.environ.get(MEETING)
+    if file is None:
+        return None
+    # without an accelerator, accelerate names rank and world size itself
+    own = f"?rank={os.environ['RANK']}&world_size={os.environ['WORLD_SIZE']}" if torch.accelerator.is_available() else ""
+    return f"file://{file}{own}"
 
 
 @dataclass
@@ -49,12 +65,13 @@ class Context:
         # the others may wait long for a stage that runs on the first process only (latency, report)
         accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # otherwise accelerate treats every CPU worker as the only process
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
+            kwargs_handlers=[InitProcessGroupKwargs(init_method=_meeting(), timeout=timedelta(hours=6))],
         )
         world = int(os.environ.get("WORLD_SIZE", "1"))
         if accelerator.num_processes != world:
             raise RuntimeError(f"the launcher started {world} processes, accelerate sees {accelerator.num_processes}")
         context = cls(folder, accelerator)
+        note_place(folder=folder)
         try:
             context.on_main(lambda: context._open_on_main(wandb))
         except ValueError:
@@ -64,7 +81,7 @@ class Context:
 
     def _open_on_main(self, wandb_mode: str) -> None:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             self.lock = (self.folder / ".lock").open("w")
         except OSError as error:
             raise ValueError(f"{self.folder} cannot be written ({error.strerror}); name another folder") from error
@@ -138,6 +155,7 @@ class Context:
     def say(self, text: str) -> None:
         """Print a line, on the first process."""
         if self.is_main:
+            note_line(text)
             print(text, flush=True)
 
     def log(self, stage: str, values: Mapping[str, float]) -> None:

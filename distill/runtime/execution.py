@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from distill.runtime.context import Context
+from distill.runtime.diagnostics import note_place
 from distill.runtime.progress import Progress, in_words
 from distill.runtime.stage import Stage
 from distill.store.cost import accounting, cost_of
-from distill.store.manifest import commit, finished, partial_folder, place_of, read_manifest
+from distill.store.manifest import check_place, commit, finished, make_folder, partial_folder, place_of, read_manifest
 
 
 def in_order(stages: Iterable[Stage[Any]]) -> list[Stage[Any]]:
@@ -65,9 +66,10 @@ def run_stage(context: Context, stage: Stage[Any], progress: Progress | None = N
         return folder
     unfinished = partial_folder(folder, stage.key)
     if context.is_main:
-        unfinished.mkdir(parents=True, exist_ok=True)
+        make_folder(unfinished)
     context.wait()
     context.say(f"{progress.place(stage.name)} {stage.name}{_expected(progress, stage)}")
+    note_place(stage=stage.name)
     with accounting(unfinished, leads=context.is_main):
         stage.run(context, unfinished)
     context.wait()
@@ -93,11 +95,12 @@ def _side_by_side(context: Context, stages: Sequence[Stage[Any]], progress: Prog
     folders = [partial_folder(stage.folder(context), stage.key) for stage in pending]
     if context.is_main:
         for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
     context.wait()
     names = [stage.name for stage in pending]
     context.say(f"{progress.place(*names)} {', '.join(names)}, in parallel")
     for number in context.my_share(range(len(pending))):
+        note_place(stage=pending[number].name)
         with accounting(folders[number]):
             pending[number].run(context.by_itself(), folders[number])
     context.wait()
@@ -109,15 +112,32 @@ def _side_by_side(context: Context, stages: Sequence[Stage[Any]], progress: Prog
 
 
 def _is_done(context: Context, stage: Stage[Any]) -> bool:
-    """Whether the stage is done and its files are intact; all processes ask together."""
-    return context.on_main(lambda: finished(stage.folder(context), stage.key))
+    """Whether the stage is done and its files are intact; all processes ask together.
+
+    Raises ValueError where something else stands in its place.
+    """
+    folder = stage.folder(context)
+
+    def ask() -> bool:
+        done = finished(folder, stage.key)
+        if not done:
+            check_place(folder)
+        return done
+
+    return context.on_main(ask)
 
 
 def _commit(context: Context, stage: Stage[Any], progress: Progress) -> None:
     folder = stage.folder(context)
 
     def close_account() -> float:
-        seconds, cpu_seconds = cost_of(partial_folder(folder, stage.key))
+        partial = partial_folder(folder, stage.key)
+        try:
+            stage.load(partial)
+        except Exception as error:
+            raise ValueError(f"{partial}: what was written cannot be read back ({error}); the same command writes it "
+                             "again") from error  # fmt: skip
+        seconds, cpu_seconds = cost_of(partial)
         commit(folder, stage.key, stage.made_from, seconds, cpu_seconds)
         return seconds
 

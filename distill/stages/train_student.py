@@ -21,7 +21,7 @@ from distill.runtime.context import Context
 from distill.runtime.stage import FolderStage, Input, Stage
 from distill.stages.sample import SampleHypotheses
 from distill.training.data import Batch, Batches, batches_of, moved, normaliser_of, windows_for
-from distill.training.loop import finish, fit
+from distill.training.loop import finish, fit, with_candidates
 from envs.demonstrations import Demonstrations
 from envs.specs import STATE
 from teachers.networks.normalisation import Normaliser
@@ -198,6 +198,9 @@ class TrainStudent(FolderStage):
         if context.is_main:
             finish(folder, curve)
 
+    def load(self, folder: Path) -> Path:
+        return with_candidates(folder, self.config)
+
     def relay(self, context: Context) -> None:
         for row in json.loads((self.folder(context) / "curve.json").read_text()):
             context.log_remote(f"distill/{self.recipe_name}", row)
@@ -237,7 +240,7 @@ class TrainStudent(FolderStage):
             return dataset.batch, len(dataset)
         assert self.source is not None
         cache = self.hypotheses.with_frames(context)
-        frames_N = cache.batch(range(len(cache)))["frame_index"].numpy()
+        frames_N = cache.batch(range(len(cache)), ["frame_index"])["frame_index"].numpy()
         seen = FrameCache(self.source.observe(context, shape), frames_N)
         return lambda rows: {**cache.batch(rows), **seen.at(torch.as_tensor(rows))}, len(cache)
 

@@ -15,7 +15,7 @@ from distill.observation import observation_of
 from distill.runtime.context import Context
 from distill.runtime.stage import FolderStage, Input, Stage
 from distill.training.data import Batch, batches_of, moved, normaliser_of, windows_for
-from distill.training.loop import finish, fit
+from distill.training.loop import finish, fit, with_candidates
 from envs.demonstrations import Demonstrations
 from teachers import TEACHERS, make_teacher
 from teachers.networks.scene_motions import STILL, MotionRange
@@ -73,6 +73,9 @@ class TrainTeacher(FolderStage):
         )  # fmt: skip
         if context.is_main:
             finish(folder, curve)
+
+    def load(self, folder: Path) -> Path:
+        return with_candidates(folder, self.config)
 
 
 def encoder_key(shape: EncoderShape) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from distill.store.manifest import write_bytes, write_json
+from distill.store.manifest import remove, write_bytes, write_folder, write_json
 from distill.training.ema import ExponentialAverage
 
 RESUME = "resume.safetensors"
@@ -140,8 +140,9 @@ def fit(
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         if not bool(torch.isfinite(norm)):
             raise FloatingPointError(
-                f"{title}: the gradient's norm is {norm.item()} at step {step}; lower the learning rate "
-                f"({settings.learning_rate}) or look for extreme values in the data"
+                f"{title}: the gradient's norm is {norm.item()} at step {step}, the loss of this batch is {loss.item():g} "
+                f"({in_words(batch)}); nothing was learned from it. Lower the learning rate ({settings.learning_rate}) or look "
+                "for extreme values in the data"
             )
         optimizer.step()
         average.update(model)
@@ -156,7 +157,8 @@ def fit(
             if main:
                 on_log(done, mean_loss)
         if main and done in marks:
-            save_candidate(average.model, _candidate(folder, done))
+            # on disk before the resume file that says it was written
+            write_folder(_candidate(folder, done), lambda target: save_candidate(average.model, target))
         if main and (done % save_every == 0 or done in marks):
             _save_resume(folder / RESUME, done, model, average, optimizer, curve, (float(total), counted))
     bar.close()
@@ -165,10 +167,31 @@ def fit(
     return curve
 
 
+def in_words(batch: Any) -> str:
+    """What is odd about the values of a batch: which rows of which tensors are not finite, else the largest magnitude."""
+    tensors = {name: value for name, value in batch.items() if value.is_floating_point()} if isinstance(batch, dict) else {}
+    for name, value in tensors.items():
+        bad = (~torch.isfinite(value.reshape(len(value), -1))).any(1).nonzero().flatten().tolist()
+        if bad:
+            return f"rows {bad[:5]} of its {name} are not finite"
+    largest = {name: float(value.abs().max()) for name, value in tensors.items() if value.numel()}
+    return "its values are finite" + "".join(f", {name} up to {most:.3g}" for name, most in largest.items())
+
+
 def finish(folder: Path, curve: list[dict[str, float]]) -> None:
     """Write ``curve.json`` and delete the resume file."""
     write_json(folder / "curve.json", curve)
-    (folder / RESUME).unlink(missing_ok=True)
+    remove(folder / RESUME)
+
+
+def with_candidates(folder: Path, settings: Settings) -> Path:
+    """The folder of a finished training. Raises ValueError where a file of a candidate is missing."""
+    for step in candidate_steps(settings):
+        for name in ("config.json", "model.safetensors"):
+            path = _candidate(folder, step) / name
+            if not path.is_file():
+                raise ValueError(f"{path} is missing")
+    return folder
 
 
 def _candidate(folder: Path, step: int) -> Path:
@@ -193,9 +216,13 @@ def _load_resume(
 ) -> tuple[int, list[dict[str, float]], tuple[float, int]]:
     if not path.is_file():
         return 0, [], (0.0, 0)
-    with safe_open(str(path), framework="pt") as file:
-        header = json.loads(file.metadata()["state"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is no dict)
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = json.loads(file.metadata()["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is no dict)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read ({' '.join(str(error).split())[:200]}): the disk has damaged it. Delete it to "
+                         "train from the beginning") from error  # fmt: skip
     model.load_state_dict(_below(tensors, "model."))
     average.model.load_state_dict(_below(tensors, "average."))
     average.updates = header["updates"]

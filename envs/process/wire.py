@@ -21,7 +21,9 @@ import numpy as np
 
 MAGIC = b"flow2on1"
 LIMIT = 1 << 31
-"""Greatest length of header or body that is accepted [bytes]; a longer one means that the stream is out of step."""
+"""Greatest length of a body that is accepted [bytes]; a longer one means that the stream is out of step."""
+HEADER_LIMIT = 1 << 26
+"""The same for a header."""
 
 DTYPES = ("|b1", "|u1", "|i1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8")
 """The dtypes of arrays that may be sent: numbers and booleans, no objects or strings."""
@@ -57,12 +59,12 @@ def receive(stream: BinaryIO) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if magic != MAGIC:
         raise WireError(f"expected a message, got {magic!r}: something else wrote to this stream")
     header_length, body_length = _LENGTHS.unpack(_exactly(stream, _LENGTHS.size))
-    if header_length > LIMIT or body_length > LIMIT:
-        raise WireError(f"a message of {header_length} + {body_length} bytes is over the limit of {LIMIT}")
+    if header_length > HEADER_LIMIT or body_length > LIMIT:
+        raise WireError(f"a message of {header_length} + {body_length} bytes is over the limit of {HEADER_LIMIT} + {LIMIT}")
     try:
         header = json.loads(_exactly(stream, header_length))
         message, described = dict(header["message"]), [(str(n), str(d), tuple(map(int, s))) for n, d, s in header["arrays"]]
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise error if isinstance(error, WireError) else WireError(f"the header is not ours: {error}") from error
     sizes = []
     for name, dtype, shape in described:
@@ -71,10 +73,14 @@ def receive(stream: BinaryIO) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         sizes.append(math.prod(shape) * np.dtype(dtype).itemsize)
     if sum(sizes) != body_length:
         raise WireError(f"the arrays need {sum(sizes)} bytes, the message has {body_length}")
-    arrays = {
-        name: np.frombuffer(_exactly(stream, size), dtype=dtype).reshape(shape).copy()
-        for (name, dtype, shape), size in zip(described, sizes)  # noqa: B905 - `strict` is newer than Python 3.8
-    }
+    parts = [_exactly(stream, size) for size in sizes]
+    try:
+        arrays = {
+            name: np.frombuffer(part, dtype=dtype).reshape(shape).copy()
+            for (name, dtype, shape), part in zip(described, parts)  # noqa: B905 - `strict` is newer than Python 3.8
+        }
+    except ValueError as error:  # more axes than numpy has, or a size beyond its numbers
+        raise WireError(f"the header is not ours: {error}") from error
     return message, arrays
 
 

@@ -53,7 +53,7 @@ class _Box:
 def read(data: bytes) -> Any:
     """The contents of a pickle. Raises ValueError, in one line, for an unknown class or instruction, and for damage."""
     try:
-        return _unboxed(_run(data))
+        return _unboxed(_run(data), {})
     except ValueError:
         raise
     except Exception as error:  # a damaged file can break the machine in any way
@@ -156,18 +156,26 @@ def _dtype(code: str) -> np.dtype[Any]:
     return np.dtype(code)
 
 
-def _unboxed(value: Any) -> Any:
+def _unboxed(value: Any, done: dict[int, Any]) -> Any:
+    """The value without boxes. done: what was made of each object, by its id: a few shared lists can stand for billions."""
     if isinstance(value, _Box):
         return value.value
+    if not isinstance(value, (Plain, list, tuple, dict)):
+        return value
+    if id(value) in done:
+        return done[id(value)][1]
+    made: Any = value
+    done[id(value)] = (value, made)  # the object itself stays alive, so that no other gets its id
     if isinstance(value, Plain):
-        value.fields = {name: _unboxed(each) for name, each in value.fields.items()}
+        value.fields = {name: _unboxed(each, done) for name, each in value.fields.items()}
     elif isinstance(value, list):
-        value[:] = [_unboxed(each) for each in value]
+        value[:] = [_unboxed(each, done) for each in value]
     elif isinstance(value, tuple):
-        return tuple(_unboxed(each) for each in value)
-    elif isinstance(value, dict):
-        return {_unboxed(key): _unboxed(each) for key, each in value.items()}
-    return value
+        made = tuple(_unboxed(each, done) for each in value)
+    else:
+        made = {_unboxed(key, done): _unboxed(each, done) for key, each in value.items()}
+    done[id(value)] = (value, made)
+    return made
 
 
 def _append(stack: list[Any]) -> None:

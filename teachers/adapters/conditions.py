@@ -88,6 +88,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, s
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def opened(path: Path) -> Any:

@@ -91,7 +91,7 @@ def _read(folder: Path | str) -> tuple[Path, Any, Any]:
         raise ValueError(f"no policy at {folder}: expected a folder with config.json and model.safetensors")
     try:
         config = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not readable JSON ({error}); save the policy again") from error
     return path, config, config.get("kind") if isinstance(config, dict) else type(config).__name__
 
@@ -99,9 +99,9 @@ def _read(folder: Path | str) -> tuple[Path, Any, Any]:
 def read_kind(folder: Path | str, known: Collection[str]) -> str:
     """The kind that a policy folder's ``config.json`` names. Raises ValueError for an unknown one."""
     path, _, kind = _read(folder)
-    if kind not in known:
+    if not isinstance(kind, str) or kind not in known:
         raise ValueError(f"{path} describes a {kind!r}, expected one of {sorted(known)}: point at the right folder")
-    return str(kind)
+    return kind
 
 
 def _read_config(folder: Path | str, kind: str) -> dict[str, Any]:

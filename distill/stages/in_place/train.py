@@ -32,7 +32,7 @@ from distill.stages.in_place.source import TrainingObservations
 from distill.stages.sample import SampleHypotheses
 from distill.store.manifest import COST_FOLDER, sha256_file, write_json
 from distill.training.ema import average_weight
-from distill.training.loop import RESUME, batch_indices, candidate_steps, finish, learning_rate, step_generator
+from distill.training.loop import RESUME, batch_indices, candidate_steps, finish, learning_rate, step_generator, with_candidates
 from teachers.adapters.teacher import AdapterGone, AdapterTeacher
 from teachers.networks.normalisation import Normaliser
 
@@ -117,6 +117,9 @@ class TrainInPlace(FolderStage):
         if context.is_main:
             finish(folder, curve)
         context.wait()
+
+    def load(self, folder: Path) -> Path:
+        return with_candidates(folder, self.config)
 
     def _train(self, context: Context, worker: AdapterTeacher, folder: Path) -> list[dict[str, float]]:
         """Train from wherever `folder` says it stopped. Returns the loss curve."""

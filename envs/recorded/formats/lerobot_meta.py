@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,10 @@ from envs.recorded.sources import lies_within, refuse_pointer
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 STANDARD = ("timestamp", "frame_index", "episode_index", "index", "task_index", "next.done", "next.reward", "next.success")
 """Columns that count and mark frames; they are no observations unless `names` says so."""
+
+
+PATTERN = re.compile(r"(?:[^{}]|\{[a-z_]+(?::\d{1,2}d)?\})*")
+"""Of the paths of files in ``info.json``: a width of billions would fill the memory, an attribute would be looked up."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +112,10 @@ def _info(path: Path) -> dict[str, Any]:
 
 
 def place(path: Path, pattern: str, where: Mapping[str, Any]) -> Path:
-    """A file of the data set. ValueError for a pattern that leads out of it."""
+    """A file of the data set. ValueError for a pattern that leads out of it, or that holds more than names and widths."""
     try:
+        if not PATTERN.fullmatch(pattern):
+            raise ValueError("expected names of numbers with a width of two digits at most")
         found = path / pattern.format(**where)
     except (KeyError, IndexError, ValueError, AttributeError) as error:
         raise ValueError(f"{path}: meta/info.json names its files {pattern!r}, which does not fit {dict(where)}") from error

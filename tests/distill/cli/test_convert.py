@@ -24,6 +24,7 @@ from envs.panda.recording import record, stored_starts
 from envs.specs import STATE
 from students import load_student
 from teachers import load_teacher
+from tests.distill.twelve_episodes import twelve_episodes
 
 SETTINGS = """\
 sample: {num_hypotheses: 4, num_steps: 2, num_observations: 12, shard_size: 6, batch_size: 6}
@@ -58,17 +59,8 @@ def build():
 @pytest.fixture(scope="session")
 def observations(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve made-up episodes of `avoid`, four frames each."""
-    spec = envs.task_spec("avoid")
-    starts = stored_starts("avoid", 0, "train", 2)
-    rng = np.random.default_rng(0)
-    low, high = np.array([[0.3, -0.2], [0.7, 0.2]], np.float32)
-    episodes = []
-    for number in range(12):
-        state = rng.uniform(low, high, (4, 2)).astype(np.float32)
-        tool = np.column_stack([state, np.full(4, 0.1)]).astype(np.float32)
-        episodes.append(Demonstration(state, state + np.float32(0.01), tool, starts[number % 2], spec.modes[number]))
     folder = tmp_path_factory.mktemp("observations") / "demos"
-    Demonstrations.from_episodes(spec, episodes, [number % 2 for number in range(12)]).save(folder)
+    twelve_episodes().save(folder)
     return folder
 
 

@@ -25,11 +25,10 @@ from distill.stages.in_place.config import loss_terms, rate_for
 from distill.stages.in_place.encode import ConditionCost, in_units
 from distill.stages.in_place.train import STARTS, TrainInPlace, together
 from distill.store.manifest import sha256_file, write_json
-from envs.demonstrations import Demonstration, Demonstrations
-from envs.panda.recording import stored_starts
 from flow2one_runtime import Student
 from teachers.adapters.teacher import AdapterFile, AdapterGone, AdapterTeacher
 from teachers.networks.shapes import PolicyShape
+from tests.distill.twelve_episodes import twelve_episodes
 
 POLICIES = Path(__file__).parents[3] / "examples" / "own_network.py"
 SETTINGS = """\
@@ -49,14 +48,7 @@ Main = Callable[[Sequence[str]], int]
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A working folder with recorded observations of `avoid`, a foreign policy and settings; and how to convert there."""
     monkeypatch.chdir(tmp_path)
-    spec, starts, rng = envs.task_spec("avoid"), stored_starts("avoid", 0, "train", 2), np.random.default_rng(0)
-    low, high = np.array([[0.3, -0.2], [0.7, 0.2]], np.float32)
-    episodes = []
-    for number in range(12):
-        state = rng.uniform(low, high, (4, 2)).astype(np.float32)
-        tool = np.column_stack([state, np.full(4, 0.1)]).astype(np.float32)
-        episodes.append(Demonstration(state, state + np.float32(0.01), tool, starts[number % 2], spec.modes[number]))
-    Demonstrations.from_episodes(spec, episodes, [number % 2 for number in range(12)]).save(Path("demos"))
+    twelve_episodes().save(Path("demos"))
     shutil.copy(POLICIES, "my_policy.py")
     Path("tiny.yaml").write_text(SETTINGS)
 

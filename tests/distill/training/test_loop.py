@@ -234,7 +234,7 @@ def test_a_gradient_that_is_not_finite_stops_training_before_it_reaches_the_weig
 ) -> None:
     task = Task(make_teacher, tmp_path)
     task.spoil_at = 2
-    with pytest.raises(FloatingPointError, match="test: the gradient's norm is nan at step 2; lower the learning rate"):
+    with pytest.raises(FloatingPointError, match="test: the gradient's norm is nan at step 2, .*Lower the learning rate"):
         task.train()
     assert all(bool(torch.isfinite(value).all()) for value in task.model.state_dict().values())
     tensors, state = _resume(tmp_path)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from students.export.hub import check_upload
+from students.export.hub import check_upload, files_to_send, what_is_sent
 
 
 @pytest.fixture
@@ -47,3 +47,19 @@ def test_a_hub_that_cannot_be_reached_leaves_the_folder_and_says_how_to_go_on(tm
     assert last.startswith("ValueError: push-to-hub: me/avoid was not uploaded (")
     assert last.endswith(f"{tmp_path} is whole, try again with `hf upload me/avoid {tmp_path}`")
     assert (tmp_path / "README.md").read_text() == "# A card\n"
+
+
+def test_what_is_sent_is_said_before(tmp_path: Path) -> None:
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "weights").write_bytes(b"x" * 1500)
+    (tmp_path / "README.md").write_text("card")
+    assert what_is_sent(tmp_path, "me/avoid", False) == (
+        "sending 2 files to me/avoid on the Hugging Face Hub, private:\n  README.md  4 B\n  policy/weights  1,500 B"
+    )
+    assert "me/avoid on the Hugging Face Hub, public: everybody may read it:" in what_is_sent(tmp_path, "me/avoid", True)
+
+
+def test_a_link_is_not_followed_to_the_hub(tmp_path: Path) -> None:
+    (tmp_path / "key").symlink_to("/etc/passwd")
+    with pytest.raises(ValueError, match=r"holds links, \['key'\]; nothing was sent"):
+        files_to_send(tmp_path)

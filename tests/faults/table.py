@@ -1,0 +1,69 @@
+"""The table of tries: how often each fault was tried at each stage, what was lost, and the line that was shown."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
+BEGIN, END = "<!-- tries: written by `make faults` -->", "<!-- end of tries -->"
+
+
+def tries(short: int, full: int = 30) -> int:
+    """How often a fault is tried: `full` times by `make faults`, which sets FAULT_TRIES, else `short` times."""
+    factor = float(os.environ.get("FAULT_TRIES") or 0)
+    return max(short, round(full * factor / 30)) if factor else short
+
+
+@dataclass
+class Row:
+    """One fault at one stage."""
+
+    tries: int = 0
+    lost: list[str] = field(default_factory=list)
+    lines: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class Table:
+    """rows: by fault and stage."""
+
+    rows: dict[tuple[str, str], Row] = field(default_factory=dict)
+
+    def add(self, fault: str, stage: str, lost: list[str], line: str) -> None:
+        """Count a try. lost: what it cost, [] for nothing. line: what was shown."""
+        row = self.rows.setdefault((fault, stage), Row())
+        row.tries += 1
+        row.lost += lost
+        row.lines[line] += 1
+
+    def lines(self) -> list[str]:
+        head = ["| fault | stage | tries | lost | what was shown |", "|---|---|---|---|---|"]
+        return head + [
+            f"| {fault} | {stage} | {row.tries} | {len(row.lost)} | {_shown(row.lines)} |"
+            for (fault, stage), row in self.rows.items()
+        ]
+
+
+def _shown(lines: Counter[str]) -> str:
+    text = next((line for line, _ in lines.most_common() if line), "")
+    return (text if len(text) < 120 else text[:117] + "...").replace("|", "/") if text else "nothing"
+
+
+def write_table(table: Table) -> None:
+    """Write the rows into the page, over those of the same fault and stage; only for the tries of `make faults`."""
+    if float(os.environ.get("FAULT_TRIES") or 0) < 30 or not table.rows:
+        return
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    old, _, after = rest.partition(END)
+    head, new = table.lines()[:2], table.lines()[2:]
+    rows = {_place(line): line for line in old.splitlines() if line.startswith("| ") and _place(line) != ("fault", "stage")}
+    rows |= {_place(line): line for line in new}
+    PAGE.write_text("\n".join([before + BEGIN, "", *head, *rows.values(), "", END + after]))
+
+
+def _place(line: str) -> tuple[str, str]:
+    fault, stage = (each.strip() for each in line.split("|")[1:3])
+    return fault, stage
