@@ -68,9 +68,9 @@ class TeacherConfig:
     heads: int = 4
     patch: int = 8
     training_steps: int = 8000
-    batch_size: int = 256
+    batch_size: int = 128
     accumulate: int = 1
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 1e-4
     warmup_steps: int = 200
     ema_decay: float = 0.995
