@@ -144,7 +144,7 @@ def set_distances(rounds: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     ways = {"now": distances, "all differences": all_differences}
     for name, cases in {
-        "K": [(count, 16) for count in (8, 16, 32, 64, 128)], "T": [(32, horizon) for horizon in (8, 16, 32, 64, 128)]
+        "K": [(count, 16) for count in (4, 8, 16, 32, 64)], "T": [(16, horizon) for horizon in (4, 8, 16, 32, 64)]
     }.items():  # fmt: skip
         rows = []
         for count, horizon in cases:
