@@ -31,6 +31,7 @@ class FlatParameters:
 
     def take_gradient(self) -> Tensor:
         """The gradient `[P]`, also as that of `vector`; a parameter without one counts as zero. Clears the parameters'."""
+        assert self.parameters[0].data_ptr() == self.vector.data_ptr(), "the parameters were given memory of their own since"
         parts = [(each if each.grad is None else each.grad).reshape(-1) for each in self.parameters]
         torch.cat([part.detach() for part in parts], out=self._gradient)
         for each, part in zip(self.parameters, self.split(self._gradient), strict=True):

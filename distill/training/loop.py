@@ -146,10 +146,11 @@ def fit(
         raise ValueError(f"batch_size {settings.batch_size} is smaller than the {share.world} processes{times}; raise it")
     model = model.to(device).train()
     average = ExponentialAverage(model, settings.ema_decay)
+    wrapped: nn.Module = model if alone else accelerator.prepare_model(model)
+    # after that: with several processes accelerate gives the parameters memory of their own
     flat = FlatParameters(each for each in model.parameters() if each.requires_grad)
     optimizer = torch.optim.AdamW([flat.vector], lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     first, curve, summed = _load_resume(folder / RESUME, model, average, flat, optimizer)
-    wrapped: nn.Module = model if alone else accelerator.prepare_model(model)
     marks = candidate_steps(settings)
     save_every = max(1, settings.training_steps // 20)
     total, counted = torch.tensor(summed[0], device=device), summed[1]
