@@ -12,22 +12,18 @@ in noise without structure. Prints tables and the FAISS_FROM they call for. dist
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
+from running import ROOT, growth, in_turns, keep
 from torch import Tensor
 
 from distill.hypotheses.index import IVF_FROM, HypothesisIndex
 from distill.hypotheses.neighbours import faiss_available, nearest, nearest_k
-from distill.store.machine import hardware
 
-ROOT = Path(__file__).resolve().parents[1]
 SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
 DIMENSIONS = (32, 256)
 POOLS = (5_000, 10_000, 20_000)
@@ -46,20 +42,6 @@ def clouds(*counts: int, size: int) -> list[Tensor]:
         return flat + 0.03 * flat.std() * torch.randn(count, size, generator=generator)
 
     return [cloud(count) for count in counts]
-
-
-def in_turns(calls: dict[str, Callable[[], object]], rounds: int, repeats: int = 1) -> dict[str, float]:
-    """Median milliseconds of processor time per name, and `ratio`: the median of faiss over matmul, round by round."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(-1, rounds):  # one round to warm up
-        for name, call in calls.items():
-            begin = time.process_time_ns()
-            for _ in range(repeats):
-                call()
-            if number >= 0:
-                times[name].append((time.process_time_ns() - begin) / 1e6 / repeats)
-    ratio = median(second / first for first, second in zip(times["matmul"], times["faiss"], strict=True))
-    return {**{f"{name}_ms": median(values) for name, values in times.items()}, "ratio": ratio}
 
 
 def per_observation(rounds: int) -> list[dict[str, Any]]:
@@ -117,6 +99,17 @@ def approximate() -> dict[str, Any]:
     return row
 
 
+def growth_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Growth of the time of an observation with M = K, by back end and dimension: 2 where every pair costs the same."""
+    found = {}
+    for size in DIMENSIONS:
+        here = [row for row in rows if row["dimension"] == size]
+        for name in ("matmul", "faiss"):
+            times = [row[f"{name}_ms"] / row["observations"] for row in here]
+            found[f"{name}, D = {size}"] = growth([row["count"] for row in here], times)
+    return found
+
+
 def crossover(rows: list[dict[str, Any]]) -> int | None:
     """Fewest pairs from which on FAISS is faster in every dimension and at every larger size; None: nowhere."""
     slower = max((row["count"] for row in rows if row["ratio"] >= 1), default=0)
@@ -138,14 +131,11 @@ def main() -> None:
     begin = time.perf_counter()
     rows, pooled, index = per_observation(arguments.rounds), pools(arguments.rounds), approximate()
     result = {
-        "hardware": hardware(None), "threads": 1, "clock": "process time", "rounds": arguments.rounds,
-        "packages": {"torch": torch.__version__, "faiss": faiss.__version__},
-        "faiss_build": faiss.get_compile_options().strip(),
+        "rounds": arguments.rounds, "packages": {"torch": torch.__version__, "faiss": faiss.__version__},
+        "faiss_build": faiss.get_compile_options().strip(), "growth": growth_of(rows),
         "per_observation": rows, "faiss_from": crossover(rows), "pools": pooled, "index": index,
-        "seconds": time.perf_counter() - begin,
     }  # fmt: skip
-    arguments.target.parent.mkdir(exist_ok=True)
-    arguments.target.write_text(json.dumps(result, indent=1) + "\n")
+    keep(arguments.target, result, begin)
     print("| D | M = K | matmul, ms an observation | FAISS, ms | FAISS / matmul |\n|---|---|---|---|---|")
     for row in rows:
         each = row["observations"]
@@ -162,6 +152,8 @@ def main() -> None:
         print(f"| {asked} at once | {row['matmul_ms'] / asked:.2f} | {row['faiss_ms'] / asked:.2f} | {row['ratio']:.3f} |")
     print(f"\nIVF finds {index['recall']:.4f} of the true {POOL_NEIGHBOURS} neighbours; building it took "
           f"{index['build_s']['faiss']:.1f} s. An index is approximate from {IVF_FROM:,} vectors on.")  # fmt: skip
+    for name, fit in result["growth"].items():
+        print(f"{name}: time grows as K^{fit['exponent']:.2f} from K = {fit['holds_from']} on")
     print(f"FAISS_FROM by this table: {result['faiss_from'] or 'nowhere, products win at the largest size'}")
 
 

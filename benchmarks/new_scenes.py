@@ -63,9 +63,9 @@ def train(config: Config, shape: PolicyShape, shown: Demonstrations, frames: np.
     windows = windows_for(shown, shape, shape.observation_steps, shape.horizon)
     batches = batches_of(lambda rows: windows[frames[rows.numpy()]], len(frames), settings.batch_size, config.seed)
 
-    def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-        draws = teacher.training_draws(settings.batch_size, generator)
-        batch = moved(batch, shape, motions, settings.batch_size, generator, Share())
+    def loss(model: nn.Module, batch: Batch, generator: torch.Generator, share: Share) -> Tensor:
+        draws = [share.of(draw) for draw in teacher.training_draws(settings.batch_size, generator)]
+        batch = moved(batch, shape, motions, settings.batch_size, generator, share)
         value: Tensor = model(observation_of(batch), batch["action"], *draws)
         return value
 

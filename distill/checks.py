@@ -51,6 +51,12 @@ def validate(config: Config) -> None:
     world.check(config)
     check_numbers(config, ("", "demos", "observation", "teacher", "sample", "student", "evaluate", "real_time", "rlbench"))
     config.observation.check(spec.state_names)
+    for section, training in (("teacher", config.teacher), ("student", config.student)):
+        if training.accumulate > training.batch_size:
+            raise ValueError(
+                f"{section}.accumulate: got {training.accumulate} parts of a batch of {training.batch_size}; lower it or raise "
+                f"{section}.batch_size"
+            )
     available = config.demos.train_starts * len(spec.modes) * config.demos.per_mode
     if config.demos.episodes > available:
         raise ValueError(

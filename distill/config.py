@@ -49,6 +49,7 @@ class TeacherConfig:
         patch: actions per patch of the chunk
         training_steps: optimizer steps
         batch_size: chunks per step
+        accumulate: parts of a batch that are differentiated one after another, for batches too large for the memory
         learning_rate: peak learning rate
         weight_decay: of AdamW
         warmup_steps: steps of linear warm-up, before a cosine to zero
@@ -67,8 +68,9 @@ class TeacherConfig:
     heads: int = 4
     patch: int = 8
     training_steps: int = 8000
-    batch_size: int = 256
-    learning_rate: float = 3e-3
+    batch_size: int = 128
+    accumulate: int = 1
+    learning_rate: float = 2e-3
     weight_decay: float = 1e-4
     warmup_steps: int = 200
     ema_decay: float = 0.995
@@ -123,6 +125,7 @@ class StudentConfig:
             more, from random weights
         training_steps: optimizer steps
         batch_size: observations per step
+        accumulate: parts of a batch that are differentiated one after another, for batches too large for the memory
         learning_rate: peak learning rate
         weight_decay: of AdamW
         warmup_steps: steps of linear warm-up, before a cosine to zero
@@ -142,6 +145,7 @@ class StudentConfig:
     depth: int = 0
     training_steps: int = 1400
     batch_size: int = 32
+    accumulate: int = 1
     learning_rate: float = 2.5e-3
     weight_decay: float = 1e-4
     warmup_steps: int = 100

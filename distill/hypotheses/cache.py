@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import logging
 import mmap
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
@@ -105,7 +108,32 @@ def draw_hypotheses(
 
     A trained teacher gets the noise of each hypothesis' seed, a seeded adapter the seeds themselves. Any other teacher is
     sampled one observation at a time, with a generator seeded by the first seed, so that its draws depend on nothing else.
+    A batch that does not fit into the memory of `device` is drawn in halves, which may change the last bits.
     """
+    try:
+        return _draw(teacher, observation, seeds_NK, num_steps, device)
+    except torch.OutOfMemoryError:
+        if len(seeds_NK) == 1:
+            raise
+    log_halved()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    middle = len(seeds_NK) // 2
+    return torch.cat([
+        draw_hypotheses(teacher, {name: value[rows] for name, value in observation.items()}, seeds_NK[rows], num_steps, device)
+        for rows in (slice(0, middle), slice(middle, None))
+    ])  # fmt: skip
+
+
+@functools.cache
+def log_halved() -> None:
+    """Log once per process that batches are halved."""
+    logging.getLogger(__name__).warning("a batch of hypotheses exceeds the memory, drawing halves; lower --sample.batch-size")
+
+
+def _draw(
+    teacher: Teacher, observation: Observation, seeds_NK: np.ndarray, num_steps: int, device: torch.device
+) -> Tensor:
     if isinstance(teacher, TrainedTeacher):
         noise = noise_of(seeds_NK, teacher.noise_shape(num_steps)).to(device)
         return teacher.sample_from_noise({name: value.to(device) for name, value in observation.items()}, noise, num_steps)
@@ -147,40 +175,68 @@ def write_shards(
 ) -> None:
     """Draw and write the given shards into `folder`, skipping those that are already complete.
 
-    observe: frames `[n]` to raw observations, `[n, O, ..]`, always with the state. normaliser: on `device`.
+    observe: frames `[n]` to raw observations, `[n, O, ..]`, always with the state. normaliser: on `device`. progress: called
+    with each shard that is on disk.
     Chunks are stored normalised in float16 (three digits of half the range: 0.1 mm to 1 mm). Of the observation, the state is
     stored and, for a teacher with an encoder, its features `[n, F]`, so that an observation is encoded once for all its chunks
-    and for the students. A shard's bytes depend only on the plan and the teacher. Raises ValueError for chunks with NaN or
-    infinity.
+    and for the students. A shard's bytes depend only on the plan and the teacher; it is written while the next one is drawn.
+    Raises ValueError for chunks with NaN or infinity.
     """
-    for shard in shards:
-        path = folder / shard_name(shard)
-        digest = path.with_suffix(".sha256")
-        if not (path.is_file() and digest.is_file() and digest.read_text().strip() == sha256_file(path)):
-            frames = plan.shard_frames(shard)
-            seeds_NK = hypothesis_seeds(plan.seed, frames, plan.num_hypotheses)
-            states, chunks, features = [], [], []
-            for start in range(0, len(frames), plan.batch_size):
-                part = slice(start, start + plan.batch_size)
-                observation = {name: torch.from_numpy(seen).float() for name, seen in observe(frames[part]).items()}
-                states.append(observation[STATE])
-                if stores_features(teacher):
-                    observation = encoded(teacher, observation, device)
-                    features.append(observation[FEATURES].cpu())
-                raw_BKTA = draw_hypotheses(teacher, observation, seeds_NK[part], plan.num_steps, device)
-                chunks.append(normaliser.normalise_action(raw_BKTA).to("cpu", torch.float16))
-            hypotheses = torch.cat(chunks)
-            if not bool(torch.isfinite(hypotheses).all()):
-                raise ValueError(f"the teacher drew NaN or infinity in shard {shard}; train it again before sampling")
-            tensors = {
-                STATE: torch.cat(states), "hypotheses": hypotheses, "seed": torch.from_numpy(seeds_NK),
-                "frame_index": torch.from_numpy(np.asarray(frames, dtype=np.int64)),
-            }  # fmt: skip
-            if features:
-                tensors[FEATURES] = torch.cat(features)
-            write_bytes(path, save(tensors))
-            write_bytes(digest, (sha256_file(path) + "\n").encode())
-        progress(shard)
+    with ThreadPoolExecutor(1) as writer:
+        writing: list[tuple[int, Future[None]]] = []
+
+        def written() -> None:
+            while writing:
+                done, future = writing.pop()
+                future.result()
+                progress(done)
+
+        for shard in shards:
+            path = folder / shard_name(shard)
+            if _is_complete(path):
+                written()
+                progress(shard)
+                continue
+            tensors = _draw_shard(shard, teacher, normaliser, plan, observe, device)
+            written()  # one shard at most waits in memory
+            writing.append((shard, writer.submit(_write_shard, path, tensors)))
+        written()
+
+
+def _is_complete(path: Path) -> bool:
+    digest = path.with_suffix(".sha256")
+    return path.is_file() and digest.is_file() and digest.read_text().strip() == sha256_file(path)
+
+
+def _write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
+    write_bytes(path, save(tensors))
+    write_bytes(path.with_suffix(".sha256"), (sha256_file(path) + "\n").encode())
+
+
+def _draw_shard(
+    shard: int, teacher: Teacher, normaliser: Normaliser, plan: CachePlan,
+    observe: Callable[[np.ndarray], Mapping[str, np.ndarray]], device: torch.device,
+) -> dict[str, Tensor]:  # fmt: skip
+    frames = plan.shard_frames(shard)
+    seeds_NK = hypothesis_seeds(plan.seed, frames, plan.num_hypotheses)
+    states, chunks, features = [], [], []
+    for start in range(0, len(frames), plan.batch_size):
+        part = slice(start, start + plan.batch_size)
+        observation = {name: torch.from_numpy(seen).float() for name, seen in observe(frames[part]).items()}
+        states.append(observation[STATE])
+        if stores_features(teacher):
+            observation = encoded(teacher, observation, device)
+            features.append(observation[FEATURES].cpu())
+        raw_BKTA = draw_hypotheses(teacher, observation, seeds_NK[part], plan.num_steps, device)
+        chunks.append(normaliser.normalise_action(raw_BKTA).to("cpu", torch.float16))
+    hypotheses = torch.cat(chunks)
+    if not bool(torch.isfinite(hypotheses).all()):
+        raise ValueError(f"the teacher drew NaN or infinity in shard {shard}; train it again before sampling")
+    tensors = {
+        STATE: torch.cat(states), "hypotheses": hypotheses, "seed": torch.from_numpy(seeds_NK),
+        "frame_index": torch.from_numpy(np.asarray(frames, dtype=np.int64)),
+    }  # fmt: skip
+    return {**tensors, FEATURES: torch.cat(features)} if features else tensors
 
 
 def write_index(folder: Path, plan: CachePlan, teacher: str, features_of: str = "") -> None:

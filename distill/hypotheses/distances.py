@@ -12,6 +12,9 @@ from torch import Tensor
 TINY = 1e-12
 """The square root has no gradient at zero; below this squared distance two chunks count as equal."""
 
+BY_DIFFERENCES = "donot_use_mm_for_euclid_dist"
+"""How torch.cdist computes here: |a|^2 - 2 a.b + |b|^2 would round the distances of near chunks away."""
+
 
 def embed(chunks_BMTA: Tensor, weights_A: Tensor) -> Tensor:
     """Chunks as vectors `[B, M, T*A]` whose Euclidean distance is d(a, b); weights `[A]` or `[T, A]`."""
@@ -31,8 +34,8 @@ def chunk_weights(weights_A: Tensor, horizon: int, execution_horizon: int, unexe
 
 
 def distances(first_BMD: Tensor, second_BKD: Tensor) -> Tensor:
-    """All Euclidean distances `[B, M, K]`, by differences."""
-    return partner_distances(first_BMD[:, :, None], second_BKD[:, None])
+    """All Euclidean distances `[B, M, K]`, by differences, of which no `[B, M, K, D]` is held."""
+    return (torch.cdist(first_BMD, second_BKD, compute_mode=BY_DIFFERENCES).square() + TINY).sqrt()
 
 
 def partner_distances(first_BMD: Tensor, second_BMD: Tensor) -> Tensor:
@@ -52,8 +55,7 @@ def neighbour_radii(points_BND: Tensor, neighbours: int) -> Tensor:
 
 def _to_nearest(from_BMD: Tensor, to_BKD: Tensor) -> Tensor:
     """Mean over b and m of min_k d(from_bm, to_bk); the search has no gradient, the distance to the nearest chunk has."""
-    exact = "donot_use_mm_for_euclid_dist"  # by differences: a product's rounding would choose among near ones
-    index_BM = torch.cdist(from_BMD.detach(), to_BKD.detach(), compute_mode=exact).argmin(-1)
+    index_BM = torch.cdist(from_BMD.detach(), to_BKD.detach(), compute_mode=BY_DIFFERENCES).argmin(-1)
     winner_BMD = to_BKD.gather(1, index_BM[..., None].expand(-1, -1, to_BKD.shape[-1]))
     return partner_distances(from_BMD, winner_BMD).mean()
 

@@ -20,8 +20,8 @@ from distill.objectives.recipes import LossModule, Recipe, TrainingContext
 from distill.runtime.context import Context
 from distill.runtime.stage import FolderStage, Input, Stage
 from distill.stages.sample import SampleHypotheses
-from distill.training.data import Batch, Batches, batches_of, moved, normaliser_of, windows_for
-from distill.training.loop import finish, fit, with_candidates
+from distill.training.data import Batch, Batches, batches_of, moved, normaliser_of, resident, windows_for
+from distill.training.loop import Share, finish, fit, with_candidates
 from envs.demonstrations import Demonstrations
 from envs.specs import STATE
 from teachers.networks.normalisation import Normaliser
@@ -155,7 +155,8 @@ class TrainStudent(FolderStage):
     @property
     def settings(self) -> Mapping[str, Any]:
         # other recipes and the default do not affect this student
-        student = {name: value for name, value in asdict(self.config).items() if name not in ("objectives", "default")}
+        student = {name: value for name, value in asdict(self.config).items()
+                   if name not in ("objectives", "default", "accumulate")}  # fmt: skip
         settings: dict[str, Any] = {"objective": self.recipe_name, "student": student, "seed": self.seed,
                                     "execution_horizon": self.execution_horizon}  # fmt: skip
         if self.fresh_shape is not None:  # without a trained teacher the network sizes are settings
@@ -182,10 +183,10 @@ class TrainStudent(FolderStage):
         with solved_by(basis.teacher, self.solver):
             student = chosen.build(given)
 
-            def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-                draws = [context.share.of(draw) for draw in chosen.draws(student, given, rows, generator)]
+            def loss(model: nn.Module, batch: Batch, generator: torch.Generator, share: Share) -> Tensor:
+                draws = [share.of(draw) for draw in chosen.draws(student, given, rows, generator)]
                 if self.demonstrations is not None:
-                    batch = moved(batch, shape, self.motions, rows, generator, context.share)
+                    batch = moved(batch, shape, self.motions, rows, generator, share)
                 student_loss: Tensor = model(batch, *(draw.to(context.device) for draw in draws))
                 return student_loss
 
@@ -225,9 +226,11 @@ class TrainStudent(FolderStage):
             assert self.demonstrations is not None
             demonstrations = self.demonstrations.cached_result(context)
             windows = windows_for(demonstrations, shape, shape.observation_steps, shape.horizon, context.share.world)
-            return batches_of(lambda frames: context.to_device(windows[frames.numpy()]), len(windows), rows, self.seed)
-        read, count = self.read_hypotheses(context, shape)
-        return batches_of(lambda chosen: context.to_device(read(chosen)), count, rows, self.seed)
+            read, count = (lambda frames: windows[frames.numpy()]), len(windows)
+        else:
+            read, count = self.read_hypotheses(context, shape)
+        held = resident(read, count, context.device, context.accelerator.num_processes)
+        return batches_of(held, count, rows, self.seed)
 
     def read_hypotheses(self, context: Context, shape: PolicyShape) -> tuple[Callable[[Tensor], Batch], int]:
         """A reader from cache rows to a training batch for a student of this shape, and the number of rows.

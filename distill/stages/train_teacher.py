@@ -14,8 +14,8 @@ from distill.config import TeacherConfig
 from distill.observation import observation_of
 from distill.runtime.context import Context
 from distill.runtime.stage import FolderStage, Input, Stage
-from distill.training.data import Batch, batches_of, moved, normaliser_of, windows_for
-from distill.training.loop import finish, fit, with_candidates
+from distill.training.data import Batch, batches_of, moved, normaliser_of, resident, windows_for
+from distill.training.loop import Share, finish, fit, with_candidates
 from envs.demonstrations import Demonstrations
 from teachers import TEACHERS, make_teacher
 from teachers.networks.scene_motions import STILL, MotionRange
@@ -39,7 +39,7 @@ class TrainTeacher(FolderStage):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        teacher = asdict(self.config)
+        teacher = without_accumulate(asdict(self.config))
         teacher["solver"] = teacher["solver"] or TEACHERS[self.config.kind].SOLVERS[0]
         # a plain observation has no encoder
         encoder = {} if self.shape.encoder is None else {"encoder": encoder_key(self.shape.encoder)}
@@ -54,14 +54,15 @@ class TrainTeacher(FolderStage):
         windows = windows_for(
             demonstrations, self.shape, self.shape.observation_steps, self.shape.horizon, context.share.world
         )
-        batches = batches_of(
-            lambda frames: context.to_device(windows[frames.numpy()]), len(windows), config.batch_size, self.seed
+        read = resident(
+            lambda frames: windows[frames.numpy()], len(windows), context.device, context.accelerator.num_processes
         )
+        batches = batches_of(read, len(windows), config.batch_size, self.seed)
 
-        def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+        def loss(model: nn.Module, batch: Batch, generator: torch.Generator, share: Share) -> Tensor:
             # drawn for the whole batch, then divided: the draws do not depend on the number of processes
-            draws = [context.share.of(draw) for draw in teacher.training_draws(config.batch_size, generator)]
-            batch = moved(batch, self.shape, self.motions, config.batch_size, generator, context.share)
+            draws = [share.of(draw) for draw in teacher.training_draws(config.batch_size, generator)]
+            batch = moved(batch, self.shape, self.motions, config.batch_size, generator, share)
             observation, action_BTA = observation_of(batch), batch["action"]
             teacher_loss: Tensor = model(observation, action_BTA, *(draw.to(action_BTA.device) for draw in draws))
             return teacher_loss
@@ -76,6 +77,11 @@ class TrainTeacher(FolderStage):
 
     def load(self, folder: Path) -> Path:
         return with_candidates(folder, self.config)
+
+
+def without_accumulate(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of training without the parts that a batch is divided into, which change rounding only."""
+    return {name: value for name, value in settings.items() if name != "accumulate"}
 
 
 def encoder_key(shape: EncoderShape) -> dict[str, Any]:

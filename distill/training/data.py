@@ -12,7 +12,7 @@ from distill.observation import camera_sources
 from distill.training.loop import Share, batch_indices
 from envs.demonstrations import Demonstrations
 from envs.poses import PoseLayout, pose_layout
-from envs.specs import STATE
+from envs.specs import DEPTH, IMAGES, STATE
 from envs.windows import CACHE_MB, WindowDataset
 from teachers.networks.normalisation import CONSTANT, Normaliser, observed_ranges
 from teachers.networks.scene_motions import NUMBERS, STILL, MotionRange, draw_motions, move_batch
@@ -25,6 +25,12 @@ Batch = dict[str, Tensor]
 
 MOVED_COPIES = 8
 """Random motions of each frame from which ranges are taken."""
+
+MOST_BYTES = 2**30
+"""Training data up to this size are held on the training device; several processes on one machine share it."""
+
+Reader = Callable[[Tensor], Batch]
+"""Rows `[b]` to their part of a batch."""
 
 Batches = Callable[[int, int, Share], Iterator[Batch]]
 """(first step, last step, this process's share) to its part of each step's batch."""
@@ -95,7 +101,20 @@ def moved(
     return move_batch(batch, shape, draw_motions(motions, uniform_B4.to(batch[STATE].device)))
 
 
-def batches_of(read: Callable[[Tensor], Batch], count: int, batch_size: int, seed: int) -> Batches:
+def resident(read: Reader, count: int, device: torch.device, processes: int = 1) -> Reader:
+    """A reader of the same rows that holds all `count` of them on `device`, or reads each batch where they do not fit.
+
+    read: rows `[b]` to their part of a batch, on the CPU. Images and depth are never held: they are larger decoded.
+    """
+    row = read(torch.zeros(1, dtype=torch.long))
+    bytes_needed = count * sum(value.nbytes for value in row.values())
+    if bytes_needed > MOST_BYTES / processes or any(name.startswith((IMAGES, DEPTH)) for name in row):
+        return lambda rows: {name: value.to(device) for name, value in read(rows).items()}
+    held = {name: value.to(device) for name, value in read(torch.arange(count)).items()}
+    return lambda rows: {name: value.index_select(0, rows.to(device)) for name, value in held.items()}
+
+
+def batches_of(read: Reader, count: int, batch_size: int, seed: int) -> Batches:
     """Batches of `batch_size` of `count` rows, in an order given by the seed; read: rows `[b]` to their part of a batch."""
 
     def batches(first: int, last: int, share: Share) -> Iterator[Batch]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from distill.training.flat import FlatParameters
 
 
 def average_weight(decay: float, updates: int) -> float:
@@ -14,7 +16,7 @@ def average_weight(decay: float, updates: int) -> float:
 
 
 class ExponentialAverage:
-    """Keeps ``average <- decay * average + (1 - decay) * weights``.
+    """Keeps ``average <- decay * average + (1 - decay) * weights`` of the trained parameters; the others stay as they are.
 
     The decay warms up as min(decay, (1 + n) / (10 + n)) over the updates n, so that the first weights are forgotten.
     """
@@ -24,9 +26,12 @@ class ExponentialAverage:
             raise ValueError(f"decay must lie in [0, 1), got {decay}")
         self.decay, self.updates = decay, 0
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        trained = [each.requires_grad for each in model.parameters()]
+        copies = zip(self.model.parameters(), trained, strict=True)
+        self._flat = FlatParameters(each for each, is_trained in copies if is_trained)
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self, weights_P: Tensor) -> None:
+        """weights_P: `FlatParameters.vector` of the model's trained parameters."""
         self.updates += 1
-        weight = average_weight(self.decay, self.updates)
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), weight)
+        self._flat.vector.lerp_(weights_P, average_weight(self.decay, self.updates))

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from teachers.networks.shapes import PolicyShape
 
+FEW = 8
+"""Chunks below which the general attention kernel is faster than a few small operations."""
+
 
 class StateEncoder(nn.Module):
     """Normalised state history `[B, O, S]` to one conditioning vector `[B, C]`, by a two-layer perceptron."""
@@ -69,11 +72,25 @@ class Block(nn.Module):
         scale_a, shift_a, gate_a, scale_f, shift_f, gate_f = modulation[:, None].chunk(6, dim=-1)
         normed = self.norm_attention(tokens_NLC) * (1 + scale_a) + shift_a
         qkv = self.to_qkv(normed).view(batch, length, 3, self.heads, width // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(batch, length, width)
+        attended = attend(qkv).reshape(batch, length, width)
         tokens_NLC = tokens_NLC + gate_a * self.from_attention(attended)
         normed = self.norm_feedforward(tokens_NLC) * (1 + scale_f) + shift_f
         return tokens_NLC + gate_f * self.feedforward(normed)
+
+
+def attend(qkv_NL3HD: Tensor) -> Tensor:
+    """Attention of every token to all tokens of its chunk, `[N, L, H, D]`; scores are divided by sqrt(D).
+
+    Of two tokens the softmax is a sigmoid of the difference of their scores: from a few chunks on, some small operations take
+    less time than the general kernel (a sixth of it for 768 chunks, a third in training).
+    """
+    query, key, value = qkv_NL3HD.unbind(2)
+    # a compiled or exported graph takes any number of chunks
+    if key.shape[1] != 2 or (not torch.compiler.is_compiling() and len(key) < FEW):
+        query, key, value = (each.transpose(1, 2) for each in (query, key, value))
+        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+    score_N2H1 = (query * (key[:, :1] - key[:, 1:])).sum(-1, keepdim=True) * key.shape[-1] ** -0.5
+    return torch.addcmul(value[:, 1:], score_N2H1.sigmoid(), value[:, :1] - value[:, 1:])
 
 
 class TrajectoryTransformer(nn.Module):

@@ -547,3 +547,20 @@ def test_two_processes_give_the_hypotheses_of_one(tiny_run, whole, tmp_path: Pat
             alone = json.loads((one / "evaluate" / row["name"] / "result.json").read_text())["episodes"]
             for first, second in zip(episodes, alone, strict=True):
                 assert first["path"][1] == pytest.approx(second["path"][1], abs=1e-3)
+
+
+def test_two_processes_with_batches_in_parts_train_as_one_with_whole_batches(tiny_run, whole, tmp_path: Path) -> None:
+    line = ["teach", "--config", str(tiny_run.config), "--processes", "2", "--teacher.accumulate", "2"]
+    done = whole.run_command(tmp_path, *line)
+    assert done.returncode == 0, done.stdout + done.stderr
+    one, two = (run / "train/teacher" for run in (tiny_run.run, tmp_path / "runs" / tiny_run.run.name))
+    curves = [json.loads((folder / "curve.json").read_text()) for folder in (one, two)]
+    assert [row["step"] for row in curves[0]] == [row["step"] for row in curves[1]]
+    for first, second in zip(*curves, strict=True):
+        assert second["loss"] == pytest.approx(first["loss"], rel=1e-4)
+    weights = [load_file(folder / "candidate-000020/model.safetensors") for folder in (one, two)]
+    for name, value in weights[0].items():
+        if not name.endswith("to_qkv.bias"):  # a key's bias changes no softmax: its gradient is rounding, which Adam scales up
+            torch.testing.assert_close(weights[1][name], value, rtol=1e-2, atol=1e-4)
+    keys = [json.loads((folder / "manifest.json").read_text())["key"] for folder in (one, two)]
+    assert keys[0] == keys[1]  # the parts change rounding only, so a result with others is reused

@@ -111,7 +111,7 @@ def _distil(name: str, dataset: HypothesisDataset, normaliser: Normaliser, folde
         for step in range(first, last):
             yield dataset.batch(share.of(batch_indices(0, step, 32, len(dataset))))
 
-    def loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+    def loss(model: nn.Module, batch: Batch, generator: torch.Generator, share: Share) -> Tensor:
         value: Tensor = model(batch, *chosen.draws(student, given, 32, generator))
         return value
 

@@ -16,8 +16,10 @@ from distill.hypotheses import cache
 from distill.hypotheses.cache import (
     CachePlan,
     HypothesisDataset,
+    draw_hypotheses,
     episode_seed,
     hypothesis_seeds,
+    log_halved,
     noise_of,
     shard_name,
     training_frames,
@@ -227,6 +229,40 @@ def test_a_trained_teacher_is_given_all_the_noise_it_asks_for(
     assert float((again[0] - again[1]).abs().max()) > 0.01
 
 
+class Small:
+    """A teacher whose memory holds `most` observations at a time; each chunk is the seed of its own."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.asked = most, list[int]()
+
+    def sample(self, *_: object) -> torch.Tensor:
+        raise NotImplementedError
+
+    def evaluations(self, num_steps: int) -> int:
+        return num_steps
+
+    def sample_from_seeds(self, observation: dict, seeds_BK: np.ndarray, num_steps: int) -> torch.Tensor:
+        self.asked.append(len(seeds_BK))
+        if len(seeds_BK) > self.most:
+            raise torch.OutOfMemoryError("made up")
+        return torch.from_numpy(seeds_BK)[..., None, None] + observation[STATE][:, :1, :1, None]
+
+
+def test_a_batch_that_exceeds_the_memory_is_drawn_in_halves(caplog: pytest.LogCaptureFixture) -> None:
+    log_halved.cache_clear()
+    teacher, seeds = Small(2), np.arange(10).reshape(5, 2)
+    observation = {STATE: torch.arange(5.0).view(5, 1, 1) * 100}
+    for _ in range(2):
+        drawn = draw_hypotheses(teacher, observation, seeds, 1, CPU)
+        assert drawn.flatten().tolist() == [0, 1, 102, 103, 204, 205, 306, 307, 408, 409]
+    assert teacher.asked == 2 * [5, 2, 3, 1, 2]
+    assert [record.message for record in caplog.records] == [
+        "a batch of hypotheses exceeds the memory, drawing halves; lower --sample.batch-size"
+    ]
+    with pytest.raises(torch.OutOfMemoryError):
+        draw_hypotheses(Small(0), observation, seeds, 1, CPU)
+
+
 # -- going on ------------------------------------------------------------------------------------------------------
 
 
@@ -245,6 +281,36 @@ def test_finished_shards_are_kept_and_broken_ones_made_again(make_teacher, tmp_p
     after = _stamps(tmp_path)
     assert _bytes(tmp_path) == whole
     assert {name for name in before if after[name] != before[name]} == {shard_name(1), "shard-00001.sha256"}
+
+
+def test_a_shard_is_reported_once_it_is_on_disk_and_survives_a_failure_of_the_next(make_teacher, tmp_path: Path) -> None:
+    teacher = make_teacher()
+
+    def observe(frames: np.ndarray) -> dict[str, np.ndarray]:
+        if 55 in frames:
+            raise KeyError("the recording ends here")
+        return _observe(frames)
+
+    def progress(shard: int) -> None:
+        assert (tmp_path / shard_name(shard)).with_suffix(".sha256").is_file()
+
+    with pytest.raises(KeyError, match="ends here"):
+        write_shards(tmp_path, teacher, teacher.normaliser, PLAN, observe, [0, 1, 2], CPU, progress)
+    _write(tmp_path / "whole", teacher)
+    assert _bytes(tmp_path) == {name: value for name, value in _bytes(tmp_path / "whole").items() if "00002" not in name}
+
+
+def test_a_shard_that_cannot_be_written_stops_the_drawing(make_teacher, tmp_path: Path) -> None:
+    (tmp_path / shard_name(0)).mkdir()  # a folder stands where the file belongs
+    asked: list[int] = []
+
+    def observe(frames: np.ndarray) -> dict[str, np.ndarray]:
+        asked.append(int(frames[0]))
+        return _observe(frames)
+
+    with pytest.raises(OSError):
+        _write(tmp_path, make_teacher(), observe=observe)
+    assert 55 not in asked  # the third shard: the second was drawn while the first was written
 
 
 @pytest.mark.parametrize("lost", ["shard-00002.sha256", "shard-00002.safetensors"])

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from distill.inputs.observations import DemonstratedObservations, numbered_motions
-from distill.training.data import moved, normaliser_of, widened
+from distill.training import data
+from distill.training.data import moved, normaliser_of, resident, widened, windows_for
 from distill.training.loop import Share, step_generator
 from envs.demonstrations import Demonstration, Demonstrations
 from envs.poses import LEAST_HALF_RANGES, pose_layout
@@ -131,3 +132,32 @@ def test_numbered_observations_are_moved_by_number_and_seed_alone(demonstrations
     motions = numbered_motions(MotionRange(0.2, 20), 3, numbers[:1])
     expected = motions.rotation_B33[0].numpy() @ original[0, 0, :3] + motions.translation_B3[0].numpy()
     np.testing.assert_allclose(seen[0, 0, :3], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("most", [2**30, 10])
+def test_held_rows_are_the_rows_that_are_read(demonstrations: Demonstrations, most: int, monkeypatch: Any) -> None:
+    """Read once where they fit, else every time."""
+    windows, asked = windows_for(demonstrations, _shape(None), 2, 8), []
+
+    def read(rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        asked.append(len(rows))
+        return windows[rows.numpy()]
+
+    monkeypatch.setattr(data, "MOST_BYTES", most)
+    held = resident(read, len(windows), torch.device("cpu"))
+    rows = torch.tensor([5, 0, 17, 5])
+    for _ in range(2):
+        batch, expected = held(rows), windows[rows.numpy()]
+        assert batch.keys() == expected.keys() and all(torch.equal(batch[name], expected[name]) for name in expected)
+    assert asked == ([1, len(windows)] if most > 10 else [1, 4, 4])
+
+
+def test_images_are_never_held() -> None:
+    asked: list[int] = []
+
+    def read(rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        asked.append(len(rows))
+        return {"observation.images.front": torch.ones(len(rows), 1)}
+
+    reader = resident(read, 3, torch.device("cpu"))
+    assert len(reader(torch.arange(2))["observation.images.front"]) == 2 and asked == [1, 2]

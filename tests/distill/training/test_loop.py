@@ -35,6 +35,7 @@ class Settings:
     warmup_steps: int = 1
     ema_decay: float = 0.9
     candidates: int = 2
+    accumulate: int = 1
 
 
 # -- the order of the data -----------------------------------------------------------------------------------------
@@ -121,10 +122,12 @@ class Task:
         for step in range(first, last):
             yield step, share.of(batch_indices(self.seed, step, self.settings.batch_size, 20))
 
-    def loss(self, model: nn.Module, batch: tuple[int, Tensor], generator: torch.Generator) -> Tensor:
+    def loss(
+        self, model: nn.Module, batch: tuple[int, Tensor], generator: torch.Generator, share: Share
+    ) -> Tensor:
         step, rows = batch
         self.steps.append(step)
-        noise, time = torch.randn(6, 8, 2, generator=generator), torch.rand(6, generator=generator)
+        noise, time = share.of(torch.randn(6, 8, 2, generator=generator)), share.of(torch.rand(6, generator=generator))
         value: Tensor = model({STATE: self.states[rows]}, self.chunks[rows], noise, time)
         return value * float("nan") if step == self.spoil_at else value
 
@@ -190,7 +193,7 @@ def test_one_step_is_adamw_with_the_scheduled_rate_and_a_clipped_gradient(make_t
         optimizer.param_groups[0]["lr"] = rate
         optimizer.zero_grad()
         rows = batch_indices(3, step, 6, 20)
-        task.loss(by_hand, (step, rows), step_generator(3, step)).backward()
+        task.loss(by_hand, (step, rows), step_generator(3, step), Share()).backward()
         length = torch.sqrt(sum((value.grad.square().sum() for value in by_hand.parameters()), torch.zeros(())))  # type: ignore[union-attr]
         assert float(length) > 1.0  # so clipping is at work
         for value in by_hand.parameters():
@@ -213,13 +216,41 @@ def test_the_candidates_are_averages_not_the_last_weights(make_teacher, tmp_path
     assert not torch.equal(saved["trunk.position"], task.model.state_dict()["trunk.position"])
 
 
+@pytest.mark.parametrize("parts", [2, 3, 4, 6])
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(make_teacher, tmp_path: Path, parts: int) -> None:
+    """Four parts of six rows differ in size: two of two rows, two of one."""
+    whole = Task(make_teacher, tmp_path / "whole", Settings(training_steps=1))
+    divided = Task(make_teacher, tmp_path / "divided", Settings(training_steps=1, accumulate=parts))
+    curves = whole.train(), divided.train()
+    assert divided.steps == [0] * parts
+    assert curves[1][0]["loss"] == pytest.approx(curves[0][0]["loss"], rel=1e-6)
+    first, second = (_resume(tmp_path / name)[0] for name in ("whole", "divided"))
+    moments = [name for name in first if name.endswith("exp_avg")]  # after one step: a tenth of the clipped gradient
+    assert len(moments) == len(list(whole.model.parameters()))
+    for name in moments:
+        torch.testing.assert_close(second[name], first[name], rtol=1e-4, atol=1e-7)
+
+
+def test_more_parts_than_rows_are_refused(make_teacher, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="batch_size 6 is smaller than the 1 processes x 7 parts; raise it"):
+        Task(make_teacher, tmp_path, Settings(accumulate=7)).train()
+
+
+@pytest.mark.parametrize(("rank", "world", "parts"), [(0, 1, 3), (1, 2, 2), (2, 3, 4)])
+def test_the_parts_of_a_share_have_its_rows(rank: int, world: int, parts: int) -> None:
+    rows, share = torch.arange(14), Share(rank, world)
+    divided = [part.of(rows) for part in share.parts(parts)]
+    assert sorted(torch.cat(divided).tolist()) == share.of(rows).tolist()
+    assert [part.count(14) for part in share.parts(parts)] == [len(each) for each in divided]
+
+
 def test_the_mean_loss_is_logged(make_teacher, tmp_path: Path) -> None:
     task = Task(make_teacher, tmp_path)
     losses: list[float] = []
     plain = task.loss
 
-    def noting(model: nn.Module, batch: tuple[int, Tensor], generator: torch.Generator) -> Tensor:
-        value = plain(model, batch, generator)
+    def noting(model: nn.Module, batch: tuple[int, Tensor], generator: torch.Generator, share: Share) -> Tensor:
+        value = plain(model, batch, generator, share)
         losses.append(value.item())
         return value
 

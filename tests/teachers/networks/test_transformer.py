@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from teachers.networks.shapes import PolicyShape
-from teachers.networks.transformer import Block, StateEncoder, TimeEmbedding, TrajectoryTransformer
+from teachers.networks.transformer import FEW, Block, StateEncoder, TimeEmbedding, TrajectoryTransformer, attend
 
 
 def _randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -97,6 +97,20 @@ def test_a_block_against_loops() -> None:
 
 
 # -- encoder and time ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+@pytest.mark.parametrize("chunks", [1, FEW, 20])
+def test_attention_is_the_softmax_of_scaled_products(length: int, chunks: int) -> None:
+    qkv = torch.randn(chunks, length, 3, 2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    query, key, value = qkv.unbind(2)
+    share_NHLL = (torch.einsum("nihd,njhd->nhij", query, key) / 5**0.5).softmax(-1)
+    torch.testing.assert_close(attend(qkv), torch.einsum("nhij,njhd->nihd", share_NHLL, value))
+
+
+def test_attention_of_two_tokens_can_be_differentiated_twice() -> None:
+    qkv = torch.randn(FEW, 2, 3, 1, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(attend, qkv) and torch.autograd.gradgradcheck(attend, qkv)
 
 
 def test_the_encoder_tells_the_present_from_the_past() -> None:
