@@ -175,7 +175,7 @@ def fit(
         norm = float(torch.linalg.vector_norm(gradient))
         if not math.isfinite(norm):
             raise FloatingPointError(
-                f"{title}: the gradient's norm is {norm} at step {step}, the loss of this batch is {loss.item():g} "
+                f"{title}: the gradient's norm is {norm} at step {step}, the loss of this batch is {loss.item() / weight:g} "
                 f"({'; '.join(map(in_words, read))}); nothing was learned from it. Lower the learning rate "
                 f"({settings.learning_rate}) or look for extreme values in the data"
             )
@@ -221,7 +221,7 @@ def finish(folder: Path, curve: list[dict[str, float]]) -> None:
     remove(folder / RESUME)
 
 
-def with_candidates(folder: Path, settings: Settings) -> Path:
+def with_candidates(folder: Path, settings: Schedule) -> Path:
     """The folder of a finished training. Raises ValueError where a file of a candidate is missing."""
     for step in candidate_steps(settings):
         for name in ("config.json", "model.safetensors"):
