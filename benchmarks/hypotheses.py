@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -104,7 +103,9 @@ def write(teacher: FlowTeacher, observations: int, shard_size: int) -> None:
         write_shards(Path(folder), teacher, teacher.normaliser, plan, lambda frames: {STATE: states(teacher, frames)},
                      range(plan.num_shards), CPU)  # fmt: skip
         spent = time.process_time() - begin
-    print(spent / observations / 2 * 1e3, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    # of this program only: ru_maxrss would begin with what its parent had
+    peak_kb = next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    print(spent / observations / 2 * 1e3, int(peak_kb) / 1024)
 
 
 def by_data(policy: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@
 --run: a finished run of the default recipe, whose recording and hypotheses are trained on; it stays as it is. Both commits
 train in processes of their own that take turns, five steps each, by the training loop itself: reading, draws, loss, gradient,
 clipping, update and average. Times are processor time of one thread; a ratio is the median over rounds, above 1 where the
-earlier commit is slower. --processes: the teacher's first 300 steps with one and with two processes (wall time).
+earlier commit is slower. --processes: the teacher's first 150 steps with one and with two processes (wall time).
 About ten minutes. Writes benchmarks/results/training.json.
 """
 
@@ -190,18 +190,18 @@ def batches(rounds: int) -> dict[str, Any]:
 
 
 def processes(run: Path, folder: Path) -> dict[str, Any]:
-    """300 steps of the teacher with one and with two processes: seconds, losses and weights."""
+    """150 steps of the teacher with one and with two processes: seconds, losses and weights."""
     found: dict[str, Any] = {}
     for number in (1, 2):
         shutil.copytree(run / "demos", folder / f"{number}" / "demos")
         begin = time.perf_counter()
-        run_distill("teach", "--runs-dir", str(folder), "--name", f"{number}", "--teacher.training-steps", "300",
+        run_distill("teach", "--runs-dir", str(folder), "--name", f"{number}", "--teacher.training-steps", "150",
                     "--evaluate.validation-starts", "2", "--teacher.candidates", "1", processes=number)  # fmt: skip
         curve = json.loads((folder / f"{number}/train/teacher/curve.json").read_text())
         cost = json.loads((folder / f"{number}/train/teacher/manifest.json").read_text())
         found[f"{number}"] = {"wall_s": cost["seconds"], "cpu_s": cost["cpu_seconds"], "command_s": time.perf_counter() - begin,
                               "losses": [row["loss"] for row in curve]}  # fmt: skip
-    one, two = (load_file(folder / f"{number}/train/teacher/candidate-000300/model.safetensors") for number in (1, 2))
+    one, two = (load_file(folder / f"{number}/train/teacher/candidate-000150/model.safetensors") for number in (1, 2))
     apart = max(float((one[name] - two[name]).abs().max()) for name in one)
     losses = [abs(a / b - 1) for a, b in zip(found["1"]["losses"], found["2"]["losses"], strict=True)]
     return {**found, "speed_up": found["1"]["wall_s"] / found["2"]["wall_s"], "largest_difference_of_losses": max(losses),

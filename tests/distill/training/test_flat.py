@@ -39,3 +39,12 @@ def test_parameters_of_two_kinds_or_none_are_refused() -> None:
         FlatParameters(mixed)
     with pytest.raises(ValueError, match="got parameters of no kind"):
         FlatParameters([])
+
+
+def test_parameters_that_left_the_vector_are_noticed() -> None:
+    model = nn.Linear(2, 1)
+    flat = FlatParameters(model.parameters())
+    model.weight.data = model.weight.data.clone()  # as joining several processes does
+    model(torch.ones(2)).sum().backward()
+    with pytest.raises(AssertionError, match="memory of their own"):
+        flat.take_gradient()
