@@ -64,10 +64,10 @@ def run_command(folder: Path, *arguments: str, launcher: Sequence[str] = ()) -> 
 
 
 def stamps(folder: Path, pattern: str = "**/*") -> Stamps:
-    """Modification time and inode of every file below, except the lock: touched by nobody means equal."""
+    """Modification time and inode of every file below, except the lock and notes of hashes: touched by nobody means equal."""
     return {
         str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_ino)
-        for path in sorted(folder.glob(pattern)) if path.is_file() and path.name != ".lock"
+        for path in sorted(folder.glob(pattern)) if path.is_file() and not path.name.endswith((".lock", ".hashed.json"))
     }  # fmt: skip
 
 
