@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if leading and "TORCHELASTIC_RUN_ID" not in os.environ:  # else the launcher says it
             given = sys.argv[1:] if arguments is None else arguments
-            resumes = not {"doctor", "export", "check-data", "-h", "--help"} & set(given)
+            resumes = not {"doctor", "export", "check-data", "check-world", "-h", "--help"} & set(given)
             print(f"\ninterrupted{'; the same command resumes from here' if resumes else ''}", file=sys.stderr)
         return INTERRUPTED
 
