@@ -245,9 +245,9 @@ class GymEnv:
     def _take_state(self, arrays: Dictionary[str, np.ndarray]) -> None:
         """Keeps the state. Raises WorkerFailure where it is not finite."""
         parts = []
-        for key, names, indices in self.mapping.state:
+        for key, _, indices in self.mapping.state:
             values = np.asarray(arrays[key], np.float64).reshape(-1)
-            parts.append(values[list(indices)] if names else values)
+            parts.append(values[list(indices)] if indices else values)
         state = np.concatenate(parts)
         if not np.isfinite(state).all():
             raise WorkerFailure("unstable", f"the state is not finite: {state.tolist()}")

@@ -90,7 +90,7 @@ class Mapping:
     """A mapping file (docs/worlds.md).
 
     imports: modules that are imported in the environment's process, so that its id is registered. state: keys of the
-    observation, each with names and indices of its numbers; no names: all of them. images, depth: our camera and its key.
+    observation, each with names and indices of its numbers; no indices: all of them, in order. images, depth: our camera and its key.
     points: key of the cloud, "": none. success, score, hold: how an episode is judged; success must hold for `hold` steps.
     action_names, scale, offset, weights: of an action; the environment gets scale x action + offset. mode_key, modes: the key
     of info that says how a task was solved, and its values. tool: names of the state dimensions that are the tool's x, y (, z).
@@ -205,7 +205,7 @@ def _state(value: Any) -> State:
                 raise ValueError(f"state.{key}: got {names!r}, expected name: index, counted from 0")
             found.append((str(key), tuple(map(str, names)), tuple(names.values())))
         elif names is None or isinstance(names, list):
-            found.append((str(key), tuple(map(str, names or ())), tuple(range(len(names or ())))))
+            found.append((str(key), tuple(map(str, names or ())), ()))
         else:
             raise ValueError(f"state.{key}: got {names!r}, expected a list of names, or name: index")
     return tuple(found)

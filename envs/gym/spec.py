@@ -124,7 +124,7 @@ def misfits(mapping: Mapping, found: Description) -> list[str]:
         if not key_there("state", key):
             continue
         size = int(np.prod(found.observation[key][0]))
-        if indices == tuple(range(len(names))) and names and len(names) != size:
+        if names and not indices and len(names) != size:
             wrong.append(f"state.{key}: got {len(names)} names, the environment gives {size} numbers")
         elif indices and max(indices) >= size:
             wrong.append(f"state.{key}: got index {max(indices)}, the environment gives {size} numbers, counted from 0")

@@ -44,13 +44,13 @@ FLAGS = [
     "real_time.latency_ms", "real_time.time_scales", "real_time.scale_to_clock",
     "real_time.teacher_steps", "real_time.execution_horizon",
     "real_time.delays_per_query", "real_time.starts", "real_time.temporal_consistency",
-    "world.gym", "world.make", "world.mapping", "world.python", "world.workers", "world.expert", "world.expert_noise",
-    "world.demonstrations", "world.clips", "world.start_s", "world.step_s",
     "rlbench.program", "rlbench.python", "rlbench.workers", "rlbench.dataset", "rlbench.arm", "rlbench.collision_checking",
     "rlbench.per_action_collision_checking",
     "rlbench.keyframes", "rlbench.subsample", "rlbench.gripper_threshold", "rlbench.variations",
     "rlbench.objects", "rlbench.max_steps", "rlbench.retries", "rlbench.voxel_m", "rlbench.without_robot",
     "rlbench.crop_low", "rlbench.crop_high", "rlbench.renderer", "rlbench.start_s", "rlbench.step_s", "rlbench.restart_after",
+    "world.gym", "world.make", "world.mapping", "world.python", "world.workers", "world.expert", "world.expert_noise",
+    "world.demonstrations", "world.clips", "world.start_s", "world.step_s",
 ]  # fmt: skip
 
 

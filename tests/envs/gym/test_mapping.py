@@ -36,7 +36,7 @@ def written(folder: Path, text: str) -> Path:
 def test_a_mapping_says_what_every_key_is(tmp_path: Path) -> None:
     assert len(FULL.splitlines()) <= 20
     assert read_mapping(written(tmp_path, FULL)) == Mapping(
-        success=Success("info.far", ">=", 0.5), state=(("agent.xy", ("x_m", "y_m"), (0, 1)), ("goal", ("goal_m",), (0,))),
+        success=Success("info.far", ">=", 0.5), state=(("agent.xy", ("x_m", "y_m"), ()), ("goal", ("goal_m",), ())),
         imports=("some_package",), images=(("front", "picture"), ("wrist", "render")), depth=(("front", "depth"),),
         points="cloud", score=Score("max", "reward"), hold=3, action_names=("dx",), scale=(2.0,), offset=(1.0,),
         weights=(0.5,), mode_key="side", modes=("left", "right"), tool=("x_m", "y_m"), dt_s=0.1, max_steps=8,
