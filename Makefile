@@ -4,6 +4,7 @@
 #   make demo                                   the whole default recipe; prints the report's path at the end
 #   make demo ARGS='--config configs/detour.yaml --seed 1'
 #   make test                                   ruff, mypy, pytest
+#   make worlds                                 the tests that need other simulators or LeRobot (docs/worlds.md)
 #   make api                                    the reference of all modules from their docstrings, build/api/index.html
 #   make locks                                  requirements/*.lock again, from pyproject.toml
 #   make clean                                  removes .venv and caches, never runs/
@@ -11,7 +12,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help quickstart demo test api locks clean
+.PHONY: help quickstart demo test worlds api locks clean
 .DELETE_ON_ERROR:
 
 # small networks gain nothing from threads, and two threads on two busy cores lose tenfold
@@ -67,6 +68,10 @@ $(VENV)/.demo-ready: requirements/cpu.lock pyproject.toml
 $(VENV)/.test-ready: $(VENV)/.demo-ready requirements/test.lock
 	$(PIP) install --quiet --no-deps -r requirements/test.lock
 	@touch $@
+
+# each in the interpreter that FLOW2ONE_METAWORLD and others name; a test without one is skipped
+worlds: $(VENV)/.test-ready
+	$(BIN)/python -m pytest -m worlds -rs tests/worlds $(ARGS)
 
 # glfw, which mujoco imports, looks for its library in a process of its own; pdoc forbids that unless it is told not to
 api: $(VENV)/.demo-ready

@@ -56,8 +56,7 @@ def run(folder: Path, *command: str) -> str:
 
 def evaluated(folder: Path, python: str, policy: Path) -> dict[str, Any]:
     run(folder, str(Path(python).with_name("lerobot-eval")), f"--policy.path={policy}", "--env.type=flow2one_avoid",
-        "--env.discover_packages_path=lerobot_env_flow2one", "--eval.n_episodes=2", "--eval.batch_size=1",
-        f"--output_dir={folder / 'eval'}")  # fmt: skip
+        "--eval.n_episodes=2", "--eval.batch_size=1", f"--output_dir={folder / 'eval'}")  # fmt: skip
     found: dict[str, Any] = json.loads((folder / "eval" / "eval_info.json").read_text())
     return found
 
@@ -80,7 +79,7 @@ def test_lerobot_trains_on_it_and_evaluates_in_the_task(recorded: Path, tmp_path
         "--policy.push_to_hub=false", "--policy.dim_model=32", "--policy.n_heads=2", "--policy.dim_feedforward=32",
         "--policy.chunk_size=8", "--policy.n_action_steps=8", "--policy.pretrained_backbone_weights=null",
         "--dataset.repo_id=exported", "--dataset.root=exported", "--steps=2", "--batch_size=4", "--num_workers=0",
-        "--save_freq=2", "--eval_freq=0", "--output_dir=trained",
+        "--save_freq=2", "--output_dir=trained",
         '--policy.input_features={"observation.state": {"type": "STATE", "shape": [2]}, '
         '"observation.environment_state": {"type": "ENV", "shape": [2]}}')  # fmt: skip
     told = evaluated(tmp_path, python, tmp_path / "trained/checkpoints/last/pretrained_model")

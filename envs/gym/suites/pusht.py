@@ -57,7 +57,7 @@ def make(**given: Any) -> gymnasium.Env[Any, Any]:
 
 
 def expert(env: Any, mode: str, rng: np.random.Generator) -> Callable[[Any], Any]:
-    """Pushes that bring the T nearest to its goal, one after the other; the first one is reached by the way that `mode` says."""
+    """Pushes that bring the T nearest to its goal, one after the other; the first is reached by the way that `mode` says."""
     targets = _targets(env, 1.0 if mode == "clockwise" else -1.0, rng)
     return lambda observation: next(targets)
 
