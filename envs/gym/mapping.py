@@ -91,7 +91,8 @@ class Mapping:
 
     imports: modules that are imported in the environment's process, so that its id is registered. state: keys of the
     observation, each with names and indices of its numbers; no indices: all of them, in order. images, depth: our camera and
-    its key. points: key of the cloud, "": none. success, score, hold: how an episode is judged; success must hold for `hold` steps.
+    its key. points: key of the cloud, "": none. success, score, hold: how an episode is judged; success must hold for `hold`
+    steps.
     action_names, scale, offset, weights: of an action; the environment gets scale x action + offset. mode_key, modes: the key
     of info that says how a task was solved, and its values. tool: names of the state dimensions that are the tool's x, y (, z).
     dt_s, max_steps: 0: the environment's own. summary: one sentence.

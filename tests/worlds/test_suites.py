@@ -54,7 +54,9 @@ def test_push_t_is_solved_on_both_sides() -> None:
     assert "asked for" not in facts["expert"]
 
 
-@pytest.mark.parametrize(("python", "gym", "mapping"), [("panda", "PandaReach-v3", REACH), ("robotics", "FetchReach-v4", FETCH)])
+@pytest.mark.parametrize(("python", "gym", "mapping"), [
+    ("panda", "PandaReach-v3", REACH), ("robotics", "FetchReach-v4", FETCH),
+])  # fmt: skip
 def test_an_environment_of_somebody_elses_goes_from_an_expert_to_success(
     python: str, gym: str, mapping: str, tmp_path: Path
 ) -> None:
