@@ -40,22 +40,13 @@ CLIP_FPS = 10.0
 
 
 class GymWorld(PooledWorld[GymEnv]):
-    """`config.world`. A start is the seed of a reset: the same for every policy, so comparisons are paired."""
+    """`config.world`, chosen by its field gym. A start is the seed of a reset: the same for every policy, so comparisons are paired."""
 
     named_by_preset: ClassVar[bool] = True
 
     def __init__(self, config: Config, spec: TaskSpec, cameras: CameraSettings | None) -> None:
         self.config, self.spec, self.cameras = config, spec, cameras
         self.simulators = Simulators(lambda wanted: GymEnv(spec.name, config.world, wanted), config.world.workers, cameras)
-
-    @classmethod
-    def supports(cls, task: str) -> bool:
-        """Never: a gymnasium environment is chosen by `config.world.gym`."""
-        return False
-
-    @classmethod
-    def task_names(cls) -> Sequence[str]:
-        return []
 
     @classmethod
     def open(cls, config: Config) -> Self:

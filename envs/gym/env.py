@@ -143,7 +143,7 @@ class GymEnv:
         self, solved: bool, failure: str, mode: str
     ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         self._running = False
-        info = {"is_success": solved, "failure": failure, "mode": mode if solved else "", "score": self.score}
+        info = {"is_success": solved, "failure": failure, "mode": mode, "score": self.score}
         return self._observation(), float(solved), failure != "timeout", failure == "timeout", info
 
     def _mode(self, info: Dictionary[str, Any]) -> str:

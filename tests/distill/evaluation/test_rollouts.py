@@ -456,4 +456,4 @@ def test_episodes_are_written_in_the_order_of_their_starts() -> None:
     assert [row["index"] for row in rows] == [0, 1, 2]
     assert rows[2] == {"index": 2, "success": True, "failure": "", "mode": "a", "steps": 3, "path": [[0.0, 1.0]],
                        "carried": [], "actions": [], "compared": 0, "switches": 0, "jerk": None, "queries": 0,
-                       "out_of_distribution": None, "refused": 0}  # fmt: skip
+                       "out_of_distribution": None, "refused": 0, "score": None}  # fmt: skip
