@@ -40,7 +40,7 @@ CLIP_FPS = 10.0
 
 
 class GymWorld(PooledWorld[GymEnv]):
-    """`config.world`, chosen by its field gym. A start is the seed of a reset: the same for every policy, so comparisons are paired."""
+    """`config.world`, chosen by its field `gym`. A start is the seed of a reset, the same for every policy."""
 
     named_by_preset: ClassVar[bool] = True
 
