@@ -8,6 +8,7 @@
 #                                               table of docs/reliability.md
 #   make fuzz FUZZ_SECONDS=600                  damaged files for every reader, that long for each
 #   make audit                                  known holes of the pinned versions, where the index can tell
+#   make worlds                                 the tests that need other simulators or LeRobot (docs/worlds.md)
 #   make api                                    the reference of all modules from their docstrings, build/api/index.html
 #   make locks                                  requirements/*.lock again, from pyproject.toml
 #   make clean                                  removes .venv and caches, never runs/
@@ -15,7 +16,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help quickstart demo test faults fuzz audit api locks clean
+.PHONY: help quickstart demo test faults fuzz audit worlds api locks clean
 .DELETE_ON_ERROR:
 
 # small networks gain nothing from threads, and two threads on two busy cores lose tenfold
@@ -82,6 +83,10 @@ fuzz: $(VENV)/.test-ready
 
 audit:
 	@$(PYTHON) requirements/audit.py
+
+# each in the interpreter that FLOW2ONE_METAWORLD and others name; a test without one is skipped
+worlds: $(VENV)/.test-ready
+	$(BIN)/python -m pytest -m worlds -rs tests/worlds $(ARGS)
 
 # glfw, which mujoco imports, looks for its library in a process of its own; pdoc forbids that unless it is told not to
 api: $(VENV)/.demo-ready

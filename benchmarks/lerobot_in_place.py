@@ -52,7 +52,7 @@ def trained(task: str, seed: int, steps: int, runs: Path, python: str) -> tuple[
     """The demonstrations, and LeRobot's policy that was trained on them."""
     demos, dataset, policy = demonstrated(task, seed, runs), runs / f"{task}-dataset{seed}", runs / f"{task}-policy{seed}"
     if not dataset.is_dir():
-        program(python, str(ROOT / "examples/lerobot_dataset.py"), str(demos), str(dataset))
+        program(python, str(ROOT / "lerobot_env_flow2one/__main__.py"), str(demos), str(dataset))
     if not (policy / "pretrained_model").is_dir():
         chunk = str(CHUNK[task])
         program(python, str(HERE / "train.py"), str(dataset), str(policy), "--seed", str(seed), "--steps", str(steps),

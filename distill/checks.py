@@ -29,6 +29,7 @@ _MAY_BE_ZERO = {
     "real_time.execution_horizon", "real_time.starts", "rlbench.restart_after", "rlbench.max_steps", "rlbench.retries",
 }  # fmt: skip
 
+SECTIONS = ("", "demos", "observation", "teacher", "sample", "student", "evaluate", "real_time", "rlbench", "world")
 BASELINES = ("nearest_demonstration",)
 
 
@@ -49,7 +50,7 @@ def validate(config: Config) -> None:
     world = open_world(config)
     spec = world.spec
     world.check(config)
-    check_numbers(config, ("", "demos", "observation", "teacher", "sample", "student", "evaluate", "real_time", "rlbench"))
+    check_numbers(config, SECTIONS)
     config.observation.check(spec.state_names)
     for section, training in (("teacher", config.teacher), ("student", config.student)):
         if training.accumulate > training.batch_size:

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 from distill.observation_config import ObservationConfig
+from envs.gym.settings import GymSettings
 from envs.rlbench.spec import RLBenchSettings
 from envs.specs import TaskSpec
 from students.selection import Selection
 from teachers.networks.shapes import PolicyShape
+
+DEFAULT_TASK = "avoid"
 
 
 @dataclass(frozen=True)
@@ -247,7 +250,8 @@ class Config:
     """One run, in the folder runs_dir/name.
 
     Attributes:
-        task: the task, such as avoid or rlbench/open_drawer
+        task: the task, such as avoid or rlbench/open_drawer; with world.gym a name of your own, by default that of the
+            environment
         name: folder name of the run; by default <task>-seed<seed>, with cameras <preset>-seed<seed>
         runs_dir: folder of all runs
         seed: seed of all randomness
@@ -256,7 +260,7 @@ class Config:
         note: a remark that is printed first, such as what a preset is for
     """
 
-    task: str = "avoid"
+    task: str = DEFAULT_TASK
     name: str = ""
     runs_dir: Path = Path("runs")
     seed: int = 0
@@ -271,6 +275,11 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     real_time: RealTimeConfig = field(default_factory=RealTimeConfig)
     rlbench: RLBenchSettings = field(default_factory=RLBenchSettings)
+    world: GymSettings = field(default_factory=GymSettings)
+
+    def __post_init__(self) -> None:
+        if self.world.gym and self.task == DEFAULT_TASK:  # else the run of an environment would be named after a task of ours
+            object.__setattr__(self, "task", self.world.name)
 
     @property
     def real_time_selection(self) -> Selection:

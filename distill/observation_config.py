@@ -7,9 +7,22 @@ from dataclasses import dataclass
 from envs.cameras.specs import CAMERAS, CameraSettings
 from envs.specs import nearest_name
 from teachers.networks.scene_motions import MotionRange
-from teachers.networks.shapes import Augmentation, EncoderShape
+from teachers.networks.shapes import Augmentation, EncoderShape, PolicyShape
 
 SOURCES = ("state", "images", "depth", "points")
+
+
+def observation_of(shape: PolicyShape) -> ObservationConfig:
+    """The observation that an existing policy of this shape was made for, as far as it decides the cameras."""
+    encoder = shape.encoder
+    if encoder is None:
+        return ObservationConfig()
+    seen = {"images": encoder.cameras, "depth": encoder.depth_cameras, "points": encoder.num_points}
+    return ObservationConfig(
+        sources=("state", *(name for name, there in seen.items() if there)),
+        cameras=tuple(dict.fromkeys((*encoder.cameras, *encoder.depth_cameras))), image_size=encoder.image_size,
+        num_points=encoder.num_points or ObservationConfig.num_points, colours=encoder.point_colours,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,14 @@ from packaging.utils import canonicalize_name
 
 import envs
 from distill.checks import validate
-from distill.cli.check_data import CheckDataOptions
+from distill.cli.checking import CheckDataOptions, CheckWorldOptions
 from distill.cli.command import STAGES, read_command
 from distill.cli.export import ExportOptions
 from distill.cli.external_config import CompareConfig, ConvertConfig
 from distill.config import Config
 from distill.presets import apply_preset, find_preset
+from envs.gym.mapping import read_mapping
+from envs.gym.settings import find
 from tests.distill.test_api import HOLD
 
 ROOT = Path(__file__).parent.parent
@@ -46,9 +48,10 @@ FORBIDDEN_CALLS = {
 FORBIDDEN_METHODS = {"load_state", "save_state", "register_for_checkpointing"}
 """Of accelerate: they pickle."""
 
-FOREIGN = {"rlbench", "pyrep"}
-"""Of another interpreter: imported by RLBENCH_PROGRAM alone, which runs there, and never declared as a dependency."""
+FOREIGN = {"rlbench", "pyrep", "metaworld", "gym_pusht"}
+"""Of another interpreter: imported by the programs that run there alone, and never declared as a dependency."""
 RLBENCH_PROGRAM = ROOT / "envs" / "rlbench" / "program.py"
+SUITES = ROOT / "envs" / "gym" / "suites"
 PICKLES_FOR_TESTS = ROOT / "tests" / "storing_rlbench.py"
 """A program that the tests start; it writes what RLBench writes."""
 
@@ -124,7 +127,7 @@ def test_rlbench_and_pyrep_are_imported_in_one_file_only_and_can_not_be_installe
         path for path in SOURCES
         if FOREIGN & {module.split(".")[0] for module in imported_modules(ast.parse(path.read_text()))}
     ]  # fmt: skip
-    assert importing == [RLBENCH_PROGRAM]
+    assert RLBENCH_PROGRAM in importing and [path for path in importing if path.parent != SUITES] == [RLBENCH_PROGRAM]
     # PyPI's `pyrep` is somebody else's package
     for name in ("pyproject.toml", "requirements/cpu.lock", "requirements/test.lock"):
         text = (ROOT / name).read_text().lower()
@@ -134,7 +137,7 @@ def test_rlbench_and_pyrep_are_imported_in_one_file_only_and_can_not_be_installe
 # -- rooms -------------------------------------------------------------------------------------------------------------
 
 FLOORS = {
-    "envs": ("", "cameras", "process", "panda", "rlbench", "recorded"),
+    "envs": ("", "cameras", "process", "panda", "rlbench", "recorded", "gym"),
     "teachers": ("", "networks", "adapters"),
     "students": ("", "runtime", "export"),
     "distill": ("", "store", "training", "runtime", "hypotheses", "objectives", "report", "evaluation", "worlds", "inputs",
@@ -308,8 +311,10 @@ def commands_in(text: str) -> list[str]:
     return [line.split(" #")[0].strip() for line in blocks.replace("\\\n", " ").splitlines()]
 
 
-PAGES = ("README.md", "docs/use.md", "docs/install.md", "docs/how-it-works.md", "docs/development.md", "docs/rlbench.md")
-OTHER_COMMANDS = {"convert": ConvertConfig, "compare": CompareConfig, "export": ExportOptions, "check-data": CheckDataOptions}
+PAGES = ("README.md", "docs/use.md", "docs/install.md", "docs/how-it-works.md", "docs/development.md", "docs/rlbench.md",
+         "docs/worlds.md")  # fmt: skip
+OTHER_COMMANDS = {"convert": ConvertConfig, "compare": CompareConfig, "export": ExportOptions, "check-data": CheckDataOptions,
+                  "check-world": CheckWorldOptions}  # fmt: skip
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -326,6 +331,8 @@ def test_every_make_command_of_a_page_is_a_target(page: str) -> None:
 def test_every_command_line_of_a_page_is_understood(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("distill.cli.command.check_teacher_folder", lambda config: None)  # the page's is not on this disk
+    if page == "docs/worlds.md":  # nor are its simulators and files
+        monkeypatch.setattr("distill.cli.command.validate", lambda config: None)
     stages = set()
     for line in commands_in((ROOT / page).read_text()):
         words = shlex.split(line)
@@ -383,6 +390,10 @@ def test_every_part_of_presets_is_extended_by_one() -> None:
 def test_a_preset_says_its_recipe_and_is_valid(preset: Path) -> None:
     assert preset.read_text().startswith("# ")
     config = apply_preset(Config(), preset)
+    config.world.check()
+    if config.world.gym:  # it is opened in an interpreter that has it: tests/worlds
+        read_mapping(find(config.world.mapping))
+        return
     validate(config)
     if preset.stem in envs.TASKS:
         assert config.task == preset.stem

@@ -28,7 +28,7 @@ STAGES = ("demos", "teach", "sample", "distill", "evaluate", "report")
 EXTERNAL = ("convert", "compare")
 """Commands on existing policies and recorded observations, with their own flags (distill.cli.external_config)."""
 
-COMMANDS = (*EXTERNAL, "check-data", "export", "doctor")
+COMMANDS = (*EXTERNAL, "check-data", "check-world", "export", "doctor")
 VERIFY = "--verify"
 SWITCHES = ("--dry-run", VERIFY, "--public", "--rlbench", "-h", "--help")
 """Options without a value that are no fields of a config."""
@@ -45,6 +45,7 @@ what that costs and gains.
   flow2one convert -h     distil a policy of your own from recorded observations
   flow2one compare -h     measure several policies on the same observations
   flow2one check-data -h  inspect a recording before converting
+  flow2one check-world -h try a simulator of your own before a run
   flow2one export -h      a student as a folder of its own, with ONNX
   flow2one doctor         check this machine and its packages
 
@@ -146,8 +147,11 @@ def command_help(arguments: Sequence[str]) -> str:
     """The help of a run, with the defaults of the presets that are given."""
     flags, _, config, _ = _read_presets([each for each in arguments if each not in ("-h", "--help")])
     rlbench = config.task.startswith("rlbench/") or any("rlbench" in flag for flag in flags)
-    end = "" if rlbench else "For tasks of RLBench there are further options: flow2one --config rlbench/open_drawer -h"
-    return help_text(USAGE, SUMMARY, config, () if rlbench else ("rlbench",), FIRST, end)
+    left_out = {"rlbench": not rlbench, "world": not config.world.gym and not any("world" in flag for flag in flags)}
+    further = {"rlbench": "tasks of RLBench there are further options: flow2one --config rlbench/open_drawer -h",
+               "world": "a simulator of your own: flow2one --world.gym ID -h"}  # fmt: skip
+    end = "\n\n".join(f"For {text}" for section, text in further.items() if left_out[section])
+    return help_text(USAGE, SUMMARY, config, [section for section, out in left_out.items() if out], FIRST, end)
 
 
 def describe(config: Config, word: str = "") -> str:
@@ -172,9 +176,13 @@ def run_command(arguments: Sequence[str], leading: bool) -> int:
 
         return run_export(rest) if leading else 0
     if word == "check-data":
-        from distill.cli.check_data import run_check_data
+        from distill.cli.checking import run_check_data
 
         return run_check_data(rest) if leading else 0
+    if word == "check-world":
+        from distill.cli.checking import run_check_world
+
+        return run_check_world(rest) if leading else 0
     if word in EXTERNAL:
         from distill.cli.external import run_external
 

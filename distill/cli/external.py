@@ -17,6 +17,7 @@ from distill.config import Config
 from distill.graphs.external import comparison_graph, conversion_graph
 from distill.graphs.graph import Graph
 from distill.inputs.recorded import Opened, Recording
+from distill.observation_config import observation_of
 from distill.runtime.context import Context
 from distill.runtime.execution import plan
 from distill.stages.in_place.config import IN_PLACE
@@ -87,7 +88,9 @@ def _open(
 
 
 def _world(config: Config, shape: PolicyShape, recorded: RecordedObservations) -> World:
-    """The world to roll the policies out in: that of the named task, or none."""
+    """The world to roll the policies out in: that of the named task or environment, or none."""
+    if config.world.gym:
+        config = replace(config, observation=observation_of(shape))
     return open_world(config) if config.task else RecordedWorld(shape, recorded.path)
 
 

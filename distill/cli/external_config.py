@@ -9,16 +9,19 @@ from typing import Literal
 
 import tyro
 
+import envs
 from distill.checks import check_choice, check_distilling, check_numbers, check_writable
 from distill.cli.help import VERIFY_OPTION, Option, help_text
 from distill.config import Config, EvaluateConfig, SampleConfig, StudentConfig
 from distill.objectives.recipes import recipe
 from distill.presets import apply_preset
 from distill.stages.in_place.config import InPlaceConfig, loss_terms
-from envs import TASKS
+from envs.gym.settings import GymSettings
+from envs.gym.spec import gym_spec
 from envs.recorded import open_recorded
 from envs.recorded.observations import RecordedObservations
 from envs.recorded.splitting import SplitRule
+from envs.specs import TaskSpec
 from teachers.adapters.teacher import AdapterFile
 
 WARM_STEPS, FRESH_STEPS = 1400, 3000
@@ -71,6 +74,7 @@ class ExternalConfig:
         processes: worker processes; each queries an adapter process of its own
         wandb: whether metrics also go to Weights & Biases
         adapter: how adapters are run
+        world: the gymnasium environment of these observations, to measure success there in place of an embedded task
         evaluate: rollouts, fidelity and latency
     """
 
@@ -89,12 +93,23 @@ class ExternalConfig:
     processes: int = 1
     wandb: Literal["disabled", "offline", "online"] = "disabled"
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    world: GymSettings = field(default_factory=GymSettings)
     evaluate: EvaluateConfig = field(
         default_factory=lambda: EvaluateConfig(
             teacher_steps=(), baselines=(), test_starts=240, execution_horizon=0, fidelity_observations=48,
             fidelity_samples=32,
         )  # fmt: skip
     )
+
+    def __post_init__(self) -> None:
+        if self.world.gym and not self.task:
+            object.__setattr__(self, "task", self.world.name)
+
+    def spec(self) -> TaskSpec | None:
+        """The task to measure success in; None without one. Raises ValueError for an unknown one."""
+        if self.world.gym:
+            return gym_spec(self.task, self.world)
+        return envs.task_spec(self.task) if self.task else None
 
     def open_recorded(self) -> RecordedObservations:
         """The recording, with no feature opened yet. Raises ValueError for invalid data or missing packages."""
@@ -231,8 +246,9 @@ def check_external(config: ConvertConfig | CompareConfig) -> None:
     if isinstance(config, CompareConfig) and len(config.policies) < 2:
         raise ValueError(f"policies: got {list(config.policies)}, expected at least two; {usage} --observations <folder> "
                          "--out <folder>")  # fmt: skip
-    if config.task:
-        check_choice("task", config.task, TASKS)
+    config.world.check()
+    if config.task and not config.world.gym:
+        check_choice("task", config.task, envs.TASKS)
     if config.adapter.timeout_s <= 0:
         raise ValueError(f"adapter.timeout_s: got {config.adapter.timeout_s}, expected more than 0 seconds")
     if not Path(config.observations).exists():
@@ -243,7 +259,7 @@ def check_external(config: ConvertConfig | CompareConfig) -> None:
     check_writable(out, "--out")
     if (out.is_dir() and any(out.iterdir())) and not (out / ".lock").exists():
         raise ValueError(f"--out: {out} contains other files; name a new folder, or one of an earlier {command}")
-    check_numbers(config, ("adapter",))
+    check_numbers(config, ("adapter", "world"))
     if config.recorded_dt_s < 0 or config.dt_s < 0:
         raise ValueError(f"dt_s, recorded_dt_s: got {config.dt_s}, {config.recorded_dt_s}, expected seconds, or 0")
     if isinstance(config, ConvertConfig):
@@ -288,7 +304,7 @@ def resolved(
     out = Path(config.out).resolve()
     made = Config(
         task=config.task, name=out.name, runs_dir=out.parent, seed=config.seed, processes=config.processes,
-        wandb=config.wandb, evaluate=evaluate,
+        wandb=config.wandb, evaluate=evaluate, world=config.world,
     )  # fmt: skip
     made = replace(made, teacher=replace(made.teacher, observation_steps=observation_steps, horizon=horizon, path=Path()))
     if isinstance(config, ConvertConfig):

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     leading = os.environ.get("RANK", "0") == "0"
     given = sys.argv[1:] if arguments is None else arguments
-    resumes = not {"doctor", "export", "check-data", "-h", "--help"} & set(given)
+    resumes = not {"doctor", "export", "check-data", "check-world", "-h", "--help"} & set(given)
     _raise_on_sigterm()
     try:
         import_undisturbed("glfw")

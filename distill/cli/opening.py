@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-import envs
 from distill.cli.external_config import ExternalConfig
 from distill.cli.in_place import is_in_place, open_in_place
 from distill.inputs.recorded import Opened, read_features
@@ -150,8 +149,8 @@ def _draws(teacher: AdapterTeacher, observation: Observation, steps: int) -> str
 
 def _period(config: ExternalConfig, adapter_s: float | None, recorded: RecordedObservations) -> float | None:
     """The policy's control period [s]: from the flag, else the adapter, the task, or the recording."""
-    spec_s = envs.task_spec(config.task).dt_s if config.task else None
-    return config.dt_s or adapter_s or spec_s or recorded.dt_s
+    spec = config.spec()
+    return config.dt_s or adapter_s or (spec.dt_s if spec else None) or recorded.dt_s
 
 
 def observed_by(
@@ -182,7 +181,7 @@ def external_shape(
 
     Raises ValueError when the control period is unknown or the numbers of actions disagree.
     """
-    spec = envs.task_spec(config.task) if config.task else None
+    spec = config.spec()
     dt_s = _period(config, adapter_dt_s, recorded)
     if not dt_s:
         raise ValueError(f"the control period is unknown: neither {config.observations} nor the adapter has it; add --dt-s, "
@@ -258,5 +257,5 @@ def _check_fits(opened: Opened, recorded: RecordedObservations, config: External
     if recorded.action_size and recorded.action_size != shape.action_size:
         raise ValueError(f"{opened.label} predicts actions of {shape.action_size} numbers, {config.observations} has "
                          f"{recorded.action_size}: {list(recorded.action_names)}; give those it was trained on")  # fmt: skip
-    if config.task and config.task != shape.task:
+    if config.task and shape.task not in (config.task, *([UNNAMED_TASK] if config.world.gym else [])):
         raise ValueError(f"{opened.label} is for task {shape.task!r}, not {config.task!r}; use --task {shape.task}")

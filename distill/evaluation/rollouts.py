@@ -43,6 +43,7 @@ class Episode:
     jerk: root mean square jerk of the tool [m/s^3], see `rms_jerk`; None when not measured.
     queries: number of policy queries. out_of_distribution: those with an observation that the monitor flagged; None without
     one. refused: actions that the simulator refused, which moved nothing; one that ended the episode is also its last step.
+    score: the number that the world gives an episode, beside success; None where it gives none.
     """
 
     index: int
@@ -59,6 +60,7 @@ class Episode:
     queries: int = 0
     out_of_distribution: int | None = None
     refused: int = 0
+    score: float | None = None
 
 
 def episode_generator(seed: int, index: int) -> torch.Generator:
@@ -303,12 +305,14 @@ def summarise(spec: TaskSpec, episodes: Sequence[Episode]) -> dict[str, Any]:
     Over all episodes, failed ones included: switch_rate, the mean over episodes of switches / compared where any were
     compared; jerk_rms [m/s^3], the mean of their root mean square jerks. None when no episode has one.
     out_of_distribution_share: share of queries with an out-of-distribution observation; None without a monitor.
+    score: the mean of the episodes' scores, a missing one counted as 0; None without any.
     refused_actions: their number over all episodes; episodes_with_refusals: the number of episodes with any.
     """
     modes = Counter(episode.mode for episode in episodes if episode.success)
     counts = [modes.get(mode, 0) for mode in spec.modes]
     switching = [episode.switches / episode.compared for episode in episodes if episode.compared]
     jerks = [episode.jerk for episode in episodes if episode.jerk is not None]
+    scored = any(episode.score is not None for episode in episodes)
     monitored = sum(episode.queries for episode in episodes if episode.out_of_distribution is not None)
     flagged = sum(episode.out_of_distribution or 0 for episode in episodes)
     return {
@@ -322,6 +326,7 @@ def summarise(spec: TaskSpec, episodes: Sequence[Episode]) -> dict[str, Any]:
         "switch_rate": float(np.mean(switching)) if switching else None,
         "jerk_rms": float(np.mean(jerks)) if jerks else None,
         "out_of_distribution_share": flagged / monitored if monitored else None,
+        "score": float(np.mean([episode.score or 0.0 for episode in episodes])) if scored else None,
         "refused_actions": sum(episode.refused for episode in episodes),
         "episodes_with_refusals": sum(episode.refused > 0 for episode in episodes),
     }

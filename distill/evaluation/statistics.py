@@ -64,6 +64,21 @@ def paired_difference(
     return (wins - losses) / episodes, float(low), float(high)
 
 
+def mean_difference(
+    policy: ArrayLike, teacher: ArrayLike, resamples: int = RESAMPLES, seed: int = 0, confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """Mean of `policy` minus that of `teacher`, with a percentile-bootstrap interval over episodes.
+
+    policy, teacher: `[E]` scores on the same starts. Returns (difference, low, high). Raises ValueError when not paired.
+    """
+    policy_E, teacher_E = np.asarray(policy, np.float64), np.asarray(teacher, np.float64)
+    _paired(policy_E, teacher_E)
+    difference_E = policy_E - teacher_E
+    rows = np.random.default_rng(seed).integers(difference_E.size, size=(resamples, difference_E.size))
+    low, high = np.quantile(difference_E[rows].mean(1), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(difference_E.mean()), float(low), float(high)
+
+
 def mode_entropy(counts: Mapping[str, int] | Sequence[int] | np.ndarray, num_modes: int) -> float:
     """Entropy of the mode frequencies over successful rollouts, base `num_modes` (as D3IL, ICLR 2024).
 
@@ -154,4 +169,8 @@ def success_figures(result: dict[str, Any], reference: dict[str, Any], modes: Se
         mine, theirs = ([side["summary"]["mode_counts"].get(mode, 0) for mode in modes] for side in (result, reference))
         if sum(mine) and sum(theirs):
             figures["mode_share_error"], figures["mode_share_floor"] = mode_share_error(mine, theirs)
+    if summary.get("score") is not None:
+        mine, theirs = ([episode["score"] or 0.0 for episode in each["episodes"]] for each in (result, reference))
+        names = ("score_difference", "score_difference_low", "score_difference_high")
+        figures |= {"score": summary["score"], **dict(zip(names, mean_difference(mine, theirs), strict=True))}
     return figures

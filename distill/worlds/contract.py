@@ -83,14 +83,14 @@ class World(ABC):
     # -- before anything runs ---------------------------------------------------------------------------------------
 
     @classmethod
-    @abstractmethod
     def supports(cls, task: str) -> bool:
-        """Whether this world has a task of this name."""
+        """Whether this world has a task of this name; False for one that is chosen otherwise."""
+        return False
 
     @classmethod
-    @abstractmethod
     def task_names(cls) -> Sequence[str]:
         """Task names to suggest for an unknown one."""
+        return []
 
     @classmethod
     @abstractmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -28,14 +27,6 @@ class RecordedWorld(World):
             action=ActionSpec(shape.action_names, *everything, shape.action_weights), modes=(), start_names=(),
             dt_s=shape.dt_s, max_steps=0,
         )  # fmt: skip
-
-    @classmethod
-    def supports(cls, task: str) -> bool:
-        return False
-
-    @classmethod
-    def task_names(cls) -> Sequence[str]:
-        return []
 
     @classmethod
     def open(cls, config: Config) -> Self:

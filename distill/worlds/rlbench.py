@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -23,12 +20,14 @@ from distill.evaluation.statistics import wilson_interval
 from distill.observation import cameras_for
 from distill.runtime.context import Context
 from distill.store.manifest import write_json
-from distill.worlds.contract import Clip, RolloutJob, World
-from distill.worlds.episode_files import read_episodes, task_rows, write_eval_info
-from distill.worlds.rlbench_clips import filmed, join_clips
-from distill.worlds.simulators import Simulators, side_by_side
+from distill.worlds.contract import Clip, RolloutJob
+from distill.worlds.episode_files import task_rows, write_eval_info
+from distill.worlds.pooled import DEMONSTRATIONS, PooledWorld
+from distill.worlds.recorded_clips import filmed, join_clips
+from distill.worlds.simulators import Simulators
 from distill.worlds.starts import HELD_OUT, HELD_OUT_FOLDER, TEST_FOLDER, write_starts
-from envs.cameras.specs import CameraSettings
+from envs.cameras.frames import CameraFrames
+from envs.cameras.specs import CameraSettings, CamerasSpec
 from envs.demonstrations import Demonstration, Demonstrations
 from envs.process.worker import WorkerFailure
 from envs.rlbench.env import RLBenchEnv
@@ -39,15 +38,13 @@ from envs.specs import TaskSpec
 
 VERSION = 1
 """Increased when demonstrations or rollouts of RLBench change, so that old results are not reused."""
-DEMONSTRATIONS = "demos"
-"""The folder of the training demonstrations in a run's folder."""
 TRIES = 10
 """How often a live start that cannot be demonstrated is replaced."""
 HOLD_STEPS = 10
 """Steps for which the oracle repeats its last action: some tasks settle after the last move."""
 
 
-class RLBenchWorld(World):
+class RLBenchWorld(PooledWorld[RLBenchEnv]):
     """``rlbench/<task>``. Placements are reproducible, episodes are not: planners and IK seed from the clock."""
 
     has_oracle: ClassVar[bool] = True
@@ -56,7 +53,9 @@ class RLBenchWorld(World):
 
     def __init__(self, config: Config, spec: TaskSpec, cameras: CameraSettings | None) -> None:
         self.config, self.spec, self.cameras = config, spec, cameras
-        self.simulators = Simulators(config, cameras)
+        self.simulators = Simulators(
+            lambda cameras: envs.make_rlbench(config.task, config.rlbench, cameras), config.rlbench.workers, cameras
+        )
 
     @classmethod
     def supports(cls, task: str) -> bool:
@@ -129,43 +128,18 @@ class RLBenchWorld(World):
         context.wait()
 
     def _record(self, context: Context, folder: Path, starts: np.ndarray, split: str, with_cameras: bool) -> None:
-        """Record demonstrations from the starts into `folder`.
+        """Record demonstrations from the starts into `folder`."""
+        self.record_each(
+            context, folder, range(len(starts)), split,
+            lambda env, number: self._demonstration(env, starts[number], split, number, with_cameras),
+        )  # fmt: skip
 
-        Each is stored as it ends, with the failures on the way to it, so that a stopped run resumes and counts them, too.
-        """
-        stored = folder / "episodes"
-        mine = [number for number in context.my_share(range(len(starts))) if not (stored / f"{number}" / "info.json").is_file()]
-        versions: dict[str, str] = {}
-        with context.counter(len(mine), f"demos ({split})", "episode") as bar:
+    def versions_of(self, env: RLBenchEnv) -> dict[str, str]:
+        found: dict[str, str] = env.describe()["versions"]
+        return found
 
-            def work(env: RLBenchEnv, number: int) -> tuple[Demonstration, list[str]]:
-                recorded = self._demonstration(env, starts[number], split, number, with_cameras)
-                versions.update(versions or env.describe()["versions"])
-                return recorded
-
-            def keep(number: int, recorded: tuple[Demonstration, list[str]]) -> None:
-                partial = stored / f".{number}.partial"
-                shutil.rmtree(partial, ignore_errors=True)
-                Demonstrations.from_episodes(self.spec, [recorded[0]], [number]).save(partial)
-                write_json(partial / "recording.json", {"failures": recorded[1], "simulator": versions})
-                partial.rename(stored / f"{number}")
-                bar.update()
-
-            stored.mkdir(parents=True, exist_ok=True)
-            side_by_side(self.simulators, self.cameras, mine, work, keep)
-        context.wait()
-        if context.is_main:
-            episodes = [stored / f"{number}" for number in range(len(starts))]
-            joined = join([Demonstrations.load(episode, self.spec) for episode in episodes])
-            joined.save(folder)
-            recordings = [json.loads((episode / "recording.json").read_text()) for episode in episodes]
-            failed = [name for recording in recordings for name in recording["failures"]]
-            write_json(folder / "recording.json", {
-                "episodes": len(episodes), "longest": int(np.bincount(joined.episode_index).max()),
-                "expert_failures_repeated": len(failed), "failures": failed, "simulator": recordings[0]["simulator"],
-            })  # fmt: skip
-            shutil.rmtree(stored)
-        context.wait()
+    def unify(self, frames: CameraFrames, spec: CamerasSpec) -> CameraFrames:
+        return unify_camera_spec(frames, spec)
 
     def _demonstration(
         self, env: RLBenchEnv, start: np.ndarray, split: str, number: int, with_cameras: bool
@@ -212,7 +186,7 @@ class RLBenchWorld(World):
                 return Episode(index=index, failure=failure.name)
 
         cameras = cameras_for(policy.shape, self.cameras)
-        return self._episodes(context, cameras, len(starts), job.folder, job.name, policy.name, work)
+        return self.run_each(context, cameras, len(starts), job.folder, job.name, policy.name, work)
 
     def replay_demonstrations(self, context: Context, starts: Path, folder: Path) -> None:
         """With the same action mode as the policies: an upper bound for all of them."""
@@ -225,7 +199,7 @@ class RLBenchWorld(World):
             with filmed(env, folder, "test", index):
                 return replay(env, index, demonstrations.episode_start[index], actions)
 
-        episodes = self._episodes(context, self.cameras, demonstrations.num_episodes, folder, "test", "oracle", work)
+        episodes = self.run_each(context, self.cameras, demonstrations.num_episodes, folder, "test", "oracle", work)
         if context.is_main:
             write_json(folder / "result.json", {
                 "policy": "oracle", "summary": summarise(self.spec, episodes), "episodes": to_json(episodes),
@@ -233,33 +207,6 @@ class RLBenchWorld(World):
             self.write_evaluation(folder, episodes)
         solved = sum(episode.success for episode in episodes)
         context.say(f"  oracle: {solved} of {len(episodes)} demonstrations succeed when they are replayed")
-
-    def _episodes(
-        self, context: Context, cameras: CameraSettings | None, count: int, folder: Path, name: str, title: str,
-        work: Callable[[RLBenchEnv, int], Episode],
-    ) -> list[Episode]:  # fmt: skip
-        mine, done = context.my_share(range(count)), read_episodes(folder, name)
-        with (
-            context.counter(len(mine), f"{title} ({name})", "episode", count) as bar,
-            (folder / f"{name}-{context.share.rank}.jsonl").open("a") as lines,
-        ):
-
-            def one(env: RLBenchEnv, index: int) -> dict[str, Any]:
-                began = time.monotonic()
-                episode = work(env, index)
-                return {"start": env.last_start, "seconds": round(time.monotonic() - began, 3), "episode": asdict(episode)}
-
-            def keep(index: int, row: dict[str, Any]) -> None:
-                done[index] = Episode(**row["episode"])
-                lines.write(json.dumps(row) + "\n")
-                lines.flush()
-                os.fsync(lines.fileno())
-                bar.update()
-
-            bar.update(sum(index in done for index in mine))
-            side_by_side(self.simulators, cameras, [index for index in mine if index not in done], one, keep)
-        gathered = context.gather([done[index] for index in mine])
-        return sorted(gathered, key=lambda episode: episode.index)
 
     def _max_steps(self, demonstrations: Path) -> int:
         """Actions per episode: as set, or twice those of the longest training demonstration in this folder."""
@@ -292,9 +239,6 @@ class RLBenchWorld(World):
                                                "max_steps": self._max_steps(demonstrations)},
                 "tasks": tasks}  # fmt: skip
 
-    def close(self) -> None:
-        self.simulators.close()
-
 
 def replay(env: RLBenchEnv, index: int, start: np.ndarray, actions: np.ndarray) -> Episode:
     """The episode of a demonstration's actions `[L, A]` from its start, the last one held for `HOLD_STEPS`."""
@@ -324,15 +268,3 @@ def replay_action(env: RLBenchEnv, episode: Episode, action: np.ndarray) -> bool
     if terminated or truncated:
         episode.success, episode.failure, episode.mode = info["is_success"], info["failure"], info["mode"]
     return terminated or truncated
-
-
-def join(parts: Sequence[Demonstrations]) -> Demonstrations:
-    """All demonstrations in one; the start index is their position. Raises ValueError when their cameras differ."""
-    episodes: list[Demonstration] = []
-    for part in parts:
-        if part.cameras is not None and parts[0].cameras is not None:
-            part = replace(part, cameras=unify_camera_spec(part.cameras, parts[0].cameras.spec))
-        assert part.num_episodes == 1
-        mode = part.spec.modes[int(part.episode_mode[0])]
-        episodes.append(Demonstration(part.state, part.action, part.tool, part.episode_start[0], mode, part.cameras))
-    return Demonstrations.from_episodes(parts[0].spec, episodes, range(len(episodes)))

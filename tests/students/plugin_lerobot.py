@@ -10,37 +10,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from lerobot.configs.policies import PreTrainedConfig
-from lerobot.configs.types import FeatureType, PolicyFeature
-from lerobot.envs.configs import EnvConfig
+from lerobot.envs.factory import make_env_config
 from lerobot.policies.factory import make_policy, make_pre_post_processors
 from lerobot.utils.import_utils import register_third_party_plugins
 
 import envs
+import lerobot_env_flow2one  # noqa: F401 - registers flow2one_avoid
 from envs.panda.recording import stored_starts
 from envs.specs import STATE
 from students import load_student
-
-
-@EnvConfig.register_subclass("flow2one_avoid")
-@dataclass
-class Avoid(EnvConfig):
-    """What LeRobot's factory needs of an environment: its features."""
-
-    task: str = "avoid"
-    features: dict[str, PolicyFeature] = field(default_factory=lambda: {
-        "action": PolicyFeature(FeatureType.ACTION, (2,)), STATE: PolicyFeature(FeatureType.STATE, (2,)),
-    })  # fmt: skip
-    features_map: dict[str, str] = field(default_factory=lambda: {"action": "action", STATE: STATE})
-
-    @property
-    def gym_kwargs(self) -> dict[str, Any]:
-        return {}
 
 
 def main(student: Path, folder: Path, episodes: int) -> dict[str, Any]:
@@ -51,7 +34,7 @@ def main(student: Path, folder: Path, episodes: int) -> dict[str, Any]:
     register_third_party_plugins()  # what lerobot-eval does first
     config = PreTrainedConfig.from_pretrained(str(folder))
     config.pretrained_path = folder
-    policy = make_policy(config, env_cfg=Avoid())
+    policy = make_policy(config, env_cfg=make_env_config("flow2one_avoid"))
     before, after = make_pre_post_processors(config, pretrained_path=str(folder), preprocessor_overrides={
         "device_processor": {"device": "cpu"}, "rename_observations_processor": {"rename_map": {}},
     })  # fmt: skip

@@ -31,12 +31,13 @@ def test_the_package_has_the_names_that_lerobot_looks_for() -> None:
 @pytest.mark.skipif(not LEROBOT, reason="FLOW2ONE_LEROBOT names no interpreter that has LeRobot and the plug-in")
 def test_lerobot_eval_runs_two_episodes(tmp_path: Path, make_student: Callable[..., OneStepStudent]) -> None:
     make_student(codes=4).save_pretrained(tmp_path / "student")
-    there = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, Path(__file__).parent))), "HF_HUB_OFFLINE": "1"}
+    there = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     folder, out = tmp_path / "new", tmp_path / "out"
     made = [LEROBOT, "-m", "lerobot_policy_flow2one", str(tmp_path / "student"), str(folder), "4"]
     command = [
         str(Path(LEROBOT).with_name("lerobot-eval")), f"--policy.path={folder}", "--env.type=flow2one_avoid",
-        "--env.discover_packages_path=gym_flow2one_avoid", "--eval.n_episodes=2", "--eval.batch_size=1", f"--output_dir={out}",
+        "--env.discover_packages_path=lerobot_env_flow2one", "--eval.n_episodes=2", "--eval.batch_size=1",
+        f"--output_dir={out}",
     ]  # fmt: skip
     for program in (made, command):
         done = subprocess.run(program, capture_output=True, text=True, env=there, cwd=tmp_path)

@@ -43,9 +43,9 @@ def _call(results: Results, name: str) -> tuple[str, ...]:
 
 
 def _text(results: Results) -> Sequence[str]:
-    if "rlbench" in results:
-        return ("What RLBench's front camera saw after each action of the first test episodes. The time that policies take is "
-                "not shown.",)  # fmt: skip
+    if "rlbench" in results or "gym" in results:
+        seen = "What RLBench's front camera saw after each action" if "rlbench" in results else "The environment's own frames"
+        return (f"{seen} of the first test episodes. The time that policies take is not shown.",)
     return (
         "The first test episodes, from the same starts, in real time: before each new chunk the robot waits for as long as a "
         "call of that policy takes (its median latency). The clock in the corner counts both. Orange: action chunks that the "

@@ -14,7 +14,7 @@ from distill.report.tables import NOTHING, Table, fact_table, is_missing, percen
 def made_table(results: Results) -> Table:
     """A row per fact; in a run's report also unknown ones, in others only known ones."""
     made, data = results["made"], results["data"]
-    versions, simulated = made.get("packages") or {}, results.get("rlbench") or {}
+    versions, simulated = made.get("packages") or {}, results.get("rlbench") or results.get("gym") or {}
     rows = [
         ("flow2one", str(made.get("version") or NOTHING)),
         ("Date", str(made.get("date", NOTHING))),
@@ -26,7 +26,8 @@ def made_table(results: Results) -> Table:
         ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items()) or NOTHING),
     ]
     if simulated:
-        rows.append(("RLBench", ", ".join(f"{name} {value}" for name, value in simulated.items())))
+        told = ", ".join(f"{name} {value}" for name, value in simulated.items() if value not in ("", []))
+        rows.append(("RLBench" if "rlbench" in results else "Environment", told))
     return fact_table(rows, ("What", "This run"))
 
 

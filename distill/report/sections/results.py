@@ -19,7 +19,8 @@ EXISTING = ("conversion", "comparison")
 class _Column:
     """meaning: {it} is the reference; cell: of a policy; needs: a key of the policies without which no row has anything.
 
-    main: whether it is in the main table, which fits a screen; else in the one below the figures.
+    main: whether it is in the main table, which fits a screen; else in the one below the figures. optional: left out of a run's
+    table, too, where no policy has a value.
     """
 
     title: str
@@ -28,11 +29,12 @@ class _Column:
     needs: str = "name"
     kinds: tuple[str, ...] = KINDS
     main: bool = True
+    optional: bool = False
 
     def shown(self, results: Results) -> bool:
         """A run's table always has the same columns, others have those that some policy has a value for."""
-        there = results["kind"] == "run" or any(not is_missing(policy.get(self.needs)) for policy in results["policies"])
-        return results["kind"] in self.kinds and there
+        known = any(not is_missing(policy.get(self.needs)) for policy in results["policies"])
+        return results["kind"] in self.kinds and (known or (results["kind"] == "run" and not self.optional))
 
 
 def main_table(results: Results) -> Table:
@@ -65,6 +67,8 @@ def _columns() -> tuple[_Column, ...]:
         _Column("Policy", "", _policy_cell),
         _Column("Success", "share of episodes solved, 95 % Wilson interval",
                 lambda policy, _: success_cell(policy), "success_rate"),
+        _Column("Score", "mean over the episodes of the score that the environment gives, such as the largest reward; paired: "
+                "minus the {it}'s on the same starts, 95 % bootstrap interval", _score_cell, "score", optional=True),
         _Column("Latency [ms]", "median of a policy call; 95th and 99th percentile", _latency_cell),
         _Column("Hz", "policy calls per second, 1 / median", _hz_cell),
         _Column("Speed-up", "the {it}'s median latency / this policy's", _speedup_cell),
@@ -110,6 +114,13 @@ def _policy_cell(policy: Policy, results: Results) -> Cell:
     count, what = policy.get("parameters"), "stored numbers" if baseline else "parameters"
     size = f"{what} unknown" if count is None else f"{count:,} {what}"
     return Cell(policy["label"], (role, size), "student" if student else "teacher" if reference else "")
+
+
+def _score_cell(policy: Policy, results: Results) -> Cell:
+    if is_missing(policy.get("score")) or policy.get("is_reference_teacher"):
+        return Cell(number(policy.get("score")))
+    difference, low, high = (f"{policy[f'score_difference{end}']:+.3f}" for end in ("", "_low", "_high"))
+    return Cell(number(policy["score"]), (f"{difference} ({low} to {high})",))
 
 
 def _modes_cell(policy: Policy, results: Results) -> Cell:

@@ -103,7 +103,7 @@ def test_lerobot_eval_runs_the_folder_at_one_evaluation_for_each_query(tmp_path:
         done = subprocess.run([LEROBOT, *map(str, program)], capture_output=True, text=True, env={**there, **environment})
         assert done.returncode == 0, done.stderr
 
-    run(ROOT / "examples/lerobot_dataset.py", "demos", "dataset")
+    run(ROOT / "lerobot_env_flow2one/__main__.py", "demos", "dataset")
     read, frames = open_recorded("dataset"), np.arange(shown.num_frames)
     assert read.episodes == (30, 41, 25) and list(read.tasks()) == [spec.summary]
     assert np.array_equal(read.frames(STATE, frames), shown.state) and np.array_equal(read.action_frames(frames), shown.action)

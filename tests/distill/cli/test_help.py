@@ -92,12 +92,16 @@ def test_every_option_has_a_meaning_and_fits_the_terminal(main, capsys, monkeypa
 
 
 def test_the_help_of_a_run_has_every_flag_but_those_of_a_simulator_that_it_does_not_use(main, capsys) -> None:
-    flags = {name for name in flag_names() if not name.startswith("rlbench.")}
+    every = {*flag_names(), "config", "dry_run", "verify"}
+    rlbench, world = ({name for name in every if name.startswith(f"{section}.")} for section in ("rlbench", "world"))
     assert main(["-h"]) == 0
-    assert _shown(capsys.readouterr().out) == {*flags, "config", "dry_run", "verify"}
+    assert _shown(capsys.readouterr().out) == every - rlbench - world and rlbench and world
     assert main(["--config", "rlbench/open_drawer", "--help"]) == 0
     text = capsys.readouterr().out
-    assert _shown(text) == {*flag_names(), "config", "dry_run", "verify"} and "rlbench/open_drawer)" in text
+    assert _shown(text) == every - world and "rlbench/open_drawer)" in text
+    assert main(["--config", "metaworld/reach", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert _shown(text) == every - rlbench and "metaworld.py)" in text
 
 
 def test_a_command_leaves_out_what_means_nothing_to_it(main, capsys) -> None:

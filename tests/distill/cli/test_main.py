@@ -49,6 +49,8 @@ FLAGS = [
     "rlbench.keyframes", "rlbench.subsample", "rlbench.gripper_threshold", "rlbench.variations",
     "rlbench.objects", "rlbench.max_steps", "rlbench.retries", "rlbench.voxel_m", "rlbench.without_robot",
     "rlbench.crop_low", "rlbench.crop_high", "rlbench.renderer", "rlbench.start_s", "rlbench.step_s", "rlbench.restart_after",
+    "world.gym", "world.make", "world.mapping", "world.python", "world.workers", "world.expert", "world.expert_noise",
+    "world.demonstrations", "world.clips", "world.start_s", "world.step_s",
 ]  # fmt: skip
 
 

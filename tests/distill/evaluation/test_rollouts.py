@@ -428,8 +428,13 @@ def test_a_summary_by_hand() -> None:
         "mode_counts": {"a": 2, "b": 1, "c": 0, "d": 0}, "modes_reached": 2, "modes_total": 4,
         # -(2/3 ln 2/3 + 1/3 ln 1/3) / ln 4
         "entropy": pytest.approx(0.459148, abs=1e-6), "switch_rate": None, "jerk_rms": None, "out_of_distribution_share": None,
-        "refused_actions": 0, "episodes_with_refusals": 0,
+        "score": None, "refused_actions": 0, "episodes_with_refusals": 0,
     }  # fmt: skip
+
+
+def test_a_score_is_the_mean_over_all_episodes_and_one_that_has_none_counts_as_nothing() -> None:
+    episodes = [Episode(0, score=0.9), Episode(1, failure="crash"), Episode(2, score=0.3)]
+    assert summarise(SPEC, episodes)["score"] == pytest.approx(0.4)
 
 
 def test_switches_and_jerk_are_means_over_the_episodes_that_have_them() -> None:
@@ -451,4 +456,4 @@ def test_episodes_are_written_in_the_order_of_their_starts() -> None:
     assert [row["index"] for row in rows] == [0, 1, 2]
     assert rows[2] == {"index": 2, "success": True, "failure": "", "mode": "a", "steps": 3, "path": [[0.0, 1.0]],
                        "carried": [], "actions": [], "compared": 0, "switches": 0, "jerk": None, "queries": 0,
-                       "out_of_distribution": None, "refused": 0}  # fmt: skip
+                       "out_of_distribution": None, "refused": 0, "score": None}  # fmt: skip

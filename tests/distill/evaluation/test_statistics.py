@@ -11,9 +11,11 @@ import pytest
 from distill.evaluation.statistics import (
     latency_summary,
     mcnemar_p,
+    mean_difference,
     mode_entropy,
     mode_share_error,
     paired_difference,
+    success_figures,
     wilson_interval,
 )
 
@@ -195,3 +197,27 @@ def test_latency_by_hand():
 def test_latency_refuses_what_was_not_measured(times):
     with pytest.raises(ValueError, match="got"):
         latency_summary(times)
+
+
+def test_a_difference_of_scores_is_paired():
+    teacher = np.array([0.9, 0.1, 0.5, 0.7])
+    assert mean_difference(teacher - 0.1, teacher) == pytest.approx((-0.1, -0.1, -0.1))  # the same in every episode
+    mixed = teacher + np.array([0.4, -0.2, 0.0, 0.2])
+    difference, low, high = mean_difference(mixed, teacher, resamples=20_000)
+    assert difference == pytest.approx(0.1) and low < 0 < high <= 0.4
+    # the bootstrap's spread is that of the mean: sqrt(mean((d - .1)^2) / 4) = .1118
+    assert (high - low) / 2 == pytest.approx(1.96 * math.sqrt(0.05 / 4), rel=0.15)
+    assert mean_difference(mixed, teacher) == mean_difference(mixed, teacher)
+    with pytest.raises(ValueError, match="expected two lists of one length"):
+        mean_difference([0.1], [0.1, 0.2])
+
+
+def test_a_score_is_in_the_figures_where_there_is_one():
+    summary = {"episodes": 2, "successes": 1, "failures": {}, "mode_counts": {"a": 1}, "modes_reached": 1, "modes_total": 1,
+               "entropy": 0.0, "score": 0.5}  # fmt: skip
+    ours = {"summary": summary, "episodes": [{"success": True, "score": 1.0}, {"success": False, "score": None}]}
+    theirs = {"summary": summary, "episodes": [{"success": True, "score": 0.8}, {"success": False, "score": 0.2}]}
+    figures = success_figures(ours, theirs, ["a"])
+    assert figures["score"] == 0.5 and figures["score_difference"] == pytest.approx(0.0)
+    assert figures["score_difference_low"] == pytest.approx(-0.2) and figures["score_difference_high"] == pytest.approx(0.2)
+    assert "score" not in success_figures({**ours, "summary": {**summary, "score": None}}, theirs, ["a"])

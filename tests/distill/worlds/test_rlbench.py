@@ -30,9 +30,8 @@ from distill.worlds import open_world
 from distill.worlds.clips import write_clip
 from distill.worlds.contract import RolloutJob
 from distill.worlds.episode_files import read_episodes, write_eval_info
+from distill.worlds.recorded_clips import FILMED, FPS, HOLD, _pictures
 from distill.worlds.rlbench import TRIES, RLBenchWorld, replay_action
-from distill.worlds.rlbench_clips import FILMED, FPS, HOLD, _pictures
-from distill.worlds.simulators import Simulators
 from envs.demonstrations import Demonstration, Demonstrations
 from envs.process.worker import WorkerFailure, WorkerStartError
 from envs.rlbench.env import RLBenchEnv
@@ -183,7 +182,7 @@ def test_a_second_go_does_nothing_again(finished: Path, config: Config, capsys: 
 
 
 def _roll(world: RLBenchWorld, folder: Path, work: Callable[[RLBenchEnv, int], Episode], count: int = 4) -> list[Episode]:
-    return world._episodes(CONTEXT, None, count, folder, "test", "policy", work)
+    return world.run_each(CONTEXT, None, count, folder, "test", "policy", work)
 
 
 def test_episodes_that_are_written_down_are_not_done_again(world: RLBenchWorld, tmp_path: Path) -> None:
@@ -241,7 +240,7 @@ def test_two_simulators_work_at_once(world: RLBenchWorld, tmp_path: Path) -> Non
 
 def test_a_simulator_that_does_not_start_ends_the_work_at_once(world: RLBenchWorld, tmp_path: Path) -> None:
     settings = replace(world.config.rlbench, python="/nowhere/python")
-    world.simulators = Simulators(replace(world.config, rlbench=settings), None)
+    world.simulators = RLBenchWorld(replace(world.config, rlbench=settings), world.spec, None).simulators
     with pytest.raises(WorkerStartError, match="/nowhere/python can not be started"):
         _roll(world, tmp_path, lambda env, index: Episode(index=int(env.reset(seed=0)[0] == index)))
     assert (tmp_path / "test-0.jsonl").read_text() == ""

@@ -1,4 +1,4 @@
-"""`flow2one check-data PATH`: what a recording holds and what policies would observe of it, before a long training."""
+"""`flow2one check-data` and `flow2one check-world`: what a recording or a simulator is like, before a long training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from pathlib import Path
 import tyro
 
 from distill.checks import check_writable
-from distill.cli.help import help_text, wants_help
+from distill.cli.help import Option, help_text, wants_help
+from distill.config import Config
+from distill.presets import apply_preset
+from envs.gym.checks import check_world
+from envs.gym.settings import GymSettings
 from envs.recorded import open_recorded
 from envs.recorded.inspection import inspect
 from envs.recorded.splitting import SplitRule, in_words
@@ -100,3 +104,51 @@ def run_check_data(arguments: Sequence[str]) -> int:
             raise ValueError(f"--out: {options.out} cannot be written ({error.strerror}); name another place") from error
         print(f"page: {Path(options.out).resolve()}")
     return 0
+
+
+# -- worlds ------------------------------------------------------------------------------------------------------------
+
+WORLD_DESCRIPTION = """Try a gymnasium environment and its mapping file before a run: spaces, seeds, repeatability, success,
+rendering, the expert. Everything that is wrong is said in one go; nothing is written.
+
+  flow2one check-world --world.gym PandaReach-v3 --world.mapping reach.yaml"""
+WORLD_FIRST = (Option("--config PRESET", "a preset's name or a YAML file, whose section world is checked"),)
+
+
+@dataclass(frozen=True)
+class CheckWorldOptions:
+    """What to check.
+
+    Attributes:
+        starts: seeds at which the expert is tried
+        world: the environment
+    """
+
+    starts: int = 5
+    world: GymSettings = field(default_factory=GymSettings)
+
+
+def run_check_world(arguments: Sequence[str]) -> int:
+    """Run the command; returns 0, or 1 where something is wrong. Raises ValueError for invalid flags, in one line."""
+    if wants_help(arguments):
+        usage = "flow2one check-world --world.gym ID [OPTIONS]"
+        print(help_text(usage, WORLD_DESCRIPTION, CheckWorldOptions(), (), WORLD_FIRST), end="")
+        return 0
+    rest, flags, config = list(arguments), list[str](), Config()
+    while rest:
+        flag = rest.pop(0)
+        if flag == "--config" and rest:
+            config = apply_preset(config, Path(rest.pop(0)))
+        else:
+            flags.append(flag)
+    default = CheckWorldOptions(world=config.world)
+    options = tyro.cli(CheckWorldOptions, args=flags, default=default, prog="flow2one check-world")
+    if not options.world.gym:
+        raise ValueError("world.gym: got none, expected the environment to check, such as --world.gym PandaReach-v3")
+    if options.starts < 1:
+        raise ValueError(f"starts: got {options.starts}, expected at least 1")
+    options.world.check()
+    found = check_world(options.world, starts=options.starts)
+    print("\n".join([*found.facts, *(f"wrong: {line}" for line in found.problems)]))
+    print("nothing is wrong" if not found.problems else f"{len(found.problems)} to put right")
+    return int(bool(found.problems))
