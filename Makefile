@@ -44,7 +44,7 @@ test: $(VENV)/.test-ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/mypy --cache-dir .mypy_cache/script distill.py
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 # a Python without ensurepip (Debian's without python3-venv) can still fill the environment with its own pip
 define make_venv

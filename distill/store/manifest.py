@@ -211,15 +211,23 @@ def write_folder(folder: Path, write: Callable[[Path], object]) -> None:
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     write(temporary)
+    _forget(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     publish(temporary, folder)
     _written.update(path for path in folder.rglob("*") if path.is_file())
 
 
 def remove(path: Path) -> None:
-    """Delete a file that `write_bytes` wrote, if it is there."""
+    """Delete a file that `write_bytes` wrote, or a folder of such files, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
     path.unlink(missing_ok=True)
-    _written.discard(path)
+    _forget(path)
+
+
+def _forget(place: Path) -> None:
+    """No longer expect a file, or those below a folder, at the commit of a stage."""
+    _written.difference_update([path for path in _written if path == place or place in path.parents])
 
 
 def make_folder(folder: Path) -> None:

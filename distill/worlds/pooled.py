@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ import numpy as np
 
 from distill.evaluation.rollouts import Episode
 from distill.runtime.context import Context
-from distill.store.manifest import write_json
+from distill.store.manifest import remove, write_folder, write_json
 from distill.worlds.contract import World
 from distill.worlds.episode_files import read_episodes
 from distill.worlds.simulators import E, Simulators, side_by_side
@@ -61,11 +60,11 @@ class PooledWorld(World, Generic[E]):
                 return recorded
 
             def keep(number: int, recorded: tuple[Demonstration, list[str]]) -> None:
-                partial = stored / f".{number}.partial"
-                shutil.rmtree(partial, ignore_errors=True)
-                Demonstrations.from_episodes(self.spec, [recorded[0]], [number]).save(partial)
-                write_json(partial / "recording.json", {"failures": recorded[1], "simulator": versions})
-                partial.rename(stored / f"{number}")
+                def write(target: Path) -> None:
+                    Demonstrations.from_episodes(self.spec, [recorded[0]], [number]).save(target)
+                    write_json(target / "recording.json", {"failures": recorded[1], "simulator": versions})
+
+                write_folder(stored / f"{number}", write)
                 bar.update()
 
             stored.mkdir(parents=True, exist_ok=True)
@@ -81,7 +80,7 @@ class PooledWorld(World, Generic[E]):
                 "episodes": len(episodes), "longest": int(np.bincount(joined.episode_index).max()),
                 "expert_failures_repeated": len(failed), "failures": failed, "simulator": recordings[0]["simulator"],
             })  # fmt: skip
-            shutil.rmtree(stored)
+            remove(stored)
         context.wait()
 
     def _join(self, parts: Sequence[Demonstrations], start_index: Sequence[int]) -> Demonstrations:

@@ -19,7 +19,8 @@ sample: {num_hypotheses: 4, num_steps: 2, num_observations: 24, shard_size: 4, b
 student: {objectives: [chamfer], default: chamfer, training_steps: 10, batch_size: 8, num_latents: 4, codes: 8,
   warmup_steps: 2, candidates: 2}
 evaluate: {test_starts: 2, validation_starts: 2, teacher_steps: [2], execution_horizon: 16, selection: outlier_rejection,
-  fidelity_observations: 3, fidelity_samples: 6, latency_calls: 4, latency_warmup: 1, baselines: []}
+  fidelity_observations: 3, fidelity_samples: 6, latency_calls: 4, latency_warmup: 1,
+  latency_modes: [], frontier_samples: [1], baselines: []}
 """
 
 CONVERSION = """\
@@ -27,7 +28,8 @@ sample: {num_hypotheses: 4, num_steps: 2, num_observations: 12, shard_size: 4, b
 student: {training_steps: 4, batch_size: 4, num_latents: 3, codes: 4, warmup_steps: 1, candidates: 2, width: 16,
   depth: 1, code_shares: false}
 in_place: {training_steps: 6, batch_size: 4, num_latents: 3, warmup_steps: 1, candidates: 2}
-evaluate: {fidelity_observations: 3, fidelity_samples: 6, latency_calls: 3, latency_warmup: 1, test_starts: 2,
+evaluate: {fidelity_observations: 3, fidelity_samples: 6, latency_calls: 3, latency_warmup: 1,
+  latency_modes: [], test_starts: 2,
   validation_starts: 2, teacher_steps: [4], execution_horizon: 8, selection_candidates: 4}
 """
 

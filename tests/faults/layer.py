@@ -151,8 +151,8 @@ def _loss(fault: dict[str, Any], here: str) -> None:
     def fit(accelerator: Any, model: Any, batches: Any, loss_of_step: Any, *rest: Any, **named: Any) -> Any:
         seen = [0]
 
-        def loss(wrapped: Any, batch: Any, generator: Any) -> Any:
-            value = loss_of_step(wrapped, batch, generator)
+        def loss(wrapped: Any, batch: Any, generator: Any, part: Any) -> Any:
+            value = loss_of_step(wrapped, batch, generator, part)
             seen[0] += 1
             if seen[0] == fault["at"] and int(os.environ.get("RANK", "0")) == fault.get("rank", 0):
                 return value * float(fault["value"])

@@ -116,8 +116,8 @@ def _train(folder: Path) -> None:
         target.mkdir(parents=True, exist_ok=True)
         save_file(dict(average.state_dict()), str(target / "model.safetensors"))
 
-    fit(Accelerator(cpu=True), model, batches, lambda wrapped, batch, generator: wrapped(batch).square().mean(), settings, 0,
-        folder, save, lambda step, loss: None, "test", alone=True)  # fmt: skip
+    fit(Accelerator(cpu=True), model, batches, lambda wrapped, batch, *_: wrapped(batch).square().mean(), settings, 0, folder,
+        save, lambda step, loss: None, "test", alone=True)  # fmt: skip
 
 
 def test_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: Table) -> None:

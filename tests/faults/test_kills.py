@@ -14,7 +14,7 @@ from tests.faults.table import Table, tries
 from tests.faults.trying import Prefixes, Running, Server, random_moments, wait_for_line
 
 RUN_STAGES = ("demos", "train/teacher", "starts", "teach", "reference", "evaluate/teacher_2", "sample", "train/chamfer",
-              "distill/chamfer", "evaluate/chamfer", "latency", "generalisation", "report")  # fmt: skip
+              "distill/chamfer", "evaluate/chamfer", "latency", "frontier", "generalisation", "report")  # fmt: skip
 CONVERSION_STAGES = ("observations", "reference", "evaluate/teacher_4", "sample", "encode", "train/in_place",
                      "distill/in_place", "evaluate/in_place", "train/chamfer", "distill/chamfer", "evaluate/chamfer", "latency",
                      "report")  # fmt: skip

@@ -191,7 +191,7 @@ class Server:
 
 # -- what is on disk -----------------------------------------------------------------------------------------------------
 
-TIMED = ("latency", "report")
+TIMED = ("latency", "frontier", "report")
 """Stages whose content is measured times and dates: their files' names are compared, not their bytes."""
 SECONDS = re.compile(rb'"(cpu_)?seconds": [0-9.e+-]+|"shard_seconds": [0-9.e+-]+')
 

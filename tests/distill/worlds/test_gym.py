@@ -192,7 +192,8 @@ def test_a_conversion_measures_success_in_the_environment(config: Config, finish
         teacher=finished / "teach", observations=finished / "demos", out=tmp_path / "out", task="passing", world=world,
         sample={"num_observations": 8, "num_hypotheses": 3}, student={"training_steps": 4},
         evaluate={"test_starts": 4, "validation_starts": 2, "teacher_steps": [2], "fidelity_observations": 2,
-                  "fidelity_samples": 6, "latency_modes": (), "frontier_samples": (), "latency_calls": 3, "latency_warmup": 1, "execution_horizon": 4},
+                  "fidelity_samples": 6, "latency_modes": (), "frontier_samples": (), "latency_calls": 3, "latency_warmup": 1,
+                  "execution_horizon": 4},
     )  # fmt: skip
     assert [policy.episodes for policy in result.policies] == [4, 4]
     mine = read(finished / "evaluate/teacher_2/result.json")["summary"]
