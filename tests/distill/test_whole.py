@@ -44,7 +44,7 @@ OTHERS = {
     "evaluate/teacher_1",
     "evaluate/nearest_demonstration",
 }
-END = {"generalisation", "latency", "report"}
+END = {"generalisation", "latency", "frontier", "report"}
 ACCELERATE = ["-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1",
               "--mixed_precision", "no", "--dynamo_backend", "no"]  # fmt: skip
 
