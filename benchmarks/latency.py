@@ -1,6 +1,6 @@
 """How much faster is a one-step student than its teacher when both run in their best mode on this machine?
 
-    python benchmarks/latency.py [--presets avoid detour_points] [--modes onnxruntime openvino] [--calls 2000]
+    python benchmarks/latency.py [--presets avoid detour_points] [--modes onnxruntime openvino] [--calls 500]
     python benchmarks/latency.py --rollouts runs/avoid-seed0 runs/detour_points-seed0
 
 Networks of each preset's sizes with random weights, as times do not depend on them. In every mode, interleaved: the teacher at
@@ -188,7 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presets", nargs="*", default=["avoid", "avoid+fast", "detour_points"], help="joined by +: overlaid")
     parser.add_argument("--modes", nargs="*", default=["onnxruntime", "openvino"], choices=list(MODES))
-    parser.add_argument("--calls", type=int, default=2000)
+    parser.add_argument("--calls", type=int, default=500)
     parser.add_argument("--rollouts", nargs="*", type=Path, default=[], help="finished runs; nothing is timed then")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
