@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,17 +45,6 @@ class Policy(Protocol):
 
     def head(self, condition_BC: Tensor, draws: Tensor) -> Tensor:
         """Condition and randomness `[B, S, ...]` to normalised chunks `[B, S, T, A]`."""
-        ...
-
-
-class WholeCall(Protocol):
-    """What a policy has as its attribute `whole` when it makes its calls as one program (distill.evaluation.run_modes)."""
-
-    def query(
-        self, seen: RawObservation, generators: Sequence[torch.Generator], selection: Selection, memories: Sequence[Memory],
-        executed: int, stage_done: Callable[[], object], drawn: Callable[[Tensor], object] | None,
-    ) -> tuple[np.ndarray, list[Memory]]:  # fmt: skip
-        """As `distill.evaluation.rollouts.query_policy`."""
         ...
 
 

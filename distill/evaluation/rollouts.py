@@ -15,7 +15,7 @@ from torch import Tensor
 
 import envs
 from distill.evaluation.histories import History, stacked
-from distill.evaluation.policies import Policy, RawObservation, WholeCall, device_of, postprocess, preprocess
+from distill.evaluation.policies import Policy, RawObservation, device_of, postprocess, preprocess
 from distill.evaluation.statistics import mode_entropy
 from distill.hypotheses.cache import hypothesis_seeds
 from distill.observation import cameras_for
@@ -248,9 +248,11 @@ def query_policy(
     stage_done: called after each of the stages of a call, see `distill.evaluation.latency.STAGES`. drawn: called with all
     normalised candidates `[B, N, T, A]`.
     """
-    whole: WholeCall | None = getattr(policy, "whole", None)
-    if whole is not None:
-        return whole.query(seen, generators, selection, memories, executed, stage_done, drawn)
+    if hasattr(policy, "query"):  # makes its calls as one program: distill.evaluation.run_modes
+        whole: tuple[np.ndarray, list[Memory]] = policy.query(
+            seen, generators, selection, memories, executed, stage_done, drawn
+        )
+        return whole
     observation = preprocess(policy, seen)
     stage_done()
     condition = policy.encode(observation)

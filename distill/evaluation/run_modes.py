@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distill.evaluation.latency import measure_latency
 from distill.evaluation.policies import Policy, RawObservation, StudentPolicy, TeacherPolicy, device_of
 from distill.evaluation.rollouts import query_policy
 from envs.specs import nearest_name
@@ -36,11 +37,6 @@ class PolicyInMode:
     policy: TeacherPolicy | StudentPolicy
     mode: str
     call: StudentInMode | TeacherInMode
-
-    @property
-    def whole(self) -> PolicyInMode:
-        """See `distill.evaluation.policies.WholeCall`."""
-        return self
 
     @property
     def name(self) -> str:
@@ -174,6 +170,23 @@ def parity(
         other += bool((np.abs(eager_chunk - our_chunk) / scale_A.cpu().numpy()).max() > tolerance)
     return {"largest": largest, "other_choice": other / calls, "calls": calls,
             "holds": largest <= TOLERANCE[MODES[policy.mode].precision]}  # fmt: skip
+
+
+def measure_in_modes(
+    policies: Sequence[Policy], in_modes: Sequence[PolicyInMode], observations: RawObservation, calls: int, warmup: int,
+    executed: int, seed: int, selection: Callable[[Policy], Selection], round_done: Callable[[], object] = lambda: None,
+) -> dict[str, Any]:  # fmt: skip
+    """`measure_latency` of the policies, eagerly and in their modes, all in the same rounds.
+
+    Each policy's latency also has ``modes`` (times and `parity` by name) where it has any, and ``best_mode`` (`fastest`).
+    """
+    measured = measure_latency([*policies, *in_modes], observations, calls, warmup, executed, seed, selection, round_done)
+    for each in in_modes:
+        alike = parity(each, observations, selection(each.policy), executed)
+        measured[each.policy.name].setdefault("modes", {})[each.mode] = {**measured.pop(each.name), "parity": alike}
+    for latency in measured.values():
+        latency["best_mode"] = fastest(latency)
+    return measured
 
 
 def fastest(latency: Mapping[str, Any]) -> str:

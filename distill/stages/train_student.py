@@ -21,7 +21,7 @@ from distill.runtime.context import Context
 from distill.runtime.stage import FolderStage, Input, Stage
 from distill.stages.sample import SampleHypotheses
 from distill.training.data import Batch, Batches, batches_of, moved, normaliser_of, resident, windows_for
-from distill.training.loop import Share, finish, fit, with_candidates
+from distill.training.loop import Share, finish, fit, with_candidates, without_accumulate
 from envs.demonstrations import Demonstrations
 from envs.specs import STATE
 from teachers.networks.normalisation import Normaliser
@@ -155,8 +155,8 @@ class TrainStudent(FolderStage):
     @property
     def settings(self) -> Mapping[str, Any]:
         # other recipes and the default do not affect this student
-        student = {name: value for name, value in asdict(self.config).items()
-                   if name not in ("objectives", "default", "accumulate")}  # fmt: skip
+        student = {name: value for name, value in without_accumulate(asdict(self.config)).items()
+                   if name not in ("objectives", "default")}  # fmt: skip
         settings: dict[str, Any] = {"objective": self.recipe_name, "student": student, "seed": self.seed,
                                     "execution_horizon": self.execution_horizon}  # fmt: skip
         if self.fresh_shape is not None:  # without a trained teacher the network sizes are settings

@@ -15,7 +15,7 @@ from distill.observation import observation_of
 from distill.runtime.context import Context
 from distill.runtime.stage import FolderStage, Input, Stage
 from distill.training.data import Batch, batches_of, moved, normaliser_of, resident, windows_for
-from distill.training.loop import Share, finish, fit, with_candidates
+from distill.training.loop import Share, finish, fit, with_candidates, without_accumulate
 from envs.demonstrations import Demonstrations
 from teachers import TEACHERS, make_teacher
 from teachers.networks.scene_motions import STILL, MotionRange
@@ -77,11 +77,6 @@ class TrainTeacher(FolderStage):
 
     def load(self, folder: Path) -> Path:
         return with_candidates(folder, self.config)
-
-
-def without_accumulate(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of training without the parts that a batch is divided into, which change rounding only."""
-    return {name: value for name, value in settings.items() if name != "accumulate"}
 
 
 def encoder_key(shape: EncoderShape) -> dict[str, Any]:

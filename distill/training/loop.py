@@ -6,7 +6,7 @@ import contextlib
 import functools
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -100,6 +100,11 @@ def learning_rate(settings: Schedule, step: int) -> float:
         return settings.learning_rate * (step + 1) / settings.warmup_steps
     done = (step - settings.warmup_steps) / max(1, settings.training_steps - settings.warmup_steps)
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def without_accumulate(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of training without the parts that a batch is divided into, which change rounding only."""
+    return {name: value for name, value in settings.items() if name != "accumulate"}
 
 
 def candidate_steps(settings: Schedule) -> list[int]:

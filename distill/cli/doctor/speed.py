@@ -12,9 +12,8 @@ import torch
 
 from distill.checks import check_writable
 from distill.cli.measured import inference_settings_of
-from distill.evaluation.latency import measure_latency
 from distill.evaluation.policies import Policy, StudentPolicy
-from distill.evaluation.run_modes import check_modes, fastest, parity, policies_in_modes
+from distill.evaluation.run_modes import check_modes, measure_in_modes, policies_in_modes
 from distill.store.machine import hardware, watched
 from distill.store.manifest import write_json
 from students import Student, load_student
@@ -82,13 +81,11 @@ def measure_modes(student: Student, options: SpeedOptions, selection: Selection,
 
     in_modes, left_out = policies_in_modes([policy], options.modes or tuple(MODES), chosen, executed)
     with watched() as machine:
-        measured = measure_latency([policy, *in_modes], observations, options.calls, options.warmup, executed, 0, chosen)
+        measured = measure_in_modes([policy], in_modes, observations, options.calls, options.warmup, executed, 0, chosen)
     latency = measured[policy.name]
-    latency["modes"] = {each.mode: {**measured[each.name], "parity": parity(each, observations, selection, executed)}
-                        for each in in_modes}  # fmt: skip
     return {"schema_version": 1, "hardware": hardware(None), "machine": machine, "torch": torch.__version__,
             "samples": selection.candidates if selection.uses_candidates else 1, "latency": latency,
-            "left_out": left_out, "best": fastest(latency)}  # fmt: skip
+            "left_out": left_out, "best": latency["best_mode"]}  # fmt: skip
 
 
 def _settings_of(folder: Path, student: Student) -> tuple[Selection, int]:
@@ -107,7 +104,8 @@ def _settings_of(folder: Path, student: Student) -> tuple[Selection, int]:
 
 def _lines(found: dict[str, Any]) -> Sequence[str]:
     latency = found["latency"]
-    rows = {"eager": (latency, "reference"), **{name: (each, _told(each["parity"])) for name, each in latency["modes"].items()}}
+    modes = {name: (each, _told(each["parity"])) for name, each in latency.get("modes", {}).items()}
+    rows = {"eager": (latency, "reference"), **modes}
     width = max(len(name) for name in rows)
     return [
         f"{'mode':<{width}}  {'median':>9}  {'p95':>9}  {'p99':>9}  {'Hz':>7}  difference from eager",

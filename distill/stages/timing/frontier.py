@@ -9,9 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distill.evaluation.latency import measure_latency
 from distill.evaluation.rollouts import summarise
-from distill.evaluation.run_modes import fastest, parity, policies_in_modes
+from distill.evaluation.run_modes import measure_in_modes, policies_in_modes
 from distill.inputs.choice import Starts
 from distill.inputs.policies import MeasuredPolicy
 from distill.inputs.rollouts import Rollouts, selection_for, selection_settings
@@ -68,15 +67,11 @@ class MeasureFrontier(Stage[list[dict[str, Any]]]):
         policy, observations = self.student.policy(context), sets.observations.held_out(context)
         chosen = partial(selection_for, students=selection)
         in_modes, _ = policies_in_modes([policy], self.latency.modes, chosen, sets.executed)
-        measured = measure_latency(
-            [policy, *in_modes], observations, self.latency.calls, self.latency.warmup, sets.executed, sets.seed, chosen
+        measured = measure_in_modes(
+            [policy], in_modes, observations, self.latency.calls, self.latency.warmup, sets.executed, sets.seed, chosen
         )
         found: dict[str, Any] = measured[policy.name]
-        found["modes"] = {
-            each.mode: {**measured[each.name], "parity": parity(each, observations, selection, sets.executed)}
-            for each in in_modes
-        }
-        return {**found, "best_mode": fastest(found)}
+        return found
 
     def load(self, folder: Path) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads((folder / "frontier.json").read_text())

@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distill.evaluation.latency import measure_latency
-from distill.evaluation.run_modes import fastest, parity, policies_in_modes, runs_in_modes
+from distill.evaluation.run_modes import measure_in_modes, policies_in_modes, runs_in_modes
 from distill.inputs.rollouts import selection_for, selection_settings
 from distill.runtime.context import Context
 from distill.runtime.stage import Input, Stage
@@ -63,14 +62,9 @@ class MeasureLatency(Stage[dict[str, Any]]):
         observations = sets.observations.held_out(context)
         rounds = self.warmup + self.calls
         with watched() as machine, context.by_itself().counter(rounds, "latency", "round") as bar:
-            measured = measure_latency(
-                [*policies, *in_modes], observations, self.calls, self.warmup, sets.executed, sets.seed, selection, bar.update
+            measured = measure_in_modes(
+                policies, in_modes, observations, self.calls, self.warmup, sets.executed, sets.seed, selection, bar.update
             )
-        for each in in_modes:
-            alike = parity(each, observations, selection(each.policy), sets.executed)
-            measured[each.policy.name].setdefault("modes", {})[each.mode] = {**measured.pop(each.name), "parity": alike}
-        for latency in measured.values():
-            latency["best_mode"] = fastest(latency)
         camera_ms = self.world.camera_ms(self.calls, self.warmup)
         if camera_ms is not None:  # all policies of a run use the same cameras
             for latency in measured.values():
