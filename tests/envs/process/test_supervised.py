@@ -63,5 +63,6 @@ def test_one_that_hangs_is_killed_once_its_time_is_up(process: SupervisedProcess
     with pytest.raises(TimeoutError):
         process.exchange({"command": "hang"}, None, 0.2)
     process.signal(signal.SIGSTOP)  # so that it cannot notice that its owner is gone
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)  # one thread may run on until another has taken the signal
     process.stop(0.2)
     assert process.status_text == "signal SIGKILL" and time.monotonic() - begin < 10
