@@ -64,18 +64,14 @@ class Block(nn.Module):
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, tokens_NLC: Tensor, condition_BC: Tensor) -> Tensor:
-        """Tokens `[N, L, C]`; N a multiple of B, as in `TrajectoryTransformer`."""
-        batch, length, width = tokens_NLC.shape
-        # the chunks of one observation share its condition: a fifth of the block's work, done once for all of them
-        modulation = self.modulation(condition_BC).repeat_interleave(batch // len(condition_BC), dim=0)
-        scale_a, shift_a, gate_a, scale_f, shift_f, gate_f = modulation[:, None].chunk(6, dim=-1)
-        normed = self.norm_attention(tokens_NLC) * (1 + scale_a) + shift_a
-        qkv = self.to_qkv(normed).view(batch, length, 3, self.heads, width // self.heads)
-        attended = attend(qkv).reshape(batch, length, width)
-        tokens_NLC = tokens_NLC + gate_a * self.from_attention(attended)
-        normed = self.norm_feedforward(tokens_NLC) * (1 + scale_f) + shift_f
-        return tokens_NLC + gate_f * self.feedforward(normed)
+    def forward(self, tokens_BRC: Tensor, condition_BC: Tensor, length: int) -> Tensor:
+        """Tokens `[B, R, C]`: all R = (N / B) L of the chunks of one observation, which share its condition. length: L."""
+        scale_a, shift_a, gate_a, scale_f, shift_f, gate_f = self.modulation(condition_BC)[:, None].chunk(6, dim=-1)
+        normed = self.norm_attention(tokens_BRC) * (1 + scale_a) + shift_a
+        qkv_NL3HD = self.to_qkv(normed).view(-1, length, 3, self.heads, tokens_BRC.shape[-1] // self.heads)
+        tokens_BRC = tokens_BRC + gate_a * self.from_attention(attend(qkv_NL3HD).reshape(tokens_BRC.shape))
+        normed = self.norm_feedforward(tokens_BRC) * (1 + scale_f) + shift_f
+        return tokens_BRC + gate_f * self.feedforward(normed)
 
 
 def attend(qkv_NL3HD: Tensor) -> Tensor:
@@ -114,10 +110,11 @@ class TrajectoryTransformer(nn.Module):
     def forward(self, chunk_NTA: Tensor, condition_BC: Tensor) -> Tensor:
         """Chunks `[N, T, A]`."""
         batch, horizon, actions = chunk_NTA.shape
-        patches = chunk_NTA.reshape(batch, horizon // self.patch, self.patch * actions)
-        tokens_NLC = self.to_tokens(patches) + self.position
+        length = horizon // self.patch
+        patches = chunk_NTA.reshape(batch, length, self.patch * actions)
+        tokens_BRC = (self.to_tokens(patches) + self.position).view(len(condition_BC), -1, self.position.shape[-1])
         condition_BC = F.silu(condition_BC)
         for block in self.blocks:
-            tokens_NLC = block(tokens_NLC, condition_BC)
-        output: Tensor = self.from_tokens(self.norm(tokens_NLC))
+            tokens_BRC = block(tokens_BRC, condition_BC, length)
+        output: Tensor = self.from_tokens(self.norm(tokens_BRC))
         return output.reshape(batch, horizon, actions)

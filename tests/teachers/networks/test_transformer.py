@@ -68,7 +68,7 @@ def test_a_row_sees_its_own_chunk_and_condition_only(make_teacher) -> None:
 
 def test_a_fresh_block_changes_nothing() -> None:
     tokens = _randn(2, 3, 8)
-    assert torch.equal(Block(8, 2)(tokens, _randn(2, 8, seed=1)), tokens)
+    assert torch.equal(Block(8, 2)(tokens, _randn(2, 8, seed=1), 3), tokens)
 
 
 def test_a_block_against_loops() -> None:
@@ -76,7 +76,7 @@ def test_a_block_against_loops() -> None:
     block = Block(width, heads)
     for index, value in enumerate(block.parameters()):
         value.data = 0.4 * _randn(*value.shape, seed=index)
-    tokens, condition = _randn(1, length, width, seed=90), _randn(1, width, seed=91)
+    tokens, condition = _randn(1, 2 * length, width, seed=90), _randn(1, width, seed=91)  # two chunks of one observation
 
     def norm(row: torch.Tensor) -> torch.Tensor:
         return (row - row.mean()) / (row.var(unbiased=False) + 1e-5).sqrt()
@@ -84,16 +84,16 @@ def test_a_block_against_loops() -> None:
     scale_a, shift_a, gate_a, scale_f, shift_f, gate_f = block.modulation(condition)[0].chunk(6)
     qkv = [block.to_qkv(norm(row) * (1 + scale_a) + shift_a) for row in tokens[0]]
     expected = []
-    for here in range(length):
-        heard = []
+    for here in range(2 * length):
+        heard, chunk = [], range(here // length * length, (here // length + 1) * length)
         for head in range(heads):
             part = slice(head * width // heads, (head + 1) * width // heads)
-            scores = torch.stack([qkv[here][:width][part] @ qkv[j][width : 2 * width][part] for j in range(length)])
+            scores = torch.stack([qkv[here][:width][part] @ qkv[j][width : 2 * width][part] for j in chunk])
             weights = (scores / (width // heads) ** 0.5).softmax(0)
-            heard.append(sum(weights[j] * qkv[j][2 * width :][part] for j in range(length)))
+            heard.append(sum(weight * qkv[j][2 * width :][part] for weight, j in zip(weights, chunk, strict=True)))
         row = tokens[0, here] + gate_a * block.from_attention(torch.cat(heard))
         expected.append(row + gate_f * block.feedforward(norm(row) * (1 + scale_f) + shift_f))
-    torch.testing.assert_close(block(tokens, condition)[0], torch.stack(expected), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(block(tokens, condition, length)[0], torch.stack(expected), rtol=1e-4, atol=1e-5)
 
 
 # -- encoder and time ----------------------------------------------------------------------------------------------
