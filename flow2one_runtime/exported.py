@@ -17,6 +17,9 @@ from flow2one_runtime.selection import Selection
 SCHEMA_VERSION = 1
 LARGEST = 1 << 28
 """Numbers that an observation, a latent or a chunk may have at most."""
+LAST_PLAN, HAS_LAST_PLAN = "last_plan", "has_last_plan"
+OUTPUTS = ["actions", "candidates", "index"]
+"""Further inputs of a whole call's graph, and its outputs."""
 IN_PLACE = "in_place"
 """Kind of a policy that was fine-tuned in place: only its head was exported, and its inputs are the condition."""
 
@@ -34,12 +37,24 @@ class Input:
 
 
 @dataclass(frozen=True)
+class Call:
+    """A graph of the whole call, with the selection inside.
+
+    samples: N, latents that it takes, always as many. takes_last_plan: whether the last plan and a flag are inputs, too.
+    """
+
+    samples: int
+    takes_last_plan: bool
+
+
+@dataclass(frozen=True)
 class Exported:
     """The content of an exported folder.
 
     inputs: the observation's features, or the tensors of a condition (`is_head`). latents: the last input.
     samples: how many latents the graph takes; 0: any number. starting: latents `[J, ..]` to draw from and the sums of their
     shares `[J]`; None: latents are standard normal. horizon: T. action_names: A names. files: a file per format.
+    call: what the format ``call`` holds; None without it.
     """
 
     folder: Path
@@ -54,6 +69,7 @@ class Exported:
     selection: Selection
     files: dict[str, str]
     starting: tuple[np.ndarray, np.ndarray] | None = None
+    call: Call | None = None
 
     @property
     def is_head(self) -> bool:
@@ -130,7 +146,17 @@ def _content(folder: Path, found: dict[str, Any]) -> Exported:
         files={name: _text(entry["file"]) for name, entry in found["formats"].items()},
         starting=None if starting is None else (
             np.asarray(starting["noises"], np.float32), np.cumsum(np.asarray(starting["shares"], np.float64))),
+        call=_call(found["formats"].get("call"), [each["name"] for each in found["inputs"]]),
     )  # fmt: skip
+
+
+def _call(entry: dict[str, Any] | None, names: list[str]) -> Call | None:
+    if entry is None:
+        return None
+    inputs, takes_last = list(entry["inputs"]), [*names, LAST_PLAN, HAS_LAST_PLAN]
+    if inputs not in (names, takes_last) or list(entry["outputs"]) != OUTPUTS:
+        raise TypeError(f"got a whole call from {inputs} to {entry['outputs']}, expected from {takes_last} to {OUTPUTS}")
+    return Call(_sizes([entry["samples"]])[0], inputs == takes_last)
 
 
 def _check_file(folder: Path, name: str, sha256: str | None) -> None:

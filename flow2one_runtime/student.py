@@ -7,14 +7,22 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Missed
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from flow2one_runtime.backends import Graph, open_graph
-from flow2one_runtime.exported import Exported, Input, read_exported
+from flow2one_runtime.backends import Graph, WholeCall, open_graphs
+from flow2one_runtime.exported import HAS_LAST_PLAN, LAST_PLAN, Exported, Input, read_exported
 
 Observation = Mapping[str, np.ndarray]
 """Raw features by name: of one control step (`[S]`), or of all O (`[O, S]`, the newest last). Further names are ignored."""
+
+
+class Plan(NamedTuple):
+    """A selected chunk. actions_TA: raw. normalised_TA: the same as a whole call's graph returned it; None without one."""
+
+    actions_TA: np.ndarray
+    normalised_TA: np.ndarray | None = None
 
 
 class Student:
@@ -25,10 +33,12 @@ class Student:
     `[N, ..]`; replace it to choose them yourself.
     """
 
-    def __init__(self, exported: Exported, graph: Graph, deadline_s: float | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, exported: Exported, graph: Graph, deadline_s: float | None = None, seed: int = 0, whole: WholeCall | None = None
+    ) -> None:
         if deadline_s is not None and not deadline_s > 0:
             raise ValueError(f"deadline_s: got {deadline_s}, expected seconds above 0, or None")
-        self.exported, self._graph, self._deadline_s = exported, graph, deadline_s
+        self.exported, self._graph, self._whole, self._deadline_s = exported, graph, whole, deadline_s
         self.missed = self.held = 0
         self._random = np.random.default_rng(seed)
         self.draw: Callable[[int], np.ndarray] = self._standard_draw
@@ -46,15 +56,16 @@ class Student:
         Raises ValueError, in one line, for a folder, a file or an argument that is wrong.
         """
         exported = read_exported(folder)
-        return cls(exported, open_graph(exported, backend, threads), deadline_s, seed)
+        graph, whole = open_graphs(exported, backend, threads)
+        return cls(exported, graph, deadline_s, seed, whole)
 
     def reset(self) -> None:
         """Start an episode: forget observations, plan and latent. The counters go on."""
         self._history: list[dict[str, np.ndarray]] = []
         self._plan: np.ndarray | None = None
-        self._last: np.ndarray | None = None
+        self._last: Plan | None = None
         self._latent: np.ndarray | None = None
-        self._pending: tuple[int, Future[np.ndarray]] | None = None
+        self._pending: tuple[int, Future[Plan]] | None = None
         self._at = self._step = self._replans = 0
 
     # -- one call ------------------------------------------------------------------------------------------------------
@@ -136,14 +147,37 @@ class Student:
         self._latent = self.draw(1) if self._latent is None else self._latent
         return self._latent
 
-    def _evaluate(self, window: dict[str, np.ndarray], latents: np.ndarray, last: np.ndarray | None, done: int) -> np.ndarray:
+    def _evaluate(self, window: dict[str, np.ndarray], latents: np.ndarray, last: Plan | None, done: int) -> Plan:
         """The plan that is selected among the chunks of these latents."""
-        chunks_MTA = self._chunks(window, latents)
-        plan_TA = chunks_MTA[self.exported.selection.index(chunks_MTA, last, done)].copy()  # a backend may reuse its memory
-        if not np.isfinite(plan_TA).all():
+        plan = self._in_one_call(window, latents, last, done)
+        if plan is None:
+            chunks_MTA = self._chunks(window, latents)
+            index = self.exported.selection.index(chunks_MTA, None if last is None else last.actions_TA, done)
+            plan = Plan(chunks_MTA[index].copy())  # a backend may reuse its memory
+        if not np.isfinite(plan.actions_TA).all():
             raise ValueError(f"{self.exported.folder}: the student returned NaN or infinity; stop the robot and check the "
                              "observation against the ranges of the training data")  # fmt: skip
-        return plan_TA
+        return plan
+
+    def _in_one_call(
+        self, window: dict[str, np.ndarray], latents: np.ndarray, last: Plan | None, done: int
+    ) -> Plan | None:
+        """The plan that the whole call's graph selects. None where it cannot: without one, for another number of latents, and
+        after a plan that it did not make or of which another number of actions was executed.
+        """
+        call = self.exported.call
+        if self._whole is None or call is None or np.shape(latents) != (call.samples, *self.exported.latents.shape):
+            return None
+        feed = {name: value[None] for name, value in window.items()}
+        feed[self.exported.latents.name] = np.asarray(latents, np.float32)[None]
+        if call.takes_last_plan:
+            if last is not None and (last.normalised_TA is None or done != self.exported.selection.executed):
+                return None
+            nothing = np.zeros((self.exported.horizon, len(self.exported.action_names)), np.float32)
+            feed[LAST_PLAN] = (nothing if last is None or last.normalised_TA is None else last.normalised_TA)[None]
+            feed[HAS_LAST_PLAN] = np.array([last is not None], np.float32)
+        chunk_1TA, candidates_1NTA, index_1 = self._whole(feed)
+        return Plan(np.array(chunk_1TA[0]), np.array(candidates_1NTA[0, int(index_1[0])]))
 
     def _chunks(self, window: dict[str, np.ndarray], latents: np.ndarray) -> np.ndarray:
         exported = self.exported
@@ -174,9 +208,9 @@ class Student:
         self._pending = None
         self._adopt(plan, self._step - step)
 
-    def _adopt(self, plan_TA: np.ndarray, late: int) -> None:
+    def _adopt(self, plan: Plan, late: int) -> None:
         """Execute this plan from its action `late` on."""
-        self._plan, self._last, self._at = plan_TA, plan_TA, late
+        self._plan, self._last, self._at = plan.actions_TA, plan, late
 
     def _standard_draw(self, count: int) -> np.ndarray:
         shape, starting = self.exported.latents.shape, self.exported.starting

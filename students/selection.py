@@ -63,6 +63,14 @@ class Selection:
         """Whether something is kept from replan to replan, until `forget_every` clears it."""
         return self.kind in ("temporal_consistency", "kept_latent")
 
+    def drawn(self, executed: int, horizon: int) -> int:
+        """N, samples of a replan that executes `executed` of T = `horizon` actions.
+
+        1 for ``temporal_consistency`` when plans are executed to their end: nothing is left to compare with.
+        """
+        several = self.uses_candidates and (self.kind == "outlier_rejection" or executed < horizon)
+        return self.candidates if several else 1
+
 
 SINGLE_SAMPLE = Selection()
 
@@ -85,14 +93,12 @@ def draw_candidates(
     """The latents `[N, ...]` of one episode's next replan, and its memory with the latent to keep.
 
     draw: maps a number of samples N to latents `[N, ...]`. executed: actions of a plan that are executed before the next
-    replan; horizon: T. N is the same for every episode of a batch: `candidates` where the selection uses them, else 1. It is
-    1, too, for ``temporal_consistency`` when plans are executed to their end (executed >= horizon).
+    replan; horizon: T. N is the same for every episode of a batch: `Selection.drawn`.
     """
     if selection.kind == "kept_latent":
         kept = draw(1) if memory.draw is None or _forgets(selection, memory) else memory.draw
         return kept, replace(memory, draw=kept)
-    several = selection.uses_candidates and (selection.kind == "outlier_rejection" or executed < horizon)
-    return draw(selection.candidates if several else 1), memory
+    return draw(selection.drawn(executed, horizon)), memory
 
 
 def choose(

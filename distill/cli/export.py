@@ -27,9 +27,13 @@ from students.export import SCHEMA_VERSION
 from students.export.card import InferenceSettings, model_card
 from students.export.graph import ACTIONS, FILES, LATENTS, SAMPLES, check_format, export_program, write_format
 from students.export.hub import check_upload, upload
-from students.export.parity import TOLERANCE, Parity, measure_parity
+from students.export.parity import TOLERANCE, Parity, measure_parity, random_observation
+from students.export.whole_call import WholeCall
 from students.selection import MODE_DUPLICATES, OUTLIER_RATIO, SAME_PLAN
 from teachers.networks.observations import feature_shape, sources_of
+
+CHOICES, MOST_OTHER = 200, 0.02
+"""Observations at which selections are compared, and the share at which rounding may decide otherwise."""
 
 DESCRIPTION = """Export a student as a folder of its own: its weights, a model card with what its run measured, and a graph per
 format, each compared with PyTorch.
@@ -44,14 +48,15 @@ class ExportOptions:
     Attributes:
         student: a student's folder; inside its run, so that the model card can quote its measurements
         out: the folder to create
-        formats: any of onnx, torch (torch.export) and aoti (AOTInductor, needs a C++ compiler)
+        formats: any of onnx, call (ONNX with the selection inside), torch (torch.export) and aoti (AOTInductor, needs a C++
+            compiler)
         push_to_hub: user/name of a new repository on the Hugging Face Hub, private unless --public
         public: make that repository public
     """
 
     student: Path
     out: Path
-    formats: tuple[str, ...] = ("onnx",)
+    formats: tuple[str, ...] = ("onnx", "call")
     push_to_hub: str = ""
     public: bool = False
 
@@ -125,12 +130,19 @@ def _open(folder: Path) -> Student:
 
 
 def _write(options: ExportOptions, student: Student, folder: Path, say: Callable[[str], object]) -> None:
+    run_time, figures = inference_settings_of(options.student, student.shape.horizon), figures_of(options.student)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as ONNX Runtime here; small networks gain nothing from more
     try:
-        program = export_program(student) if options.formats else None
-        calls = {name: write_format(name, student, program, folder) for name in options.formats if program is not None}
+        graphs = [name for name in options.formats if name != "call"]
+        program = export_program(student) if graphs else None
+        calls = {name: write_format(name, student, program, folder) for name in graphs if program is not None}
+        whole = None
+        if "call" in options.formats:
+            whole = WholeCall(student, run_time.selection, run_time.execution_horizon, folder / FILES["call"])
+            calls["call"] = whole.candidates()
         parities = measure_parity(student, calls)
+        other = 0 if whole is None else _other_choices(student, whole, say)
     finally:
         torch.set_num_threads(threads)
     for name, parity in parities.items():
@@ -142,11 +154,13 @@ def _write(options: ExportOptions, student: Student, folder: Path, say: Callable
             raise ValueError(f"{name}: the graph differs by more than {TOLERANCE:g} half ranges; nothing was written")
     for name in ("config.json", "model.safetensors"):
         shutil.copyfile(options.student / name, folder / name)
-    run_time, figures = inference_settings_of(options.student, student.shape.horizon), figures_of(options.student)
     today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
     described = describe(student, run_time, folder, parities) | {
         "made": {"date": today, "hardware": hardware(None), "packages": installed_packages()}
     }
+    if whole is not None:
+        described["formats"]["call"] |= {"inputs": whole.inputs, "outputs": whole.outputs, "samples": whole.samples,
+                                         "other_choices": other, "choices": CHOICES}  # fmt: skip
     card = model_card(
         student, described["formats"], run_time, figures.student, figures.teacher, figures.provenance, today
     )
@@ -154,6 +168,16 @@ def _write(options: ExportOptions, student: Student, folder: Path, say: Callable
     files = sorted(path.name for path in folder.iterdir())
     described["files"] = {name: sha256_file(folder / name) for name in files}
     write_json(folder / "export.json", described)
+
+
+def _other_choices(student: Student, whole: WholeCall, say: Callable[[str], object]) -> int:
+    """How often the graph's selection differs from PyTorch's. Raises ValueError where rounding does not explain it."""
+    other = whole.other_choices(random_observation(student, CHOICES, torch.Generator().manual_seed(1)))
+    say(f"call: selects another candidate than PyTorch at {other} of {CHOICES} observations")
+    if other > MOST_OTHER * CHOICES:
+        raise ValueError(f"call: the graph selects another candidate at {other} of {CHOICES} observations, expected at most "
+                         f"{MOST_OTHER:.0%}; nothing was written")  # fmt: skip
+    return other
 
 
 def describe(student: Student, run_time: InferenceSettings, folder: Path, parities: dict[str, Parity]) -> dict[str, Any]:

@@ -23,8 +23,8 @@ EXAMPLE_SAMPLES = 89
 """Length of the dynamic axis while a graph is traced. It must differ from every size in the student: AOTInductor unifies axes
 of equal length, and a chunk of 16 actions would fix the number of samples at 16 (torch 2.13; the parity check fails then)."""
 
-FILES = {"onnx": "student.onnx", "torch": "student.torch.pt2", "aoti": "student.aoti.pt2"}
-"""Formats, and the file that each writes."""
+FILES = {"onnx": "student.onnx", "call": "student.call.onnx", "torch": "student.torch.pt2", "aoti": "student.aoti.pt2"}
+"""Formats, and the file that each writes. ``call`` is written by students/export/whole_call.py."""
 
 Call = Callable[[Observation, Tensor], Tensor]
 """An exported graph: observation `[1, ...]` and latents `[1, M, ...]` to raw chunks `[1, M, T, A]`."""
@@ -64,10 +64,10 @@ def check_format(name: str) -> None:
     """Raises ValueError, before any work, for an unknown format and for one whose packages or compiler are missing."""
     if name not in FILES:
         raise ValueError(f"formats: unknown {name!r}; expected some of {list(FILES)}{nearest_name(name, FILES)}")
-    if name == "onnx":
+    if name in ("onnx", "call"):
         missing = [package for package in ("onnx", "onnxscript", "onnxruntime") if not _is_installed(package)]
         if missing:
-            raise ValueError(f"format onnx: {', '.join(missing)} not installed; pip install {' '.join(missing)}")
+            raise ValueError(f"format {name}: {', '.join(missing)} not installed; pip install {' '.join(missing)}")
     if name == "aoti":
         reason = missing_compiler()
         if reason:

@@ -39,8 +39,7 @@ class StudentInMode:
         """Compiles, records or exports. Raises RuntimeError where a compiler fails."""
         self.mode, self._device = mode, _device(student)
         module = StudentCall(student, selection, executed).to(self._device).eval()
-        several = selection.kind == "outlier_rejection" or module.takes_last_plan
-        self.samples = selection.candidates if several else 1
+        self.samples = selection.drawn(executed, student.shape.horizon)
         shape = student.shape
         examples = [*_examples(student), torch.randn(1, self.samples, *student.latent_shape, device=self._device)]
         self._no_plan = np.zeros((1, shape.horizon, shape.action_size), np.float32)

@@ -38,11 +38,12 @@ class StudentCall(nn.Module):
         observed, rest = inputs[: len(self.names)], inputs[len(self.names) :]
         condition_BC = self.student.encode_unchecked(dict(zip(self.names, observed, strict=True)))
         candidates_BNTA = self.student.generate(condition_BC, rest[0])  # type: ignore[operator]
-        index_B = self._index(candidates_BNTA, *rest[1:])
+        index_B = self.index(candidates_BNTA, *rest[1:])
         chosen_BTA = candidates_BNTA[torch.arange(len(index_B), device=index_B.device), index_B]
         return self.student.normaliser.unnormalise_action(chosen_BTA), candidates_BNTA, index_B
 
-    def _index(self, candidates_BNTA: Tensor, *last: Tensor) -> Tensor:
+    def index(self, candidates_BNTA: Tensor, *last: Tensor) -> Tensor:
+        """The index `[B]` of the selected one of normalised candidates `[B, N, T, A]`. last: the last two inputs, if taken."""
         if last and candidates_BNTA.shape[1] > 1:
             last_BTA, is_there_B = last
             nearest_B = nearest_to_remainder(candidates_BNTA, last_BTA, self.executed, self.weights_A)

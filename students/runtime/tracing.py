@@ -33,11 +33,15 @@ def traced(module: nn.Module, examples: Sequence[Tensor]) -> torch.export.Export
         return torch.export.export(module.eval(), tuple(examples))
 
 
-def onnx_of(module: nn.Module, examples: Sequence[Tensor]) -> tuple[bytes, list[str]]:
-    """An ONNX model for inputs of exactly these shapes, and the names of its inputs, in their order."""
-    names = [f"input_{index}" for index in range(len(examples))]
+def onnx_of(
+    module: nn.Module, examples: Sequence[Tensor], inputs: Sequence[str] = (), outputs: Sequence[str] | None = None
+) -> tuple[bytes, list[str]]:  # fmt: skip
+    """An ONNX model for inputs of exactly these shapes, and the names of its inputs, in their order: `inputs`, or made up."""
+    names = list(inputs) or [f"input_{index}" for index in range(len(examples))]
     with quiet():
-        exported = torch.onnx.export(traced(module, examples), (), input_names=names, dynamo=True, verbose=False)
+        exported = torch.onnx.export(
+            traced(module, examples), (), input_names=names, output_names=outputs, dynamo=True, verbose=False
+        )
         assert exported is not None
         model: bytes = exported.model_proto.SerializeToString()
     return model, names

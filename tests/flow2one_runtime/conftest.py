@@ -14,7 +14,7 @@ from tests.conftest import SMALL, STATISTICS
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A student of `avoid` with codes and shares, exported in both formats; beside it the `student`. Do not change it."""
+    """A student of `avoid` with codes and shares, exported in three formats; beside it the `student`. Do not change it."""
     torch.manual_seed(0)
     student = OneStepStudent(SMALL, 2, codes=8, shares=True)
     generator = torch.Generator().manual_seed(0)
@@ -24,4 +24,4 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     student.normaliser.fit(STATISTICS)
     folder = tmp_path_factory.mktemp("runtime")
     student.eval().save_pretrained(folder / "student")
-    return export_student(ExportOptions(folder / "student", folder / "exported", ("onnx", "torch")), lambda line: None)
+    return export_student(ExportOptions(folder / "student", folder / "exported", ("onnx", "call", "torch")), lambda line: None)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
@@ -23,9 +24,11 @@ from distill.evaluation.rollouts import episode_generator, run_episodes
 from envs.panda.recording import stored_starts
 from envs.specs import STATE
 from flow2one_runtime import Student
-from flow2one_runtime.exported import Exported, Input
+from flow2one_runtime.exported import Call, Exported, Input
 from flow2one_runtime.selection import Selection as RuntimeSelection
+from flow2one_runtime.student import Plan
 from students import load_student
+from students.export.whole_call import WholeCall
 from students.selection import KINDS, Memory, Selection, choose, draw_candidates
 from teachers.networks.observations import fake_observation
 
@@ -36,7 +39,17 @@ EXAMPLE = ROOT / "examples/numpy_loop.py"
 def with_selection(student: Student, selection: Selection, executed: int) -> Student:
     told = replace(student.exported.selection, kind=selection.kind, candidates=selection.candidates,
                    forget_every=selection.forget_every, executed=executed)  # fmt: skip
-    return Student(replace(student.exported, selection=told), student._graph)
+    return Student(replace(student.exported, selection=told, call=None), student._graph)
+
+
+def in_one_call(student: Student, selection: Selection, executed: int, folder: Path) -> tuple[Student, list[Any]]:
+    """The same with the selection in the graph of the whole call, and a list to which each call of it adds its input."""
+    made = WholeCall(load_student(student.exported.folder).eval(), selection, executed, folder / "call.onnx")
+    call, calls = Call(made.samples, len(made.inputs) > 2), list[Any]()
+    session = onnxruntime.InferenceSession(str(folder / "call.onnx"), providers=["CPUExecutionProvider"])
+    ours = with_selection(student, selection, executed)
+    whole = lambda feed: (calls.append(feed), session.run(None, dict(feed)))[1]  # noqa: E731
+    return Student(replace(ours.exported, call=call), ours._graph, whole=whole), calls
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "torch"])
@@ -68,11 +81,14 @@ def test_images_depth_and_points_pass_as_the_student_takes_them(
         student.predict_action_chunk(observation | {image: (255 * observation[image]).round().astype(np.uint8)})
 
 
+@pytest.mark.parametrize("whole", [False, True], ids=["numpy", "in one call"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_its_episodes_are_those_of_the_rollouts(kind: str, exported: Path) -> None:
+def test_its_episodes_are_those_of_the_rollouts(kind: str, whole: bool, exported: Path, tmp_path: Path) -> None:
     policy, starts = StudentPolicy(load_student(exported), "student"), stored_starts("avoid", 0, "test", 3)
     selection, env = Selection(kind, 6, 2), envs.make("avoid")
-    student = with_selection(Student.load(exported), selection, 4)
+    student, calls = with_selection(Student.load(exported), selection, 4), []
+    if whole:
+        student, calls = in_one_call(student, selection, 4, tmp_path)
     rolled = run_episodes("avoid", policy, starts, range(3), 4, 5, keep_actions=3, selection=selection)
     for index, start in enumerate(starts):
         generator = episode_generator(5, index)
@@ -88,6 +104,27 @@ def test_its_episodes_are_those_of_the_rollouts(kind: str, exported: Path) -> No
             expected.success, expected.failure, expected.mode, expected.steps
         )  # fmt: skip
         assert env.tool_position()[:2] == pytest.approx(expected.path[-1], abs=2e-4)  # the path has four decimals
+    assert bool(calls) == whole
+
+
+def test_what_the_whole_call_cannot_do_is_done_in_numpy(exported: Path, tmp_path: Path) -> None:
+    selection, observation = Selection("temporal_consistency", 6, 0), {STATE: np.zeros((2, 2), np.float32)}
+    plain = with_selection(Student.load(exported), selection, 4)
+    student, calls = in_one_call(plain, selection, 4, tmp_path)
+    for each in (plain, student):
+        each._random = np.random.default_rng(0)
+    for step in range(4):
+        if step == 2:  # one action more than usual was executed
+            plain._at = student._at = 5
+        ours, reference = (each._evaluate(each._window(), each._latents(), each._last, each._at) if each._last is not None
+                           else Plan(each.predict_action_chunk(observation)) for each in (student, plain))  # fmt: skip
+        np.testing.assert_allclose(ours.actions_TA, reference.actions_TA, atol=3e-5)
+        if step:
+            student._adopt(ours, 0)
+            plain._adopt(reference, 0)
+        student._at = plain._at = 4
+        # the third call has to be numpy's, and the fourth, as numpy's plan is not normalised
+        assert len(calls) == (1, 2, 2, 2)[step]
 
 
 # -- the choice --------------------------------------------------------------------------------------------------------

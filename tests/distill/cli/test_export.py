@@ -162,7 +162,7 @@ def test_a_folder_that_is_no_whole_student_is_refused(
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ("--formats onnx tensorrt", "unknown 'tensorrt'; expected some of ['onnx', 'torch', 'aoti']"),
+        ("--formats onnx tensorrt", "unknown 'tensorrt'; expected some of ['onnx', 'call', 'torch', 'aoti']"),
         ("--formats torch torch", "got a name twice"),
         ("--formats torch --public", "got --public without --push-to-hub user/name"),
         ("--formats torch --push-to-hub avoid", "got 'avoid', expected user/name"),
