@@ -124,8 +124,8 @@ class StudentConfig:
             relative to the executed ones; 1: all alike
         warm_start: whether a student starts from its teacher's weights
         width: width of the transformer; 0: the teacher's. Another width starts from random weights
-        depth: number of blocks; 0: the teacher's. With fewer blocks a student starts from some of the teacher's; with
-            more, from random weights
+        depth: number of blocks of a one-step student, at most its teacher's; 0: as many. With fewer it starts from some of
+            the teacher's. Students that follow the teacher's flow, such as consistency, always have as many
         training_steps: optimizer steps
         batch_size: observations per step
         accumulate: parts of a batch that are differentiated one after another, for batches too large for the memory
@@ -145,8 +145,8 @@ class StudentConfig:
     unexecuted_weight: float = 0.25
     warm_start: bool = True
     width: int = 0
-    depth: int = 0
-    training_steps: int = 1400
+    depth: int = 2
+    training_steps: int = 2800
     batch_size: int = 32
     accumulate: int = 1
     learning_rate: float = 2.5e-3
@@ -187,7 +187,7 @@ class EvaluateConfig:
     baselines: tuple[str, ...] = ("nearest_demonstration",)
     execution_horizon: int = 8
     selection: str = "outlier_rejection"
-    selection_candidates: int = 16
+    selection_candidates: int = 8
     forget_every: int = 5
     fidelity_observations: int = 64
     fidelity_samples: int = 64

@@ -136,6 +136,7 @@ class ConvertStudentConfig(StudentConfig):
 
     kind: Literal["auto", "in_place", "fresh", "both"] = "auto"
     objectives: tuple[str, ...] = ("chamfer",)
+    depth: int = 0
     training_steps: int = 0
 
 

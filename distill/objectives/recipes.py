@@ -223,15 +223,15 @@ class FlowMapRecipe:
         return False
 
     def settings(self, config: Config) -> StudentConfig:
-        return replace(config.student, learning_rate=self.learning_rate)
+        return replace(config.student, learning_rate=self.learning_rate, depth=0)
 
     def check(self, name: str, config: Config) -> None:
         if config.teacher.kind != "flow" and config.teacher.path is None:
             raise ValueError(f"{name} needs a flow teacher: expected teacher.kind 'flow', got {config.teacher.kind!r}")
         if not config.observation.frozen and not config.observation.is_plain:
             raise ValueError(f"{name} keeps its teacher's encoder; leave observation.frozen at true")
-        if config.student.width or config.student.depth:
-            raise ValueError(f"{name} starts from the teacher's weights; leave student.width and student.depth at 0")
+        if config.student.width:
+            raise ValueError(f"{name} starts from the teacher's weights; leave student.width at 0")
 
     def rows(self, settings: StudentConfig) -> int:
         return settings.batch_size * settings.num_latents
@@ -240,7 +240,7 @@ class FlowMapRecipe:
         if not isinstance(given.teacher, FlowTeacher):
             raise ValueError(f"{self.label} follows the flow of a teacher of kind 'flow', got {type(given.teacher).__name__}")
         if given.teacher.shape != given.shape:
-            raise ValueError(f"{self.label} starts from the teacher's weights; leave student.width and student.depth at 0")
+            raise ValueError(f"{self.label} starts from the teacher's weights; leave student.width at 0")
         student = FlowMapStudent.from_teacher(given.teacher, given.settings.warm_start)
         if given.frozen_encoder:
             student.take_encoder(given.teacher)

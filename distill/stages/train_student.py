@@ -170,7 +170,9 @@ class TrainStudent(FolderStage):
     def run(self, context: Context, folder: Path) -> None:
         chosen, settings = self.recipe, self.config
         basis = self.basis.basis(context)
-        shape = replace(basis.shape, width=settings.width or basis.shape.width, depth=settings.depth or basis.shape.depth)
+        its = basis.shape
+        depth = settings.depth if self.fresh_shape is not None else min(settings.depth, its.depth)
+        shape = replace(its, width=settings.width or its.width, depth=depth or its.depth)
         weights_TA = student_weights(context, self.weights, basis.shape.horizon, self.execution_horizon, settings)
         frozen = shape.encoder is not None and bool(self.encoder_frozen)
         codes_JTA = self._code_chunks(context, basis, weights_TA)

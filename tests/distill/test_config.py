@@ -255,9 +255,9 @@ def test_a_student_without_a_teacher_is_trained_as_long_as_one() -> None:
     config = replace(_with("teacher", training_steps=70), student=replace(Config().student, training_steps=30))
     assert RECIPES["imle_policy"].settings(config) == replace(config.student, training_steps=70)
     assert RECIPES["chamfer"].settings(config) == config.student
-    for name in ("reflow", "consistency", "shortcut", "mean_flow"):  # each at a learning rate of its own
+    for name in ("reflow", "consistency", "shortcut", "mean_flow"):  # each at a learning rate of its own, with all blocks
         settings = RECIPES[name].settings(config)
-        assert replace(settings, learning_rate=config.student.learning_rate) == config.student
+        assert replace(settings, learning_rate=config.student.learning_rate, depth=config.student.depth) == config.student
 
 
 def test_a_run_is_named_after_task_and_seed_unless_it_has_a_name() -> None:

@@ -55,7 +55,7 @@ def test_the_folder_says_how_to_call_what_is_in_it(options: ExportOptions) -> No
     assert told["inputs"][0]["names"] == ["tool_x_m", "tool_y_m"] and told["output"]["shape"] == [1, "samples", 8, 2]
     # the statistics: actions from 0.2 to 0.8 and from -0.4 to 0.2
     assert told["action"]["centre"] == pytest.approx([0.5, -0.1]) and told["action"]["scale"] == pytest.approx([0.3, 0.3])
-    assert told["selection"] == {"kind": "outlier_rejection", "candidates": 16, "forget_every": 5, "execution_horizon": 8,
+    assert told["selection"] == {"kind": "outlier_rejection", "candidates": 8, "forget_every": 5, "execution_horizon": 8,
                                  "outlier_ratio": 4.0, "mode_duplicates": 3, "same_plan_distance": 0.01,
                                  "source": "default"}  # fmt: skip
     parity = told["formats"]["torch"]["parity"]

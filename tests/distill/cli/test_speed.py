@@ -28,11 +28,11 @@ def test_a_student_is_timed_in_the_modes_that_are_there_and_the_others_say_why_n
     few = ["--calls", "5", "--warmup", "1"]
     code, lines, error = _doctor(capsys, "--speed", str(student), "--modes", "pytorch", "cuda_graph", *few)
     assert (code, error) == (0, "")
-    assert lines[0] == "one_step_student for avoid: outlier_rejection, 16 samples a call, 8 actions executed; one CPU thread"
+    assert lines[0] == "one_step_student for avoid: outlier_rejection, 8 samples a call, 8 actions executed; one CPU thread"
     assert [line.split()[0] for line in lines[2:6]] == ["mode", "eager", "pytorch", "cuda_graph"]
     assert lines[5].endswith("not timed: needs an NVIDIA GPU")
     found = json.loads((student / "speed.json").read_text())
-    assert found["best"] in ("eager", "pytorch") and found["samples"] == 16 and found["latency"]["calls"] == 5
+    assert found["best"] in ("eager", "pytorch") and found["samples"] == 8 and found["latency"]["calls"] == 5
     assert found["latency"]["modes"]["pytorch"]["parity"]["holds"]
     assert lines[6] == f"fastest: {found['best']}; remembered in {student / 'speed.json'}"
 

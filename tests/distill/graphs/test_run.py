@@ -87,7 +87,7 @@ CHANGES: list[tuple[str, Any, set[str]]] = [
     ("student.codes", 0, STUDENT_ON),
     ("student.code_shares", False, STUDENT_ON),
     ("student.width", 64, STUDENT_ON),
-    ("student.depth", 2, STUDENT_ON),
+    ("student.depth", 3, STUDENT_ON),
     ("student.default", "regression", {"frontier", "report"}),
     ("student.objectives", ("regression", "chamfer", "chamfer_energy"),
      {"train/chamfer_energy", "distill/chamfer_energy", "evaluate/chamfer_energy"} | NEW_SCENES | TIMED),
