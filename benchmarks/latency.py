@@ -186,7 +186,7 @@ def roll_out(run: Path, mode: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--presets", nargs="*", default=["avoid", "avoid+fast", "detour_points"], help="joined by +: overlaid")
+    parser.add_argument("--presets", nargs="*", default=["avoid", "detour_points"], help="joined by +: overlaid")
     parser.add_argument("--modes", nargs="*", default=["onnxruntime", "openvino"], choices=list(MODES))
     parser.add_argument("--calls", type=int, default=500)
     parser.add_argument("--rollouts", nargs="*", type=Path, default=[], help="finished runs; nothing is timed then")

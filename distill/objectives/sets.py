@@ -29,6 +29,7 @@ from distill.hypotheses.distances import (
     partner_distances,
 )
 from distill.hypotheses.neighbours import nearest
+from distill.objectives.drift import drift
 from envs.specs import nearest_name
 
 
@@ -200,6 +201,9 @@ OBJECTIVES = {
     "sinkhorn": Objective(sinkhorn, "Sinkhorn student", parameter="temperature"),
     "energy_distance": Objective(energy_distance, "Energy distance student"),
     "chamfer_energy": Objective(chamfer_energy, "Chamfer + energy student"),
+    "drift": Objective(drift, "Drifting student", parameter="floor"),
+    "drift_dimension": Objective(partial(drift, groups="dimension"), "Drifting student, by dimension", parameter="floor"),
+    "drift_step": Objective(partial(drift, groups="step"), "Drifting student, by time step", parameter="floor"),
     "noise_regression": Objective(paired, "Regression on the teacher's noise", noise=True),
 }
 """One line per objective. Weighted sums of them need no line: see `objective`."""
