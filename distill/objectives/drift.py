@@ -23,6 +23,8 @@ def drift(
     published code has 1e-6, which stops samples far from all hypotheses. groups: one of `GROUPS`; more than one point per chunk
     can mix the modes of its parts.
 
+    The scale of distances and of V is the batch's: several processes, or accumulated parts of a batch, have their own, so that
+    their students differ from those of one process by more than rounding.
     The value is nearly constant, as V has unit size at every temperature: it says nothing about progress; `field` does.
     """
     first_GMD, second_GKD = (_grouped(each, weights_A, groups) for each in (student_BMTA, teacher_BKTA.detach()))

@@ -112,7 +112,8 @@ def test_a_lesson_trains_and_keeps_the_student_only(name: str, given) -> None:
     assert not shared & {value.data_ptr() for value in student.state_dict().values()}
 
 
-@pytest.mark.parametrize("name", RECIPES)
+# the scale of a drift is that of a process's own part of the batch
+@pytest.mark.parametrize("name", [name for name in RECIPES if not name.startswith("drift")])
 def test_the_shares_of_two_processes_make_the_loss_of_one(name: str, given) -> None:
     ingredients = given()
     student, batch, draws = _made(name, ingredients)
