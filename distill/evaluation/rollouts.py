@@ -236,7 +236,6 @@ def record_jerk(env: TaskEnv, episode: Episode, positions: Sequence[np.ndarray])
     episode.jerk = None if episode.failure == "unstable" else rms_jerk(np.stack(whole), env.spec_task.dt_s)
 
 
-@torch.inference_mode()
 def query_policy(
     policy: Policy, seen: RawObservation, generators: Sequence[torch.Generator], selection: Selection,
     memories: Sequence[Memory], executed: int, stage_done: Callable[[], object] = lambda: None,
@@ -253,6 +252,15 @@ def query_policy(
             seen, generators, selection, memories, executed, stage_done, drawn
         )
         return whole
+    with torch.inference_mode():
+        return _query_in_torch(policy, seen, generators, selection, memories, executed, stage_done, drawn)
+
+
+def _query_in_torch(
+    policy: Policy, seen: RawObservation, generators: Sequence[torch.Generator], selection: Selection,
+    memories: Sequence[Memory], executed: int, stage_done: Callable[[], object], drawn: Callable[[Tensor], object] | None,
+) -> tuple[np.ndarray, list[Memory]]:  # fmt: skip
+    """`query_policy` for policies in PyTorch."""
     observation = preprocess(policy, seen)
     stage_done()
     condition = policy.encode(observation)

@@ -77,12 +77,13 @@ class PolicyInMode:
             stage_done()
             outcome = self.call(observation, draws.numpy(), None if last_TA is None else last_TA.cpu().numpy())
             stage_done()
-            plan_TA = torch.from_numpy(outcome.candidates_NTA[outcome.index])
+            # only what is used later: this is part of the measured call
+            plan_TA = torch.from_numpy(outcome.candidates_NTA[outcome.index]) if selection.has_memory else None
             after.append(Memory(memory.replans + 1, plan_TA, memory.draw))
             found.append(outcome)
         if drawn is not None:
             drawn(torch.from_numpy(np.stack([each.candidates_NTA for each in found])))
-        result = np.stack([each.chunk_TA for each in found])
+        result = found[0].chunk_TA[None] if len(found) == 1 else np.stack([each.chunk_TA for each in found])
         stage_done()
         return result, after
 

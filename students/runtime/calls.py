@@ -60,7 +60,7 @@ class StudentInMode:
             inputs += [self._no_plan if last_TA is None else last_TA[None], self._is_there[last_TA is not None]]
         outputs = self._graph(*(self.mode.array(each, self._device) for each in inputs))
         chunk, candidates, index = (self.mode.host(each) for each in outputs)
-        return Outcome(chunk[0].copy(), candidates[0].copy(), int(index[0]))
+        return Outcome(chunk[0], candidates[0], int(index[0]))
 
 
 class NetworkInMode:
@@ -125,7 +125,7 @@ class TeacherInMode:
             condition = self._encode(*arrays)[0]
             for step, time, dt in self._steps:
                 x = step(condition, x, time, dt)[0]
-        candidates_1TA = self.mode.host(x).copy()
+        candidates_1TA = self.mode.host(x)
         return Outcome(candidates_1TA[0] * self._scale_A + self._centre_A, candidates_1TA, 0)
 
     def _schedule(self) -> list[tuple[Graph, Array, Array]]:

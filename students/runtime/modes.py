@@ -49,7 +49,7 @@ class Mode(ABC):
         """A float32 array of the host as an input."""
 
     def host(self, value: Array) -> np.ndarray:
-        """An output as an array of the host."""
+        """An output as an array of the host, which no later call changes."""
         return np.asarray(value)
 
 
@@ -184,7 +184,8 @@ class OpenVino(NumpyMode):
         model, names = onnx_of(module, examples)
         settings = {"INFERENCE_PRECISION_HINT": "f32" if self.precision == "float32" else "bf16", "INFERENCE_NUM_THREADS": 1}
         request = openvino.compile_model(openvino.Core().read_model(model), "CPU", settings).create_infer_request()
-        return lambda *inputs: list(request.infer(dict(zip(names, inputs, strict=True))).values())
+        # a request uses the memory of its outputs again
+        return lambda *inputs: [each.copy() for each in request.infer(dict(zip(names, inputs, strict=True))).values()]
 
 
 MODES: dict[str, Mode] = {
