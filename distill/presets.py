@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from distill.config import Config
+from envs import plain_yaml
 from envs.specs import nearest_name
 
 C = TypeVar("C")
@@ -50,12 +49,9 @@ def apply_preset(config: Config, path: Path, below: tuple[Path, ...] = ()) -> Co
     """
     path = find_preset(str(path))
     try:
-        text = path.read_text()
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise ValueError("aliases (*name) are not read: a few of them can stand for gigabytes; write the values out")
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
-        raise ValueError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
+        values = plain_yaml.read(path.read_text())
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} is not readable YAML: {error}") from error
     if values is None:
         return config
     if not isinstance(values, dict):

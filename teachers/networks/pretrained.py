@@ -124,7 +124,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file. Raises ValueError for a damaged file or values that are not finite."""
     try:
         weights: dict[str, Tensor] = load_file(str(path))
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error}); copy or save it again") from error
     bad = [name for name, value in weights.items() if not bool(torch.isfinite(value).all())]
     if bad:

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 BEGIN, END = "<!-- tries: written by `make faults` -->", "<!-- end of tries -->"
@@ -38,6 +39,18 @@ class Table:
         row.tries += 1
         row.lost += lost
         row.lines[line] += 1
+
+    def given(self) -> list[Any]:
+        """The rows as `take` takes them, of lists, texts and numbers alone."""
+        return [[fault, stage, row.tries, row.lost, dict(row.lines)] for (fault, stage), row in self.rows.items()]
+
+    def take(self, given: list[Any]) -> None:
+        """Add the rows of another process."""
+        for fault, stage, number, lost, lines in given:
+            row = self.rows.setdefault((fault, stage), Row())
+            row.tries += number
+            row.lost += lost
+            row.lines.update(lines)
 
     def lines(self) -> list[str]:
         head = ["| fault | stage | tries | lost | what was shown |", "|---|---|---|---|---|"]

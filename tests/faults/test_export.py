@@ -14,7 +14,7 @@ from flow2one_runtime.exported import read_exported
 from tests.faults.commands import EXPORT_ARGV
 from tests.faults.table import Table, tries
 from tests.faults.test_disk import FAILING
-from tests.faults.test_kills import SIGNALS
+from tests.faults.test_kills import KILLED, SIGNALS
 from tests.faults.trying import Outcome, Prefixes, Server, random_moments
 
 pytestmark = pytest.mark.faults
@@ -75,7 +75,7 @@ def test_an_export_is_killed(
         running.signal(sent, running.pid)
         outcome = running.wait()
         wrong = _judge(server, place, expected, outcome, sent.name == "SIGKILL")
-        table.add(sent.name, "export", wrong, outcome.line)
+        table.add(KILLED, "export", wrong, outcome.line)
         assert not wrong, wrong
 
 

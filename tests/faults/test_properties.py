@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickletools
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +17,20 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from distill.cli.lerobot_card import front_matter
 from distill.config import Config
 from distill.presets import apply_preset
 from distill.runtime.diagnostics import without_paths
 from distill.store.manifest import read_manifest
+from envs.gym.mapping import read_mapping
 from envs.process.wire import DTYPES, HEADER_LIMIT, MAGIC, WireError, receive, send
+from envs.recorded import open_recorded
 from envs.recorded.formats.lerobot_meta import place
 from envs.rlbench.plain_pickle import read
 from flow2one_runtime.exported import read_exported
+from teachers import load_teacher
+from teachers.trained import TrainedTeacher
+from tests.envs.recorded.writers import lerobot, walk
 
 few = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 leaves = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8)
@@ -82,8 +90,22 @@ def test_aliases_that_stand_for_gigabytes_are_refused(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
     (tmp_path / "bomb.yaml").write_text("\n".join(lines))
-    with pytest.raises(ValueError, match="aliases"):
-        apply_preset(Config(), tmp_path / "bomb.yaml")
+    for reader in (lambda path: apply_preset(Config(), path), read_mapping):
+        with pytest.raises(ValueError, match="aliases"):
+            reader(tmp_path / "bomb.yaml")
+
+
+@pytest.mark.parametrize("text", ["[" * 3000, "{a: " * 3000, "- " * 3000 + "x", "a: 1\n" * 300_000])
+def test_yaml_that_takes_minutes_or_gigabytes_is_refused_at_once(tmp_path: Path, text: str) -> None:
+    """The time of PyYAML grows with the square of the depth, and its nodes are hundreds of times as large as the text."""
+    (tmp_path / "large.yaml").write_text(text)
+    (tmp_path / "README.md").write_text(f"---\n{text}\n---\n")
+    began = time.process_time()
+    for reader in (lambda path: apply_preset(Config(), path), read_mapping):
+        with pytest.raises(ValueError, match=r"large.yaml.*(nested deeper than 32|characters, expected)"):
+            reader(tmp_path / "large.yaml")
+    assert front_matter(tmp_path / "README.md") == {}
+    assert time.process_time() - began < 5
 
 
 @few
@@ -147,6 +169,30 @@ def test_a_data_set_names_its_files_by_numbers_alone(tmp_path: Path, pattern: st
     with pytest.raises(ValueError, match="does not fit"):
         place(tmp_path, pattern, {"episode_index": 3})
     assert place(tmp_path, "data/chunk-{episode_index:03d}.parquet", {"episode_index": 3}).name == "chunk-003.parquet"
+
+
+@pytest.mark.parametrize("name", ["meta/info.json", "meta/episodes.jsonl", "meta/tasks.jsonl"])
+@pytest.mark.parametrize("instead", ["/dev/zero", "/etc/passwd", "a pipe", "a folder"])
+def test_what_stands_in_for_a_file_of_a_data_set_is_not_read(tmp_path: Path, name: str, instead: str) -> None:
+    """A device gives bytes until the memory is full, a pipe none for ever, and a link leads to what belongs to others."""
+    made = lerobot(tmp_path / "data", walk(3, 8), "v2.1")
+    (made / name).unlink()
+    if instead == "a pipe":
+        os.mkfifo(made / name)
+    elif instead == "a folder":
+        (made / name).mkdir()
+    else:
+        (made / name).symlink_to(instead)
+    with pytest.raises(ValueError, match=r"expected a file|outside of|leads out|got \["):
+        open_recorded(made)
+
+
+def test_weights_that_cannot_be_mapped_are_refused_by_name(tmp_path: Path, make_teacher: Callable[..., TrainedTeacher]) -> None:
+    make_teacher().save_pretrained(tmp_path / "policy")
+    (tmp_path / "policy" / "model.safetensors").unlink()
+    (tmp_path / "policy" / "model.safetensors").symlink_to("/proc/self/environ")
+    with pytest.raises(ValueError, match=r"model.safetensors is not a whole safetensors file"):
+        load_teacher(tmp_path / "policy")
 
 
 @few
