@@ -30,14 +30,15 @@ def _installed_folders() -> list[str]:
 
 def find_preset(text: str) -> Path:
     """The YAML file at this path, else the preset of this name. Raises ValueError with the nearest name for neither."""
-    path, presets = Path(text), shipped()
-    if path.is_file():
-        return path
+    presets = shipped()
+    if os.path.isfile(text):  # unlike Path.is_file it is False, too, for a text that no path can be
+        return Path(text)
     name = text.removeprefix("configs/").removesuffix(".yaml")
     if name in presets:
         return presets[name]
     hint = nearest_name(name, presets) or "."
-    raise ValueError(f"no config at {text}, and no preset of this name{hint} Presets: {', '.join(sorted(presets)) or 'none'}")
+    shown = " ".join(text[:200].split())
+    raise ValueError(f"no config at {shown}, and no preset of this name{hint} Presets: {', '.join(sorted(presets)) or 'none'}")
 
 
 def apply_preset(config: Config, path: Path, below: tuple[Path, ...] = ()) -> Config:

@@ -23,13 +23,20 @@ def is_pointer(file: Path) -> bool:
 
 
 def refuse_pointer(file: Path) -> None:
-    """Raise ValueError for a pointer of git-lfs, and for what is no file: a pipe never ends, a device need not."""
-    if file.exists() and not file.is_file():
-        raise ValueError(f"{file}: got a folder, pipe or device, expected a file; put the data itself there")
+    """Raise ValueError for a pointer of git-lfs, and for what is no file."""
+    refuse_endless(file)
+    if file.is_dir():
+        raise ValueError(f"{file}: got a folder, expected a file; put the data itself there")
     if is_pointer(file):
         raise ValueError(f"{file}: is a pointer of git-lfs, not the data itself; run `git lfs pull` in the data set's folder, "
                          f"or "
                          "download it again")  # fmt: skip
+
+
+def refuse_endless(path: Path) -> None:
+    """Raise ValueError for a pipe or device: reading it may never end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError(f"{path}: got a pipe or device, expected a file; remove it")
 
 
 def read_text(root: Path, file: Path) -> str:

@@ -18,7 +18,7 @@ SECONDS = float(os.environ.get("FUZZ_SECONDS") or 0.5)
 """Of the processor, for each reader; `make fuzz` takes ten minutes each."""
 
 
-@pytest.mark.timeout(5 * SECONDS + 180)
+@pytest.mark.timeout(21 * SECONDS + 180)
 @pytest.mark.parametrize("name", readers())
 def test_damaged_files_do_no_harm(server: Server, tmp_path: Path, table: Table, name: str) -> None:
     seed = int(os.environ.get("FUZZ_SEED") or 0)

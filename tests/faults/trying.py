@@ -141,7 +141,7 @@ class Server:
         work.mkdir(parents=True, exist_ok=True)
         log = work.with_name("fuzz.log")
         self._send({"cwd": str(work), "argv": [], "log": str(log), "fuzz": [reader, seconds, seed, str(work), str(findings)]})
-        return Running(self, int(self._answer("pid", LIMIT_S)), log).wait(4 * seconds + LIMIT_S)
+        return Running(self, int(self._answer("pid", LIMIT_S)), log).wait(20 * seconds + LIMIT_S)
 
     def warm_up(self, modules: Sequence[str]) -> None:
         """Import these, as a command did that was run before."""
