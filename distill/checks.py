@@ -39,7 +39,7 @@ def check_writable(folder: Path, flag: str) -> None:
     try:
         str(place).encode()
     except UnicodeEncodeError:  # bytes that are no UTF-8
-        raise ValueError(f"{flag}: got {str(place)!r}, expected a path in UTF-8, which safetensors needs; name another") from None
+        raise ValueError(f"{flag}: got {str(place)!r}, expected UTF-8, which safetensors needs; name another") from None
     while not place.exists() and not place.is_symlink():
         place = place.parent
     if not place.is_dir():

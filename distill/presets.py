@@ -59,7 +59,9 @@ def apply_preset(config: Config, path: Path, below: tuple[Path, ...] = ()) -> Co
         raise ValueError(f"{path}: got a {type(values).__name__}, expected `key: value` lines")
     extended, below = values.pop("extends", []), (*below, Path(os.path.realpath(path)))
     for name in extended if isinstance(extended, list) else [extended]:
-        parent = path.parent / str(name)
+        if not isinstance(name, str) or "\0" in name:
+            raise ValueError(f"{path} extends {str(name)[:60]!r}, expected the name of a preset or file")
+        parent = path.parent / name
         if Path(os.path.realpath(parent)) in below:
             raise ValueError(f"{path} extends {parent}, which extends it in turn; name another file, or none")
         config = apply_preset(config, parent, below)

@@ -33,8 +33,8 @@ def is_launched() -> bool:
         meets = world == "1" or bool({MEETING, "MASTER_ADDR"} & os.environ.keys())
         whole = meets and rank.isdecimal() and world.isdecimal() and int(rank) < int(world)
     if not whole:
-        raise ValueError(f"the environment holds RANK={rank}, WORLD_SIZE={world} and LOCAL_RANK={local}, expected none of them or "
-                         "all of a launcher's with its MASTER_ADDR; unset RANK WORLD_SIZE LOCAL_RANK, or start with torchrun or "
+        raise ValueError(f"the environment holds RANK={rank}, WORLD_SIZE={world} and LOCAL_RANK={local}, expected none or all "
+                         "of a launcher's with its MASTER_ADDR; unset RANK WORLD_SIZE LOCAL_RANK, or start with torchrun or "
                          "accelerate")  # fmt: skip
     return True
 

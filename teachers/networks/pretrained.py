@@ -51,13 +51,14 @@ class PretrainedPolicy(EncodingPolicy):
         config, path = _read_config(folder, cls.KIND), Path(folder) / "model.safetensors"
         if not path.is_file():
             raise ValueError(f"{path} is missing: a policy folder holds config.json and model.safetensors")
+        weights = _read_weights(path)
         _refuse_larger(config, path)
         try:
             policy = cls.from_settings(PolicyShape(**config.pop("shape")), config)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last for sizes beyond any memory
             first = str(error).splitlines()[0]
             raise ValueError(f"{folder}/config.json does not describe a {cls.KIND}: {first}") from error
-        _fill(policy, _read_weights(path), f"{path} does not fit its config.json")
+        _fill(policy, weights, f"{path} does not fit its config.json")
         try:
             policy.normaliser.check()
         except ValueError as error:

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import importlib
 import importlib.util
 import io
 import json
 import os
-import pickle
 import resource
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import traceback
 import warnings
 from pathlib import Path
@@ -234,10 +231,10 @@ def run_request(request: dict[str, Any]) -> int:
         finish(request.get("fault") or {})
 
 
-def quicken(parsed: Path) -> None:
+def quicken() -> None:
     """Leave out what costs a try much and is no part of what is tried: help texts, pictures, probes of OpenGL, calibration.
 
-    Options that were parsed once for the same presets are taken from `parsed`, a folder.
+    Options that were parsed by `learn` are not parsed again.
     """
     import tyro
     import tyro._docstrings as docstrings
@@ -254,16 +251,37 @@ def quicken(parsed: Path) -> None:
     real = tyro.cli
 
     def cli(kind: Any, *, args: Any, default: Any = None, **named: Any) -> Any:
-        place = parsed / hashlib.sha256(repr((kind, list(args), default)).encode()).hexdigest()
-        if place.is_file():
-            return pickle.loads(place.read_bytes())
-        found = real(kind, args=args, default=default, **named)
-        half = place.with_name(f"{os.getpid()}.half")
-        half.write_bytes(pickle.dumps(found))
-        half.rename(place)
-        return found
+        key = repr((kind, list(args), default))
+        if key not in PARSED:
+            found = real(kind, args=args, default=default, **named)
+            if not LEARNING:
+                return found
+            PARSED[key] = found
+        if LEARNING:
+            raise Learned
+        return PARSED[key]
 
     tyro.cli = cli  # type: ignore[assignment]
+
+
+PARSED: dict[str, Any] = {}
+LEARNING: list[bool] = []
+
+
+class Learned(Exception):
+    """The options of a command are parsed."""
+
+
+def learn(cwd: str, argv: list[str]) -> None:
+    """Parse the options of a command, so that tries find them parsed."""
+    from distill.cli.command import run_command
+
+    os.chdir(cwd)
+    LEARNING.append(True)
+    with contextlib.suppress(Learned):
+        run_command(argv, False)
+    LEARNING.clear()
+    os.chdir(ROOT)
 
 
 def serve(connection: socket.socket) -> None:
@@ -290,6 +308,7 @@ def serve(connection: socket.socket) -> None:
         request = json.loads(line)
         if "import" in request:
             _import(request["import"])
+            learn(request["cwd"], request["argv"])
             connection.sendall(b'{"imported": true}\n')
             continue
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
@@ -328,6 +347,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     import tests.faults.layer  # noqa: F401
 
-    with tempfile.TemporaryDirectory() as folder:
-        quicken(Path(folder))
-        serve(socket.socket(fileno=int(sys.argv[1])))
+    quicken()
+    serve(socket.socket(fileno=int(sys.argv[1])))

@@ -61,6 +61,8 @@ def _judge(server: Server, place: Path, expected: dict[str, str], outcome: Outco
     if again.status != 0 or _files(place / "exported") != expected:
         wrong.append(f"again: status {again.status}, {again.said[-1500:]}")
     shutil.rmtree(place / "exported", ignore_errors=True)
+    for left in place.glob(".exported*"):  # of SIGKILL
+        shutil.rmtree(left)
     return wrong
 
 

@@ -30,7 +30,7 @@ from envs.rlbench.plain_pickle import read
 from flow2one_runtime.exported import read_exported
 from teachers import load_teacher
 from teachers.trained import TrainedTeacher
-from tests.envs.recorded.writers import lerobot, walk
+from tests.envs.recorded.writers import as_zarr, lerobot, walk
 
 few = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 leaves = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8)
@@ -137,6 +137,20 @@ def test_any_pickle_is_read_or_refused(data: bytes, chosen: list[bytes]) -> None
             assert "\n" not in str(error)
 
 
+def test_a_name_in_a_pickle_does_not_break_the_line() -> None:
+    with pytest.raises(ValueError, match="names 'os.sys") as refused:
+        read(b"\x80\x04\x8c\x02os\x8c\x07sys\ntem\x93.")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "below\n.yaml", None])
+def test_a_preset_extends_what_no_path_can_be(tmp_path: Path, name: str | None) -> None:
+    (tmp_path / "mine.yaml").write_text(json.dumps({"extends": [name]}))
+    with pytest.raises(ValueError, match=r"no config at|expected the name") as refused:
+        apply_preset(Config(), tmp_path / "mine.yaml")
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 2000
+
+
 def test_shared_lists_that_stand_for_billions_cost_nothing() -> None:
     levels = b"".join(b"](h" + bytes([n]) + b"h" + bytes([n]) + b"e" + b"q" + bytes([n + 1]) for n in range(60))
     began = time.monotonic()
@@ -146,7 +160,8 @@ def test_shared_lists_that_stand_for_billions_cost_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("name", "link"),
-    [("../student.onnx", ""), ("/etc/passwd", ""), ("student.onnx", "/etc/passwd"), ("..", ""), ("", ""), ("nul\0", "")],
+    [("../student.onnx", ""), ("/etc/passwd", ""), ("student.onnx", "/etc/passwd"), ("..", ""), ("", ""), ("nul\0", ""),
+     ("x" * 5000, "")],
 )
 def test_an_export_names_no_file_outside_of_its_folder(tmp_path: Path, name: str, link: str) -> None:
     from tests.faults.readers import _exported
@@ -169,6 +184,15 @@ def test_a_data_set_names_its_files_by_numbers_alone(tmp_path: Path, pattern: st
     with pytest.raises(ValueError, match="does not fit"):
         place(tmp_path, pattern, {"episode_index": 3})
     assert place(tmp_path, "data/chunk-{episode_index:03d}.parquet", {"episode_index": 3}).name == "chunk-003.parquet"
+
+
+@pytest.mark.parametrize("name", [".zattrs", "data/state/.zattrs", "data/state/0.0"])
+def test_a_pipe_in_a_zarr_group_is_not_read(tmp_path: Path, name: str) -> None:
+    made = as_zarr(tmp_path / "data.zarr", walk(3, 8))
+    (made / name).unlink()
+    os.mkfifo(made / name)
+    with pytest.raises(ValueError, match="got a pipe"):
+        open_recorded(made)
 
 
 @pytest.mark.parametrize("name", ["meta/info.json", "meta/episodes.jsonl", "meta/tasks.jsonl"])
