@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import yaml
@@ -30,7 +31,7 @@ from envs.rlbench.plain_pickle import read
 from flow2one_runtime.exported import read_exported
 from teachers import load_teacher
 from teachers.trained import TrainedTeacher
-from tests.envs.recorded.writers import as_zarr, lerobot, walk
+from tests.envs.recorded.writers import as_hdf5, as_zarr, lerobot, walk
 
 few = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 leaves = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8)
@@ -184,6 +185,20 @@ def test_a_data_set_names_its_files_by_numbers_alone(tmp_path: Path, pattern: st
     with pytest.raises(ValueError, match="does not fit"):
         place(tmp_path, pattern, {"episode_index": 3})
     assert place(tmp_path, "data/chunk-{episode_index:03d}.parquet", {"episode_index": 3}).name == "chunk-003.parquet"
+
+
+@pytest.mark.parametrize("circle", [True, False])
+def test_hdf5_groups_with_billions_of_ways_through_them_cost_nothing(tmp_path: Path, circle: bool) -> None:
+    made = as_hdf5(tmp_path / "data.hdf5", walk(3, 8))
+    with h5py.File(made, "a") as file:
+        group = file["data/demo_0/obs"]
+        for _ in range(1 if circle else 40):
+            group["a"] = group["b"] = group if circle else group.create_group(None)
+            group = group["a"]
+    began = time.process_time()
+    with pytest.raises(ValueError, match="is linked twice"):
+        open_recorded(made)
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize("name", [".zattrs", "data/state/.zattrs", "data/state/0.0"])
