@@ -13,6 +13,9 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 BEGIN, END = "<!-- tries: written by `make faults` -->", "<!-- end of tries -->"
 
 
+OFTEN = 30
+
+
 def tries(short: int, full: int = 30) -> int:
     """How often a fault is tried: `full` times by `make faults`, which sets FAULT_TRIES, else `short` times."""
     factor = float(os.environ.get("FAULT_TRIES") or 0)
@@ -57,7 +60,7 @@ class Table:
         head = ["| fault | stage | tries | lost | what was shown |", "|---|---|---|---|---|"]
         return head + [
             f"| {fault} | {stage} | {row.tries} | {len(row.lost)} | {_shown(row.lines)} |"
-            for (fault, stage), row in self.rows.items()
+            for (fault, stage), row in self.rows.items() if row.tries >= OFTEN
         ]
 
 
@@ -68,8 +71,8 @@ def _shown(lines: Counter[str]) -> str:
 
 
 def write_table(table: Table) -> None:
-    """Write the rows into the page, over those of the same fault and stage; only for the tries of `make faults`."""
-    if float(os.environ.get("FAULT_TRIES") or 0) < 30 or not table.rows:
+    """Write the rows into the page, over those of the same fault and stage; only those that `make faults` tried often."""
+    if float(os.environ.get("FAULT_TRIES") or 0) < OFTEN or not table.rows:
         return
     before, _, rest = PAGE.read_text().partition(BEGIN)
     old, _, after = rest.partition(END)
