@@ -34,8 +34,12 @@ BASELINES = ("nearest_demonstration",)
 
 
 def check_writable(folder: Path, flag: str) -> None:
-    """Raise ValueError where a folder cannot be written, or its nearest existing parent when it does not exist yet."""
+    """Raise ValueError where a folder's path is not UTF-8, or it cannot be written, or its nearest parent that exists."""
     place = folder.absolute()
+    try:
+        str(place).encode()
+    except UnicodeEncodeError:  # bytes that are no UTF-8
+        raise ValueError(f"{flag}: got {str(place)!r}, expected UTF-8, which safetensors needs; name another") from None
     while not place.exists() and not place.is_symlink():
         place = place.parent
     if not place.is_dir():

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from distill.config import Config
+from envs import plain_yaml
 from envs.specs import nearest_name
 
 C = TypeVar("C")
@@ -31,14 +30,15 @@ def _installed_folders() -> list[str]:
 
 def find_preset(text: str) -> Path:
     """The YAML file at this path, else the preset of this name. Raises ValueError with the nearest name for neither."""
-    path, presets = Path(text), shipped()
-    if path.is_file():
-        return path
+    presets = shipped()
+    if os.path.isfile(text):  # unlike Path.is_file it is False, too, for a text that no path can be
+        return Path(text)
     name = text.removeprefix("configs/").removesuffix(".yaml")
     if name in presets:
         return presets[name]
     hint = nearest_name(name, presets) or "."
-    raise ValueError(f"no config at {text}, and no preset of this name{hint} Presets: {', '.join(sorted(presets)) or 'none'}")
+    shown = " ".join(text[:200].split())
+    raise ValueError(f"no config at {shown}, and no preset of this name{hint} Presets: {', '.join(sorted(presets)) or 'none'}")
 
 
 def apply_preset(config: Config, path: Path, below: tuple[Path, ...] = ()) -> Config:
@@ -50,19 +50,18 @@ def apply_preset(config: Config, path: Path, below: tuple[Path, ...] = ()) -> Co
     """
     path = find_preset(str(path))
     try:
-        text = path.read_text()
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise ValueError("aliases (*name) are not read: a few of them can stand for gigabytes; write the values out")
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
-        raise ValueError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
+        values = plain_yaml.read(path.read_text())
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} is not readable YAML: {error}") from error
     if values is None:
         return config
     if not isinstance(values, dict):
         raise ValueError(f"{path}: got a {type(values).__name__}, expected `key: value` lines")
     extended, below = values.pop("extends", []), (*below, Path(os.path.realpath(path)))
     for name in extended if isinstance(extended, list) else [extended]:
-        parent = path.parent / str(name)
+        if not isinstance(name, str) or "\0" in name:
+            raise ValueError(f"{path} extends {str(name)[:60]!r}, expected the name of a preset or file")
+        parent = path.parent / name
         if Path(os.path.realpath(parent)) in below:
             raise ValueError(f"{path} extends {parent}, which extends it in turn; name another file, or none")
         config = apply_preset(config, parent, below)

@@ -111,8 +111,8 @@ def read_exported(folder: Path | str) -> Exported:
 
 
 def _text(name: Any) -> str:
-    if not isinstance(name, str) or not name or "\0" in name:
-        raise TypeError(f"got the file name {name!r}")
+    if not isinstance(name, str) or not 0 < len(name) < 256 or "\0" in name:
+        raise TypeError(f"got the file name {str(name)[:60]!r}")
     return name
 
 

@@ -20,8 +20,23 @@ _MOST_PROCESSES = 8
 
 
 def is_launched() -> bool:
-    """Whether a launcher (torchrun, accelerate with several processes) has already started several processes."""
-    return "WORLD_SIZE" in os.environ and "RANK" in os.environ
+    """Whether a launcher (torchrun, accelerate with several processes) has already started several processes.
+
+    Raises ValueError for variables of one that are not whole, as an earlier job may leave them in a shell.
+    """
+    rank, world, local = (os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if rank is None or world is None:
+        if local is None:
+            return False
+        whole = False
+    else:
+        meets = world == "1" or bool({MEETING, "MASTER_ADDR"} & os.environ.keys())
+        whole = meets and rank.isdecimal() and world.isdecimal() and int(rank) < int(world)
+    if not whole:
+        raise ValueError(f"the environment holds RANK={rank}, WORLD_SIZE={world} and LOCAL_RANK={local}, expected none or all "
+                         "of a launcher's with its MASTER_ADDR; unset RANK WORLD_SIZE LOCAL_RANK, or start with torchrun or "
+                         "accelerate")  # fmt: skip
+    return True
 
 
 def wanted_processes(requested: int) -> int:

@@ -13,6 +13,7 @@ from distill.cli.measured import inference_settings_of
 from distill.stages.in_place.choose import OWN_FORMAT
 from distill.stages.in_place.config import IN_PLACE
 from distill.store.manifest import write_bytes
+from envs import plain_yaml
 from students.export.card import InferenceSettings
 
 CARD = "README.md"
@@ -45,8 +46,8 @@ def front_matter(file: Path) -> dict[str, Any]:
     if len(parts) < 3 or parts[0].strip():
         return {}
     try:
-        found = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
+        found = plain_yaml.read(parts[1])
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 

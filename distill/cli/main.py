@@ -24,9 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done, 1: an error that is not known, 2: invalid command, file or data, or a disk that fails, 130: interrupted, 143:
     terminated.
     """
-    leading = os.environ.get("RANK", "0") == "0"
+    leading = os.environ.get("RANK", "0") == "0" or not {"MASTER_ADDR", "FLOW2ONE_MEETING"} & os.environ.keys()
     given = sys.argv[1:] if arguments is None else arguments
     resumes = not {"doctor", "export", "check-data", "check-world", "-h", "--help"} & set(given)
+    _open_streams()
     _raise_on_sigterm()
     try:
         import_undisturbed("glfw")
@@ -95,6 +96,17 @@ def _tell(text: str) -> None:
         bar.close()
     with contextlib.suppress(OSError):  # nobody reads it any more
         print(text, file=sys.stderr, flush=True)
+
+
+def _open_streams() -> None:
+    """Standard streams that were closed lead nowhere; else the next files that are opened take their places and the output."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115  (as long as the process)
 
 
 def _raise_on_sigterm() -> None:

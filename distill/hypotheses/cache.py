@@ -205,12 +205,17 @@ def write_shards(
 
 def _is_complete(path: Path) -> bool:
     digest = path.with_suffix(".sha256")
-    return path.is_file() and digest.is_file() and digest.read_text().strip() == sha256_file(path)
+    return path.is_file() and digest.is_file() and digest.read_text() == _digest(path)
 
 
 def _write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
     write_bytes(path, save(tensors))
-    write_bytes(path.with_suffix(".sha256"), (sha256_file(path) + "\n").encode())
+    write_bytes(path.with_suffix(".sha256"), _digest(path).encode())
+
+
+def _digest(path: Path) -> str:
+    """Of a shard and of the folder that it is drawn for, whose name holds the stage's key: another run's shard does not fit."""
+    return f"{sha256_file(path)} {path.parent.name}\n"
 
 
 def _draw_shard(

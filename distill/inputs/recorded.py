@@ -200,6 +200,14 @@ class OpenedTeacher:
 
 
 @dataclass(frozen=True)
+class _WithRanges:
+    """An adapter's policy as an input: it is read with the ranges that were measured for it."""
+
+    key: str
+    needs: tuple[Stage[Any], ...]
+
+
+@dataclass(frozen=True)
 class OpenedAt:
     """An opened policy at a number of solver steps, under the name of its results. by_steps: label it by its steps."""
 
@@ -223,7 +231,7 @@ class OpenedAt:
 
     @property
     def inputs(self) -> Mapping[str, Input]:
-        return {"policy": self.opened}
+        return {"policy": _WithRanges(self.opened.key, self.statistics.needs if self.opened.external else ())}
 
     @property
     def settings(self) -> Mapping[str, Any]:

@@ -21,6 +21,7 @@ from distill.runtime.bar import Bar
 from distill.runtime.diagnostics import note_line, note_place
 from distill.store.manifest import make_folder
 from distill.training.loop import Share
+from envs.recorded.sources import refuse_endless
 
 T = TypeVar("T")
 
@@ -37,6 +38,9 @@ def _meeting() -> str | None:
     # without an accelerator, accelerate names rank and world size itself
     own = f"?rank={os.environ['RANK']}&world_size={os.environ['WORLD_SIZE']}" if torch.accelerator.is_available() else ""
     return f"file://{file}{own}"
+
+
+METRICS = "metrics.jsonl"
 
 
 @dataclass
@@ -82,6 +86,8 @@ class Context:
     def _open_on_main(self, wandb_mode: str) -> None:
         try:
             make_folder(self.folder)
+            for name in (".lock", METRICS):
+                refuse_endless(self.folder / name)
             self.lock = (self.folder / ".lock").open("w")
         except OSError as error:
             raise ValueError(f"{self.folder} cannot be written ({error.strerror}); name another folder") from error
@@ -160,7 +166,7 @@ class Context:
 
     def log(self, stage: str, values: Mapping[str, float]) -> None:
         """Write one line to metrics.jsonl and, when on, to wandb. Call it on the first process or on one that works alone."""
-        with (self.folder / "metrics.jsonl").open("a") as file:
+        with (self.folder / METRICS).open("a") as file:
             file.write(json.dumps({"time": round(time.time(), 2), "stage": stage, **values}) + "\n")
         self.log_remote(stage, values)
 

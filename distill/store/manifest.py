@@ -100,8 +100,7 @@ def verify(folder: Path) -> dict[str, Any]:
                 f"Delete {folder} to run this stage again"
             )
     if hashed != known:
-        with contextlib.suppress(OSError):  # a folder that can only be read is hashed every time
-            _hashed_path(folder).write_text(json.dumps(hashed))  # not by a temporary file: half of it is as good as none
+        _write_hashed(folder, hashed)
     return manifest
 
 
@@ -121,9 +120,18 @@ def _hashed_path(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.hashed.json")
 
 
+def _write_hashed(folder: Path, hashed: dict[str, list[Any]]) -> None:
+    """Not by a temporary file, half of it is as good as none. What cannot be written is hashed every time."""
+    path = _hashed_path(folder)
+    with contextlib.suppress(OSError):
+        if path.is_file() or not path.exists():
+            path.write_text(json.dumps(hashed))
+
+
 def _read_hashed(folder: Path) -> dict[str, list[Any]]:
     try:
-        return dict(json.loads(_hashed_path(folder).read_text()))
+        path = _hashed_path(folder)
+        return dict(json.loads(path.read_text())) if path.is_file() else {}
     except (OSError, ValueError, TypeError, RecursionError):
         return {}
 
@@ -195,8 +203,7 @@ def commit(folder: Path, key: str, made_from: Mapping[str, Any], seconds: float,
     os.rename(partial, folder)
     _fsync_folder(folder.parent)
     with contextlib.suppress(OSError):
-        hashed = {name: [*(_state_of(folder / name) or ()), files[name]] for name in files}
-        _hashed_path(folder).write_text(json.dumps(hashed))
+        _write_hashed(folder, {name: [*(_state_of(folder / name) or ()), files[name]] for name in files})
 
 
 def publish(partial: Path, folder: Path) -> None:

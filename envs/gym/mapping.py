@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from envs import plain_yaml
 from envs.cameras.specs import CAMERAS
 from envs.specs import nearest_name
 
@@ -132,8 +132,8 @@ _ACTION_KEYS = ("names", "scale", "offset", "weights")
 def read_mapping(path: Path) -> Mapping:
     """The mapping in a YAML file. Raises ValueError with everything that is wrong with it, one line each."""
     try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        values = plain_yaml.read(path.read_text())
+    except (ValueError, OSError) as error:
         raise ValueError(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path}: got a {type(values).__name__}, expected `key: value` lines")

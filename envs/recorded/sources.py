@@ -1,4 +1,4 @@
-"""Files as they lie on disk: pointers of git-lfs are called so, and links may not lead out of a data set."""
+"""Files as they lie on disk: pointers of git-lfs are called so, links may not lead out of a data set, pipes are not read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ POINTER_BYTES = 1024
 def is_pointer(file: Path) -> bool:
     """Whether a file is what git-lfs leaves in the place of one that was not fetched."""
     try:
-        if file.stat().st_size >= POINTER_BYTES:
+        if not file.is_file() or file.stat().st_size >= POINTER_BYTES:
             return False
         with file.open("rb") as opened:
             return opened.read(len(POINTER)) == POINTER
@@ -23,11 +23,27 @@ def is_pointer(file: Path) -> bool:
 
 
 def refuse_pointer(file: Path) -> None:
-    """Raise ValueError for a pointer of git-lfs."""
+    """Raise ValueError for a pointer of git-lfs, and for what is no file."""
+    refuse_endless(file)
+    if file.is_dir():
+        raise ValueError(f"{file}: got a folder, expected a file; put the data itself there")
     if is_pointer(file):
         raise ValueError(f"{file}: is a pointer of git-lfs, not the data itself; run `git lfs pull` in the data set's folder, "
                          f"or "
                          "download it again")  # fmt: skip
+
+
+def refuse_endless(path: Path) -> None:
+    """Raise ValueError for a pipe or device: reading it may never end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError(f"{path}: got a pipe or device, expected a file; remove it")
+
+
+def read_text(root: Path, file: Path) -> str:
+    """A text file of the data set `root`. Raises ValueError as `refuse_pointer` and `refuse_outside`, OSError without one."""
+    refuse_pointer(file)
+    refuse_outside(root, file)
+    return file.read_text()
 
 
 @contextmanager

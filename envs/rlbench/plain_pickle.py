@@ -57,7 +57,7 @@ def read(data: bytes) -> Any:
     except ValueError:
         raise
     except Exception as error:  # a damaged file can break the machine in any way
-        raise ValueError(f"not a whole pickle ({type(error).__name__}: {error})") from error
+        raise ValueError(f"not a whole pickle ({type(error).__name__}: {' '.join(str(error).split())})") from error
 
 
 def _run(data: bytes) -> Any:
@@ -100,7 +100,7 @@ def _run(data: bytes) -> Any:
 
 def _known(path: str) -> _Named:
     if path not in OBJECTS and path not in FUNCTIONS:
-        raise ValueError(f"the pickle names {path}, expected only {' and '.join(OBJECTS)} and numpy arrays")
+        raise ValueError(f"the pickle names {path!r}, expected only {' and '.join(OBJECTS)} and numpy arrays")
     return _Named(path)
 
 

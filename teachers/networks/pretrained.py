@@ -16,6 +16,8 @@ from teachers.networks.encoding import EncodingPolicy
 from teachers.networks.shapes import PolicyShape
 
 SCHEMA_VERSION = 1
+LARGEST = 1 << 20
+"""No size in a ``config.json`` is larger."""
 
 
 class PretrainedPolicy(EncodingPolicy):
@@ -46,16 +48,17 @@ class PretrainedPolicy(EncodingPolicy):
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> Self:
         """Reads a folder that `save_pretrained` wrote. Raises ValueError, saying what is wrong with it."""
-        config = _read_config(folder, cls.KIND)
+        config, path = _read_config(folder, cls.KIND), Path(folder) / "model.safetensors"
+        if not path.is_file():
+            raise ValueError(f"{path} is missing: a policy folder holds config.json and model.safetensors")
+        weights = _read_weights(path)
+        _refuse_larger(config, path)
         try:
             policy = cls.from_settings(PolicyShape(**config.pop("shape")), config)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last for sizes beyond any memory
             first = str(error).splitlines()[0]
             raise ValueError(f"{folder}/config.json does not describe a {cls.KIND}: {first}") from error
-        path = Path(folder) / "model.safetensors"
-        if not path.is_file():
-            raise ValueError(f"{path} is missing: a policy folder holds config.json and model.safetensors")
-        _fill(policy, _read_weights(path), f"{path} does not fit its config.json")
+        _fill(policy, weights, f"{path} does not fit its config.json")
         try:
             policy.normaliser.check()
         except ValueError as error:
@@ -120,11 +123,31 @@ def _read_config(folder: Path | str, kind: str) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in ("schema_version", "kind")}
 
 
+def _refuse_larger(config: dict[str, Any], path: Path) -> None:
+    """Raise ValueError for a network that is larger than its file of weights, before anything of that size is allocated.
+
+    A block of a transformer has more than width x width weights, and more than 500 bytes in the file's header.
+    """
+    size = path.stat().st_size
+    shape = config.get("shape")
+    for part in (shape, shape.get("encoder") if isinstance(shape, dict) else None, config):
+        if not isinstance(part, dict):
+            continue
+        sizes = {name: value for name, value in part.items() if isinstance(value, int)}
+        large = [name for name, value in sizes.items() if value > min(size, LARGEST)]
+        if not large and sizes.get("depth", 1) * (sizes.get("width", 0) ** 2 + 500) > size:
+            large = ["width", "depth"]
+        if large:
+            told = ", ".join(f"{name} is {str(sizes.get(name))[:20]}" for name in large)
+            raise ValueError(f"{path.parent}/config.json describes a larger network than its weights, {size} bytes: {told}; "
+                             "save the policy again")  # fmt: skip
+
+
 def _read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file. Raises ValueError for a damaged file or values that are not finite."""
     try:
         weights: dict[str, Tensor] = load_file(str(path))
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error}); copy or save it again") from error
     bad = [name for name, value in weights.items() if not bool(torch.isfinite(value).all())]
     if bad:

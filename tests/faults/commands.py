@@ -49,7 +49,7 @@ def _undisturbed(server: Server, work: Path, stored: Path, argv: list[str], fold
     stored.mkdir(parents=True)
     outcome = server.run(work, argv, modules=str(modules))
     assert outcome.status == 0, outcome.said
-    server.warm_up(json.loads(modules.read_text()))
+    server.warm_up(json.loads(modules.read_text()), work, argv)
     shutil.move(work / folder, stored / "whole")
     names = re.findall(r"^\[\d+/\d+\] (\S+): done in", outcome.said, re.MULTILINE)
     return Prefixes(stored / "whole", names, argv, folder, given, contents(stored / "whole"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,8 +36,22 @@ def conversion(server: Server, working: Path) -> Prefixes:
     return tiny_conversion(server, working, working.parent / "conversion")
 
 
-@pytest.fixture(scope="session")
-def table() -> Iterator[Table]:
-    made = Table()
-    yield made
-    write_table(made)
+TABLE = Table()
+
+
+@pytest.fixture
+def table() -> Table:
+    return TABLE
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A process of pytest-xdist has ended: its rows."""
+    TABLE.take(node.workeroutput.get("tries", []) if hasattr(node, "workeroutput") else [])
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["tries"] = TABLE.given()
+    else:
+        write_table(TABLE)

@@ -21,8 +21,8 @@ from tests.faults.mutate import mutated_file, mutated_tree, removed
 from tests.faults.readers import Reader, readers
 from tests.faults.trying import ROOT
 
-LIMIT_S = 5.0
-"""A reader that takes longer for a small file hangs [s]."""
+BUSY_S, WAITING_S = 5.0, 60.0
+"""A reader that works longer on a small file, or waits longer, hangs [s]; others may use the machine, too."""
 MEMORY = 2 << 30
 """What it may allocate beyond what the process has at its start [bytes]."""
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "pickle.find_class",
@@ -34,7 +34,10 @@ class Hang(BaseException):
 
 
 def fuzz(name: str, seconds: float, seed: int, work: Path, findings: Path) -> None:
-    """Damage, read, note; the findings are written as JSON: how many tries, how many were refused, and what was wrong."""
+    """Damage, read, note, for so many seconds of the processor: others may use the machine, too.
+
+    The findings are written as JSON: how many tries, how many were refused, and what was wrong.
+    """
     work.mkdir(parents=True, exist_ok=True)
     reader = readers()[name]
     whole = work / f"whole{reader.suffix}"
@@ -60,10 +63,11 @@ def fuzz(name: str, seconds: float, seed: int, work: Path, findings: Path) -> No
         raise Hang
 
     signal.signal(signal.SIGALRM, late)
-    end, tries, refused, wrong = time.monotonic() + seconds, 0, 0, dict[str, str]()
+    signal.signal(signal.SIGPROF, late)
+    end, tries, refused, wrong = time.process_time() + seconds, 0, 0, dict[str, str]()
     rng = random.Random(seed)
     path = work / f"damaged{reader.suffix}"
-    while time.monotonic() < end or tries < 20:
+    while time.process_time() < end or tries < 20:
         number = rng.getrandbits(64)
         removed(path)
         (shutil.copytree if whole.is_dir() else shutil.copyfile)(whole, path)
@@ -79,8 +83,8 @@ def fuzz(name: str, seconds: float, seed: int, work: Path, findings: Path) -> No
                 error = f"more than one line: {told!r}"
         except FileNotFoundError:
             refused += 1  # a file of a folder is missing, and the system says which
-        except Hang:
-            error = f"took more than {LIMIT_S} s"
+        except Hang as told:
+            error = "hangs: " + "".join(traceback.format_exception(told)[-4:])[-1500:]
         except BaseException as told:
             error = "".join(traceback.format_exception(told)[-4:])[-1500:]
         error = error or "; ".join(each for each in seen if here not in each)
@@ -90,10 +94,12 @@ def fuzz(name: str, seconds: float, seed: int, work: Path, findings: Path) -> No
 
 
 def _in_time(reader: Reader, path: Path) -> None:
-    signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
+    signal.setitimer(signal.ITIMER_REAL, WAITING_S)
+    signal.setitimer(signal.ITIMER_PROF, BUSY_S)
     try:
         reader.read(path)
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 

@@ -82,7 +82,7 @@ def mutated_json(data: bytes, rng: random.Random) -> bytes:
         return mutated_bytes(data, rng)
     try:
         return json.dumps(mutated_value(json.loads(data), rng)).encode()
-    except ValueError:
+    except (ValueError, RecursionError):  # it was damaged before
         return mutated_bytes(data, rng)
 
 
@@ -121,7 +121,7 @@ def mutated_file(path: Path, rng: random.Random) -> None:
 
 
 def mutated_tree(folder: Path, rng: random.Random) -> None:
-    """Damage a folder: files' contents, files that are missing, links to elsewhere, a folder in a file's place."""
+    """Damage a folder: files' contents, files that are missing, links to elsewhere, a folder or a pipe in a file's place."""
     files = sorted(each for each in folder.rglob("*") if each.is_file())
     if not files:
         return
@@ -138,9 +138,12 @@ def mutated_tree(folder: Path, rng: random.Random) -> None:
         elif how < 0.95:
             path.unlink()
             path.symlink_to(rng.choice(("/etc/passwd", "/dev/zero", "/proc/self/environ", ".", "..", path.name, "/nowhere")))
-        else:
+        elif how < 0.98:
             path.unlink()
             path.mkdir()
+        else:
+            path.unlink()
+            os.mkfifo(path)
 
 
 def removed(path: Path) -> None:

@@ -6,6 +6,7 @@ lines, too: ``{"pid": n}`` at once, ``{"exited": n, "status": s}`` when that pro
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import importlib
 import importlib.util
@@ -24,6 +25,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
+PICTURE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNgAAAAAgAB5Sfe/AAAAABJRU5ErkJggg==")
+"""One pixel as PNG."""
 
 
 class ForkedPopen:
@@ -228,7 +232,11 @@ def run_request(request: dict[str, Any]) -> int:
 
 
 def quicken() -> None:
-    """Leave out what costs a try much and is no part of what is tried: help texts, pictures, probes of OpenGL, calibration."""
+    """Leave out what costs a try much and is no part of what is tried: help texts, pictures, probes of OpenGL, calibration.
+
+    Options that were parsed by `learn` are not parsed again.
+    """
+    import tyro
     import tyro._docstrings as docstrings
 
     import distill.objectives.code_shares as code_shares
@@ -239,15 +247,41 @@ def quicken() -> None:
     docstrings.get_field_docstring = lambda *_, **__: None  # type: ignore[assignment]
     code_shares.STEPS = 20
     backends._probe = lambda name: "" if name == "raycast" else "not tried"  # type: ignore[assignment]
-    real = figures._png
+    figures._png = lambda figure, cut=False: PICTURE  # type: ignore[assignment]
+    real = tyro.cli
 
-    def small(figure: Any, cut: bool = False) -> bytes:
-        figure.set_layout_engine("none")
-        figure.set_dpi(8)
-        return real(figure)
+    def cli(kind: Any, *, args: Any, default: Any = None, **named: Any) -> Any:
+        key = repr((kind, list(args), default))
+        if key not in PARSED:
+            found = real(kind, args=args, default=default, **named)
+            if not LEARNING:
+                return found
+            PARSED[key] = found
+        if LEARNING:
+            raise Learned
+        return PARSED[key]
 
-    figures._png = small
+    tyro.cli = cli  # type: ignore[assignment]
 
+
+PARSED: dict[str, Any] = {}
+LEARNING: list[bool] = []
+
+
+class Learned(Exception):
+    """The options of a command are parsed."""
+
+
+def learn(cwd: str, argv: list[str]) -> None:
+    """Parse the options of a command, so that tries find them parsed."""
+    from distill.cli.command import run_command
+
+    os.chdir(cwd)
+    LEARNING.append(True)
+    with contextlib.suppress(Learned):
+        run_command(argv, False)
+    LEARNING.clear()
+    os.chdir(ROOT)
 
 
 def serve(connection: socket.socket) -> None:
@@ -274,6 +308,7 @@ def serve(connection: socket.socket) -> None:
         request = json.loads(line)
         if "import" in request:
             _import(request["import"])
+            learn(request["cwd"], request["argv"])
             connection.sendall(b'{"imported": true}\n')
             continue
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})

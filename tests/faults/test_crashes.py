@@ -62,7 +62,7 @@ def test_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: Table,
             commit(crashed, NEW, {"seed": 1}, 1.0)
         assert _contents(crashed) == ("new", "newnew")
         verify(crashed)
-        table.add("power cut", f"commit over {before}", [], "")
+        table.add("power cut", "commit, shards, checkpoints", [], "")
     assert count >= 8
     # what commit returned from is on disk, whatever was not written yet
     *_, last = recorder.states
@@ -98,7 +98,7 @@ def test_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: Table) -
         crashed = put(tree, tmp_path / "crashed")
         _draw(crashed)
         assert {name: (crashed / name).read_bytes() for name in expected} == expected
-        table.add("power cut", "sample: shards", [], "")
+        table.add("power cut", "commit, shards, checkpoints", [], "")
     assert count >= 20
 
 
@@ -136,7 +136,7 @@ def test_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: Table)
         for place, weights in expected.items():
             got = load_file(str(crashed / place))
             assert all(torch.equal(got[name], value) for name, value in weights.items()), (place, tree.keys())
-        table.add("power cut", "training: checkpoints", [], "")
+        table.add("power cut", "commit, shards, checkpoints", [], "")
     assert count >= 10
 
 

@@ -19,6 +19,8 @@ CONVERSION_STAGES = ("observations", "reference", "evaluate/teacher_4", "sample"
                      "distill/in_place", "evaluate/in_place", "train/chamfer", "distill/chamfer", "evaluate/chamfer", "latency",
                      "report")  # fmt: skip
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+KILLED = ", ".join(each.name for each in SIGNALS) + " in turn"
+"""The fault's name in the table."""
 ENDED = {signal.SIGKILL: (-signal.SIGKILL, ""), signal.SIGTERM: (143, "terminated; the same command resumes from here"),
          signal.SIGINT: (130, "interrupted; the same command resumes from here")}  # fmt: skip
 
@@ -62,7 +64,7 @@ def disturbed(
         if again.status != 0:
             wrong.append(f"resume: status {again.status}, {again.said[-1500:]}")
         wrong += made.different(working, stage) + left_over(working)
-        table.add(sent.name, f"{kind}: {stage}", wrong, line)
+        table.add(KILLED, f"{kind}: {stage}", wrong, line)
         assert not wrong, f"{sent.name} number {number}: {wrong}"
 
 

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickletools
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from distill.cli.lerobot_card import front_matter
 from distill.config import Config
 from distill.presets import apply_preset
 from distill.runtime.diagnostics import without_paths
 from distill.store.manifest import read_manifest
+from envs.gym.mapping import read_mapping
 from envs.process.wire import DTYPES, HEADER_LIMIT, MAGIC, WireError, receive, send
+from envs.recorded import open_recorded
 from envs.recorded.formats.lerobot_meta import place
 from envs.rlbench.plain_pickle import read
 from flow2one_runtime.exported import read_exported
+from teachers import load_teacher
+from teachers.trained import TrainedTeacher
+from tests.envs.recorded.writers import as_hdf5, as_zarr, lerobot, walk
 
 few = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 leaves = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8)
@@ -82,8 +91,22 @@ def test_aliases_that_stand_for_gigabytes_are_refused(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
     (tmp_path / "bomb.yaml").write_text("\n".join(lines))
-    with pytest.raises(ValueError, match="aliases"):
-        apply_preset(Config(), tmp_path / "bomb.yaml")
+    for reader in (lambda path: apply_preset(Config(), path), read_mapping):
+        with pytest.raises(ValueError, match="aliases"):
+            reader(tmp_path / "bomb.yaml")
+
+
+@pytest.mark.parametrize("text", ["[" * 3000, "{a: " * 3000, "- " * 3000 + "x", "a: 1\n" * 300_000])
+def test_yaml_that_takes_minutes_or_gigabytes_is_refused_at_once(tmp_path: Path, text: str) -> None:
+    """The time of PyYAML grows with the square of the depth, and its nodes are hundreds of times as large as the text."""
+    (tmp_path / "large.yaml").write_text(text)
+    (tmp_path / "README.md").write_text(f"---\n{text}\n---\n")
+    began = time.process_time()
+    for reader in (lambda path: apply_preset(Config(), path), read_mapping):
+        with pytest.raises(ValueError, match=r"large.yaml.*(nested deeper than 32|characters, expected)"):
+            reader(tmp_path / "large.yaml")
+    assert front_matter(tmp_path / "README.md") == {}
+    assert time.process_time() - began < 5
 
 
 @few
@@ -115,6 +138,20 @@ def test_any_pickle_is_read_or_refused(data: bytes, chosen: list[bytes]) -> None
             assert "\n" not in str(error)
 
 
+def test_a_name_in_a_pickle_does_not_break_the_line() -> None:
+    with pytest.raises(ValueError, match="names 'os.sys") as refused:
+        read(b"\x80\x04\x8c\x02os\x8c\x07sys\ntem\x93.")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "below\n.yaml", None])
+def test_a_preset_extends_what_no_path_can_be(tmp_path: Path, name: str | None) -> None:
+    (tmp_path / "mine.yaml").write_text(json.dumps({"extends": [name]}))
+    with pytest.raises(ValueError, match=r"no config at|expected the name") as refused:
+        apply_preset(Config(), tmp_path / "mine.yaml")
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 2000
+
+
 def test_shared_lists_that_stand_for_billions_cost_nothing() -> None:
     levels = b"".join(b"](h" + bytes([n]) + b"h" + bytes([n]) + b"e" + b"q" + bytes([n + 1]) for n in range(60))
     began = time.monotonic()
@@ -124,7 +161,8 @@ def test_shared_lists_that_stand_for_billions_cost_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("name", "link"),
-    [("../student.onnx", ""), ("/etc/passwd", ""), ("student.onnx", "/etc/passwd"), ("..", ""), ("", ""), ("nul\0", "")],
+    [("../student.onnx", ""), ("/etc/passwd", ""), ("student.onnx", "/etc/passwd"), ("..", ""), ("", ""), ("nul\0", ""),
+     ("x" * 5000, "")],
 )
 def test_an_export_names_no_file_outside_of_its_folder(tmp_path: Path, name: str, link: str) -> None:
     from tests.faults.readers import _exported
@@ -147,6 +185,53 @@ def test_a_data_set_names_its_files_by_numbers_alone(tmp_path: Path, pattern: st
     with pytest.raises(ValueError, match="does not fit"):
         place(tmp_path, pattern, {"episode_index": 3})
     assert place(tmp_path, "data/chunk-{episode_index:03d}.parquet", {"episode_index": 3}).name == "chunk-003.parquet"
+
+
+@pytest.mark.parametrize("circle", [True, False])
+def test_hdf5_groups_with_billions_of_ways_through_them_cost_nothing(tmp_path: Path, circle: bool) -> None:
+    made = as_hdf5(tmp_path / "data.hdf5", walk(3, 8))
+    with h5py.File(made, "a") as file:
+        group = file["data/demo_0/obs"]
+        for _ in range(1 if circle else 40):
+            group["a"] = group["b"] = group if circle else group.create_group(None)
+            group = group["a"]
+    began = time.process_time()
+    with pytest.raises(ValueError, match="is linked twice"):
+        open_recorded(made)
+    assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize("name", [".zattrs", "data/state/.zattrs", "data/state/0.0"])
+def test_a_pipe_in_a_zarr_group_is_not_read(tmp_path: Path, name: str) -> None:
+    made = as_zarr(tmp_path / "data.zarr", walk(3, 8))
+    (made / name).unlink()
+    os.mkfifo(made / name)
+    with pytest.raises(ValueError, match="got a pipe"):
+        open_recorded(made)
+
+
+@pytest.mark.parametrize("name", ["meta/info.json", "meta/episodes.jsonl", "meta/tasks.jsonl"])
+@pytest.mark.parametrize("instead", ["/dev/zero", "/etc/passwd", "a pipe", "a folder"])
+def test_what_stands_in_for_a_file_of_a_data_set_is_not_read(tmp_path: Path, name: str, instead: str) -> None:
+    """A device gives bytes until the memory is full, a pipe none for ever, and a link leads to what belongs to others."""
+    made = lerobot(tmp_path / "data", walk(3, 8), "v2.1")
+    (made / name).unlink()
+    if instead == "a pipe":
+        os.mkfifo(made / name)
+    elif instead == "a folder":
+        (made / name).mkdir()
+    else:
+        (made / name).symlink_to(instead)
+    with pytest.raises(ValueError, match=r"expected a file|outside of|leads out|got \["):
+        open_recorded(made)
+
+
+def test_weights_that_cannot_be_mapped_are_refused_by_name(tmp_path: Path, make_teacher: Callable[..., TrainedTeacher]) -> None:
+    make_teacher().save_pretrained(tmp_path / "policy")
+    (tmp_path / "policy" / "model.safetensors").unlink()
+    (tmp_path / "policy" / "model.safetensors").symlink_to("/proc/self/environ")
+    with pytest.raises(ValueError, match=r"model.safetensors is not a whole safetensors file"):
+        load_teacher(tmp_path / "policy")
 
 
 @few

@@ -15,10 +15,10 @@ from tests.faults.trying import Server
 for module in ("zarr", "h5py", "pyarrow", "av"):
     pytest.importorskip(module)
 SECONDS = float(os.environ.get("FUZZ_SECONDS") or 0.5)
-"""For each reader; `make fuzz` takes ten minutes each."""
+"""Of the processor, for each reader; `make fuzz` takes ten minutes each."""
 
 
-@pytest.mark.timeout(SECONDS + 180)
+@pytest.mark.timeout(21 * SECONDS + 180)
 @pytest.mark.parametrize("name", readers())
 def test_damaged_files_do_no_harm(server: Server, tmp_path: Path, table: Table, name: str) -> None:
     seed = int(os.environ.get("FUZZ_SEED") or 0)

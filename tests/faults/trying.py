@@ -141,11 +141,11 @@ class Server:
         work.mkdir(parents=True, exist_ok=True)
         log = work.with_name("fuzz.log")
         self._send({"cwd": str(work), "argv": [], "log": str(log), "fuzz": [reader, seconds, seed, str(work), str(findings)]})
-        return Running(self, int(self._answer("pid", LIMIT_S)), log).wait(seconds + LIMIT_S)
+        return Running(self, int(self._answer("pid", LIMIT_S)), log).wait(20 * seconds + LIMIT_S)
 
-    def warm_up(self, modules: Sequence[str]) -> None:
-        """Import these, as a command did that was run before."""
-        self._send({"import": list(modules)})
+    def warm_up(self, modules: Sequence[str], cwd: Path, argv: Sequence[str]) -> None:
+        """Import these and parse the options, as a command did that was run before."""
+        self._send({"import": list(modules), "cwd": str(cwd), "argv": list(argv)})
         assert self._answer("imported", LIMIT_S)
 
     def close(self) -> None:

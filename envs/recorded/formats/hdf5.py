@@ -80,7 +80,13 @@ class Hdf5Recording(RecordedObservations):
         group = self._file["data"][demo]
         hard, kinds = self._h5py.HardLink, self._h5py
 
+        seen: set[int] = set()
+
         def walk(inside: Any, lead: str) -> None:
+            place = int(kinds.h5o.get_info(inside.id).addr)
+            if place in seen:  # a few dozen groups that hold the next one twice take for ever
+                raise ValueError(f"{group.name}/obs/{lead} is linked twice; write the episode again")
+            seen.add(place)
             for key in inside:
                 name = INNER if lead + key == "actions" else lead + key
                 if not isinstance(inside.get(key, getlink=True), hard):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.recorded.sources import lies_within, refuse_pointer
+from envs.recorded.sources import lies_within, read_text, refuse_outside, refuse_pointer
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 STANDARD = ("timestamp", "frame_index", "episode_index", "index", "task_index", "next.done", "next.reward", "next.success")
@@ -95,9 +95,8 @@ def why_left_out(key: str, told: Mapping[str, Any]) -> str:
 
 def _info(path: Path) -> dict[str, Any]:
     file = path / "meta" / "info.json"
-    refuse_pointer(file)
     try:
-        info = json.loads(file.read_text())
+        info = json.loads(read_text(path, file))
         version, fps, features = str(info["codebase_version"]), float(info["fps"]), dict(info["features"])
         info["data_path"].format, (info.get("video_path") or "").format
         for each in features.values():
@@ -131,10 +130,10 @@ def _videos(info: Mapping[str, Any]) -> list[str]:
 # -- v2: a file per episode, lists of JSON lines -----------------------------------------------------------------------
 
 
-def _lines(file: Path) -> list[dict[str, Any]]:
-    refuse_pointer(file)
+def _lines(path: Path, file: Path) -> list[dict[str, Any]]:
+    text = read_text(path, file)
     try:
-        return [dict(json.loads(line)) for line in file.read_text().splitlines() if line.strip()]
+        return [dict(json.loads(line)) for line in text.splitlines() if line.strip()]
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{file}: cannot be read: {error}") from error
 
@@ -142,7 +141,8 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 def _episodes_v2(path: Path, info: Mapping[str, Any], parquet: Any) -> dict[int, Told]:
     file, found = path / "meta" / "episodes.jsonl", {}
     try:
-        lines = sorted((int(each["episode_index"]), int(each["length"])) for each in _lines(file)) if file.exists() else []
+        told = _lines(path, file) if file.exists() else []
+        lines = sorted((int(each["episode_index"]), int(each["length"])) for each in told)
         size = int(info.get("chunks_size") or 1000)
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, KeyError):
@@ -159,7 +159,7 @@ def _episodes_v2(path: Path, info: Mapping[str, Any], parquet: Any) -> dict[int,
 def _tasks_v2(path: Path) -> dict[int, str]:
     file = path / "meta" / "tasks.jsonl"
     try:
-        return {int(each["task_index"]): str(each["task"]) for each in _lines(file)} if file.is_file() else {}
+        return {int(each["task_index"]): str(each["task"]) for each in _lines(path, file)} if file.exists() else {}
     except (KeyError, TypeError) as error:
         raise ValueError(f"{file}: lacks {error}; expected task_index and task in each line") from error
 
@@ -175,6 +175,7 @@ def _episodes_v3(path: Path, info: Mapping[str, Any], parquet: Any) -> dict[int,
     rows: list[dict[str, Any]] = []
     for file in sorted((path / "meta" / "episodes").glob("*/*.parquet")):
         refuse_pointer(file)
+        refuse_outside(path, file)
         try:
             opened = parquet.ParquetFile(file)
             ends = [f"videos/{key}/to_timestamp" for key in keys]
@@ -203,9 +204,10 @@ def _episodes_v3(path: Path, info: Mapping[str, Any], parquet: Any) -> dict[int,
 
 def _tasks_v3(path: Path, parquet: Any) -> dict[int, str]:
     file = path / "meta" / "tasks.parquet"
-    if not file.is_file():
+    if not file.exists():
         return {}
     refuse_pointer(file)
+    refuse_outside(path, file)
     try:
         table = parquet.ParquetFile(file).read()
     except (OSError, ValueError) as error:

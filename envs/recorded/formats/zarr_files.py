@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.recorded.sources import refuse_outside, refuse_pointer
+from envs.recorded.sources import refuse_endless, refuse_outside, refuse_pointer
 
 ARRAYS = (".zarray", "zarr.json")
 ENDS = "meta/episode_ends"
@@ -56,7 +56,11 @@ class ZarrFiles:
 
     def _walk(self) -> Iterator[str]:
         if not self.path.is_file():
-            yield from (path.relative_to(self.path).as_posix() for path in self.path.rglob("*") if path.is_file())
+            for path in self.path.rglob("*"):
+                if path.is_file():
+                    yield path.relative_to(self.path).as_posix()
+                else:
+                    refuse_endless(path)
             return
         try:
             with zipfile.ZipFile(self.path) as archive:

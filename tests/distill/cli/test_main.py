@@ -152,7 +152,23 @@ def test_a_teacher_for_another_task_is_refused_before_any_work(main, capsys, mak
 
 def test_workers_say_a_mistake_once(main, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     assert main(["--task", "aviod"]) == 2 and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("left", [
+    {"RANK": "1", "WORLD_SIZE": "2"}, {"RANK": "0", "WORLD_SIZE": "4"}, {"RANK": "x", "WORLD_SIZE": "y"}, {"LOCAL_RANK": "3"},
+])  # fmt: skip
+def test_variables_that_a_launcher_left_in_the_shell_are_told(main, capsys, monkeypatch: pytest.MonkeyPatch, left) -> None:
+    """Without its address a process would wait for others that never come, or say nothing as it takes itself for a worker."""
+    for name in ("MASTER_ADDR", "FLOW2ONE_MEETING", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    assert main(["--task", "avoid"]) == 2
+    told = capsys.readouterr().err
+    assert "unset RANK WORLD_SIZE" in told and told.count("\n") == 1
+    assert _nothing_was_made()
 
 
 # -- presets and flags ---------------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ def spoil_pickle(root: Path) -> None:
 
 @pytest.mark.parametrize(("spoil", "message"), [
     (lose_image, r"front_rgb: 1 of 4 images are missing, the first is 2.png; .*--names front_rgb="),
-    (spoil_pickle, r"low_dim_obs.pkl: the pickle names os.system, expected only"),
+    (spoil_pickle, r"low_dim_obs.pkl: the pickle names 'os.system', expected only"),
 ])  # fmt: skip
 def test_what_is_missing_or_foreign_is_refused(store_rlbench: Store, spoil: Callable[[Path], None], message: str) -> None:
     root = store_rlbench(episodes=2, frames=4, size=[12, 12])

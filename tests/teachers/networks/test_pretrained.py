@@ -54,7 +54,9 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "other width": (lambda folder: _config(folder, lambda c: c["shape"].update(width=32)), "does not fit its config"),
     "config is binary": (lambda folder: (folder / "config.json").write_bytes(b"\x80\xff"), "config.json is not readable"),
     "negative width": (lambda folder: _config(folder, lambda c: c["shape"].update(width=-4)), "config.json .*width: got -4"),
-    "endless width": (lambda folder: _config(folder, lambda c: c["shape"].update(width=2**40)), "does not describe a flow_t"),
+    "endless width": (lambda folder: _config(folder, lambda c: c["shape"].update(width=2**40)), "larger network"),
+    "endless depth": (lambda folder: _config(folder, lambda c: c["shape"].update(depth=2**31)), "larger network"),
+    "many blocks": (lambda folder: _config(folder, lambda c: c["shape"].update(depth=5000)), "larger network"),
     "no period": (lambda folder: _config(folder, lambda c: c["shape"].update(dt_s=0)), "dt_s: got 0, expected a control"),
     "one weight": (lambda folder: _config(folder, lambda c: c["shape"].update(action_weights=[1])), "action_weights: got 1"),
     "no statistics": (
