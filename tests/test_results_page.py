@@ -134,7 +134,7 @@ def test_the_table_of_a_task(tmp_path):
     assert re.search(r"by the default from the same starts: Chamfer \+ energy student by \+10\.0 .* points, which may be", main)
     # 0.02 and 0.015 are more than the default's 0.01 of seed 0, and not more than it is over both seeds
     assert "Lower energy distance than the default's: none. Lower off-support share than the default's: Chamfer + e" in main
-    assert "selection: outlier_rejection of 16." in main and "Hardware: two cores." in page
+    assert "selection: outlier_rejection of 8." in main and "Hardware: two cores." in page
     assert line(page, "`detour`")[-1] == "Chamfer + energy student, +10.0"
 
 

@@ -86,6 +86,6 @@ def test_what_is_missing_is_named(store_rlbench: Store, tmp_path: Path) -> None:
 
 def test_a_foreign_class_is_refused_with_the_files_name(tmp_path: Path) -> None:
     (tmp_path / "low_dim_obs.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-    with pytest.raises(ValueError, match=r"low_dim_obs.pkl: the pickle names os.system, expected only") as caught:
+    with pytest.raises(ValueError, match=r"low_dim_obs.pkl: the pickle names 'os.system', expected only") as caught:
         StoredEpisode(tmp_path)
     assert "\n" not in str(caught.value)

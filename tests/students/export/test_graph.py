@@ -121,7 +121,7 @@ def test_statistics_that_are_not_finite_are_not_exported(make_student: Make) -> 
 
 
 def test_an_unknown_format_is_refused_with_the_nearest_one() -> None:
-    with pytest.raises(ValueError, match=r"unknown 'onx'; expected some of \['onnx', 'torch', 'aoti'\].*onnx"):
+    with pytest.raises(ValueError, match=r"unknown 'onx'; expected some of \['onnx', 'call', 'torch', 'aoti'\].*onnx"):
         check_format("onx")
 
 
